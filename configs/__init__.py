@@ -1,0 +1,1 @@
+"""Configurations: `default.py` names every knob; the others change a few of them."""

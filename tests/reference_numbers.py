@@ -1,0 +1,80 @@
+"""The golden numbers of the reference implementation (see tests/golden/README.md)."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+from flax import traverse_util
+
+from configs import default
+from tssr_jax.models.tssr import TSSR
+
+FOLDER = Path(os.environ.get("TSSR_GOLDEN_DIR") or Path(__file__).parent / "golden")
+
+
+def case_paths() -> list[Path]:
+    """All cases in the folder; every case has its gradients in a second file beside it."""
+    paths = sorted(p for p in FOLDER.glob("case_*.npz") if not p.stem.endswith("_grads"))
+    if not paths:
+        raise FileNotFoundError(f"no case_*.npz in {FOLDER} (TSSR_GOLDEN_DIR)")
+    return paths
+
+
+@dataclasses.dataclass(frozen=True)
+class GoldenCase:
+    """One case: its settings, and its arrays grouped by the first part of their key."""
+
+    settings: dict
+    inputs: dict[str, np.ndarray]
+    params: dict
+    outputs: dict[str, np.ndarray]
+    losses: dict[str, np.ndarray]
+    metrics: dict[str, np.ndarray]
+    trajectory: np.ndarray
+    grads: dict
+
+    @classmethod
+    def load(cls, path: Path) -> "GoldenCase":
+        arrays = dict(np.load(path))
+        arrays |= dict(np.load(path.with_name(path.stem + "_grads.npz")))
+        settings = json.loads(str(arrays.pop("config_json")))
+        groups: dict = traverse_util.unflatten_dict(arrays, sep="/")
+        return cls(settings=settings, trajectory=groups.pop("trajectory")["losses"], **groups)
+
+    def config(self) -> ml_collections.ConfigDict:
+        """The settings of the case as a configuration in reference mode."""
+        config = default.get_config()
+        s = self.settings
+        for name in ("d_model", "num_heads", "d_ffn", "num_unimodal_layers", "num_cross_layers"):
+            config.model[name] = s[name]
+        config.model.max_length = s["max_len"]
+        config.loss.user_temperature = s["user_temperature"]
+        for habit in config.corrections:
+            config.corrections[habit] = False
+        config.optimizer.learning_rate = s["trajectory_learning_rate"]
+        return config
+
+    def model(self) -> TSSR:
+        model = self.config().model
+        return TSSR(
+            num_items=self.settings["num_items"],
+            streams=tuple(model.streams),
+            d_model=model.d_model,
+            num_heads=model.num_heads,
+            d_ffn=model.d_ffn,
+            num_unimodal_layers=model.num_unimodal_layers,
+            num_cross_layers=model.num_cross_layers,
+            max_length=model.max_length,
+            dropout_rate=model.dropout_rate,
+        )
+
+    def batch(self) -> dict[str, np.ndarray]:
+        sequence = self.inputs["item_sequence"]
+        return {
+            "item_sequence": sequence,
+            "labels": self.inputs["labels"],
+            "row_mask": np.ones(len(sequence), bool),
+        }

@@ -1,0 +1,20 @@
+"""A loss term before normalisation."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class LossTerm(NamedTuple):
+    """Sum of a loss over the anchors that count, and how many they are.
+
+    Kept apart so that a mean over several devices or batches is sum(sums) / sum(weights).
+    """
+
+    sum: jax.Array
+    weight: jax.Array
+
+    def mean(self) -> jax.Array:
+        """The mean; 0 where nothing counts."""
+        return self.sum / jnp.maximum(self.weight, 1.0)

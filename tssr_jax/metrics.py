@@ -1,0 +1,66 @@
+"""Full-catalogue ranks and what is computed from them (SPEC "Evaluation protocol")."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+CUTOFFS = (10, 20, 50, 100)
+
+
+def answer_ranks(scores: jax.Array, answers: jax.Array, excluded: jax.Array) -> jax.Array:
+    """0-based rank of each answer among all classes that compete with it.
+
+    The rank is the number of competing items whose score is not below the answer's: a tie (or a
+    NaN) counts against the answer. It is found by counting, without a sort and without a dense
+    mask: count over all classes, then take back the answer itself and the excluded ones.
+
+    Args:
+      scores: [batch, num_items + 1].
+      answers: int [batch].
+      excluded: int [batch, width], the classes that do not compete (seen items, the padding
+        class): no class twice, not the answer, filled up with -1.
+
+    Returns:
+      int32 [batch].
+    """
+    own = jnp.take_along_axis(scores, answers[:, None], axis=1)  # [batch, 1]
+    above = (~(scores < own)).sum(axis=1, dtype=jnp.int32)
+    excluded_scores = jnp.take_along_axis(scores, jnp.maximum(excluded, 0), axis=1)
+    excluded_above = (~(excluded_scores < own) & (excluded >= 0)).sum(axis=1, dtype=jnp.int32)
+    return above - excluded_above - 1
+
+
+def ranking_metrics(
+    ranks: np.ndarray, *, batch_size: int | None = None, cutoffs: Sequence[int] = CUTOFFS
+) -> dict[str, float | int]:
+    """Recall@K (= HR@K with one answer), NDCG@K and MRR.
+
+    Args:
+      ranks: int [num_users], 0-based, in the order of evaluation.
+      batch_size: None lets every user weigh the same. A number gives the mean of the batches'
+        means (the reference's habit: users of a short last batch weigh more).
+      cutoffs: values of K.
+
+    Raises:
+      ValueError: if there are no ranks.
+    """
+    ranks = np.asarray(ranks, dtype=np.int64)
+    if ranks.size == 0:
+        raise ValueError("ranking_metrics needs at least one rank")
+    if batch_size is None:
+        weights = np.full(ranks.size, 1.0 / ranks.size)
+    else:
+        batch_of_user = np.arange(ranks.size) // batch_size
+        sizes = np.bincount(batch_of_user)
+        weights = 1.0 / (sizes[batch_of_user] * sizes.size)
+    gains = 1.0 / np.log2(ranks + 2.0)
+    metrics: dict[str, float | int] = {}
+    for k in cutoffs:
+        metrics[f"recall@{k}"] = float(weights @ (ranks < k))
+    for k in cutoffs:
+        metrics[f"ndcg@{k}"] = float(weights @ np.where(ranks < k, gains, 0.0))
+    metrics["mrr"] = float(weights @ (1.0 / (ranks + 1.0)))
+    metrics["num_users"] = int(ranks.size)
+    return metrics

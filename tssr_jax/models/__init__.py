@@ -1,0 +1,1 @@
+"""The two-stream model as pure Flax (linen) modules."""

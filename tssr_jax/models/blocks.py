@@ -1,0 +1,78 @@
+"""The residual block that every encoder of the model is a stack of."""
+
+import jax
+from flax import linen as nn
+
+from tssr_jax.models import initializers
+from tssr_jax.models.attention import MultiHeadAttention
+
+LAYER_NORM_EPSILON = 1e-5
+
+
+def layer_norm(name: str) -> nn.LayerNorm:
+    """Layer norm with biased variance, computed in two passes (exact to float32 rounding)."""
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, name=name)
+
+
+class FeedForward(nn.Module):
+    """d_model -> d_ffn -> d_model with the exact (erf) GELU; dropout on the output."""
+
+    d_ffn: int
+    dropout_rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
+        init = {
+            "kernel_init": initializers.dense_kernel,
+            "bias_init": initializers.dense_bias,
+        }
+        hidden = nn.gelu(nn.Dense(self.d_ffn, name="up", **init)(x), approximate=False)
+        output = nn.Dense(x.shape[-1], name="down", **init)(hidden)
+        return nn.Dropout(self.dropout_rate)(output, deterministic=deterministic)
+
+
+class EncoderBlock(nn.Module):
+    """Post-norm attention block with learnt residual scalars a and f (SPEC, model step 2).
+
+    `x1 = LN(x + a * drop(Attn(x)))`, `y = LN(x1 + f * drop(FFN(x1)))`.
+
+    Attributes:
+      num_heads: attention heads.
+      d_ffn: width of the feed-forward layer.
+      dropout_rate: on attention weights, on the FFN's output and on each sublayer's output.
+    """
+
+    num_heads: int
+    d_ffn: int
+    dropout_rate: float
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, key_value: jax.Array, mask: jax.Array, *, deterministic: bool
+    ) -> jax.Array:
+        """Applies the block; `key_value is x` makes it self-attention.
+
+        Args:
+          x: [batch, length, d_model], the queries and the residual stream.
+          key_value: [batch, key_length, d_model].
+          mask: bool [batch, length, key_length].
+          deterministic: whether dropout is off.
+
+        Returns:
+          [batch, length, d_model].
+        """
+        attended = MultiHeadAttention(self.num_heads, self.dropout_rate, name="attention")(
+            x, key_value, mask, deterministic=deterministic
+        )
+        x = self._add_and_norm("attention", x, attended, deterministic)
+        transformed = FeedForward(self.d_ffn, self.dropout_rate, name="ffn")(
+            x, deterministic=deterministic
+        )
+        return self._add_and_norm("ffn", x, transformed, deterministic)
+
+    def _add_and_norm(
+        self, sublayer: str, x: jax.Array, update: jax.Array, deterministic: bool
+    ) -> jax.Array:
+        scale = self.param(f"{sublayer}_residual_scale", initializers.residual_scale, ())
+        update = nn.Dropout(self.dropout_rate)(update, deterministic=deterministic)
+        return layer_norm(f"{sublayer}_norm")(x + scale * update)

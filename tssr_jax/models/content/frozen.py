@@ -1,0 +1,36 @@
+"""Content stream from frozen features: a precomputed table and one Dense layer."""
+
+import jax
+from flax import linen as nn
+
+from tssr_jax.models import initializers
+
+
+class FrozenContent(nn.Module):
+    """Projects rows of a fixed feature table to the model's width.
+
+    Attributes:
+      d_model: width of the model.
+    """
+
+    d_model: int
+
+    @nn.compact
+    def __call__(self, item_sequence: jax.Array, item_features: jax.Array) -> jax.Array:
+        """Embeds the content of each position.
+
+        Args:
+          item_sequence: int [batch, length]; padding reads feature row 0.
+          item_features: [num_items + 1, feature_dim], not trained.
+
+        Returns:
+          [batch, length, d_model].
+        """
+        feature_dim = item_features.shape[-1]
+        init = initializers.pytorch_dense(feature_dim)
+        kernel = self.param("kernel", init, (feature_dim, self.d_model))
+        bias = self.param("bias", init, (self.d_model,))
+        # Gather and projection commute: do first whichever leaves fewer rows to multiply.
+        if item_features.shape[0] < item_sequence.size:
+            return (item_features @ kernel + bias)[item_sequence]
+        return item_features[item_sequence] @ kernel + bias

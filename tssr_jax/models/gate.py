@@ -1,0 +1,27 @@
+"""The gate that mixes the two streams (SPEC, model step 5)."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from tssr_jax.models import initializers
+
+
+class Gate(nn.Module):
+    """`g = sigmoid(W [F_id, F_content] + b)`, `F = g * F_id + (1 - g) * F_content`, element-wise."""
+
+    @nn.compact
+    def __call__(
+        self, id_state: jax.Array, content_state: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Mixes two states of shape [batch, length, d_model].
+
+        Returns:
+          The gate (weight of the id stream, in (0, 1)) and the fused state, both
+          [batch, length, d_model].
+        """
+        d_model = id_state.shape[-1]
+        kernel = self.param("kernel", initializers.dense_kernel, (2 * d_model, d_model))
+        bias = self.param("bias", initializers.dense_bias, (d_model,))
+        gate = nn.sigmoid(jnp.concatenate([id_state, content_state], axis=-1) @ kernel + bias)
+        return gate, gate * id_state + (1.0 - gate) * content_state
