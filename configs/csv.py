@@ -1,0 +1,17 @@
+"""One's own data: a folder with interactions.csv (user,item,timestamp) and items.csv (item,title).
+
+    python -m tssr_jax.main --config=configs/csv.py:FOLDER --workdir=runs/mine
+"""
+
+import ml_collections
+
+from configs import default
+
+
+def get_config(folder: str = "") -> ml_collections.ConfigDict:
+    """Returns the configuration for the data in `folder`."""
+    config = default.get_config()
+    config.data.source = "csv"
+    config.data.raw_dir = folder
+    config.model.max_length = 20
+    return config

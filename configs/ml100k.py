@@ -1,0 +1,15 @@
+"""MovieLens-100K with the real titles and genres: the README's example.
+
+    python -m tssr_jax.main --config=configs/ml100k.py --workdir=runs/ml100k
+"""
+
+import ml_collections
+
+from configs import default
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the configuration for MovieLens-100K."""
+    config = default.get_config()
+    config.data.source = "ml100k"
+    return config

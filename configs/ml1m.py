@@ -1,0 +1,15 @@
+"""MovieLens-1M with the real titles and genres.
+
+    python -m tssr_jax.main --config=configs/ml1m.py --workdir=runs/ml1m
+"""
+
+import ml_collections
+
+from configs import default
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the configuration for MovieLens-1M."""
+    config = default.get_config()
+    config.data.source = "ml1m"
+    return config

