@@ -1,0 +1,128 @@
+"""Full-catalogue evaluation: of a split during training, and of a run's best checkpoint."""
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from rich.console import Console
+
+from data_pipeline.input_pipeline import EvalBatches, EvalSplit
+from data_pipeline.prepare import PreparedData
+from tssr_jax.checkpointing import Checkpointer
+from tssr_jax.experiment import Experiment, build_experiment, require_same_data
+from tssr_jax.metrics import answer_ranks, ranking_metrics
+from tssr_jax.models.tssr import TSSR
+from tssr_jax.reporting import make_console, make_progress, metrics_table
+from tssr_jax.run_config import load_config, write_json
+from tssr_jax.train_state import init_params
+
+TEST_METRICS_FILE = "test_metrics.json"
+SPLITS: tuple[EvalSplit, ...] = ("validation", "test")
+EvalStep = Callable[[Any, Mapping[str, jax.Array], jax.Array | None], jax.Array]
+
+
+def make_eval_step(model: TSSR) -> EvalStep:
+    """Returns the jitted step `(params, batch, item_features) -> ranks` int32 [batch]."""
+
+    def eval_step(
+        params: Any, batch: Mapping[str, jax.Array], item_features: jax.Array | None
+    ) -> jax.Array:
+        variables = {"params": params}
+        outputs = model.apply(
+            variables, batch["item_sequence"], item_features, method=TSSR.encode
+        )
+        scores = model.apply(variables, outputs.fused[:, -1], method=TSSR.score)
+        return answer_ranks(scores, batch["answers"], batch["excluded"])
+
+    return jax.jit(eval_step)
+
+
+def make_eval_batches(
+    data: PreparedData, split: EvalSplit, config: ml_collections.ConfigDict
+) -> EvalBatches:
+    """All users of a split, with the exclusions that `config.corrections` ask for."""
+    return EvalBatches(
+        data,
+        split,
+        batch_size=config.evaluate.batch_size,
+        max_length=config.model.max_length,
+        full_history=config.corrections.full_history_ranking,
+        exclude_padding_class=config.corrections.exclude_padding_class,
+    )
+
+
+def rank_users(
+    eval_step: EvalStep,
+    params: Any,
+    batches: EvalBatches,
+    item_features: jax.Array | None,
+    on_batch: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """0-based rank of each user's answer, int32 [num_users], each user once."""
+    ranks = []
+    for batch in batches:
+        row_mask = batch.pop("row_mask")
+        ranks.append(np.asarray(eval_step(params, batch, item_features))[row_mask])
+        on_batch()
+    return np.concatenate(ranks)
+
+
+def split_metrics(
+    ranks: np.ndarray, config: ml_collections.ConfigDict
+) -> dict[str, float | int]:
+    """Metrics of one split, averaged as `config.corrections` asks for."""
+    full = config.corrections.full_history_ranking
+    return ranking_metrics(ranks, batch_size=None if full else config.evaluate.batch_size)
+
+
+def evaluate_best(
+    experiment: Experiment, params: Any, step: int, workdir: Path, console: Console
+) -> dict[str, float | int]:
+    """Ranks both held-out splits, writes workdir/test_metrics.json and prints a table.
+
+    Args:
+      experiment: data, features and model.
+      params: the model's parameters.
+      step: the step they come from, for the table.
+      workdir: the run's folder.
+      console: where the table goes.
+
+    Returns:
+      The test metrics.
+    """
+    config, eval_step = experiment.config, make_eval_step(experiment.model)
+    columns = {}
+    with make_progress(console) as progress:
+        for split in SPLITS:
+            batches = make_eval_batches(experiment.data, split, config)
+            task = progress.add_task(f"Ranking, {split}", total=batches.num_batches, message="")
+            ranks = rank_users(
+                eval_step,
+                params,
+                batches,
+                experiment.item_features,
+                functools.partial(progress.advance, task),
+            )
+            columns[split] = split_metrics(ranks, config)
+    write_json(workdir / TEST_METRICS_FILE, columns["test"])
+    console.print(metrics_table(f"{workdir}, step {step}", columns))
+    return columns["test"]
+
+
+def evaluate(workdir: Path) -> dict[str, float | int]:
+    """Restores the best checkpoint of a run and evaluates it again: `--mode=evaluate`.
+
+    Raises:
+      UserError: if `workdir` holds no run, or its data or checkpoints don't fit.
+    """
+    console = make_console()
+    experiment = build_experiment(load_config(workdir))
+    require_same_data(experiment, workdir)
+    target = init_params(experiment.model, experiment.item_features, experiment.config.seed)
+    with Checkpointer(workdir) as checkpointer:
+        params, step = checkpointer.restore_best(target)
+    return evaluate_best(experiment, params, step, workdir, console)

@@ -1,0 +1,82 @@
+"""Command line.
+
+    python -m tssr_jax.main --config=configs/ml100k.py --workdir=runs/ml100k
+    python -m tssr_jax.main --mode=evaluate --workdir=runs/ml100k
+
+The first trains (a second call resumes), tests the best checkpoint and prints a table; the second
+restores that checkpoint and prints the same numbers. Every field of the configuration
+(configs/default.py lists them) can be set: --config.model.d_model=64.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from tssr_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration file, e.g. configs/ml100k.py or configs/csv.py:FOLDER."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run: checkpoints, metrics, TensorBoard events."
+)
+_MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "evaluate"], "train (or resume), or evaluate the best checkpoint."
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Hands over to the mode's entry point."""
+    if len(argv) > 1:
+        raise UserError(f"Unexpected argument {argv[1]!r}; flags start with --.")
+    if not _WORKDIR.value:
+        raise UserError("--workdir=DIR is required: the folder of the run.")
+    workdir = Path(_WORKDIR.value).expanduser()
+    # Imported late, so that --help and wrong flags are answered at once.
+    if _MODE.value == "evaluate":
+        from tssr_jax.evaluate import evaluate
+
+        evaluate(workdir)
+        return
+    if _CONFIG.value is None:
+        raise UserError("--config=FILE is required to train, e.g. --config=configs/ml100k.py.")
+    from tssr_jax.train import train
+
+    train(_CONFIG.value, workdir)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    try:
+        return app.parse_flags_with_usage(list(argv))
+    except (AttributeError, KeyError) as error:
+        # What ml_collections raises for a field that does not exist.
+        message = str(error.args[0]).replace("\n", " ").strip("\"'")
+        _stop(f"Unknown configuration field: {message} (configs/default.py lists all fields.)")
+    except (OSError, TypeError, ValueError) as error:
+        _stop(f"--config can't be used: {' '.join(str(error).split())}")
+
+
+def _stop(message: str) -> None:
+    print(f"Error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def run() -> None:
+    """Entry point: a UserError becomes one paragraph and exit status 1."""
+
+    def guarded(argv: Sequence[str]) -> None:
+        try:
+            main(argv)
+        except UserError as error:
+            _stop(str(error))
+        except KeyboardInterrupt:
+            _stop("interrupted. The same command resumes from the last checkpoint.")
+
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+if __name__ == "__main__":
+    run()

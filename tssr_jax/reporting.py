@@ -1,0 +1,108 @@
+"""What a run tells: progress bar and tables for people, metrics.jsonl and TensorBoard for tools."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from data_pipeline.tensorflow_cpu import tf
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def make_console() -> Console:
+    """A console whose tables are not cut when the output is a file."""
+    console = Console(soft_wrap=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    return console
+
+
+def make_progress(console: Console) -> Progress:
+    """A progress bar with rate, remaining time and a message; silent without a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[message]}"),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+
+
+def metrics_table(title: str, columns: Mapping[str, Mapping[str, float | int]]) -> Table:
+    """A table with one row per metric and one column per split."""
+    table = Table(title=title)
+    table.add_column("metric")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for metric in next(iter(columns.values())):
+        values = (split[metric] for split in columns.values())
+        table.add_row(metric, *(f"{v:.4f}" if isinstance(v, float) else f"{v:,}" for v in values))
+    return table
+
+
+def pairs_table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
+    """A table of names and values."""
+    table = Table(title=title, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+class MetricWriter:
+    """Appends records to metrics.jsonl and to TensorBoard's event files.
+
+    Args:
+      workdir: the run's folder.
+      from_step: records of later steps are dropped first: a run that resumes there writes them
+        again.
+    """
+
+    def __init__(self, workdir: Path, from_step: int):
+        self._path = workdir / METRICS_FILE
+        self._drop_after(from_step)
+        self._events = tf.summary.create_file_writer(str(workdir / "tensorboard"))
+
+    def write(self, step: int, record: Mapping[str, float | int]) -> None:
+        """Writes one record; every number becomes a TensorBoard scalar."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **record}) + "\n")
+        with self._events.as_default(step=step):
+            for name, value in record.items():
+                tf.summary.scalar(name, value)
+        self._events.flush()
+
+    def _drop_after(self, step: int) -> None:
+        if not self._path.exists():
+            return
+        part = self._path.with_name(f"{METRICS_FILE}.part-{os.getpid()}")
+        with self._path.open() as old, part.open("w") as new:
+            new.writelines(line for line in old if _is_up_to(line, step))
+        os.replace(part, self._path)
+
+
+def _is_up_to(line: str, step: int) -> bool:
+    try:
+        return json.loads(line)["step"] <= step
+    except json.JSONDecodeError:
+        return False  # the line that was being written when the run was killed
+
+

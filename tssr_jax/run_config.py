@@ -1,0 +1,128 @@
+"""The configuration of a run: checks, and its copy in the workdir."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from configs import default
+from tssr_jax.errors import UserError
+from tssr_jax.models.tssr import STREAMS
+
+FILE_NAME = "config.json"
+# What may differ between two calls for one workdir: places, and how long to go on.
+MAY_CHANGE = (
+    "data.cache_dir",
+    "data.raw_dir",
+    "train.num_epochs",
+    "train.early_stopping_patience",
+)
+_AT_LEAST = {
+    "model.d_model": 1,
+    "model.num_heads": 1,
+    "model.d_ffn": 1,
+    "model.num_unimodal_layers": 0,
+    "model.num_cross_layers": 0,
+    "model.max_length": 1,
+    "loss.lambda_user": 0,
+    "loss.lambda_item": 0,
+    "optimizer.warmup_steps": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.clip_norm": 0,
+    "train.batch_size": 1,
+    "train.num_epochs": 1,
+    "train.epochs_per_evaluation": 1,
+    "train.early_stopping_patience": 0,
+    "train.log_every_steps": 0,
+    "train.checkpoint_every_steps": 0,
+    "evaluate.batch_size": 1,
+}
+
+
+def validate_config(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError if a value, or two values together, make no sense."""
+    fields = flatten(config.to_dict())
+    for name, least in _AT_LEAST.items():
+        if fields[name] < least:
+            raise UserError(f"--config.{name} is {fields[name]}; it must be at least {least}.")
+    for name in ("loss.user_temperature", "optimizer.learning_rate"):
+        if not fields[name] > 0:
+            raise UserError(f"--config.{name} is {fields[name]}; it must be positive.")
+    model = config.model
+    if not 0 <= model.dropout_rate < 1:
+        raise UserError(f"--config.model.dropout_rate is {model.dropout_rate}; it must be in [0, 1).")
+    if model.d_model % model.num_heads:
+        raise UserError(
+            f"--config.model.d_model is {model.d_model}, which {model.num_heads} heads "
+            "(--config.model.num_heads) do not divide."
+        )
+    streams = tuple(model.streams)
+    if not streams or len(set(streams)) != len(streams) or not set(streams) <= set(STREAMS):
+        raise UserError(
+            f"--config.model.streams is {streams}; it must be ('id', 'content'), ('id',) or "
+            "('content',)."
+        )
+
+
+def save_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Writes workdir/config.json."""
+    write_json(workdir / FILE_NAME, config.to_dict())
+
+
+def load_config(workdir: Path) -> ml_collections.ConfigDict:
+    """Reads workdir/config.json; raises UserError if there is none, or it has unknown fields."""
+    path = workdir / FILE_NAME
+    if not path.is_file():
+        raise UserError(
+            f"{path} does not exist: {workdir} is not the workdir of a run. Train first: "
+            "python -m tssr_jax.main --config=configs/ml100k.py --workdir=DIR"
+        )
+    try:
+        fields = flatten(json.loads(path.read_text()))
+        config = default.get_config()
+        config.update_from_flattened_dict(
+            {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+        )
+    except (json.JSONDecodeError, KeyError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a configuration of this version of the program ({error})."
+        ) from error
+    validate_config(config)
+    return config
+
+
+def require_same_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Raises UserError if workdir/config.json differs in a field that may not change."""
+    kept = flatten(load_config(workdir).to_dict())
+    given = flatten(config.to_dict())
+    different = [
+        f"{name} (there {kept[name]!r}, now {given[name]!r})"
+        for name in given
+        if kept[name] != given[name] and name not in MAY_CHANGE
+    ]
+    if different:
+        raise UserError(
+            f"{workdir} holds a run with another configuration; it differs in "
+            f"{', '.join(different)}. Choose another --workdir, or give the same configuration to "
+            "resume that run."
+        )
+
+
+def flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = tuple(value) if isinstance(value, list) else value
+    return flat
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON beside its place and renames it, so that the file is always whole."""
+    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    part.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(part, path)

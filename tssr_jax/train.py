@@ -1,0 +1,207 @@
+"""The training loop: steps, logs, validations, checkpoints, early stopping, and the final test."""
+
+import time
+from pathlib import Path
+
+import jax
+import ml_collections
+from rich.console import Console
+from rich.progress import Progress as ProgressBar
+
+from data_pipeline.input_pipeline import TrainBatches
+from data_pipeline.prepare import report_lines
+from tssr_jax.checkpointing import Checkpointer, Progress
+from tssr_jax.errors import UserError
+from tssr_jax.evaluate import (
+    evaluate_best,
+    make_eval_batches,
+    make_eval_step,
+    rank_users,
+    split_metrics,
+)
+from tssr_jax.experiment import (
+    Experiment,
+    build_experiment,
+    require_same_data,
+    save_data_report,
+)
+from tssr_jax.optimizer import make_optimizer
+from tssr_jax.reporting import MetricWriter, make_console, make_progress, pairs_table
+from tssr_jax.run_config import FILE_NAME, require_same_config, save_config, validate_config
+from tssr_jax.train_state import (
+    NEVER,
+    TrainState,
+    create_train_state,
+    init_params,
+    make_train_step,
+    zero_sums,
+)
+
+SELECTION_METRIC = "ndcg@10"
+# The host waits for the device this often, so that the progress bar tells the truth.
+_STEPS_PER_SYNC = 8
+
+
+def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float | int]:
+    """Trains, or resumes, the run of `config` in `workdir`, then tests its best checkpoint.
+
+    Returns:
+      The test metrics.
+
+    Raises:
+      UserError: if the configuration or the data make no sense, if `workdir` holds another run,
+        or if a loss is not finite.
+    """
+    validate_config(config)
+    resuming = (workdir / FILE_NAME).exists()
+    if resuming:
+        require_same_config(config, workdir)
+    console = make_console()
+    experiment = build_experiment(config)
+    if resuming:
+        require_same_data(experiment, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    save_config(config, workdir)
+    save_data_report(experiment, workdir)
+    console.print(pairs_table("Data", report_lines(experiment.data.report)))
+    with Checkpointer(workdir) as checkpointer:
+        trainer = Trainer(experiment, checkpointer, workdir, console)
+        trainer.run()
+        params, step = checkpointer.restore_best(trainer.state.params)
+    return evaluate_best(experiment, params, step, workdir, console)
+
+
+class Trainer:
+    """One run's loop; picks up the newest checkpoint if there is one.
+
+    Attributes:
+      state: the train state.
+      progress: the loop's state beside it.
+
+    Args:
+      experiment: configuration, data, features and model.
+      checkpointer: of the run's workdir.
+      workdir: where metrics are written.
+      console: where people read.
+    """
+
+    def __init__(
+        self, experiment: Experiment, checkpointer: Checkpointer, workdir: Path, console: Console
+    ):
+        config = experiment.config
+        self._config = config
+        self._features = experiment.item_features
+        self._checkpointer = checkpointer
+        self._console = console
+        optimizer = make_optimizer(config.optimizer)
+        params = init_params(experiment.model, experiment.item_features, config.seed)
+        self.state: TrainState = create_train_state(params, optimizer, config)
+        self.progress = Progress()
+        restored = checkpointer.restore_newest(self.state)
+        if restored is not None:
+            self.state, self.progress = restored
+        self._train_step = make_train_step(experiment.model, optimizer, config)
+        self._eval_step = make_eval_step(experiment.model)
+        self._batches = TrainBatches(
+            experiment.data,
+            batch_size=config.train.batch_size,
+            max_length=config.model.max_length,
+            seed=config.seed,
+        )
+        if not self._batches.num_users:
+            raise UserError("No user has the 4 interactions that a training window needs.")
+        self._validation = make_eval_batches(experiment.data, "validation", config)
+        self._writer = MetricWriter(workdir, from_step=int(self.state.step))
+        self._total_steps = config.train.num_epochs * self._batches.steps_per_epoch
+        self._train_seconds, self._train_steps = 0.0, 0
+
+    def run(self) -> None:
+        """Trains until the last epoch or until validation stops improving."""
+        step = int(self.state.step)
+        size = sum(x.size for x in jax.tree.leaves(self.state.params))
+        start = f"Resuming at step {step:,}" if step else "Training from the start"
+        self._console.print(
+            f"{start}: {size:,} parameters, {self._batches.num_users:,} users in "
+            f"{self._batches.steps_per_epoch:,} steps an epoch, on {jax.devices()[0].device_kind}."
+        )
+        with make_progress(self._console) as bar:
+            task = bar.add_task("Training", total=self._total_steps, completed=step, message="")
+            batches = self._batches.iterate(step)
+            while step < self._total_steps and not self._out_of_patience():
+                started = time.monotonic()
+                self.state = self._train_step(self.state, next(batches), self._features)
+                step += 1
+                boundary = self._is_boundary(step)
+                if boundary or step % _STEPS_PER_SYNC == 0:
+                    jax.block_until_ready(self.state.step)
+                self._train_seconds += time.monotonic() - started
+                self._train_steps += 1
+                bar.update(task, completed=step)
+                if boundary:
+                    self._at_boundary(step, bar, task)
+
+    def _is_boundary(self, step: int) -> bool:
+        return self._logs_at(step) or self._evaluates_at(step) or self._saves_at(step)
+
+    def _at_boundary(self, step: int, bar: ProgressBar, task: object) -> None:
+        self._require_finite_losses()
+        message = ""
+        if self._logs_at(step):
+            message = self._log(step)
+        if self._evaluates_at(step):
+            message += self._validate(step)
+        if self._evaluates_at(step) or self._saves_at(step):
+            self._checkpointer.save(self.state, self.progress)
+        if message:
+            bar.update(task, message=message)
+            self._console.print(f"epoch {step / self._batches.steps_per_epoch:g}, {message}")
+
+    def _logs_at(self, step: int) -> bool:
+        return step % (self._config.train.log_every_steps or self._batches.steps_per_epoch) == 0
+
+    def _evaluates_at(self, step: int) -> bool:
+        period = self._config.train.epochs_per_evaluation * self._batches.steps_per_epoch
+        return step % period == 0 or step == self._total_steps
+
+    def _saves_at(self, step: int) -> bool:
+        period = self._config.train.checkpoint_every_steps
+        return bool(period) and step % period == 0
+
+    def _out_of_patience(self) -> bool:
+        patience = self._config.train.early_stopping_patience
+        return bool(patience) and self.progress.evaluations_without_improvement >= patience
+
+    def _require_finite_losses(self) -> None:
+        first = {name: int(step) for name, step in self.state.first_nonfinite.items()}
+        step = min(first.values())
+        if step != NEVER:
+            terms = " and ".join(name for name, at in first.items() if at == step)
+            raise UserError(
+                f"At step {step} the loss became NaN or infinite; term(s): {terms}. Nothing was "
+                "saved since the last checkpoint. Try a lower --config.optimizer.learning_rate, "
+                "--config.optimizer.clip_norm=1, or a warm-up."
+            )
+
+    def _log(self, step: int) -> str:
+        means = {name: float(term.mean()) for name, term in self.state.loss_sums.items()}
+        rate = self._train_steps * self._config.train.batch_size / self._train_seconds
+        record = {"epoch": step / self._batches.steps_per_epoch}
+        record |= {f"train/{name}": mean for name, mean in means.items()}
+        self._writer.write(step, record | {"sequences_per_second": rate})
+        self.state = self.state.replace(loss_sums=zero_sums(means))
+        self._train_seconds, self._train_steps = 0.0, 0
+        return f"loss {means['total']:.4f}, {rate:,.0f} sequences/s"
+
+    def _validate(self, step: int) -> str:
+        ranks = rank_users(self._eval_step, self.state.params, self._validation, self._features)
+        metrics = split_metrics(ranks, self._config)
+        record = {f"validation/{name}": value for name, value in metrics.items()}
+        self._writer.write(step, {"epoch": step / self._batches.steps_per_epoch} | record)
+        value = float(metrics[SELECTION_METRIC])
+        better = value > self.progress.best_value
+        if better:
+            self.progress = Progress(best_step=step, best_value=value)
+        else:
+            self.progress.evaluations_without_improvement += 1
+        mark = " (best)" if better else ""
+        return f", validation {SELECTION_METRIC} {value:.4f}{mark}"

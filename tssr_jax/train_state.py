@@ -1,0 +1,114 @@
+"""The state of training and the pure step that advances it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from flax import struct
+
+from tssr_jax.losses.term import LossTerm
+from tssr_jax.losses.total import loss_terms, term_weights, total_loss
+from tssr_jax.models.tssr import TSSR
+
+NEVER = jnp.iinfo(jnp.int32).max
+TOTAL = "total"
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a step reads and writes.
+
+    Attributes:
+      step: int32 scalar, steps done.
+      params: the model's parameters.
+      opt_state: the optimiser's state.
+      loss_sums: each term, and their total, summed since the last log line: checkpoints hold it,
+        so that a resumed run logs the same means.
+      first_nonfinite: int32, for each term the first step at which it was NaN or infinite, or
+        NEVER. Found on the device, so that no step waits for the host.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    loss_sums: dict[str, LossTerm]
+    first_nonfinite: dict[str, jax.Array]
+
+
+def init_params(model: TSSR, item_features: jax.Array | None, seed: int) -> Any:
+    """Initial parameters, a function of the model and the seed."""
+
+    def init(key: jax.Array) -> Any:
+        sequence = jnp.zeros((1, model.max_length), jnp.int32)
+        return model.init(key, sequence, item_features)["params"]
+
+    return jax.jit(init)(jax.random.key(seed))
+
+
+def create_train_state(
+    params: Any, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict
+) -> TrainState:
+    """The state before the first step."""
+    names = (*term_weights(config), TOTAL)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=jax.jit(optimizer.init)(params),
+        loss_sums=zero_sums(names),
+        first_nonfinite={name: jnp.full((), NEVER, jnp.int32) for name in names},
+    )
+
+
+def zero_sums(names: Iterable[str]) -> dict[str, LossTerm]:
+    """Fresh accumulators of the terms."""
+    return {name: LossTerm(jnp.zeros(()), jnp.zeros(())) for name in names}
+
+
+def make_train_step(
+    model: TSSR, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict
+) -> Callable[[TrainState, Mapping[str, jax.Array], jax.Array | None], TrainState]:
+    """Returns the jitted step `(state, batch, item_features) -> state`; `state` is consumed.
+
+    Dropout is a function of (config.seed, step).
+    """
+    weights = term_weights(config)
+
+    def train_step(
+        state: TrainState, batch: Mapping[str, jax.Array], item_features: jax.Array | None
+    ) -> TrainState:
+        dropout_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+
+        def loss_fn(params: Any) -> tuple[jax.Array, dict[str, LossTerm]]:
+            outputs = model.apply(
+                {"params": params},
+                batch["item_sequence"],
+                item_features,
+                deterministic=False,
+                method=TSSR.encode,
+                rngs={"dropout": dropout_key},
+            )
+            terms = loss_terms(outputs, params, batch, config)
+            return total_loss(terms, weights), terms
+
+        (total, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        terms = {**terms, TOTAL: LossTerm(total, jnp.ones(()))}
+        return TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            loss_sums=jax.tree.map(jnp.add, state.loss_sums, terms),
+            first_nonfinite={
+                name: jnp.where(
+                    jnp.isfinite(term.sum),
+                    state.first_nonfinite[name],
+                    jnp.minimum(state.first_nonfinite[name], state.step + 1),
+                )
+                for name, term in terms.items()
+            },
+        )
+
+    return jax.jit(train_step, donate_argnums=0)
