@@ -27,7 +27,12 @@ from tssr_jax.experiment import (
 )
 from tssr_jax.optimizer import make_optimizer
 from tssr_jax.reporting import MetricWriter, make_console, make_progress, pairs_table
-from tssr_jax.run_config import FILE_NAME, require_same_config, save_config, validate_config
+from tssr_jax.run_config import (
+    FILE_NAME,
+    require_same_config,
+    save_config,
+    validate_config,
+)
 from tssr_jax.train_state import (
     NEVER,
     TrainState,

@@ -5,6 +5,7 @@ from flax import linen as nn
 
 from tssr_jax.models import initializers
 from tssr_jax.models.attention import MultiHeadAttention
+from tssr_jax.models.dense import Dense
 
 LAYER_NORM_EPSILON = 1e-5
 
@@ -22,12 +23,8 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
-        init = {
-            "kernel_init": initializers.dense_kernel,
-            "bias_init": initializers.dense_bias,
-        }
-        hidden = nn.gelu(nn.Dense(self.d_ffn, name="up", **init)(x), approximate=False)
-        output = nn.Dense(x.shape[-1], name="down", **init)(hidden)
+        hidden = nn.gelu(Dense(self.d_ffn, name="up")(x), approximate=False)
+        output = Dense(x.shape[-1], name="down")(hidden)
         return nn.Dropout(self.dropout_rate)(output, deterministic=deterministic)
 
 

@@ -8,6 +8,7 @@ from flax import linen as nn
 from tssr_jax.models import initializers
 from tssr_jax.models.attention import causal_padding_mask
 from tssr_jax.models.content.frozen import FrozenContent
+from tssr_jax.models.dense import Dense
 from tssr_jax.models.gate import Gate
 from tssr_jax.models.multimodal import MultimodalEncoder
 from tssr_jax.models.unimodal import UnimodalEncoder
@@ -83,11 +84,7 @@ class TSSR(nn.Module):
             self.id_cross = MultimodalEncoder(self.num_cross_layers, **width)
             self.content_cross = MultimodalEncoder(self.num_cross_layers, **width)
             self.gate = Gate()
-        self.output = nn.Dense(
-            self.num_items + 1,
-            kernel_init=initializers.dense_kernel,
-            bias_init=initializers.dense_bias,
-        )
+        self.output = Dense(self.num_items + 1)
 
     def encode(
         self,
