@@ -1,6 +1,6 @@
 """One's own data: a folder with interactions.csv (user,item,timestamp) and items.csv (item,title).
 
-    python -m tssr_jax.main --config=configs/csv.py:FOLDER --workdir=runs/mine
+python -m tssr_jax.main --config=configs/csv.py:FOLDER --workdir=runs/mine
 """
 
 import ml_collections

@@ -1,6 +1,6 @@
 """MovieLens-100K with the real titles and genres: the README's example.
 
-    python -m tssr_jax.main --config=configs/ml100k.py --workdir=runs/ml100k
+python -m tssr_jax.main --config=configs/ml100k.py --workdir=runs/ml100k
 """
 
 import ml_collections

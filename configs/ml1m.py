@@ -1,6 +1,6 @@
 """MovieLens-1M with the real titles and genres.
 
-    python -m tssr_jax.main --config=configs/ml1m.py --workdir=runs/ml1m
+python -m tssr_jax.main --config=configs/ml1m.py --workdir=runs/ml1m
 """
 
 import ml_collections

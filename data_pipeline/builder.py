@@ -10,7 +10,7 @@ import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -21,6 +21,7 @@ from data_pipeline.tensorflow_cpu import tf
 
 import tensorflow_datasets as tfds  # isort: skip  (after TensorFlow is set up)
 
+_T = TypeVar("_T")
 _READ_BATCH = 4096
 # With more users than this, writing takes long enough for a progress bar of ours; TFDS' own bars
 # and messages tell of downloads and temporary files.
@@ -44,7 +45,11 @@ class SequentialRecommendation(tfds.core.GeneratorBasedBuilder):
     )
 
     def __init__(
-        self, *, sequences: Sequences | None = None, items: pl.DataFrame | None = None, **kwargs: Any
+        self,
+        *,
+        sequences: Sequences | None = None,
+        items: pl.DataFrame | None = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self._sequences = sequences
@@ -72,18 +77,24 @@ class SequentialRecommendation(tfds.core.GeneratorBasedBuilder):
         raise AssertionError("_split_generators names the generators")
 
     def _user_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        s = self._sequences
+        s = _given(self._sequences)
         users = track(s.user_ids, "Writing sequences", disable=len(s.user_ids) < _LONG)
         for user, user_id in enumerate(users):
             items = s.items[s.offsets[user] : s.offsets[user + 1]]
             yield user, {"user_id": user_id, "items": items}
 
     def _item_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        rows = self._items.select("title", "text").iter_rows()
+        rows = _given(self._items).select("title", "text").iter_rows()
         for item, (item_id, (title, text)) in enumerate(
-            zip(self._sequences.item_ids, rows, strict=True)
+            zip(_given(self._sequences).item_ids, rows, strict=True)
         ):
             yield item, {"item_id": item_id, "title": title, "text": text}
+
+
+def _given(value: _T | None) -> _T:
+    if value is None:
+        raise ValueError("preparing needs `sequences` and `items`; use data_pipeline.prepare")
+    return value
 
 
 def write(sequences: Sequences, items: pl.DataFrame, data_dir: Path) -> None:

@@ -114,8 +114,11 @@ class EvalBatches:
         self.width = int(np.diff(self._excluded_offsets).max())
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yields {"item_sequence" int32 [batch, L], "answers" int32 [batch],
-        "excluded" int32 [batch, width] (filled up with -1), "row_mask" bool [batch]}."""
+        """Yields the batches.
+
+        Each is {"item_sequence": int32 [batch, L], "answers": int32 [batch],
+        "excluded": int32 [batch, width] (filled up with -1), "row_mask": bool [batch]}.
+        """
         dataset = tf.data.Dataset.range(self.num_batches).map(
             self._batch_function(), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
@@ -147,8 +150,9 @@ def excluded_classes(
 
     Args:
       items: int32 [num_interactions].
-      starts, ends: int64 [num_users]; user u has seen items[starts[u]:ends[u]] and is to be
-        given items[ends[u]], the answer.
+      starts: int64 [num_users].
+      ends: int64 [num_users]; user u has seen items[starts[u]:ends[u]] and is to be given
+        items[ends[u]], the answer.
       with_padding: bool [num_users], whether class 0 is excluded.
 
     Returns:

@@ -46,8 +46,9 @@ def build_sequences(
 
     Args:
       interactions: columns `user`, `item` (strings) and `timestamp` (int64).
-      min_user_interactions, min_item_interactions: the k of the k-core; users need
-        `MIN_SEQUENCE_LENGTH` in any case.
+      min_user_interactions: the k of the k-core for users; at least `MIN_SEQUENCE_LENGTH` is
+        taken in any case.
+      min_item_interactions: the k of the k-core for items.
       tie_seed: seeds the order of a user's interactions at one time.
 
     Raises:
@@ -68,7 +69,9 @@ def build_sequences(
     short = np.bincount(users) < MIN_SEQUENCE_LENGTH
     timestamps = interactions["timestamp"].to_numpy()[keep]
     users, items = users[keep], items[keep]
-    order = np.lexsort((_tie_breakers(user_ids, item_ids, users, items, tie_seed), timestamps, users))
+    order = np.lexsort(
+        (_tie_breakers(user_ids, item_ids, users, items, tie_seed), timestamps, users)
+    )
     users, items, timestamps = users[order], items[order], timestamps[order]
     kept_users, users = np.unique(users, return_inverse=True)
     kept_items, items = np.unique(items, return_inverse=True)
@@ -107,8 +110,10 @@ def k_core(
     """The largest set of interactions in which every user and every item has enough.
 
     Args:
-      users, items: int [num_interactions], codes from 0.
-      min_user, min_item: least number of interactions of a user and of an item.
+      users: int [num_interactions], codes from 0.
+      items: int [num_interactions], codes from 0.
+      min_user: least number of interactions of a user.
+      min_item: least number of interactions of an item.
 
     Returns:
       bool [num_interactions], and the number of rounds in which something was removed.

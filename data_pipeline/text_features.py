@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -121,7 +122,8 @@ class TextEncoder:
 
     def _embed_batch(self, params: dict, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
         mask = jnp.arange(tokens.shape[1]) < lengths[:, None]
-        return mean_pool(self._bert.apply({"params": params}, tokens, mask), mask)
+        states = cast(jax.Array, self._bert.apply({"params": params}, tokens, mask))
+        return mean_pool(states, mask)
 
 
 def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[tuple[np.ndarray, int, int]]:

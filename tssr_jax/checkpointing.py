@@ -133,7 +133,8 @@ class Checkpointer:
             if saved.get(name) != wanted.get(name):
                 raise UserError(
                     f"The checkpoint {self._folder / str(step)} does not fit the model: parameter "
-                    f"{name} has shape {saved.get(name, 'none: it is not there')} in the checkpoint "
+                    f"{name} has shape {saved.get(name, 'none: it is not there')} in the "
+                    "checkpoint "
                     f"and {wanted.get(name, 'none: it does not exist')} in the model. It was "
                     "written with another configuration or another catalogue."
                 )

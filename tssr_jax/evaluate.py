@@ -15,27 +15,24 @@ from data_pipeline.prepare import PreparedData
 from tssr_jax.checkpointing import Checkpointer
 from tssr_jax.experiment import Experiment, build_experiment, require_same_data
 from tssr_jax.metrics import answer_ranks, ranking_metrics
-from tssr_jax.models.tssr import TSSR
+from tssr_jax.models.tssr import TSSR, encode, score
 from tssr_jax.reporting import make_console, make_progress, metrics_table
 from tssr_jax.run_config import load_config, write_json
 from tssr_jax.train_state import init_params
 
 TEST_METRICS_FILE = "test_metrics.json"
 SPLITS: tuple[EvalSplit, ...] = ("validation", "test")
-EvalStep = Callable[[Any, Mapping[str, jax.Array], jax.Array | None], jax.Array]
+EvalStep = Callable[[Any, Mapping[str, Any], jax.Array | None], jax.Array]
 
 
 def make_eval_step(model: TSSR) -> EvalStep:
     """Returns the jitted step `(params, batch, item_features) -> ranks` int32 [batch]."""
 
     def eval_step(
-        params: Any, batch: Mapping[str, jax.Array], item_features: jax.Array | None
+        params: Any, batch: Mapping[str, Any], item_features: jax.Array | None
     ) -> jax.Array:
-        variables = {"params": params}
-        outputs = model.apply(
-            variables, batch["item_sequence"], item_features, method=TSSR.encode
-        )
-        scores = model.apply(variables, outputs.fused[:, -1], method=TSSR.score)
+        outputs = encode(model, params, batch["item_sequence"], item_features)
+        scores = score(model, params, outputs.fused[:, -1])
         return answer_ranks(scores, batch["answers"], batch["excluded"])
 
     return jax.jit(eval_step)
@@ -71,9 +68,7 @@ def rank_users(
     return np.concatenate(ranks)
 
 
-def split_metrics(
-    ranks: np.ndarray, config: ml_collections.ConfigDict
-) -> dict[str, float | int]:
+def split_metrics(ranks: np.ndarray, config: ml_collections.ConfigDict) -> dict[str, float | int]:
     """Metrics of one split, averaged as `config.corrections` asks for."""
     full = config.corrections.full_history_ranking
     return ranking_metrics(ranks, batch_size=None if full else config.evaluate.batch_size)
@@ -95,7 +90,7 @@ def evaluate_best(
       The test metrics.
     """
     config, eval_step = experiment.config, make_eval_step(experiment.model)
-    columns = {}
+    columns: dict[str, dict[str, float | int]] = {}
     with make_progress(console) as progress:
         for split in SPLITS:
             batches = make_eval_batches(experiment.data, split, config)

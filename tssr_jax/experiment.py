@@ -67,7 +67,7 @@ def require_same_data(experiment: Experiment, workdir: Path) -> None:
     if saved["key"] != experiment.data.key:
         raise UserError(
             f"The data is not that of the run in {workdir}: it was trained on data set "
-            f"{saved['key']} ({saved['num_users']} users, {saved['num_items']} items), now there is "
+            f"{saved['key']} ({saved['num_users']} users, {saved['num_items']} items), now it is "
             f"{experiment.data.key} ({experiment.data.num_users} users, "
             f"{experiment.data.num_items} items). The raw files or the settings that filter them "
             "have changed; restore them, or train in another --workdir."

@@ -11,8 +11,9 @@ restores that checkpoint and prints the same numbers. Every field of the configu
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from tssr_jax.errors import UserError
@@ -30,6 +31,8 @@ _MODE = flags.DEFINE_enum(
 
 def main(argv: Sequence[str]) -> None:
     """Hands over to the mode's entry point."""
+    if "verbosity" not in flags.FLAGS or not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # Orbax tells of every file that it writes.
     if len(argv) > 1:
         raise UserError(f"Unexpected argument {argv[1]!r}; flags start with --.")
     if not _WORKDIR.value:
@@ -59,7 +62,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         _stop(f"--config can't be used: {' '.join(str(error).split())}")
 
 
-def _stop(message: str) -> None:
+def _stop(message: str) -> NoReturn:
     print(f"Error: {message}", file=sys.stderr)
     sys.exit(1)
 

@@ -104,5 +104,3 @@ def _is_up_to(line: str, step: int) -> bool:
         return json.loads(line)["step"] <= step
     except json.JSONDecodeError:
         return False  # the line that was being written when the run was killed
-
-

@@ -52,7 +52,9 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"--config.{name} is {fields[name]}; it must be positive.")
     model = config.model
     if not 0 <= model.dropout_rate < 1:
-        raise UserError(f"--config.model.dropout_rate is {model.dropout_rate}; it must be in [0, 1).")
+        raise UserError(
+            f"--config.model.dropout_rate is {model.dropout_rate}; it must be in [0, 1)."
+        )
     if model.d_model % model.num_heads:
         raise UserError(
             f"--config.model.d_model is {model.d_model}, which {model.num_heads} heads "

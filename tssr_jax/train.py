@@ -1,5 +1,6 @@
 """The training loop: steps, logs, validations, checkpoints, early stopping, and the final test."""
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import jax
 import ml_collections
 from rich.console import Console
 from rich.progress import Progress as ProgressBar
+from rich.progress import TaskID
 
 from data_pipeline.input_pipeline import TrainBatches
 from data_pipeline.prepare import report_lines
@@ -148,7 +150,7 @@ class Trainer:
     def _is_boundary(self, step: int) -> bool:
         return self._logs_at(step) or self._evaluates_at(step) or self._saves_at(step)
 
-    def _at_boundary(self, step: int, bar: ProgressBar, task: object) -> None:
+    def _at_boundary(self, step: int, bar: ProgressBar, task: TaskID) -> None:
         self._require_finite_losses()
         message = ""
         if self._logs_at(step):
@@ -193,7 +195,7 @@ class Trainer:
         record = {"epoch": step / self._batches.steps_per_epoch}
         record |= {f"train/{name}": mean for name, mean in means.items()}
         self._writer.write(step, record | {"sequences_per_second": rate})
-        self.state = self.state.replace(loss_sums=zero_sums(means))
+        self.state = dataclasses.replace(self.state, loss_sums=zero_sums(means))
         self._train_seconds, self._train_steps = 0.0, 0
         return f"loss {means['total']:.4f}, {rate:,.0f} sequences/s"
 

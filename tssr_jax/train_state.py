@@ -11,7 +11,7 @@ from flax import struct
 
 from tssr_jax.losses.term import LossTerm
 from tssr_jax.losses.total import loss_terms, term_weights, total_loss
-from tssr_jax.models.tssr import TSSR
+from tssr_jax.models.tssr import TSSR, encode
 
 NEVER = jnp.iinfo(jnp.int32).max
 TOTAL = "total"
@@ -69,7 +69,7 @@ def zero_sums(names: Iterable[str]) -> dict[str, LossTerm]:
 
 def make_train_step(
     model: TSSR, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict
-) -> Callable[[TrainState, Mapping[str, jax.Array], jax.Array | None], TrainState]:
+) -> Callable[[TrainState, Mapping[str, Any], jax.Array | None], TrainState]:
     """Returns the jitted step `(state, batch, item_features) -> state`; `state` is consumed.
 
     Dropout is a function of (config.seed, step).
@@ -77,18 +77,13 @@ def make_train_step(
     weights = term_weights(config)
 
     def train_step(
-        state: TrainState, batch: Mapping[str, jax.Array], item_features: jax.Array | None
+        state: TrainState, batch: Mapping[str, Any], item_features: jax.Array | None
     ) -> TrainState:
         dropout_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
 
         def loss_fn(params: Any) -> tuple[jax.Array, dict[str, LossTerm]]:
-            outputs = model.apply(
-                {"params": params},
-                batch["item_sequence"],
-                item_features,
-                deterministic=False,
-                method=TSSR.encode,
-                rngs={"dropout": dropout_key},
+            outputs = encode(
+                model, params, batch["item_sequence"], item_features, dropout_key=dropout_key
             )
             terms = loss_terms(outputs, params, batch, config)
             return total_loss(terms, weights), terms

@@ -55,9 +55,7 @@ def _read_interactions(path: Path, data: ml_collections.ConfigDict) -> pl.DataFr
     return pl.DataFrame({"user": user, "item": item, "timestamp": timestamp})
 
 
-def _read_items(
-    path: Path, data: ml_collections.ConfigDict
-) -> tuple[pl.DataFrame, dict[str, int]]:
+def _read_items(path: Path, data: ml_collections.ConfigDict) -> tuple[pl.DataFrame, dict[str, int]]:
     table = base.read_table(path)
     names = list(data.text_columns)
     base.require_columns(

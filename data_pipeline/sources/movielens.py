@@ -1,8 +1,8 @@
-"""MovieLens 100K and 1M (https://grouplens.org/datasets/movielens/), in two layouts.
+r"""MovieLens 100K and 1M (https://grouplens.org/datasets/movielens/), in two layouts.
 
 GroupLens' own, latin-1, without header lines:
 
-    ml-100k   u.data       user \\t item \\t rating \\t timestamp
+    ml-100k   u.data       user \t item \t rating \t timestamp
               u.item       item | title (year) | release date | video date | URL | 19 genre flags
     ml-1m     ratings.dat  user :: item :: rating :: timestamp
               movies.dat   item :: title (year) :: genre|genre|...
@@ -120,26 +120,22 @@ def _read_grouplens_interactions(path: Path, separator: str) -> pl.DataFrame:
         columns = ["user", "_1", "item", "_2", "rating", "_3", "timestamp"]
     table = base.read_table(path, separator, columns=columns, quoted=False)
     base.require_columns(table, columns, path, "Is this GroupLens' own file?")
-    return _interactions(table, "user", "item", "timestamp", path, first_line=1)
+    return _interactions(table, ["user", "item", "timestamp"], path, first_line=1)
 
 
 def _read_recbole_interactions(path: Path) -> pl.DataFrame:
     table = base.read_table(path, "\t", quoted=False)
     names = ["user_id:token", "item_id:token", "timestamp:float"]
     base.require_columns(table, names, path, "Is this RecBole's own file?")
-    return _interactions(table, *names, path, first_line=2)
+    return _interactions(table, names, path, first_line=2)
 
 
 def _interactions(
-    table: pl.DataFrame, user: str, item: str, timestamp: str, path: Path, first_line: int
+    table: pl.DataFrame, names: list[str], path: Path, first_line: int
 ) -> pl.DataFrame:
-    return pl.DataFrame(
-        {
-            "user": base.parse_ids(table, user, path, first_line),
-            "item": base.parse_ids(table, item, path, first_line),
-            "timestamp": base.parse_timestamps(table, timestamp, path, first_line),
-        }
-    )
+    user, item = (base.parse_ids(table, name, path, first_line) for name in names[:2])
+    timestamp = base.parse_timestamps(table, names[2], path, first_line)
+    return pl.DataFrame({"user": user, "item": item, "timestamp": timestamp})
 
 
 def _read_u_item(path: Path) -> pl.DataFrame:
@@ -168,14 +164,18 @@ def _read_movies_dat(path: Path) -> pl.DataFrame:
     if not rows:
         raise base.UserError(f"{path} is empty.")
     table = pl.DataFrame(rows, schema=["item", "title", "genres"], orient="row")
-    return _items(table["item"], table["title"], table["genres"].str.replace_all("|", ", ", literal=True))
+    return _items(
+        table["item"], table["title"], table["genres"].str.replace_all("|", ", ", literal=True)
+    )
 
 
 def _read_recbole_items(path: Path) -> pl.DataFrame:
     table = base.read_table(path, "\t", quoted=False)
     base.require_columns(table, ["item_id:token"], path, "Is this RecBole's own file?")
     if table.width != 4:
-        raise base.UserError(f"{path} has {table.width} columns; item, title, year, genres belong there.")
+        raise base.UserError(
+            f"{path} has {table.width} columns; item, title, year, genres belong there."
+        )
     ids, title, year, genres = table.columns
     dated = pl.concat_str(
         [pl.col(title).fill_null(""), pl.lit(" ("), pl.col(year).fill_null("?"), pl.lit(")")]

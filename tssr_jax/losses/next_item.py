@@ -51,7 +51,7 @@ def next_item_loss(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _sum_cross_entropy(
+def _sum_cross_entropy(  # noqa: PLR0917
     states: jax.Array,
     kernel: jax.Array,
     bias: jax.Array,
@@ -70,7 +70,7 @@ def _sum_cross_entropy(
     return jax.lax.fori_loop(0, _num_tiles(count, tile), body, jnp.zeros((), states.dtype))
 
 
-def _forward(
+def _forward(  # noqa: PLR0917
     states: jax.Array,
     kernel: jax.Array,
     bias: jax.Array,

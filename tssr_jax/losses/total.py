@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
 from tssr_jax.losses.contrastive import item_grained, pool, user_grained
@@ -56,27 +57,24 @@ def loss_terms(
             exclude_padding_class=corrections.exclude_padding_class,
         )
     }
-    id_states, content_states = outputs.id_encoded, outputs.content_encoded
+    if outputs.id is None or outputs.content is None:
+        return terms
+    # Anchor stream and target stream of each direction, in the order of the names.
+    directions = ((outputs.content, outputs.id), (outputs.id, outputs.content))
     if set(USER_TERMS) <= names.keys():
-        pooled_content, pooled_id = (
-            pool(states, sequence, valid_positions=corrections.pool_valid_positions)
-            for states in (content_states, id_states)
-        )
-        temperature = config.loss.user_temperature
-        for name, anchor, other in zip(
-            USER_TERMS, (pooled_content, pooled_id), (pooled_id, pooled_content), strict=True
-        ):
-            terms[name] = user_grained(anchor, other, row_mask, temperature=temperature)
+        for name, (anchor, other) in zip(USER_TERMS, directions, strict=True):
+            pooled, other_pooled = (
+                pool(stream.encoded, sequence, valid_positions=corrections.pool_valid_positions)
+                for stream in (anchor, other)
+            )
+            terms[name] = user_grained(
+                pooled, other_pooled, row_mask, temperature=config.loss.user_temperature
+            )
     if set(ITEM_TERMS) <= names.keys():
-        for name, states, embeddings in zip(
-            ITEM_TERMS,
-            (content_states, id_states),
-            (outputs.id_input_embedding, outputs.content_input_embedding),
-            strict=True,
-        ):
+        for name, (anchor, other) in zip(ITEM_TERMS, directions, strict=True):
             terms[name] = item_grained(
-                states,
-                embeddings,
+                anchor.encoded,
+                other.input_embedding,
                 sequence,
                 valid_positions_only=corrections.valid_positions_only,
                 mask_false_negatives=corrections.mask_false_negatives,
@@ -86,4 +84,5 @@ def loss_terms(
 
 def total_loss(terms: Mapping[str, LossTerm], weights: Mapping[str, float]) -> jax.Array:
     """Weighted sum of the terms' means, a scalar."""
-    return sum(weight * terms[name].mean() for name, weight in weights.items())
+    means = [weight * terms[name].mean() for name, weight in weights.items()]
+    return jnp.stack(means).sum()

@@ -23,6 +23,7 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
+        """Maps [..., d_model] to the same shape."""
         hidden = nn.gelu(Dense(self.d_ffn, name="up")(x), approximate=False)
         output = Dense(x.shape[-1], name="down")(hidden)
         return nn.Dropout(self.dropout_rate)(output, deterministic=deterministic)

@@ -8,7 +8,7 @@ from tssr_jax.models import initializers
 
 
 class Gate(nn.Module):
-    """`g = sigmoid(W [F_id, F_content] + b)`, `F = g * F_id + (1 - g) * F_content`, element-wise."""
+    """`g = sigmoid(W [F_id, F_con] + b)`, `F = g * F_id + (1 - g) * F_con`, element-wise."""
 
     @nn.compact
     def __call__(

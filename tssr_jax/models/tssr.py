@@ -1,6 +1,7 @@
 """The two-stream sequential recommender (arXiv 2403.07623, section 3; SPEC "The model")."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
 
 import jax
 from flax import linen as nn
@@ -16,24 +17,32 @@ from tssr_jax.models.unimodal import UnimodalEncoder
 STREAMS = ("id", "content")
 
 
-class TSSROutputs(NamedTuple):
-    """States of both streams, each [batch, length, d_model]; None where a stream is absent.
+class StreamStates(NamedTuple):
+    """States of one stream, each [batch, length, d_model].
 
     Attributes:
-      id_input_embedding, content_input_embedding: item embeddings WITHOUT positions, the
-        targets of the item-grained loss.
-      id_encoded, content_encoded: after the unimodal encoders.
-      id_crossed, content_crossed: after the multimodal encoders.
-      gate: weight of the id stream in `fused`.
-      fused: what the prediction head reads.
+      input_embedding: item embeddings WITHOUT positions, the targets of the item-grained loss.
+      encoded: after the unimodal encoder.
+      crossed: after the multimodal encoder; `encoded` itself where there is no other stream.
     """
 
-    id_input_embedding: jax.Array | None
-    content_input_embedding: jax.Array | None
-    id_encoded: jax.Array | None
-    content_encoded: jax.Array | None
-    id_crossed: jax.Array | None
-    content_crossed: jax.Array | None
+    input_embedding: jax.Array
+    encoded: jax.Array
+    crossed: jax.Array
+
+
+class TSSROutputs(NamedTuple):
+    """Everything that losses and ranking need; None where a stream (or the gate) is absent.
+
+    Attributes:
+      id: states of the id stream.
+      content: states of the content stream.
+      gate: weight of the id stream in `fused`, [batch, length, d_model].
+      fused: what the prediction head reads, [batch, length, d_model].
+    """
+
+    id: StreamStates | None
+    content: StreamStates | None
     gate: jax.Array | None
     fused: jax.Array
 
@@ -67,22 +76,20 @@ class TSSR(nn.Module):
     dropout_rate: float
 
     def setup(self) -> None:
-        width = {
-            "num_heads": self.num_heads,
-            "d_ffn": self.d_ffn,
-            "dropout_rate": self.dropout_rate,
-        }
+        """Makes the layers that the streams need; the names are those of the parameters."""
+        depth, cross_depth = self.num_unimodal_layers, self.num_cross_layers
+        width = (self.num_heads, self.d_ffn, self.dropout_rate)
         table = initializers.table(self.num_items)
         self.position_embedding = nn.Embed(self.max_length, self.d_model, embedding_init=table)
         if "id" in self.streams:
             self.token_embedding = nn.Embed(self.num_items + 1, self.d_model, embedding_init=table)
-            self.id_encoder = UnimodalEncoder(self.num_unimodal_layers, **width)
+            self.id_encoder = UnimodalEncoder(depth, *width)
         if "content" in self.streams:
             self.content_projection = FrozenContent(self.d_model)
-            self.content_encoder = UnimodalEncoder(self.num_unimodal_layers, **width)
+            self.content_encoder = UnimodalEncoder(depth, *width)
         if len(self.streams) == 2:
-            self.id_cross = MultimodalEncoder(self.num_cross_layers, **width)
-            self.content_cross = MultimodalEncoder(self.num_cross_layers, **width)
+            self.id_cross = MultimodalEncoder(cross_depth, *width)
+            self.content_cross = MultimodalEncoder(cross_depth, *width)
             self.gate = Gate()
         self.output = Dense(self.num_items + 1)
 
@@ -99,39 +106,38 @@ class TSSR(nn.Module):
           item_sequence: int [batch, length], left padded with 0; length <= max_length.
           item_features: [num_items + 1, feature_dim]; may be None without a content stream.
           deterministic: whether dropout is off; if not, `apply` needs the rng "dropout".
+
+        Raises:
+          ValueError: if a content stream gets no features.
         """
         mask = causal_padding_mask(item_sequence)
         # Left padding: the last position is the newest item, whatever the length.
         positions = self.position_embedding.embedding[-item_sequence.shape[1] :]
 
-        id_input = id_encoded = content_input = content_encoded = None
+        id_states = content_states = None
         if "id" in self.streams:
-            id_input = self.token_embedding(item_sequence)
-            id_encoded = self.id_encoder(id_input + positions, mask, deterministic=deterministic)
+            embedding = self.token_embedding(item_sequence)
+            encoded = self.id_encoder(embedding + positions, mask, deterministic=deterministic)
+            id_states = StreamStates(embedding, encoded, encoded)
         if "content" in self.streams:
-            content_input = self.content_projection(item_sequence, item_features)
-            content_encoded = self.content_encoder(
-                content_input + positions, mask, deterministic=deterministic
-            )
+            if item_features is None:
+                raise ValueError("the content stream needs item_features")
+            embedding = self.content_projection(item_sequence, item_features)
+            encoded = self.content_encoder(embedding + positions, mask, deterministic=deterministic)
+            content_states = StreamStates(embedding, encoded, encoded)
+        if id_states is None or content_states is None:
+            (only,) = (states for states in (id_states, content_states) if states is not None)
+            return TSSROutputs(id_states, content_states, None, only.crossed)
 
-        id_crossed = content_crossed = gate = None
-        if id_encoded is not None and content_encoded is not None:
-            id_crossed = self.id_cross(
-                id_encoded, content_encoded, mask, deterministic=deterministic
-            )
-            content_crossed = self.content_cross(
-                content_encoded, id_encoded, mask, deterministic=deterministic
-            )
-            gate, fused = self.gate(id_crossed, content_crossed)
-        else:
-            fused = id_encoded if id_encoded is not None else content_encoded
+        id_encoded, content_encoded = id_states.encoded, content_states.encoded
+        id_crossed = self.id_cross(id_encoded, content_encoded, mask, deterministic=deterministic)
+        content_crossed = self.content_cross(
+            content_encoded, id_encoded, mask, deterministic=deterministic
+        )
+        gate, fused = self.gate(id_crossed, content_crossed)
         return TSSROutputs(
-            id_input_embedding=id_input,
-            content_input_embedding=content_input,
-            id_encoded=id_encoded,
-            content_encoded=content_encoded,
-            id_crossed=id_crossed,
-            content_crossed=content_crossed,
+            id=id_states._replace(crossed=id_crossed),
+            content=content_states._replace(crossed=content_crossed),
             gate=gate,
             fused=fused,
         )
@@ -150,3 +156,28 @@ class TSSR(nn.Module):
         """`encode`, then `score` at every position: logits [batch, length, num_items + 1]."""
         outputs = self.encode(item_sequence, item_features, deterministic=deterministic)
         return outputs, self.score(outputs.fused)
+
+
+def encode(
+    model: TSSR,
+    params: Mapping[str, Any],
+    item_sequence: jax.Array,
+    item_features: jax.Array | None,
+    *,
+    dropout_key: jax.Array | None = None,
+) -> TSSROutputs:
+    """`TSSR.encode` as a pure function of the parameters; with a key, dropout is on."""
+    outputs = model.apply(
+        {"params": params},
+        item_sequence,
+        item_features,
+        deterministic=dropout_key is None,
+        method=TSSR.encode,
+        rngs=None if dropout_key is None else {"dropout": dropout_key},
+    )
+    return cast(TSSROutputs, outputs)
+
+
+def score(model: TSSR, params: Mapping[str, Any], fused: jax.Array) -> jax.Array:
+    """`TSSR.score` as a pure function of the parameters: [..., d_model] -> [..., classes]."""
+    return cast(jax.Array, model.apply({"params": params}, fused, method=TSSR.score))

@@ -168,7 +168,9 @@ def _tensor(
     tensors: dict[str, np.ndarray], name: str, leaf: str, shape: tuple[int, ...], path: Path
 ) -> np.ndarray:
     if name not in tensors:
-        raise UserError(f"{path} has no tensor {name!r}; is it the BERT that config.json describes?")
+        raise UserError(
+            f"{path} has no tensor {name!r}; is it the BERT that config.json describes?"
+        )
     tensor = tensors[name].T if leaf == "kernel" else tensors[name]
     if tensor.shape != shape:
         raise UserError(f"{path}: {name!r} has shape {tensor.shape}, config.json wants {shape}.")
