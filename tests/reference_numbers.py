@@ -5,11 +5,14 @@ import json
 import os
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from flax import traverse_util
 
 from configs import default
+from tssr_jax.experiment import make_model
 from tssr_jax.models.tssr import TSSR
 
 FOLDER = Path(os.environ.get("TSSR_GOLDEN_DIR") or Path(__file__).parent / "golden")
@@ -50,6 +53,7 @@ class GoldenCase:
         s = self.settings
         for name in ("d_model", "num_heads", "d_ffn", "num_unimodal_layers", "num_cross_layers"):
             config.model[name] = s[name]
+        config.model.dropout_rate = 0.0
         config.model.max_length = s["max_len"]
         config.loss.user_temperature = s["user_temperature"]
         for habit in config.corrections:
@@ -58,23 +62,12 @@ class GoldenCase:
         return config
 
     def model(self) -> TSSR:
-        model = self.config().model
-        return TSSR(
-            num_items=self.settings["num_items"],
-            streams=tuple(model.streams),
-            d_model=model.d_model,
-            num_heads=model.num_heads,
-            d_ffn=model.d_ffn,
-            num_unimodal_layers=model.num_unimodal_layers,
-            num_cross_layers=model.num_cross_layers,
-            max_length=model.max_length,
-            dropout_rate=model.dropout_rate,
-        )
+        return make_model(self.config(), self.settings["num_items"])
 
-    def batch(self) -> dict[str, np.ndarray]:
+    def batch(self) -> dict[str, jax.Array]:
         sequence = self.inputs["item_sequence"]
         return {
-            "item_sequence": sequence,
-            "labels": self.inputs["labels"],
-            "row_mask": np.ones(len(sequence), bool),
+            "item_sequence": jnp.asarray(sequence),
+            "labels": jnp.asarray(self.inputs["labels"]),
+            "row_mask": jnp.ones(len(sequence), bool),
         }

@@ -1,0 +1,78 @@
+"""The tiled cross entropy against the dense formula."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tssr_jax.losses.next_item import next_item_loss
+
+BATCH, LENGTH, D_MODEL, CLASSES = 3, 5, 4, 11
+
+
+def dense_loss(fused, kernel, bias, labels, counted, exclude_padding_class):
+    logits = fused @ kernel + bias
+    if exclude_padding_class:
+        logits = logits[..., 1:]
+        labels = labels - 1
+    log_probabilities = jax.nn.log_softmax(logits)
+    one_hot = jax.nn.one_hot(labels, logits.shape[-1])
+    return -(counted[..., None] * one_hot * log_probabilities).sum()
+
+
+@pytest.fixture(name="inputs")
+def fixture_inputs():
+    keys = jax.random.split(jax.random.key(0), 5)
+    return (
+        jax.random.normal(keys[0], (BATCH, LENGTH, D_MODEL)),
+        jax.random.normal(keys[1], (D_MODEL, CLASSES)),
+        jax.random.normal(keys[2], (CLASSES,)),
+        jax.random.randint(keys[3], (BATCH, LENGTH), 1, CLASSES),
+        jax.random.bernoulli(keys[4], 0.6, (BATCH, LENGTH)),
+    )
+
+
+@pytest.mark.parametrize("exclude_padding_class", [True, False])
+@pytest.mark.parametrize("tile", [1, 4, 5, 15, 512])
+def test_value_and_gradients_equal_the_dense_formula(inputs, tile, exclude_padding_class):
+    *arrays, labels, counted = inputs
+
+    def tiled(fused, kernel, bias):
+        return (
+            1.7
+            * next_item_loss(
+                fused,
+                kernel,
+                bias,
+                labels,
+                counted,
+                exclude_padding_class=exclude_padding_class,
+                positions_per_tile=tile,
+            ).sum
+        )
+
+    def dense(fused, kernel, bias):
+        return 1.7 * dense_loss(fused, kernel, bias, labels, counted, exclude_padding_class)
+
+    value, grads = jax.value_and_grad(tiled, argnums=(0, 1, 2))(*arrays)
+    expected, expected_grads = jax.value_and_grad(dense, argnums=(0, 1, 2))(*arrays)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(tiled(*arrays), expected, rtol=1e-5)  # without differentiation
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        np.testing.assert_allclose(grad, expected_grad, atol=1e-5, rtol=1e-5)
+
+
+def test_nothing_counted_is_a_zero_loss(inputs):
+    *arrays, labels, counted = inputs
+    term = next_item_loss(*arrays, labels, counted & False, exclude_padding_class=True)
+    assert term.sum == 0 and term.weight == 0 and term.mean() == 0
+
+
+def test_padding_class_by_hand():
+    fused, kernel = jnp.ones((1, 1, 1)), jnp.zeros((1, 3))
+    label, counted = jnp.array([[2]]), jnp.array([[True]])
+    bias = jnp.array([50.0, 0.0, 0.0])
+    excluded = next_item_loss(fused, kernel, bias, label, counted, exclude_padding_class=True)
+    np.testing.assert_allclose(excluded.sum, np.log(2), rtol=1e-6)
+    competing = next_item_loss(fused, kernel, bias, label, counted, exclude_padding_class=False)
+    np.testing.assert_allclose(competing.sum, 50.0, rtol=1e-6)

@@ -1,0 +1,68 @@
+"""Which terms count, and the switch for the positions of the next-item loss."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import default
+from tssr_jax.experiment import make_model
+from tssr_jax.losses.term import LossTerm
+from tssr_jax.losses.total import loss_terms, term_weights, total_loss
+from tssr_jax.models.tssr import encode
+from tssr_jax.train_state import init_params
+
+NUM_ITEMS = 9
+
+
+@pytest.fixture(name="config")
+def fixture_config():
+    config = default.get_config()
+    config.model.d_model, config.model.d_ffn, config.model.num_heads = 8, 8, 2
+    config.model.max_length = 4
+    return config
+
+
+def batch():
+    return {
+        "item_sequence": jnp.array([[0, 3, 4, 5], [1, 2, 3, 4]]),
+        # As the pipeline makes them: the last padding position is labelled with the first item.
+        "labels": jnp.array([[3, 4, 5, 6], [2, 3, 4, 7]]),
+        "row_mask": jnp.array([True, True]),
+    }
+
+
+def terms_of(config):
+    features = jax.random.normal(jax.random.key(1), (NUM_ITEMS + 1, 6))
+    model = make_model(config, NUM_ITEMS)
+    params = init_params(model, features, seed=0)
+    outputs = encode(model, params, batch()["item_sequence"], features)
+    return loss_terms(outputs, params, batch(), config)
+
+
+def test_last_padding_position_counts_only_in_reference_mode(config):
+    assert terms_of(config)["prediction"].weight == 7
+    assert terms_of(config)["item_text2id"].weight == 5
+    config.corrections.valid_positions_only = False
+    assert terms_of(config)["prediction"].weight == 8
+    assert terms_of(config)["item_text2id"].weight == 6
+
+
+@pytest.mark.parametrize("streams", [("id",), ("content",)])
+def test_one_stream_has_only_the_prediction_term(config, streams):
+    config.model.streams = streams
+    assert terms_of(config).keys() == {"prediction"}
+
+
+def test_lambda_0_switches_terms_off(config):
+    config.loss.lambda_user = 0.0
+    assert terms_of(config).keys() == {"prediction", "item_text2id", "item_id2text"}
+    config.loss.lambda_item = 0.0
+    assert terms_of(config).keys() == {"prediction"}
+
+
+def test_total_is_the_weighted_sum_of_means(config):
+    config.loss.lambda_user, config.loss.lambda_item = 0.5, 2.0
+    names = term_weights(config)
+    terms = {name: LossTerm(jnp.float32(6.0), jnp.float32(2.0)) for name in names}
+    np.testing.assert_allclose(total_loss(terms, names), 3 * (1 + 2 * 0.5 + 2 * 2.0))

@@ -1,0 +1,120 @@
+"""Properties of the model that no reference number shows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from configs import default
+from tssr_jax.experiment import make_model
+from tssr_jax.models.attention import causal_padding_mask
+from tssr_jax.models.tssr import encode
+from tssr_jax.train_state import init_params
+
+NUM_ITEMS, FEATURE_DIM = 12, 6
+FEATURES = jax.random.normal(jax.random.key(9), (NUM_ITEMS + 1, FEATURE_DIM))
+
+
+def make(streams=("id", "content"), **fields):
+    config = default.get_config()
+    config.model.update(d_model=8, d_ffn=16, num_heads=2, max_length=6, num_cross_layers=2)
+    config.model.update(streams=streams, **fields)
+    model = make_model(config, NUM_ITEMS)
+    params = init_params(model, FEATURES, seed=0)
+    # Residual scalars start at 1e-8: without larger ones attention would hardly show.
+    flat = traverse_util.flatten_dict(params)
+    flat = {k: jnp.ones(()) if k[-1].endswith("_scale") else v for k, v in flat.items()}
+    return model, traverse_util.unflatten_dict(flat)
+
+
+def test_mask_by_hand():
+    mask = causal_padding_mask(jnp.array([[0, 7, 8]]))
+    expected = [[False, False, False], [False, True, False], [False, True, True]]
+    np.testing.assert_array_equal(mask[0], expected)
+
+
+def test_no_position_sees_the_future():
+    model, params = make()
+    first = jnp.array([[0, 1, 2, 3, 4, 5]])
+    second = first.at[0, 4:].set(jnp.array([9, 10]))
+    states = [encode(model, params, sequence, FEATURES).fused for sequence in (first, second)]
+    np.testing.assert_allclose(states[0][:, 1:4], states[1][:, 1:4], atol=1e-6)
+    assert np.abs(states[0][:, 4] - states[1][:, 4]).max() > 1e-3
+
+
+def test_items_do_not_see_padding():
+    model, params = make()
+    sequence = jnp.array([[0, 0, 3, 4, 5, 6]])
+    changed = FEATURES.at[0].set(100.0)
+    params_changed = jax.tree.map(lambda x: x, params)
+    table = params["token_embedding"]["embedding"]
+    params_changed["token_embedding"] = {"embedding": table.at[0].set(100.0)}
+    states = encode(model, params, sequence, FEATURES).fused
+    other = encode(model, params_changed, sequence, changed).fused
+    np.testing.assert_allclose(states[:, 2:], other[:, 2:], atol=1e-6)
+
+
+def test_a_shorter_window_gives_the_same_last_state():
+    model, params = make()
+    long = encode(model, params, jnp.array([[0, 0, 0, 4, 5, 6]]), FEATURES)
+    short = encode(model, params, jnp.array([[4, 5, 6]]), FEATURES)
+    np.testing.assert_allclose(long.fused[:, -1], short.fused[:, -1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("streams", "absent"),
+    [
+        (("id",), {"content_projection", "content_encoder", "id_cross", "content_cross", "gate"}),
+        (("content",), {"token_embedding", "id_encoder", "id_cross", "content_cross", "gate"}),
+    ],
+)
+def test_one_stream_uses_the_same_modules(streams, absent):
+    _, both = make()
+    model, params = make(streams)
+    assert both.keys() - params.keys() == absent and params.keys() <= both.keys()
+    outputs = encode(model, params, jnp.array([[1, 2, 3]]), FEATURES)
+    states = outputs.id if streams == ("id",) else outputs.content
+    assert outputs.gate is None
+    np.testing.assert_array_equal(outputs.fused, states.encoded)
+
+
+def test_content_stream_without_features_is_an_error():
+    model, params = make()
+    with pytest.raises(ValueError, match="item_features"):
+        encode(model, params, jnp.array([[1, 2]]), None)
+
+
+def test_projecting_before_or_after_the_gather_is_the_same():
+    model, params = make()
+    few = encode(model, params, jnp.array([[1, 2]]), FEATURES)  # 2 positions, 13 rows
+    many = encode(model, params, jnp.tile(jnp.array([[1, 2]]), (20, 1)), FEATURES)
+    np.testing.assert_allclose(few.fused[0], many.fused[7], atol=1e-6)
+
+
+def test_initial_values_follow_the_reference():
+    config = default.get_config()
+    model = make_model(config, num_items=999)
+    params = init_params(model, jnp.zeros((1000, 400)), seed=0)
+    table = params["token_embedding"]["embedding"]
+    assert float(jnp.abs(table).max()) <= 1000**-0.5 < float(jnp.abs(table).max()) * 1.01
+    block = params["id_encoder"]["layer_0"]
+    assert float(block["ffn_residual_scale"]) == pytest.approx(1e-8)
+    assert (block["attention"]["query"]["bias"] == np.float32(0.1)).all()
+    kernel = block["ffn"]["up"]["kernel"]
+    assert float(kernel.std()) == pytest.approx((2 / (128 + 256)) ** 0.5, rel=0.03)
+    projection = params["content_projection"]
+    assert float(jnp.abs(projection["kernel"]).max()) == pytest.approx(400**-0.5, rel=0.01)
+    assert float(jnp.abs(projection["bias"]).max()) <= 400**-0.5
+
+
+def test_dropout_follows_its_key():
+    model, params = make()
+    sequence = jnp.array([[1, 2, 3, 4, 5, 6]])
+
+    def fused(seed):
+        key = jax.random.key(seed)
+        return encode(model, params, sequence, FEATURES, dropout_key=key).fused
+
+    np.testing.assert_array_equal(fused(0), fused(0))
+    assert np.abs(fused(0) - fused(1)).max() > 1e-3

@@ -1,0 +1,64 @@
+"""Ranks and metrics against values worked out by hand."""
+
+import numpy as np
+import pytest
+
+from tssr_jax.metrics import answer_ranks, ranking_metrics
+
+SCORES = np.array([[9.0, 1.0, 5.0, 3.0, 3.0]])  # class 0 is padding
+
+
+def rank(answer, excluded, scores=SCORES):
+    return int(answer_ranks(scores, np.array([answer]), np.array([excluded]))[0])
+
+
+def test_rank_counts_competitors_above():
+    assert rank(2, [0, -1, -1]) == 0
+    assert rank(1, [0, -1, -1]) == 3
+
+
+def test_padding_class_competes_unless_excluded():
+    assert rank(2, [-1]) == 1
+    assert rank(2, [0]) == 0
+
+
+def test_seen_items_do_not_compete():
+    assert rank(1, [0, 2, 4]) == 1
+
+
+def test_ties_count_against_the_answer():
+    assert rank(3, [0]) == 2  # 5.0 is above, the other 3.0 is tied
+    assert rank(4, [0]) == 2
+
+
+def test_a_model_that_scores_all_alike_gets_the_last_rank():
+    assert rank(2, [0], np.zeros((1, 5))) == 3
+
+
+def test_nan_scores_are_never_a_good_rank():
+    assert rank(2, [0], np.full((1, 5), np.nan)) == 3
+    assert rank(2, [0], np.array([[0, np.nan, 1.0, 0.0, 0.0]])) == 1
+
+
+def test_metrics_by_hand():
+    metrics = ranking_metrics(np.array([0, 9, 10, 99]))
+    assert metrics["recall@10"] == 0.5
+    assert metrics["recall@20"] == 0.75
+    assert metrics["recall@100"] == 1.0
+    assert metrics["ndcg@10"] == pytest.approx((1 + 1 / np.log2(11)) / 4)
+    assert metrics["ndcg@100"] == pytest.approx(
+        (1 + 1 / np.log2(11) + 1 / np.log2(12) + 1 / np.log2(101)) / 4
+    )
+    assert metrics["mrr"] == pytest.approx((1 + 1 / 10 + 1 / 11 + 1 / 100) / 4)
+    assert metrics["num_users"] == 4
+
+
+def test_every_user_weighs_the_same_unless_batch_means_are_asked_for():
+    ranks = np.array([0, 1000, 0])  # batches of two: means 1/2 and 1
+    assert ranking_metrics(ranks)["recall@10"] == pytest.approx(2 / 3)
+    assert ranking_metrics(ranks, batch_size=2)["recall@10"] == pytest.approx(3 / 4)
+
+
+def test_no_users_is_an_error():
+    with pytest.raises(ValueError, match="at least one"):
+        ranking_metrics(np.array([]))
