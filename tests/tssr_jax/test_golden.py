@@ -74,7 +74,9 @@ def test_ranks_and_metrics(case):
     sequence, answers = case.inputs["item_sequence"], case.inputs["answers"]
     lengths = (sequence > 0).sum(axis=1)
     # Each user's window followed by the answer, as the input pipeline keeps sequences.
-    items = np.concatenate([[*row[row > 0], answer] for row, answer in zip(sequence, answers)])
+    items = np.concatenate(
+        [[*row[row > 0], answer] for row, answer in zip(sequence, answers, strict=True)]
+    )
     ends = np.cumsum(lengths + 1) - 1
     classes, offsets = excluded_classes(
         items.astype(np.int32), ends - lengths, ends, lengths < sequence.shape[1]

@@ -10,7 +10,9 @@ from tssr_jax.losses.next_item import next_item_loss
 BATCH, LENGTH, D_MODEL, CLASSES = 3, 5, 4, 11
 
 
-def dense_loss(fused, kernel, bias, labels, counted, exclude_padding_class):
+def dense_loss(  # noqa: PLR0917
+    fused, kernel, bias, labels, counted, exclude_padding_class
+):
     logits = fused @ kernel + bias
     if exclude_padding_class:
         logits = logits[..., 1:]

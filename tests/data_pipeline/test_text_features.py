@@ -1,0 +1,99 @@
+"""The text encoder against the reference vectors, and its cache."""
+
+import json
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import default
+from data_pipeline import text_features as module
+from data_pipeline.text_features import TextEncoder, text_features, text_model_folder
+from tests.raw_data import write_text_model
+from tests.reference_numbers import FOLDER
+from tssr_jax.errors import UserError
+
+
+@pytest.fixture(scope="module", name="minilm")
+def fixture_minilm():
+    """all-MiniLM-L6-v2 from its wheel, which is fetched if it is not in the user's cache."""
+    config = default.get_config()
+    try:
+        folder = text_model_folder(config.content, Path(config.data.cache_dir).expanduser())
+    except UserError as error:
+        pytest.skip(f"the wheel of all-MiniLM-L6-v2 can't be had: {error}")
+    return TextEncoder(folder, config.content.max_tokens)
+
+
+def test_minilm_equals_the_original(minilm):
+    reference = np.load(FOLDER / "minilm_reference.npz")
+    texts = json.loads(str(reference["texts_json"]))
+    assert minilm.tokenize(texts) == json.loads(str(reference["token_ids_json"]))
+    np.testing.assert_allclose(minilm.encode(texts), reference["embeddings"], atol=1e-4)
+
+
+@pytest.fixture(name="content")
+def fixture_content(tmp_path) -> ml_collections.ConfigDict:
+    content = default.get_config().content
+    content.text_model_dir = str(write_text_model(tmp_path / "model"))
+    content.max_tokens = 6
+    return content
+
+
+TEXTS = ["red car", "", "blue boat big game puzzle small red", "  ", "green plane"]
+
+
+def test_table_layout(content, tmp_path):
+    table = text_features(TEXTS, content, tmp_path)
+    assert table.shape == (6, 16) and table.dtype == np.float32
+    lengths = np.linalg.norm(table, axis=1)
+    # Row 0 is padding; rows 2 and 4 are the items without text.
+    np.testing.assert_allclose(lengths, [0, 1, 0, 1, 0, 1], atol=1e-6)
+
+
+def test_computed_once_then_cached(content, tmp_path, monkeypatch):
+    first = text_features(TEXTS, content, tmp_path)
+    monkeypatch.setattr(module, "TextEncoder", lambda *_: pytest.fail("computed again"))
+    np.testing.assert_array_equal(text_features(TEXTS, content, tmp_path), first)
+
+
+def test_another_text_or_setting_is_computed_anew(content, tmp_path):
+    first = text_features(TEXTS, content, tmp_path)
+    assert (text_features(["red boat", *TEXTS[1:]], content, tmp_path)[1] != first[1]).any()
+    content.max_tokens = 5
+    assert (text_features(TEXTS, content, tmp_path)[3] != first[3]).any()
+    assert len(list((tmp_path / "features").iterdir())) == 3
+
+
+def test_a_vector_does_not_depend_on_its_batch(content, monkeypatch):
+    encoder = TextEncoder(Path(content.text_model_dir), 8)
+    texts = ["red", "red car blue", "red car blue boat green plane", "game"] * 5
+    together = encoder.encode(texts)
+    monkeypatch.setattr(module, "TOKENS_PER_BATCH", 16)
+    np.testing.assert_allclose(encoder.encode(texts), together, atol=1e-6)
+    np.testing.assert_allclose(encoder.encode(["game"])[0], together[3], atol=1e-6)
+
+
+def test_broken_model_folders(content, tmp_path):
+    folder = Path(content.text_model_dir)
+    (folder / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(UserError, match="can't be read as safetensors"):
+        text_features(["red"], content, tmp_path)
+    fields = json.loads((folder / "config.json").read_text())
+    write_text_model(folder, hidden_size=12)
+    (folder / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(UserError, match=r"has shape \(12,\), config.json wants \(16,\)"):
+        text_features(["red"], content, tmp_path)
+    (folder / "config.json").write_text(json.dumps(fields | {"model_type": "gpt2"}))
+    with pytest.raises(UserError, match="only 'bert'"):
+        text_features(["red"], content, tmp_path)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"has no tokenizer.json"):
+        text_features(["red"], content, tmp_path)
+
+
+def test_max_tokens_beyond_the_model(content, tmp_path):
+    content.max_tokens = 33
+    with pytest.raises(UserError, match="takes 3 to 32"):
+        text_features(["red"], content, tmp_path)
