@@ -69,14 +69,11 @@ def build_sequences(
     short = np.bincount(users) < MIN_SEQUENCE_LENGTH
     timestamps = interactions["timestamp"].to_numpy()[keep]
     users, items = users[keep], items[keep]
-    order = np.lexsort(
-        (_tie_breakers(user_ids, item_ids, users, items, tie_seed), timestamps, users)
-    )
-    users, items, timestamps = users[order], items[order], timestamps[order]
-    kept_users, users = np.unique(users, return_inverse=True)
-    kept_items, items = np.unique(items, return_inverse=True)
-    lengths = np.bincount(users)
-    tied = (users[1:] == users[:-1]) & (timestamps[1:] == timestamps[:-1])
+    ties = _tie_breakers(user_ids, item_ids, users, items, tie_seed)
+    order = np.lexsort((ties, timestamps, users))
+    timestamps = timestamps[order]
+    kept_users, users = np.unique(users[order], return_inverse=True)
+    kept_items, items = np.unique(items[order], return_inverse=True)
     report: dict[str, int | float] = {
         "interactions_read": keep.size,
         "interactions_dropped_by_k_core": dropped,
@@ -89,19 +86,31 @@ def build_sequences(
         "items_read": len(item_ids),
         "items_dropped_by_k_core": len(item_ids) - len(kept_items),
         "items": len(kept_items),
-        "mean_length": float(lengths.mean()),
-        "median_length": float(np.median(lengths)),
-        "max_length": int(lengths.max()),
-        "share_of_tied_neighbours": float(tied.sum() / max(1, keep.sum() - len(kept_users))),
-        "repeated_user_item_pairs": int(users.size - _num_pairs(users, items, len(kept_items))),
     }
     return Sequences(
         user_ids=user_ids[kept_users],
         item_ids=item_ids[kept_items],
         items=(items + 1).astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        report=report,
+        offsets=np.concatenate([[0], np.cumsum(np.bincount(users))]).astype(np.int64),
+        report=report | _statistics(users, items, timestamps),
     )
+
+
+def _statistics(
+    users: np.ndarray, items: np.ndarray, timestamps: np.ndarray
+) -> dict[str, int | float]:
+    """What the report tells of the sequences, from their codes in order."""
+    lengths = np.bincount(users)
+    neighbours = users[1:] == users[:-1]
+    tied = neighbours & (timestamps[1:] == timestamps[:-1])
+    pairs = np.unique(users * (items.max() + 1) + items)
+    return {
+        "mean_length": float(lengths.mean()),
+        "median_length": float(np.median(lengths)),
+        "max_length": int(lengths.max()),
+        "share_of_tied_neighbours": float(tied.sum() / max(1, neighbours.sum())),
+        "repeated_user_item_pairs": int(users.size - pairs.size),
+    }
 
 
 def k_core(
@@ -154,7 +163,3 @@ def _mix(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
-
-
-def _num_pairs(users: np.ndarray, items: np.ndarray, num_items: int) -> int:
-    return int(np.unique(users * num_items + items).size)

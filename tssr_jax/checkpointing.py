@@ -59,7 +59,11 @@ class Checkpointer:
         self._policy = _KeepNewestAndBest()
         self._manager = ocp.CheckpointManager(
             self._folder,
-            item_names=("params", "rest", "progress"),
+            item_handlers={
+                "params": ocp.StandardCheckpointHandler(),
+                "rest": ocp.StandardCheckpointHandler(),
+                "progress": ocp.JsonCheckpointHandler(),
+            },
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self._policy, cleanup_tmp_directories=True
             ),
@@ -119,6 +123,7 @@ class Checkpointer:
         return Progress(**saved["progress"])
 
     def _restore_params(self, step: int, target: Any) -> Any:
+        self._manager.wait_until_finished()  # a save in the background has no metadata yet
         saved = self._manager.item_metadata(step)["params"]
         self._require_same_shapes(_shapes(saved), _shapes(target), step)
         return self._restore(step, params=ocp.args.StandardRestore(target))["params"]

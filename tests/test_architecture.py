@@ -1,0 +1,76 @@
+"""Imports run one way: each module may import only those that stand before it here."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = (
+    "tssr_jax.errors",
+    "configs",
+    "tssr_jax.models",
+    "tssr_jax.losses",
+    "tssr_jax.metrics",
+    "tssr_jax.optimizer",
+    "data_pipeline.fetching",
+    "data_pipeline.tensorflow_cpu",
+    "data_pipeline.sources",
+    "data_pipeline.sequences",
+    "data_pipeline.builder",
+    "data_pipeline.prepare",
+    "data_pipeline.text_features",
+    "data_pipeline.input_pipeline",
+    "tssr_jax.run_config",
+    "tssr_jax.experiment",
+    "tssr_jax.train_state",
+    "tssr_jax.checkpointing",
+    "tssr_jax.reporting",
+    "tssr_jax.evaluate",
+    "tssr_jax.train",
+    "tssr_jax.main",
+)
+FILES = sorted(
+    path
+    for folder in ("tssr_jax", "data_pipeline", "configs")
+    for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def layer(module):
+    matches = [i for i, name in enumerate(LAYERS) if f"{module}.".startswith(f"{name}.")]
+    return matches[-1] if matches else None
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_run_one_way(path):
+    own = layer(module_name(path))
+    if own is None:
+        assert module_name(path) in {"tssr_jax", "data_pipeline"}, "add the module to LAYERS"
+        return
+    for name in imported(path):
+        if name.split(".")[0] in ("tssr_jax", "data_pipeline", "configs"):
+            assert layer(name) is not None and layer(name) <= own, name
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_modules_and_functions_stay_small(path):
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, node.name

@@ -1,0 +1,57 @@
+"""Which checkpoints are kept, and what does not fit."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import default
+from tssr_jax.checkpointing import Checkpointer, Progress
+from tssr_jax.errors import UserError
+from tssr_jax.train_state import create_train_state
+
+
+def state_at(step, size=3):
+    config = default.get_config()
+    params = {"dense": {"kernel": jnp.full((size,), float(step))}}
+    state = create_train_state(params, optax.adam(1e-3), config)
+    return state.replace(step=jnp.int32(step))
+
+
+def steps_in(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def test_newest_and_best_are_kept_and_restored(tmp_path):
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.restore_newest(state_at(0)) is None
+        for step, best in ((10, 10), (20, 20), (30, 20), (40, 20)):
+            checkpointer.save(state_at(step), Progress(best, 0.5, (step - best) // 10))
+    assert steps_in(tmp_path) == [20, 40]
+    with Checkpointer(tmp_path) as checkpointer:
+        state, progress = checkpointer.restore_newest(state_at(0))
+        params, step = checkpointer.restore_best(state_at(0).params)
+    assert int(state.step) == 40 and progress == Progress(20, 0.5, 2)
+    np.testing.assert_array_equal(state.params["dense"]["kernel"], [40.0] * 3)
+    assert step == 20
+    np.testing.assert_array_equal(params["dense"]["kernel"], [20.0] * 3)
+
+
+def test_checkpoints_before_the_first_validation(tmp_path):
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(state_at(5), Progress())
+        state, progress = checkpointer.restore_newest(state_at(0))
+        assert int(state.step) == 5 and progress == Progress()
+        with pytest.raises(UserError, match="no evaluated checkpoint"):
+            checkpointer.restore_best(state_at(0).params)
+
+
+def test_other_shapes_are_named(tmp_path):
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(state_at(5), Progress(5, 0.1, 0))
+        with pytest.raises(UserError, match=r"dense/kernel has shape \(3,\) .* and \(4,\)"):
+            checkpointer.restore_newest(state_at(0, size=4))
+        with pytest.raises(UserError, match=r"dense/kernel has shape \(3,\) .* and \(4,\)"):
+            checkpointer.restore_best(state_at(0, size=4).params)
+        with pytest.raises(UserError, match="parameter dense/bias has shape none"):
+            checkpointer.restore_best({"dense": {"bias": jnp.zeros(3), "kernel": jnp.zeros(3)}})

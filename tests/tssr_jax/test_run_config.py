@@ -1,0 +1,88 @@
+"""Configurations: what is refused, and what a workdir remembers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from configs import default, ml100k, reference
+from tssr_jax.errors import UserError
+from tssr_jax.run_config import (
+    flatten,
+    load_config,
+    require_same_config,
+    save_config,
+    validate_config,
+)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model.d_model", 0, "must be at least 1"),
+        ("model.num_heads", 3, "3 heads .* do not divide"),
+        ("model.dropout_rate", 1.0, r"must be in \[0, 1\)"),
+        ("model.streams", ("id", "image"), r"must be \('id', 'content'\)"),
+        ("model.streams", (), "must be"),
+        ("model.streams", ("id", "id"), "must be"),
+        ("loss.user_temperature", 0.0, "must be positive"),
+        ("optimizer.learning_rate", -1.0, "must be positive"),
+        ("train.batch_size", 0, "must be at least 1"),
+    ],
+)
+def test_values_that_make_no_sense(field, value, message):
+    config = default.get_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=message):
+        validate_config(config)
+
+
+def test_a_configuration_survives_its_file(tmp_path):
+    config = ml100k.get_config()
+    config.model.streams = ("id",)
+    save_config(config, tmp_path)
+    assert load_config(tmp_path).to_dict() == config.to_dict()
+    require_same_config(config, tmp_path)
+
+
+def test_another_configuration_is_refused_with_the_differing_fields(tmp_path):
+    config = ml100k.get_config()
+    save_config(config, tmp_path)
+    config.model.d_model = 64
+    config.train.num_epochs = 7  # may change: a run can be extended
+    with pytest.raises(UserError, match=r"differs in model.d_model \(there 128, now 64\)\."):
+        require_same_config(config, tmp_path)
+
+
+def test_a_folder_that_is_no_workdir(tmp_path):
+    with pytest.raises(UserError, match="not the workdir of a run"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", '{"modle": {"d_model": 1}}', '{"model": {"d_model": "x"}}']
+)
+def test_a_damaged_or_foreign_config_file(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match="not a configuration of this version"):
+        load_config(tmp_path)
+
+
+def test_every_field_is_commented():
+    lines = Path(default.__file__).read_text().splitlines()
+    known = {"optimizer.b1", "optimizer.b2", "optimizer.eps"}
+    for name in flatten(default.get_config().to_dict()):
+        if name in known:  # Adam's own names
+            continue
+        field = name if "." in name else f"config.{name}"
+        (index,) = (i for i, line in enumerate(lines) if line.startswith(f"    {field} = "))
+        assert lines[index - 1].strip().startswith("#"), name
+
+
+def test_reference_settings_are_the_authors():
+    config = reference.get_config("csv:somewhere")
+    assert config.data.raw_dir == "somewhere"
+    assert config.model.max_length == 10 and config.optimizer.learning_rate == 1e-4
+    assert not any(config.corrections.to_dict().values())
+    assert json.dumps(config.to_dict())
+    assert all(default.get_config().corrections.to_dict().values())

@@ -1,0 +1,236 @@
+"""The whole way: raw files, training, checkpoint, evaluation; interruption; bad input."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tests.raw_data import tiny_config, write_csv
+from tssr_jax.checkpointing import Checkpointer
+from tssr_jax.errors import UserError
+from tssr_jax.evaluate import evaluate
+from tssr_jax.experiment import build_experiment
+from tssr_jax.optimizer import make_optimizer
+from tssr_jax.train import train
+from tssr_jax.train_state import create_train_state, init_params, make_train_step
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(name="config")
+def fixture_config(tmp_path):
+    return tiny_config(tmp_path)
+
+
+def final_state(config, workdir):
+    """The newest checkpoint's state, as plain arrays."""
+    experiment = build_experiment(config)
+    params = init_params(experiment.model, experiment.item_features, config.seed)
+    target = create_train_state(params, make_optimizer(config.optimizer), config)
+    with Checkpointer(workdir) as checkpointer:
+        state, progress = checkpointer.restore_newest(target)
+    return jax.tree.map(np.asarray, state), progress
+
+
+def metrics_of(workdir):
+    """metrics.jsonl without what depends on the clock."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    return [{k: v for k, v in r.items() if k != "sequences_per_second"} for r in records]
+
+
+def assert_same_run(config, first, second):
+    (state, progress), (other_state, other_progress) = (
+        final_state(config, workdir) for workdir in (first, second)
+    )
+    assert progress == other_progress
+    jax.tree.map(np.testing.assert_array_equal, state, other_state)
+    assert metrics_of(first) == metrics_of(second)
+    texts = [(workdir / "test_metrics.json").read_text() for workdir in (first, second)]
+    assert texts[0] == texts[1]
+
+
+def test_train_then_evaluate_gives_identical_numbers(config, tmp_path):
+    workdir = tmp_path / "run"
+    trained = train(config, workdir)
+    assert set(trained) == {
+        *(f"{name}@{k}" for name in ("recall", "ndcg") for k in (10, 20, 50, 100)),
+        "mrr",
+        "num_users",
+    }
+    assert trained["num_users"] == 40 and trained["recall@100"] == 1.0
+    written = (workdir / "test_metrics.json").read_text()
+    assert json.loads(written) == trained
+    (workdir / "test_metrics.json").unlink()
+    assert evaluate(workdir) == trained
+    assert (workdir / "test_metrics.json").read_text() == written
+    assert json.loads((workdir / "config.json").read_text())["model"]["d_model"] == 16
+    assert list((workdir / "tensorboard").iterdir())
+    steps = [(r["step"], r["epoch"]) for r in metrics_of(workdir)]
+    assert steps == [(3, 1.0), (3, 1.0), (6, 2.0), (6, 2.0), (9, 3.0), (9, 3.0)]
+
+
+def test_training_learns_the_pattern(config, tmp_path):
+    """Users walk along the items: the next one is certain."""
+    config.train.num_epochs = 40
+    config.train.epochs_per_evaluation = 10
+    trained = train(config, tmp_path / "run")
+    assert trained["recall@10"] == 1.0 and trained["mrr"] > 0.5
+
+
+@pytest.mark.parametrize("streams", [("id",), ("content",)])
+def test_one_stream(config, tmp_path, streams):
+    config.model.streams = streams
+    config.train.num_epochs = 1
+    trained = train(config, tmp_path / "run")
+    assert evaluate(tmp_path / "run") == trained
+    assert metrics_of(tmp_path / "run")[0].keys() == {
+        "step", "epoch", "train/prediction", "train/total"
+    }  # fmt: skip
+
+
+def test_a_finished_run_is_extended_as_if_it_had_been_longer(config, tmp_path):
+    train(config, tmp_path / "long")
+    config.train.num_epochs = 1
+    train(config, tmp_path / "short")
+    config.train.num_epochs = 3
+    train(config, tmp_path / "short")
+    assert_same_run(config, tmp_path / "long", tmp_path / "short")
+
+
+def test_early_stopping_counts_validations_without_improvement(config, tmp_path):
+    config.optimizer.learning_rate = 1e-12  # nothing changes, so nothing improves
+    config.train.num_epochs = 50
+    config.train.early_stopping_patience = 3
+    train(config, tmp_path / "run")
+    assert final_state(config, tmp_path / "run")[1].evaluations_without_improvement == 3
+    assert max(r["epoch"] for r in metrics_of(tmp_path / "run")) == 4.0
+
+
+def command(config, workdir, *flags):
+    return [
+        sys.executable, "-m", "tssr_jax.main",
+        f"--config=configs/csv.py:{config.data.raw_dir}",
+        f"--workdir={workdir}",
+        *(f"--config.{section}.{name}={getattr(config[section], name)}"
+          for section, names in {
+              "data": ("cache_dir",),
+              "content": ("text_model_dir", "max_tokens"),
+              "model": ("d_model", "d_ffn", "num_heads", "num_cross_layers", "max_length"),
+              "optimizer": ("learning_rate",),
+              "train": ("batch_size", "num_epochs", "checkpoint_every_steps", "log_every_steps"),
+              "evaluate": ("batch_size",),
+          }.items() for name in names),
+        *flags,
+    ]  # fmt: skip
+
+
+def run(*args, **kwargs):
+    return subprocess.run(*args, cwd=ROOT, capture_output=True, text=True, check=False, **kwargs)
+
+
+def test_killed_at_any_step_and_resumed_it_ends_the_same(config, tmp_path):
+    """Checkpoints within the epoch and within a log window; kill -9 at whatever step it is."""
+    config.train.update(num_epochs=8, checkpoint_every_steps=2, log_every_steps=5)
+    whole = run(command(config, tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stderr
+    killed = tmp_path / "killed"
+    for wait_for in (2, 9):
+        process = subprocess.Popen(
+            command(config, killed), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and newest_step(killed) < wait_for:
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    resumed = run(command(config, killed))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Resuming at step" in resumed.stdout
+    assert_same_run(config, tmp_path / "whole", killed)
+
+
+def newest_step(workdir):
+    folder = workdir / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=-1)
+
+
+def test_nan_stops_the_run_with_the_step_and_the_term(config, tmp_path):
+    config.optimizer.learning_rate = 1e30
+    with pytest.raises(
+        UserError, match=r"At step \d+ the loss became NaN or infinite; term\(s\): "
+    ):
+        train(config, tmp_path / "run")
+    assert newest_step(tmp_path / "run") == -1
+
+
+def test_the_first_bad_step_and_only_its_terms_are_kept(config):
+    experiment = build_experiment(config)
+    optimizer = make_optimizer(config.optimizer)
+    params = init_params(experiment.model, experiment.item_features, 0)
+    # An infinite position of the content stream's own projection: prediction stays out of it.
+    state = create_train_state(params, optimizer, config)
+    step = make_train_step(experiment.model, optimizer, config)
+    sequence = np.array([[1, 2, 3, 4]], np.int32)
+    batch = {"item_sequence": sequence, "labels": sequence + 1, "row_mask": np.array([True])}
+    state = step(state, batch, experiment.item_features)
+    never = {int(at) for at in state.first_nonfinite.values()}
+    assert len(never) == 1 and min(never) > 10**9
+    bad = experiment.item_features.at[2].set(np.inf)
+    for _ in range(2):
+        state = step(state, batch, bad)
+    assert {int(at) for at in state.first_nonfinite.values()} == {2}
+
+
+def test_another_configuration_or_other_data_is_refused(config, tmp_path):
+    config.train.num_epochs = 1
+    workdir = tmp_path / "run"
+    train(config, workdir)
+    config.model.d_model = 8
+    with pytest.raises(UserError, match=r"another configuration; .*model.d_model"):
+        train(config, workdir)
+    config.model.d_model = 16
+    write_csv(Path(config.data.raw_dir), seed=1)
+    with pytest.raises(UserError, match="The data is not that of the run"):
+        train(config, workdir)
+    with pytest.raises(UserError, match="The data is not that of the run"):
+        evaluate(workdir)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config.modle.d_model=3"], "Unknown configuration field: 'modle' Did you mean"),
+        (["--config.model.d_modl=3"], 'Did you mean "d_model" instead of "d_modl"'),
+        (["--config.model.num_heads=3"], "3 heads"),
+        (["--config.train.batch_size=x"], "invalid literal"),
+        (["--mode=dream"], "value should be one of"),
+        (["extra"], "Unexpected argument 'extra'"),
+    ],
+)
+def test_wrong_flags_get_one_paragraph(config, tmp_path, flags, message):
+    finished = run(command(config, tmp_path / "run", *flags))
+    assert finished.returncode != 0
+    assert message in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--workdir=x"], "--config=FILE is required"),
+        (["--config=configs/ml100k.py"], "--workdir=DIR is required"),
+        (["--config=configs/nope.py", "--workdir=x"], "configs/nope.py"),
+        (["--mode=evaluate", "--workdir=nowhere"], "nowhere is not the workdir of a run"),
+    ],
+)
+def test_missing_flags_and_folders(flags, message):
+    finished = run([sys.executable, "-m", "tssr_jax.main", *flags])
+    assert finished.returncode == 1
+    assert message in finished.stderr and "Traceback" not in finished.stderr
