@@ -49,18 +49,17 @@ def ranking_metrics(
     ranks = np.asarray(ranks, dtype=np.int64)
     if ranks.size == 0:
         raise ValueError("ranking_metrics needs at least one rank")
-    if batch_size is None:
-        weights = np.full(ranks.size, 1.0 / ranks.size)
-    else:
-        batch_of_user = np.arange(ranks.size) // batch_size
-        sizes = np.bincount(batch_of_user)
-        weights = 1.0 / (sizes[batch_of_user] * sizes.size)
+    size = batch_size or ranks.size
+
+    def average(values: np.ndarray) -> float:
+        return float(np.mean([values[i : i + size].mean() for i in range(0, ranks.size, size)]))
+
     gains = 1.0 / np.log2(ranks + 2.0)
     metrics: dict[str, float | int] = {}
     for k in cutoffs:
-        metrics[f"recall@{k}"] = float(weights @ (ranks < k))
+        metrics[f"recall@{k}"] = average(ranks < k)
     for k in cutoffs:
-        metrics[f"ndcg@{k}"] = float(weights @ np.where(ranks < k, gains, 0.0))
-    metrics["mrr"] = float(weights @ (1.0 / (ranks + 1.0)))
+        metrics[f"ndcg@{k}"] = average(np.where(ranks < k, gains, 0.0))
+    metrics["mrr"] = average(1.0 / (ranks + 1.0))
     metrics["num_users"] = int(ranks.size)
     return metrics
