@@ -52,11 +52,16 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
+    # ml_collections would print a stack of frames for a file that is not there.
+    for flag in argv:
+        path = flag.partition("=")[2].partition(":")[0]
+        if flag.startswith(("--config=", "-config=")) and not Path(path).is_file():
+            _stop(f"--config: there is no file {path!r}; configs/ holds those of this project.")
     try:
         return app.parse_flags_with_usage(list(argv))
     except (AttributeError, KeyError) as error:
         # What ml_collections raises for a field that does not exist.
-        message = str(error.args[0]).replace("\n", " ").strip("\"'")
+        message = " ".join(str(error.args[0]).replace("'", "").split())
         _stop(f"Unknown configuration field: {message} (configs/default.py lists all fields.)")
     except (OSError, TypeError, ValueError) as error:
         _stop(f"--config can't be used: {' '.join(str(error).split())}")

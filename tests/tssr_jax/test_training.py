@@ -205,7 +205,7 @@ def test_another_configuration_or_other_data_is_refused(config, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--config.modle.d_model=3"], "Unknown configuration field: 'modle' Did you mean"),
+        (["--config.modle.d_model=3"], "Unknown configuration field: modle Did you mean"),
         (["--config.model.d_modl=3"], 'Did you mean "d_model" instead of "d_modl"'),
         (["--config.model.num_heads=3"], "3 heads"),
         (["--config.train.batch_size=x"], "invalid literal"),
