@@ -36,9 +36,11 @@ def _data() -> ml_collections.ConfigDict:
     data.min_item_interactions = 5
     # Interactions of one user at the same time are ordered by a hash of (this seed, user, item).
     data.tie_seed = 0
-    # Names of the columns in interactions.csv and items.csv (source "csv" only).
+    # Source "csv" only: name of the column of user ids in interactions.csv.
     data.user_column = "user"
+    # Name of the column of item ids, in interactions.csv and in items.csv.
     data.item_column = "item"
+    # Name of the column of times in interactions.csv: seconds since 1970, or ISO dates.
     data.timestamp_column = "timestamp"
     # Columns of items.csv that make up an item's text, joined by ". "; absent ones are an error.
     data.text_columns = ("title",)
