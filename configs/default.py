@@ -33,6 +33,7 @@ def _data() -> ml_collections.ConfigDict:
     data.cache_dir = "~/.cache/tssr_jax"
     # Iterative k-core: users and items with fewer interactions are removed until none is left.
     data.min_user_interactions = 5
+    # The same for items.
     data.min_item_interactions = 5
     # Interactions of one user at the same time are ordered by a hash of (this seed, user, item).
     data.tie_seed = 0
