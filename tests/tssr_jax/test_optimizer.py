@@ -63,8 +63,8 @@ def test_weight_decay_spares_biases_norms_and_scalars():
         assert not np.any(spared)
 
 
-@pytest.mark.parametrize(("clip_norm", "second"), [(0.0, 1e-3), (1.0, 1.0)])
-def test_clipping_bounds_the_global_norm(clip_norm, second):
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_clipping_bounds_the_global_norm(clip_norm):
     """Adam hides the size of the first gradient, not the ratio of a small second one to it."""
     config = default.get_config().optimizer
     config.update(learning_rate=1.0, clip_norm=clip_norm, b1=0.0, b2=0.5)
@@ -77,4 +77,3 @@ def test_clipping_bounds_the_global_norm(clip_norm, second):
     first = 1.0 if clip_norm else 1000.0
     expected = 1.0 / np.sqrt((first**2 + 2.0) / 3.0)
     np.testing.assert_allclose(-update["kernel"][0], expected, rtol=1e-4)
-    assert expected == pytest.approx(second, rel=1.0)

@@ -169,11 +169,10 @@ def test_nan_stops_the_run_with_the_step_and_the_term(config, tmp_path):
     assert newest_step(tmp_path / "run") == -1
 
 
-def test_the_first_bad_step_and_only_its_terms_are_kept(config):
+def test_the_first_bad_step_is_kept_not_a_later_one(config):
     experiment = build_experiment(config)
     optimizer = make_optimizer(config.optimizer)
     params = init_params(experiment.model, experiment.item_features, 0)
-    # An infinite position of the content stream's own projection: prediction stays out of it.
     state = create_train_state(params, optimizer, config)
     step = make_train_step(experiment.model, optimizer, config)
     sequence = np.array([[1, 2, 3, 4]], np.int32)
