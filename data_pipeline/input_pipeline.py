@@ -2,7 +2,8 @@
 
 A training batch is a pure function of (seed, epoch, step): its users come from a keyed
 permutation by index, so that nothing is shuffled in a buffer and a run resumes at any step by
-starting there. Leave-one-out (SPEC "The task"), with s the sequence of a user:
+starting there; the order of reordered windows is keyed by (seed, step). Leave-one-out (SPEC "The
+task"), with s the sequence of a user:
 
     training     inputs s[-L-3:-3], labels s[-L-2:-2]
     validation   predicts s[-2] from what is before it
@@ -34,9 +35,19 @@ class TrainBatches:
       batch_size: users per batch; an epoch's last batch is filled up with empty rows.
       max_length: L.
       seed: together with the epoch it determines the permutation of the users.
+      reorder_rate: probability that the items of a window, the last target included, are put in
+        a random order ("item reorder" of CL4SRec, arXiv 2010.14395, over the whole window).
     """
 
-    def __init__(self, data: PreparedData, *, batch_size: int, max_length: int, seed: int):
+    def __init__(
+        self,
+        data: PreparedData,
+        *,
+        batch_size: int,
+        max_length: int,
+        seed: int,
+        reorder_rate: float = 0.0,
+    ):
         starts, ends = data.offsets[:-1], data.offsets[1:] - HELD_OUT["train"]
         trainable = tf.where(ends - starts >= 2)[:, 0]
         self._starts = tf.gather(starts, trainable)
@@ -45,6 +56,7 @@ class TrainBatches:
         self._batch_size = batch_size
         self._max_length = max_length
         self._seed = seed
+        self._reorder_rate = reorder_rate
         self.num_users = int(trainable.shape[0])
         self.steps_per_epoch = -(-self.num_users // batch_size)
 
@@ -68,9 +80,12 @@ class TrainBatches:
         )
         starts, ends = tf.gather(self._starts, user), tf.gather(self._ends, user)
         ends = tf.where(row_mask, ends, starts)  # an empty window
+        windows = _windows(self._items, starts, ends, self._max_length + 1)
+        if self._reorder_rate:
+            windows = _reorder(windows, self._reorder_rate, tf.stack([self._seed, step]))
         return {
-            "item_sequence": _windows(self._items, starts, ends - 1, self._max_length),
-            "labels": _windows(self._items, starts, ends, self._max_length),
+            "item_sequence": windows[:, :-1],
+            "labels": windows[:, 1:],
             "row_mask": row_mask,
         }
 
@@ -178,3 +193,14 @@ def _windows(
     index = ends[:, None] + tf.range(-length, 0, dtype=tf.int64)
     inside = index >= starts[:, None]
     return tf.where(inside, tf.gather(values, tf.where(inside, index, 0)), fill)
+
+
+def _reorder(windows: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
+    """Puts the items of a share of the rows in a random order; padding stays on the left."""
+    rows, length = windows.shape
+    # One draw more than there are columns: it decides whether the row is reordered.
+    draws = tf.random.stateless_uniform([rows, length + 1], seed)
+    places = tf.linspace(0.0, 1.0, length)
+    keys = tf.where(draws[:, :1] < rate, draws[:, 1:], places)
+    keys = tf.where(windows > 0, keys, -1.0)
+    return tf.gather(windows, tf.argsort(keys, stable=True), batch_dims=1)

@@ -55,6 +55,10 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"--config.model.dropout_rate is {model.dropout_rate}; it must be in [0, 1)."
         )
+    if not 0 <= config.train.reorder_rate <= 1:
+        raise UserError(
+            f"--config.train.reorder_rate is {config.train.reorder_rate}; it must be in [0, 1]."
+        )
     if model.d_model % model.num_heads:
         raise UserError(
             f"--config.model.d_model is {model.d_model}, which {model.num_heads} heads "

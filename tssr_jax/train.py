@@ -114,6 +114,7 @@ class Trainer:
             batch_size=config.train.batch_size,
             max_length=config.model.max_length,
             seed=config.seed,
+            reorder_rate=config.train.reorder_rate,
         )
         if not self._batches.num_users:
             raise UserError("No user has the 4 interactions that a training window needs.")

@@ -1,6 +1,7 @@
 """Batches are pure functions of (seed, epoch, step), and windows are what SPEC says."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -29,8 +30,8 @@ def prepared(*sequences):
 DATA = prepared([1, 2, 3, 4, 5, 6, 7, 8], [4, 3, 2, 1], [5, 6, 7], [8, 7, 6, 5, 4])
 
 
-def train_batches(data=DATA, batch_size=4, max_length=4, seed=0):
-    return TrainBatches(data, batch_size=batch_size, max_length=max_length, seed=seed)
+def train_batches(data=DATA, batch_size=4, max_length=4, seed=0, **options):
+    return TrainBatches(data, batch_size=batch_size, max_length=max_length, seed=seed, **options)
 
 
 def test_training_windows_by_hand():
@@ -77,6 +78,37 @@ def test_a_batch_depends_on_seed_and_step_alone():
             np.testing.assert_array_equal(batch[name], expected[name])
     other = next(train_batches(many_users(), 8, seed=1).iterate(0))
     assert users_of(other) != users_of(whole[0])
+
+
+def test_reordering_moves_items_and_nothing_else():
+    data = prepared(*([1, 2, 3, 4, 5, 6][: 4 + u % 3] for u in range(3000)))
+    batches = train_batches(data, batch_size=3000, max_length=3, reorder_rate=0.5)
+    batch = next(batches.iterate(0))
+    np.testing.assert_array_equal(batch["labels"][:, :-1], batch["item_sequence"][:, 1:])
+    windows = np.column_stack([batch["item_sequence"], batch["labels"][:, -1]])
+    for length in (2, 3, 4):
+        rows = windows[(windows > 0).sum(axis=1) == length]
+        assert len(rows) == 1000
+        assert not rows[:, : 4 - length].any()  # padding stays on the left
+        np.testing.assert_array_equal(np.sort(rows[:, 4 - length :]), [range(1, length + 1)] * 1000)
+        # A reordered window is in its own order once in length! times.
+        orders, counts = np.unique(rows, axis=0, return_counts=True)
+        permutations = math.factorial(length)
+        expected = np.full(permutations, 500 / permutations)
+        expected[0] += 500
+        assert len(orders) == permutations and (np.diff(orders[0][4 - length :]) == 1).all()
+        np.testing.assert_allclose(counts, expected, atol=5 * np.sqrt(1000 / permutations))
+
+
+def test_reordering_depends_on_seed_and_step_alone():
+    def stream(start, **changes):
+        options = {"batch_size": 8, "reorder_rate": 1.0} | changes
+        return train_batches(prepared(*[range(1, 9)] * 8), **options).iterate(start)
+
+    whole = list(itertools.islice(stream(0), 3))
+    np.testing.assert_array_equal(next(stream(2))["labels"], whole[2]["labels"])
+    for other in (whole[1], next(stream(0, seed=1)), next(stream(0, reorder_rate=0.0))):
+        assert (other["labels"] != whole[0]["labels"]).any()
 
 
 def eval_batches(split, **changes):

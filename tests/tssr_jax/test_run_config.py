@@ -22,6 +22,7 @@ from tssr_jax.run_config import (
         ("model.d_model", 0, "must be at least 1"),
         ("model.num_heads", 3, "3 heads .* do not divide"),
         ("model.dropout_rate", 1.0, r"must be in \[0, 1\)"),
+        ("train.reorder_rate", 1.5, r"must be in \[0, 1\]"),
         ("model.streams", ("id", "image"), r"must be \('id', 'content'\)"),
         ("model.streams", (), "must be"),
         ("model.streams", ("id", "id"), "must be"),
