@@ -87,6 +87,9 @@ def _loss() -> ml_collections.ConfigDict:
     loss.lambda_item = 1.0
     # Temperature of the user-grained cosine.
     loss.user_temperature = 0.2
+    # How the contrasting terms reach the negatives of other devices: "all_gather" is the fastest;
+    # "ring" needs memory that grows neither with the number of devices nor with all their scores.
+    loss.negatives = "all_gather"
     return loss
 
 

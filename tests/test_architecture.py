@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     "tssr_jax.errors",
     "configs",
+    "tssr_jax.collectives",
     "tssr_jax.models",
     "tssr_jax.losses",
     "tssr_jax.metrics",

@@ -25,7 +25,7 @@ def case(request) -> GoldenCase:
 
 
 def test_outputs(case):
-    outputs = encode(
+    outputs = jax.jit(encode, static_argnums=0)(
         case.model(), case.params, case.inputs["item_sequence"], case.inputs["item_features"]
     )
     sequence = case.inputs["item_sequence"]

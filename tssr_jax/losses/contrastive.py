@@ -3,11 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from tssr_jax.losses.info_nce import Keys, info_nce
 from tssr_jax.losses.term import LossTerm
-
-# A pair that must not compete gets this score; finite, so that a row without any allowed
-# column stays finite too.
-EXCLUDED_SCORE = -1e9
 
 
 def pool(states: jax.Array, item_sequence: jax.Array, *, valid_positions: bool) -> jax.Array:
@@ -25,21 +22,14 @@ def pool(states: jax.Array, item_sequence: jax.Array, *, valid_positions: bool) 
     return (states * valid).sum(axis=1) / jnp.maximum(valid.sum(axis=1), 1.0)
 
 
-def info_nce(scores: jax.Array, allowed: jax.Array, anchors: jax.Array) -> LossTerm:
-    """Cross entropy of each row with the diagonal as the target.
-
-    Args:
-      scores: [..., rows, columns], square in the last two axes.
-      allowed: bool, same shape: the columns that compete.
-      anchors: bool [..., rows]: the rows that count.
-    """
-    positives = jnp.diagonal(scores, axis1=-2, axis2=-1)
-    losses = jax.nn.logsumexp(jnp.where(allowed, scores, EXCLUDED_SCORE), axis=-1) - positives
-    return LossTerm(jnp.where(anchors, losses, 0.0).sum(), anchors.sum().astype(scores.dtype))
-
-
 def user_grained(
-    pooled: jax.Array, other_pooled: jax.Array, row_mask: jax.Array, *, temperature: float
+    pooled: jax.Array,
+    other_pooled: jax.Array,
+    row_mask: jax.Array,
+    *,
+    temperature: float,
+    negatives: str = "all_gather",
+    axis: str | None = None,
 ) -> LossTerm:
     """Contrasts the two representations of a user with those of the batch's other users.
 
@@ -50,10 +40,12 @@ def user_grained(
       other_pooled: [batch, d_model], the other stream.
       row_mask: bool [batch], False for rows that only fill the batch.
       temperature: divides the cosine.
+      negatives: how those of other devices are reached, see `info_nce`.
+      axis: the device axis that the batch is cut along.
     """
-    scores = _unit(pooled) @ _unit(other_pooled).T / temperature
-    allowed = jnp.broadcast_to(row_mask[None, :], scores.shape)
-    return info_nce(scores, allowed, row_mask)
+    queries, keys = _unit(pooled) / temperature, _unit(other_pooled)
+    mask = row_mask[None]
+    return info_nce(queries[None], Keys(keys[None], mask, None), mask, negatives, axis)
 
 
 def item_grained(
@@ -63,6 +55,8 @@ def item_grained(
     *,
     valid_positions_only: bool,
     mask_false_negatives: bool,
+    negatives: str = "all_gather",
+    axis: str | None = None,
 ) -> LossTerm:
     """Cross-modality next-item prediction among the items of the batch at the same position.
 
@@ -76,18 +70,17 @@ def item_grained(
       valid_positions_only: an anchor needs an item at t, too (in the reference the last padding
         position is an anchor).
       mask_false_negatives: the anchor's own target item in another row is no negative.
+      negatives: how those of other devices are reached, see `info_nce`.
+      axis: the device axis that the batch is cut along.
     """
     targets = item_sequence[:, 1:].T  # [length - 1, batch]
-    scores = jnp.einsum("itd,jtd->tij", states[:, :-1], embeddings[:, 1:])
-    anchors = targets > 0
-    allowed = anchors[:, None, :]
-    if mask_false_negatives:
-        same_item = targets[:, :, None] == targets[:, None, :]
-        own = jnp.eye(targets.shape[1], dtype=bool)
-        allowed = allowed & (~same_item | own)
+    anchors = present = targets > 0
     if valid_positions_only:
         anchors = anchors & (item_sequence[:, :-1].T > 0)
-    return info_nce(scores, jnp.broadcast_to(allowed, scores.shape), anchors)
+    keys = Keys(
+        embeddings[:, 1:].swapaxes(0, 1), present, targets if mask_false_negatives else None
+    )
+    return info_nce(states[:, :-1].swapaxes(0, 1), keys, anchors, negatives, axis)
 
 
 def _unit(x: jax.Array) -> jax.Array:

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from tssr_jax import collectives
 from tssr_jax.losses.contrastive import item_grained, pool, user_grained
 from tssr_jax.losses.next_item import next_item_loss
 from tssr_jax.losses.term import LossTerm
-from tssr_jax.models.tssr import TSSROutputs
+from tssr_jax.models.tssr import StreamStates, TSSROutputs
 
 PREDICTION = "prediction"
 USER_TERMS = ("user_text2id", "user_id2text")
@@ -31,8 +32,9 @@ def loss_terms(
     params: Mapping[str, Any],
     batch: Mapping[str, jax.Array],
     config: ml_collections.ConfigDict,
+    axis: str | None = None,
 ) -> dict[str, LossTerm]:
-    """Computes the terms that `term_weights` lists.
+    """Computes this device's share of the terms that `term_weights` lists.
 
     Args:
       outputs: the model's states.
@@ -40,49 +42,86 @@ def loss_terms(
         because the catalogue's scores are tiled.
       batch: `item_sequence` and `labels` int [batch, length], `row_mask` bool [batch].
       config: sections `loss` and `corrections`.
+      axis: the device axis that the batch is cut along; None on one device.
     """
-    corrections = config.corrections
     names = term_weights(config)
-    sequence, labels, row_mask = batch["item_sequence"], batch["labels"], batch["row_mask"]
-    counted = labels > 0
-    if corrections.valid_positions_only:
-        counted = counted & (sequence > 0)
-    terms = {
-        PREDICTION: next_item_loss(
-            outputs.fused,
-            params["output"]["kernel"],
-            params["output"]["bias"],
-            labels,
-            counted,
-            exclude_padding_class=corrections.exclude_padding_class,
-        )
-    }
+    terms = {PREDICTION: _prediction(outputs, params, batch, config.corrections)}
     if outputs.id is None or outputs.content is None:
         return terms
     # Anchor stream and target stream of each direction, in the order of the names.
     directions = ((outputs.content, outputs.id), (outputs.id, outputs.content))
     if set(USER_TERMS) <= names.keys():
         for name, (anchor, other) in zip(USER_TERMS, directions, strict=True):
-            pooled, other_pooled = (
-                pool(stream.encoded, sequence, valid_positions=corrections.pool_valid_positions)
-                for stream in (anchor, other)
-            )
-            terms[name] = user_grained(
-                pooled, other_pooled, row_mask, temperature=config.loss.user_temperature
-            )
+            terms[name] = _user_term(anchor, other, batch, config, axis)
     if set(ITEM_TERMS) <= names.keys():
         for name, (anchor, other) in zip(ITEM_TERMS, directions, strict=True):
             terms[name] = item_grained(
                 anchor.encoded,
                 other.input_embedding,
-                sequence,
-                valid_positions_only=corrections.valid_positions_only,
-                mask_false_negatives=corrections.mask_false_negatives,
+                batch["item_sequence"],
+                valid_positions_only=config.corrections.valid_positions_only,
+                mask_false_negatives=config.corrections.mask_false_negatives,
+                negatives=config.loss.negatives,
+                axis=axis,
             )
     return terms
 
 
-def total_loss(terms: Mapping[str, LossTerm], weights: Mapping[str, float]) -> jax.Array:
-    """Weighted sum of the terms' means, a scalar."""
-    means = [weight * terms[name].mean() for name, weight in weights.items()]
+def total_loss(
+    terms: Mapping[str, LossTerm], weights: Mapping[str, float], axis: str | None = None
+) -> jax.Array:
+    """Weighted sum of the terms' means, a scalar.
+
+    With an axis, the terms are this device's shares and so is the result: their sum over the
+    devices is the loss of the global batch, and so is the sum of their gradients. (Each sum is
+    divided by the global weight; shards hold different numbers of valid positions.)
+    """
+    means = [
+        weight * LossTerm(terms[name].sum, collectives.psum(terms[name].weight, axis)).mean()
+        for name, weight in weights.items()
+    ]
     return jnp.stack(means).sum()
+
+
+def _prediction(
+    outputs: TSSROutputs,
+    params: Mapping[str, Any],
+    batch: Mapping[str, jax.Array],
+    corrections: ml_collections.ConfigDict,
+) -> LossTerm:
+    counted = batch["labels"] > 0
+    if corrections.valid_positions_only:
+        counted = counted & (batch["item_sequence"] > 0)
+    return next_item_loss(
+        outputs.fused,
+        params["output"]["kernel"],
+        params["output"]["bias"],
+        batch["labels"],
+        counted,
+        exclude_padding_class=corrections.exclude_padding_class,
+    )
+
+
+def _user_term(
+    anchor: StreamStates,
+    other: StreamStates,
+    batch: Mapping[str, jax.Array],
+    config: ml_collections.ConfigDict,
+    axis: str | None,
+) -> LossTerm:
+    pooled, other_pooled = (
+        pool(
+            stream.encoded,
+            batch["item_sequence"],
+            valid_positions=config.corrections.pool_valid_positions,
+        )
+        for stream in (anchor, other)
+    )
+    return user_grained(
+        pooled,
+        other_pooled,
+        batch["row_mask"],
+        temperature=config.loss.user_temperature,
+        negatives=config.loss.negatives,
+        axis=axis,
+    )

@@ -19,7 +19,7 @@ NUM_ITEMS = 9
 def fixture_config():
     config = default.get_config()
     config.model.d_model, config.model.d_ffn, config.model.num_heads = 8, 8, 2
-    config.model.max_length = 4
+    config.model.num_cross_layers, config.model.max_length = 1, 4
     return config
 
 
@@ -36,8 +36,12 @@ def terms_of(config):
     features = jax.random.normal(jax.random.key(1), (NUM_ITEMS + 1, 6))
     model = make_model(config, NUM_ITEMS)
     params = init_params(model, features, seed=0)
-    outputs = encode(model, params, batch()["item_sequence"], features)
-    return loss_terms(outputs, params, batch(), config)
+
+    def compute(params, batch):
+        outputs = encode(model, params, batch["item_sequence"], features)
+        return loss_terms(outputs, params, batch, config)
+
+    return jax.jit(compute)(params, batch())
 
 
 def test_last_padding_position_counts_only_in_reference_mode(config):

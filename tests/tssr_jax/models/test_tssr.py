@@ -8,11 +8,12 @@ from flax import traverse_util
 
 from configs import default
 from tssr_jax.experiment import make_model
+from tssr_jax.models import tssr
 from tssr_jax.models.attention import causal_padding_mask
-from tssr_jax.models.tssr import encode
 from tssr_jax.train_state import init_params
 
 NUM_ITEMS, FEATURE_DIM = 12, 6
+encode = jax.jit(tssr.encode, static_argnums=0)
 FEATURES = jax.random.normal(jax.random.key(9), (NUM_ITEMS + 1, FEATURE_DIM))
 
 
