@@ -11,6 +11,10 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     # Seeds parameters, dropout and the order of the batches.
     config.seed = 0
+    # How a step runs on several devices: "pmap", or "shard_map" over a mesh; the same numbers.
+    config.parallel = "pmap"
+    # Devices to use; 0 is all of them. Each gets its share of a batch.
+    config.num_devices = 0
     config.data = _data()
     config.content = _content()
     config.model = _model()

@@ -37,6 +37,7 @@ class TrainBatches:
       seed: together with the epoch it determines the permutation of the users.
       reorder_rate: probability that the items of a window, the last target included, are put in
         a random order ("item reorder" of CL4SRec, arXiv 2010.14395, over the whole window).
+      num_rows: rows of a batch if there are to be more than `batch_size`; the rest is empty.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class TrainBatches:
         max_length: int,
         seed: int,
         reorder_rate: float = 0.0,
+        num_rows: int | None = None,
     ):
         starts, ends = data.offsets[:-1], data.offsets[1:] - HELD_OUT["train"]
         trainable = tf.where(ends - starts >= 2)[:, 0]
@@ -57,14 +59,15 @@ class TrainBatches:
         self._max_length = max_length
         self._seed = seed
         self._reorder_rate = reorder_rate
+        self._num_rows = num_rows or batch_size
         self.num_users = int(trainable.shape[0])
         self.steps_per_epoch = -(-self.num_users // batch_size)
 
     def iterate(self, start_step: int) -> Iterator[Batch]:
         """Batches of the global steps start_step, start_step + 1, ...
 
-        Each is {"item_sequence": int32 [batch, L], "labels": int32 [batch, L],
-        "row_mask": bool [batch]}.
+        Each is {"item_sequence": int32 [num_rows, L], "labels": int32 [num_rows, L],
+        "row_mask": bool [num_rows]}.
         """
         dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
         dataset = dataset.map(self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -83,10 +86,12 @@ class TrainBatches:
         windows = _windows(self._items, starts, ends, self._max_length + 1)
         if self._reorder_rate:
             windows = _reorder(windows, self._reorder_rate, tf.stack([self._seed, step]))
+        empty = self._num_rows - self._batch_size
+        windows = tf.pad(windows, [[0, empty], [0, 0]])
         return {
             "item_sequence": windows[:, :-1],
             "labels": windows[:, 1:],
-            "row_mask": row_mask,
+            "row_mask": tf.pad(row_mask, [[0, empty]]),
         }
 
 

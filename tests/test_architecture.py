@@ -10,6 +10,7 @@ LAYERS = (
     "tssr_jax.errors",
     "configs",
     "tssr_jax.collectives",
+    "tssr_jax.parallel",
     "tssr_jax.models",
     "tssr_jax.losses",
     "tssr_jax.metrics",

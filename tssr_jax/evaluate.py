@@ -11,11 +11,11 @@ import numpy as np
 from rich.console import Console
 
 from data_pipeline.input_pipeline import EvalBatches, EvalSplit
-from data_pipeline.prepare import PreparedData
 from tssr_jax.checkpointing import Checkpointer
 from tssr_jax.experiment import Experiment, build_experiment, require_same_data
 from tssr_jax.metrics import answer_ranks, ranking_metrics
 from tssr_jax.models.tssr import TSSR, encode, score
+from tssr_jax.parallel import ROWS, WHOLE
 from tssr_jax.reporting import make_console, make_progress, metrics_table
 from tssr_jax.run_config import load_config, write_json
 from tssr_jax.train_state import init_params
@@ -26,7 +26,7 @@ EvalStep = Callable[[Any, Mapping[str, Any], jax.Array | None], jax.Array]
 
 
 def make_eval_step(model: TSSR) -> EvalStep:
-    """Returns the jitted step `(params, batch, item_features) -> ranks` int32 [batch]."""
+    """Returns the step of one device, `(params, batch, item_features) -> ranks` int32 [batch]."""
 
     def eval_step(
         params: Any, batch: Mapping[str, Any], item_features: jax.Array | None
@@ -35,17 +35,23 @@ def make_eval_step(model: TSSR) -> EvalStep:
         scores = score(model, params, outputs.fused[:, -1])
         return answer_ranks(scores, batch["answers"], batch["excluded"])
 
-    return jax.jit(eval_step)
+    return eval_step
 
 
-def make_eval_batches(
-    data: PreparedData, split: EvalSplit, config: ml_collections.ConfigDict
-) -> EvalBatches:
+def compile_eval_step(experiment: Experiment) -> EvalStep:
+    """`make_eval_step` on all devices."""
+    return experiment.parallel.run(
+        make_eval_step(experiment.model), inputs=(WHOLE, ROWS, WHOLE), output=ROWS
+    )
+
+
+def make_eval_batches(experiment: Experiment, split: EvalSplit) -> EvalBatches:
     """All users of a split, with the exclusions that `config.corrections` ask for."""
+    config = experiment.config
     return EvalBatches(
-        data,
+        experiment.data,
         split,
-        batch_size=config.evaluate.batch_size,
+        batch_size=experiment.parallel.round_up(config.evaluate.batch_size),
         max_length=config.model.max_length,
         full_history=config.corrections.full_history_ranking,
         exclude_padding_class=config.corrections.exclude_padding_class,
@@ -89,11 +95,11 @@ def evaluate_best(
     Returns:
       The test metrics.
     """
-    config, eval_step = experiment.config, make_eval_step(experiment.model)
+    eval_step = compile_eval_step(experiment)
     columns: dict[str, dict[str, float | int]] = {}
     with make_progress(console) as progress:
         for split in SPLITS:
-            batches = make_eval_batches(experiment.data, split, config)
+            batches = make_eval_batches(experiment, split)
             task = progress.add_task(f"Ranking, {split}", total=batches.num_batches, message="")
             ranks = rank_users(
                 eval_step,
@@ -102,7 +108,7 @@ def evaluate_best(
                 experiment.item_features,
                 functools.partial(progress.advance, task),
             )
-            columns[split] = split_metrics(ranks, config)
+            columns[split] = split_metrics(ranks, experiment.config)
     write_json(workdir / TEST_METRICS_FILE, columns["test"])
     console.print(metrics_table(f"{workdir}, step {step}", columns))
     return columns["test"]
@@ -117,7 +123,8 @@ def evaluate(workdir: Path) -> dict[str, float | int]:
     console = make_console()
     experiment = build_experiment(load_config(workdir))
     require_same_data(experiment, workdir)
-    target = init_params(experiment.model, experiment.item_features, experiment.config.seed)
+    params = init_params(experiment.model, experiment.item_features, experiment.config.seed)
+    target = experiment.parallel.replicate(params)
     with Checkpointer(workdir) as checkpointer:
         params, step = checkpointer.restore_best(target)
     return evaluate_best(experiment, params, step, workdir, console)

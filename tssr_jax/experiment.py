@@ -11,6 +11,7 @@ from data_pipeline.prepare import PreparedData, prepare
 from data_pipeline.text_features import text_features
 from tssr_jax.errors import UserError
 from tssr_jax.models.tssr import TSSR
+from tssr_jax.parallel import DATA_AXIS, DataParallel
 from tssr_jax.run_config import validate_config, write_json
 
 DATA_FILE = "data.json"
@@ -23,32 +24,39 @@ class Experiment:
     Attributes:
       config: validated.
       data: the prepared data set.
-      item_features: float32 [num_items + 1, feature_dim] on the device; None without a content
+      item_features: float32 [num_items + 1, feature_dim] on each device; None without a content
         stream.
+      parallel: the devices.
       model: the module; its parameters live elsewhere.
     """
 
     config: ml_collections.ConfigDict
     data: PreparedData
     item_features: jax.Array | None
+    parallel: DataParallel
     model: TSSR
 
 
 def build_experiment(config: ml_collections.ConfigDict) -> Experiment:
     """Prepares data and features (or finds them in the cache) and makes the model."""
     validate_config(config)
+    parallel = DataParallel(config.parallel, config.num_devices)
     data = prepare(config.data)
     features = None
     if "content" in config.model.streams:
         cache_dir = Path(config.data.cache_dir).expanduser()
-        features = jax.device_put(text_features(data.texts, config.content, cache_dir))
-    return Experiment(config, data, features, make_model(config, data.num_items))
+        features = parallel.replicate(text_features(data.texts, config.content, cache_dir))
+    model = make_model(config, data.num_items, DATA_AXIS)
+    return Experiment(config, data, features, parallel, model)
 
 
-def make_model(config: ml_collections.ConfigDict, num_items: int) -> TSSR:
+def make_model(
+    config: ml_collections.ConfigDict, num_items: int, data_axis: str | None = None
+) -> TSSR:
     """The model of section `model` of the config."""
     fields = config.model.to_dict()
-    return TSSR(num_items=num_items, streams=tuple(fields.pop("streams")), **fields)
+    streams = tuple(fields.pop("streams"))
+    return TSSR(num_items=num_items, streams=streams, data_axis=data_axis, **fields)
 
 
 def save_data_report(experiment: Experiment, workdir: Path) -> None:

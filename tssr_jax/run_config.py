@@ -9,17 +9,23 @@ import ml_collections
 
 from configs import default
 from tssr_jax.errors import UserError
+from tssr_jax.losses.info_nce import NEGATIVES
 from tssr_jax.models.tssr import STREAMS
+from tssr_jax.parallel import KINDS
 
 FILE_NAME = "config.json"
-# What may differ between two calls for one workdir: places, and how long to go on.
+# What may differ between two calls for one workdir: devices, places, and how long to go on.
 MAY_CHANGE = (
+    "parallel",
+    "num_devices",
+    "loss.negatives",
     "data.cache_dir",
     "data.raw_dir",
     "train.num_epochs",
     "train.early_stopping_patience",
 )
 _AT_LEAST = {
+    "num_devices": 0,
     "model.d_model": 1,
     "model.num_heads": 1,
     "model.d_ffn": 1,
@@ -50,6 +56,9 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
     for name in ("loss.user_temperature", "optimizer.learning_rate"):
         if not fields[name] > 0:
             raise UserError(f"--config.{name} is {fields[name]}; it must be positive.")
+    for name, known in (("parallel", KINDS), ("loss.negatives", NEGATIVES)):
+        if fields[name] not in known:
+            raise UserError(f"--config.{name} is {fields[name]!r}; known: {', '.join(known)}.")
     model = config.model
     if not 0 <= model.dropout_rate < 1:
         raise UserError(

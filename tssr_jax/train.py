@@ -15,9 +15,9 @@ from data_pipeline.prepare import report_lines
 from tssr_jax.checkpointing import Checkpointer, Progress
 from tssr_jax.errors import UserError
 from tssr_jax.evaluate import (
+    compile_eval_step,
     evaluate_best,
     make_eval_batches,
-    make_eval_step,
     rank_users,
     split_metrics,
 )
@@ -28,6 +28,7 @@ from tssr_jax.experiment import (
     save_data_report,
 )
 from tssr_jax.optimizer import make_optimizer
+from tssr_jax.parallel import DATA_AXIS, ROWS, WHOLE
 from tssr_jax.reporting import MetricWriter, make_console, make_progress, pairs_table
 from tssr_jax.run_config import (
     FILE_NAME,
@@ -102,23 +103,30 @@ class Trainer:
         self._console = console
         optimizer = make_optimizer(config.optimizer)
         params = init_params(experiment.model, experiment.item_features, config.seed)
-        self.state: TrainState = create_train_state(params, optimizer, config)
+        parallel = experiment.parallel
+        self.state: TrainState = parallel.replicate(create_train_state(params, optimizer, config))
         self.progress = Progress()
         restored = checkpointer.restore_newest(self.state)
         if restored is not None:
             self.state, self.progress = restored
-        self._train_step = make_train_step(experiment.model, optimizer, config)
-        self._eval_step = make_eval_step(experiment.model)
+        self._train_step = parallel.run(
+            make_train_step(experiment.model, optimizer, config, DATA_AXIS),
+            inputs=(WHOLE, ROWS, WHOLE),
+            output=WHOLE,
+            donate=(0,),
+        )
+        self._eval_step = compile_eval_step(experiment)
         self._batches = TrainBatches(
             experiment.data,
             batch_size=config.train.batch_size,
             max_length=config.model.max_length,
             seed=config.seed,
             reorder_rate=config.train.reorder_rate,
+            num_rows=parallel.round_up(config.train.batch_size),
         )
         if not self._batches.num_users:
             raise UserError("No user has the 4 interactions that a training window needs.")
-        self._validation = make_eval_batches(experiment.data, "validation", config)
+        self._validation = make_eval_batches(experiment, "validation")
         self._writer = MetricWriter(workdir, from_step=int(self.state.step))
         self._total_steps = config.train.num_epochs * self._batches.steps_per_epoch
         self._train_seconds, self._train_steps = 0.0, 0

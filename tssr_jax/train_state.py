@@ -9,6 +9,7 @@ import ml_collections
 import optax
 from flax import struct
 
+from tssr_jax import collectives
 from tssr_jax.losses.term import LossTerm
 from tssr_jax.losses.total import loss_terms, term_weights, total_loss
 from tssr_jax.models.tssr import TSSR, encode
@@ -68,11 +69,21 @@ def zero_sums(names: Iterable[str]) -> dict[str, LossTerm]:
 
 
 def make_train_step(
-    model: TSSR, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict
+    model: TSSR,
+    optimizer: optax.GradientTransformation,
+    config: ml_collections.ConfigDict,
+    axis: str | None = None,
 ) -> Callable[[TrainState, Mapping[str, Any], jax.Array | None], TrainState]:
-    """Returns the jitted step `(state, batch, item_features) -> state`; `state` is consumed.
+    """Returns the step of one device, the pure function `(state, batch, item_features) -> state`.
 
-    Dropout is a function of (config.seed, step).
+    Each device gets its rows of the global batch; the loss and the new state are those of the
+    whole, the same on all devices. Dropout is a function of (config.seed, step, row).
+
+    Args:
+      model: its `data_axis` is `axis`.
+      optimizer: whose state the train state holds.
+      config: sections `loss` and `corrections`, and the seed.
+      axis: the device axis that batches are cut along; None on one device.
     """
     weights = term_weights(config)
 
@@ -85,10 +96,11 @@ def make_train_step(
             outputs = encode(
                 model, params, batch["item_sequence"], item_features, dropout_key=dropout_key
             )
-            terms = loss_terms(outputs, params, batch, config)
-            return total_loss(terms, weights), terms
+            terms = loss_terms(outputs, params, batch, config, axis)
+            return total_loss(terms, weights, axis), terms
 
-        (total, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        shares = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        (total, terms), grads = collectives.psum(shares, axis)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         terms = {**terms, TOTAL: LossTerm(total, jnp.ones(()))}
         return TrainState(
@@ -106,4 +118,4 @@ def make_train_step(
             },
         )
 
-    return jax.jit(train_step, donate_argnums=0)
+    return train_step

@@ -98,7 +98,7 @@ def test_adam_trajectory(case):
     config, features = case.config(), jax.numpy.asarray(case.inputs["item_features"])
     optimizer = make_optimizer(config.optimizer)
     state = create_train_state(jax.tree.map(jax.numpy.asarray, case.params), optimizer, config)
-    step = make_train_step(case.model(), optimizer, config)
+    step = jax.jit(make_train_step(case.model(), optimizer, config))
     columns = (TOTAL, PREDICTION, *USER_TERMS, *ITEM_TERMS)
     trajectory = []
     for _ in range(len(case.trajectory)):

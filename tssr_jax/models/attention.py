@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from tssr_jax.models.dense import Dense
+from tssr_jax.models.dropout import Dropout
 
 # Forbidden scores are SET to this finite value: a query with no allowed key (a padding position)
 # then attends uniformly to all positions instead of producing NaN.
@@ -32,11 +33,11 @@ class MultiHeadAttention(nn.Module):
 
     Attributes:
       num_heads: number of heads; must divide d_model.
-      dropout_rate: dropout on the attention weights.
+      dropout: of the attention weights.
     """
 
     num_heads: int
-    dropout_rate: float
+    dropout: Dropout
 
     @nn.compact
     def __call__(
@@ -59,7 +60,6 @@ class MultiHeadAttention(nn.Module):
         q = Dense(d_model, name="query")(query) * d_head**-0.5
         k = Dense(d_model, name="key")(key_value)
         v = Dense(d_model, name="value")(key_value)
-        dropout = nn.Dropout(self.dropout_rate)
         # One head at a time: a head's features lie side by side, so nothing is transposed, and on
         # a processor this takes two thirds of the time of one product over all heads.
         attended = []
@@ -67,6 +67,6 @@ class MultiHeadAttention(nn.Module):
             features = slice(h * d_head, (h + 1) * d_head)
             scores = jnp.einsum("bqd,bkd->bqk", q[..., features], k[..., features])
             weights = jax.nn.softmax(jnp.where(mask, scores, MASKED_SCORE), axis=-1)
-            weights = dropout(weights, deterministic=deterministic)
+            weights = self.dropout(weights, deterministic=deterministic)
             attended.append(jnp.einsum("bqk,bkd->bqd", weights, v[..., features]))
         return Dense(d_model, name="out")(jnp.concatenate(attended, axis=-1))

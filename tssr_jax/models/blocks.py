@@ -6,6 +6,7 @@ from flax import linen as nn
 from tssr_jax.models import initializers
 from tssr_jax.models.attention import MultiHeadAttention
 from tssr_jax.models.dense import Dense
+from tssr_jax.models.dropout import Dropout
 
 LAYER_NORM_EPSILON = 1e-5
 
@@ -19,14 +20,14 @@ class FeedForward(nn.Module):
     """d_model -> d_ffn -> d_model with the exact (erf) GELU; dropout on the output."""
 
     d_ffn: int
-    dropout_rate: float
+    dropout: Dropout
 
     @nn.compact
     def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
         """Maps [..., d_model] to the same shape."""
         hidden = nn.gelu(Dense(self.d_ffn, name="up")(x), approximate=False)
         output = Dense(x.shape[-1], name="down")(hidden)
-        return nn.Dropout(self.dropout_rate)(output, deterministic=deterministic)
+        return self.dropout(output, deterministic=deterministic)
 
 
 class EncoderBlock(nn.Module):
@@ -37,12 +38,12 @@ class EncoderBlock(nn.Module):
     Attributes:
       num_heads: attention heads.
       d_ffn: width of the feed-forward layer.
-      dropout_rate: on attention weights, on the FFN's output and on each sublayer's output.
+      dropout: on attention weights, on the FFN's output and on each sublayer's output.
     """
 
     num_heads: int
     d_ffn: int
-    dropout_rate: float
+    dropout: Dropout
 
     @nn.compact
     def __call__(
@@ -59,11 +60,11 @@ class EncoderBlock(nn.Module):
         Returns:
           [batch, length, d_model].
         """
-        attended = MultiHeadAttention(self.num_heads, self.dropout_rate, name="attention")(
+        attended = MultiHeadAttention(self.num_heads, self.dropout, name="attention")(
             x, key_value, mask, deterministic=deterministic
         )
         x = self._add_and_norm("attention", x, attended, deterministic)
-        transformed = FeedForward(self.d_ffn, self.dropout_rate, name="ffn")(
+        transformed = FeedForward(self.d_ffn, self.dropout, name="ffn")(
             x, deterministic=deterministic
         )
         return self._add_and_norm("ffn", x, transformed, deterministic)
@@ -72,5 +73,5 @@ class EncoderBlock(nn.Module):
         self, sublayer: str, x: jax.Array, update: jax.Array, deterministic: bool
     ) -> jax.Array:
         scale = self.param(f"{sublayer}_residual_scale", initializers.residual_scale, ())
-        update = nn.Dropout(self.dropout_rate)(update, deterministic=deterministic)
+        update = self.dropout(update, deterministic=deterministic)
         return layer_norm(f"{sublayer}_norm")(x + scale * update)

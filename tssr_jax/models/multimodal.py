@@ -4,6 +4,7 @@ import jax
 from flax import linen as nn
 
 from tssr_jax.models.blocks import EncoderBlock
+from tssr_jax.models.dropout import Dropout
 
 
 class MultimodalEncoder(nn.Module):
@@ -16,7 +17,7 @@ class MultimodalEncoder(nn.Module):
     num_layers: int
     num_heads: int
     d_ffn: int
-    dropout_rate: float
+    dropout: Dropout
 
     @nn.compact
     def __call__(
@@ -24,6 +25,6 @@ class MultimodalEncoder(nn.Module):
     ) -> jax.Array:
         """Maps x [batch, length, d_model] to the same shape, with `other` of that shape too."""
         for i in range(self.num_layers):
-            block = EncoderBlock(self.num_heads, self.d_ffn, self.dropout_rate, name=f"layer_{i}")
+            block = EncoderBlock(self.num_heads, self.d_ffn, self.dropout, name=f"layer_{i}")
             x = block(x, other, mask, deterministic=deterministic)
         return x

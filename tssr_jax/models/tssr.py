@@ -10,6 +10,7 @@ from tssr_jax.models import initializers
 from tssr_jax.models.attention import causal_padding_mask
 from tssr_jax.models.content.frozen import FrozenContent
 from tssr_jax.models.dense import Dense
+from tssr_jax.models.dropout import Dropout
 from tssr_jax.models.gate import Gate
 from tssr_jax.models.multimodal import MultimodalEncoder
 from tssr_jax.models.unimodal import UnimodalEncoder
@@ -63,6 +64,7 @@ class TSSR(nn.Module):
       num_cross_layers: cross-attention blocks of each stream.
       max_length: number of positions.
       dropout_rate: see `EncoderBlock`.
+      data_axis: the device axis that batches are cut along; None on one device.
     """
 
     num_items: int
@@ -74,11 +76,13 @@ class TSSR(nn.Module):
     num_cross_layers: int
     max_length: int
     dropout_rate: float
+    data_axis: str | None = None
 
     def setup(self) -> None:
         """Makes the layers that the streams need; the names are those of the parameters."""
         depth, cross_depth = self.num_unimodal_layers, self.num_cross_layers
-        width = (self.num_heads, self.d_ffn, self.dropout_rate)
+        self.dropout = Dropout(self.dropout_rate, self.data_axis)
+        width = (self.num_heads, self.d_ffn, self.dropout)
         table = initializers.table(self.num_items)
         self.position_embedding = nn.Embed(self.max_length, self.d_model, embedding_init=table)
         if "id" in self.streams:

@@ -4,6 +4,7 @@ import jax
 from flax import linen as nn
 
 from tssr_jax.models.blocks import EncoderBlock
+from tssr_jax.models.dropout import Dropout
 
 
 class UnimodalEncoder(nn.Module):
@@ -12,12 +13,12 @@ class UnimodalEncoder(nn.Module):
     num_layers: int
     num_heads: int
     d_ffn: int
-    dropout_rate: float
+    dropout: Dropout
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, *, deterministic: bool) -> jax.Array:
         """Maps [batch, length, d_model] to the same shape; `mask` as in `EncoderBlock`."""
         for i in range(self.num_layers):
-            block = EncoderBlock(self.num_heads, self.d_ffn, self.dropout_rate, name=f"layer_{i}")
+            block = EncoderBlock(self.num_heads, self.d_ffn, self.dropout, name=f"layer_{i}")
             x = block(x, x, mask, deterministic=deterministic)
         return x
