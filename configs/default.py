@@ -125,6 +125,9 @@ def _optimizer() -> ml_collections.ConfigDict:
     optimizer.weight_decay = 0.0
     # Gradients are scaled down to this global norm; 0 is no clipping.
     optimizer.clip_norm = 0.0
+    # Decay of an exponential moving average of the parameters, which is what is validated, kept
+    # and ranked with; 0 is no averaging. 0.99 averages over about 100 steps.
+    optimizer.ema_decay = 0.0
     optimizer.b1 = 0.9
     optimizer.b2 = 0.999
     optimizer.eps = 1e-8

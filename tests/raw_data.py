@@ -68,6 +68,7 @@ def tiny_config(folder: Path) -> ml_collections.ConfigDict:
     config.model.update(
         d_model=16, d_ffn=16, num_heads=2, num_cross_layers=1, max_length=8, dropout_rate=0.1
     )
+    config.num_devices = 1
     config.optimizer.learning_rate = 1e-2
     config.train.update(batch_size=16, num_epochs=3)
     config.evaluate.batch_size = 32

@@ -24,6 +24,7 @@ LAYERS = (
     "data_pipeline.text_features",
     "data_pipeline.input_pipeline",
     "tssr_jax.run_config",
+    "tssr_jax.preemption",
     "tssr_jax.experiment",
     "tssr_jax.train_state",
     "tssr_jax.checkpointing",

@@ -1,6 +1,7 @@
 """Checkpoints by Orbax: the newest, for resuming, and the best, for evaluation.
 
-One folder per step holds `params`, `rest` (optimiser state and accumulators) and `progress`.
+One folder per step holds `params` (those that rank: the average where there is one), `rest`
+(optimiser state, accumulators, and the trained parameters beside an average) and `progress`.
 The newest checkpoint's progress says which step is the best one; that one is kept as well. A
 checkpoint becomes visible by a rename when it is complete, and old ones are removed only then:
 whenever a run is killed, the newest whole checkpoint and its best one are there.
@@ -76,12 +77,17 @@ class Checkpointer:
         self._manager.close()
 
     def save(self, state: TrainState, progress: Progress) -> None:
-        """Saves in the background; the state may be donated as soon as this returns."""
+        """Saves in the background; the state may be donated as soon as this returns.
+
+        A step that is saved already stays as it is.
+        """
+        if int(state.step) == self._manager.latest_step():
+            return
         self._policy.best_step = progress.best_step
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
+                params=ocp.args.StandardSave(state.eval_params),
                 rest=ocp.args.StandardSave(_rest(state)),
                 progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
             ),
@@ -99,9 +105,11 @@ class Checkpointer:
         step = self._manager.latest_step()
         if step is None:
             return None
-        params = self._restore_params(step, target.params)
+        ranking = self._restore_params(step, target.eval_params)
         rest = self._restore(step, rest=ocp.args.StandardRestore(_rest(target)))["rest"]
-        return TrainState(params=params, **rest), self._progress(step)
+        average = ranking if "params" in rest else None
+        rest = {"params": ranking} | rest
+        return TrainState(average=average, **rest), self._progress(step)
 
     def restore_best(self, target_params: Any) -> tuple[Any, int]:
         """Parameters of the best validation, and their step.
@@ -146,7 +154,9 @@ class Checkpointer:
 
 
 def _rest(state: TrainState) -> dict[str, Any]:
-    fields = {field.name for field in dataclasses.fields(state)} - {"params"}
+    fields = {field.name for field in dataclasses.fields(state)} - {"average"}
+    if state.average is None:
+        fields -= {"params"}
     return {name: getattr(state, name) for name in sorted(fields)}
 
 

@@ -60,10 +60,9 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
         if fields[name] not in known:
             raise UserError(f"--config.{name} is {fields[name]!r}; known: {', '.join(known)}.")
     model = config.model
-    if not 0 <= model.dropout_rate < 1:
-        raise UserError(
-            f"--config.model.dropout_rate is {model.dropout_rate}; it must be in [0, 1)."
-        )
+    for name in ("model.dropout_rate", "optimizer.ema_decay"):
+        if not 0 <= fields[name] < 1:
+            raise UserError(f"--config.{name} is {fields[name]}; it must be in [0, 1).")
     if not 0 <= config.train.reorder_rate <= 1:
         raise UserError(
             f"--config.train.reorder_rate is {config.train.reorder_rate}; it must be in [0, 1]."

@@ -29,6 +29,7 @@ from tssr_jax.experiment import (
 )
 from tssr_jax.optimizer import make_optimizer
 from tssr_jax.parallel import DATA_AXIS, ROWS, WHOLE
+from tssr_jax.preemption import StopRequest
 from tssr_jax.reporting import MetricWriter, make_console, make_progress, pairs_table
 from tssr_jax.run_config import (
     FILE_NAME,
@@ -50,11 +51,12 @@ SELECTION_METRIC = "ndcg@10"
 _STEPS_PER_SYNC = 8
 
 
-def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float | int]:
+def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float | int] | None:
     """Trains, or resumes, the run of `config` in `workdir`, then tests its best checkpoint.
 
     Returns:
-      The test metrics.
+      The test metrics; None if a SIGTERM came: the step is finished, its state is saved, and the
+      same call goes on from there.
 
     Raises:
       UserError: if the configuration or the data make no sense, if `workdir` holds another run,
@@ -72,10 +74,16 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float |
     save_config(config, workdir)
     save_data_report(experiment, workdir)
     console.print(pairs_table("Data", report_lines(experiment.data.report)))
-    with Checkpointer(workdir) as checkpointer:
+    with Checkpointer(workdir) as checkpointer, StopRequest() as stop:
         trainer = Trainer(experiment, checkpointer, workdir, console)
-        trainer.run()
-        params, step = checkpointer.restore_best(trainer.state.params)
+        trainer.run(stop)
+        if stop.requested:
+            console.print(
+                f"Stopped by SIGTERM after step {int(trainer.state.step):,}, which is saved. The "
+                "same command goes on from there."
+            )
+            return None
+        params, step = checkpointer.restore_best(trainer.state.eval_params)
     return evaluate_best(experiment, params, step, workdir, console)
 
 
@@ -131,8 +139,11 @@ class Trainer:
         self._total_steps = config.train.num_epochs * self._batches.steps_per_epoch
         self._train_seconds, self._train_steps = 0.0, 0
 
-    def run(self) -> None:
-        """Trains until the last epoch or until validation stops improving."""
+    def run(self, stop: StopRequest) -> None:
+        """Trains until the last epoch, until validation stops improving, or until a request.
+
+        What is in memory when a request comes is saved.
+        """
         step = int(self.state.step)
         size = sum(x.size for x in jax.tree.leaves(self.state.params))
         start = f"Resuming at step {step:,}" if step else "Training from the start"
@@ -144,6 +155,10 @@ class Trainer:
             task = bar.add_task("Training", total=self._total_steps, completed=step, message="")
             batches = self._batches.iterate(step)
             while step < self._total_steps and not self._out_of_patience():
+                if stop.requested:
+                    self._require_finite_losses()
+                    self._checkpointer.save(self.state, self.progress)
+                    return
                 started = time.monotonic()
                 self.state = self._train_step(self.state, next(batches), self._features)
                 step += 1
@@ -209,7 +224,9 @@ class Trainer:
         return f"loss {means['total']:.4f}, {rate:,.0f} sequences/s"
 
     def _validate(self, step: int) -> str:
-        ranks = rank_users(self._eval_step, self.state.params, self._validation, self._features)
+        ranks = rank_users(
+            self._eval_step, self.state.eval_params, self._validation, self._features
+        )
         metrics = split_metrics(ranks, self._config)
         record = {f"validation/{name}": value for name, value in metrics.items()}
         self._writer.write(step, {"epoch": step / self._batches.steps_per_epoch} | record)

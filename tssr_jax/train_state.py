@@ -25,6 +25,7 @@ class TrainState:
     Attributes:
       step: int32 scalar, steps done.
       params: the model's parameters.
+      average: exponential moving average of `params`, None without one.
       opt_state: the optimiser's state.
       loss_sums: each term, and their total, summed since the last log line: checkpoints hold it,
         so that a resumed run logs the same means.
@@ -34,9 +35,15 @@ class TrainState:
 
     step: jax.Array
     params: Any
+    average: Any | None
     opt_state: Any
     loss_sums: dict[str, LossTerm]
     first_nonfinite: dict[str, jax.Array]
+
+    @property
+    def eval_params(self) -> Any:
+        """The parameters that are validated, kept as the best ones, and ranked with."""
+        return self.params if self.average is None else self.average
 
 
 def init_params(model: TSSR, item_features: jax.Array | None, seed: int) -> Any:
@@ -57,6 +64,7 @@ def create_train_state(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
+        average=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else None,
         opt_state=jax.jit(optimizer.init)(params),
         loss_sums=zero_sums(names),
         first_nonfinite={name: jnp.full((), NEVER, jnp.int32) for name in names},
@@ -66,6 +74,14 @@ def create_train_state(
 def zero_sums(names: Iterable[str]) -> dict[str, LossTerm]:
     """Fresh accumulators of the terms."""
     return {name: LossTerm(jnp.zeros(()), jnp.zeros(())) for name in names}
+
+
+def updated_average(state: TrainState, params: Any, decay: float) -> Any | None:
+    """The moving average after a step to `params`; young averages forget faster."""
+    if state.average is None:
+        return None
+    young = (1.0 + state.step) / (10.0 + state.step)
+    return optax.incremental_update(params, state.average, 1.0 - jnp.minimum(decay, young))
 
 
 def make_train_step(
@@ -103,9 +119,11 @@ def make_train_step(
         (total, terms), grads = collectives.psum(shares, axis)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         terms = {**terms, TOTAL: LossTerm(total, jnp.ones(()))}
+        params = optax.apply_updates(state.params, updates)
         return TrainState(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
+            average=updated_average(state, params, config.optimizer.ema_decay),
             opt_state=opt_state,
             loss_sums=jax.tree.map(jnp.add, state.loss_sums, terms),
             first_nonfinite={

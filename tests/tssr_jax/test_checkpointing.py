@@ -37,6 +37,20 @@ def test_newest_and_best_are_kept_and_restored(tmp_path):
     np.testing.assert_array_equal(params["dense"]["kernel"], [20.0] * 3)
 
 
+def test_an_average_is_what_ranks_and_the_trained_parameters_are_what_goes_on(tmp_path):
+    def averaged(step, average):
+        state = state_at(step)
+        return state.replace(average={"dense": {"kernel": jnp.full((3,), average)}})
+
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(averaged(10, 7.0), Progress(10, 0.5, 0))
+        state, _ = checkpointer.restore_newest(averaged(0, 0.0))
+        params, _ = checkpointer.restore_best(averaged(0, 0.0).eval_params)
+    np.testing.assert_array_equal(state.params["dense"]["kernel"], [10.0] * 3)
+    np.testing.assert_array_equal(state.average["dense"]["kernel"], [7.0] * 3)
+    np.testing.assert_array_equal(params["dense"]["kernel"], [7.0] * 3)
+
+
 def test_checkpoints_before_the_first_validation(tmp_path):
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(state_at(5), Progress())

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ from tssr_jax.errors import UserError
 from tssr_jax.evaluate import evaluate
 from tssr_jax.experiment import build_experiment
 from tssr_jax.optimizer import make_optimizer
+from tssr_jax.parallel import DATA_AXIS, ROWS, WHOLE
 from tssr_jax.train import train
 from tssr_jax.train_state import create_train_state, init_params, make_train_step
 
@@ -39,7 +41,8 @@ def final_state(config, workdir):
 
 def metrics_of(workdir):
     """metrics.jsonl without what depends on the clock."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
     records = [json.loads(line) for line in lines]
     return [{k: v for k, v in r.items() if k != "sequences_per_second"} for r in records]
 
@@ -117,13 +120,17 @@ def command(config, workdir, *flags):
         sys.executable, "-m", "tssr_jax.main",
         f"--config=configs/csv.py:{config.data.raw_dir}",
         f"--workdir={workdir}",
+        f"--config.num_devices={config.num_devices}",
         *(f"--config.{section}.{name}={getattr(config[section], name)}"
           for section, names in {
               "data": ("cache_dir",),
               "content": ("text_model_dir", "max_tokens"),
               "model": ("d_model", "d_ffn", "num_heads", "num_cross_layers", "max_length"),
-              "optimizer": ("learning_rate",),
-              "train": ("batch_size", "num_epochs", "checkpoint_every_steps", "log_every_steps"),
+              "optimizer": ("learning_rate", "ema_decay"),
+              "train": (
+                  "batch_size", "num_epochs", "epochs_per_evaluation", "checkpoint_every_steps",
+                  "early_stopping_patience", "log_every_steps", "reorder_rate",
+              ),
               "evaluate": ("batch_size",),
           }.items() for name in names),
         *flags,
@@ -137,6 +144,8 @@ def run(*args, **kwargs):
 def test_killed_at_any_step_and_resumed_it_ends_the_same(config, tmp_path):
     """Checkpoints within the epoch and within a log window; kill -9 at whatever step it is."""
     config.train.update(num_epochs=8, checkpoint_every_steps=2, log_every_steps=5)
+    config.train.reorder_rate = 0.5
+    config.optimizer.ema_decay = 0.9
     whole = run(command(config, tmp_path / "whole"))
     assert whole.returncode == 0, whole.stderr
     killed = tmp_path / "killed"
@@ -152,6 +161,55 @@ def test_killed_at_any_step_and_resumed_it_ends_the_same(config, tmp_path):
     assert resumed.returncode == 0, resumed.stderr
     assert "Resuming at step" in resumed.stdout
     assert_same_run(config, tmp_path / "whole", killed)
+
+
+def test_a_run_goes_on_with_other_devices(config, tmp_path):
+    """One device, then eight, then three under shard_map (which do not divide the batch)."""
+    config.optimizer.ema_decay = 0.9
+    config.train.num_epochs = 3
+    train(config, tmp_path / "alone")
+    for epochs, devices, kind in ((1, 1, "pmap"), (2, 8, "pmap"), (3, 3, "shard_map")):
+        config.train.num_epochs, config.num_devices, config.parallel = epochs, devices, kind
+        last = train(config, tmp_path / "moved")
+    state, _ = final_state(config, tmp_path / "alone")
+    moved, _ = final_state(config, tmp_path / "moved")
+    assert int(moved.step) == int(state.step) == 9
+    losses = [
+        [r["train/total"] for r in metrics_of(tmp_path / name) if "train/total" in r]
+        for name in ("alone", "moved")
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+    config.num_devices = 1
+    assert evaluate(tmp_path / "moved") == last
+
+
+def test_sigterm_finishes_the_step_saves_and_exits_0(config, tmp_path):
+    """Checkpoints come after validations only, but the interrupted epoch is not lost."""
+    config.train.update(num_epochs=400, epochs_per_evaluation=400, log_every_steps=5)
+    config.train.early_stopping_patience = 0
+    stopped = tmp_path / "stopped"
+    process = subprocess.Popen(
+        command(config, stopped),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and len(metrics_of(stopped)) < 2:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    step = newest_step(stopped)
+    assert step >= 10 and f"Stopped by SIGTERM after step {step}, which is saved" in output
+    assert not (stopped / "test_metrics.json").exists()
+    # Another number of epochs, so that the test does not take long.
+    config.train.num_epochs = -(-step // 3) + 1
+    resumed = run(command(config, stopped))
+    assert f"Resuming at step {step}" in resumed.stdout, resumed.stderr
+    whole = run(command(config, tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stderr
+    assert_same_run(config, tmp_path / "whole", stopped)
 
 
 def newest_step(workdir):
@@ -174,7 +232,11 @@ def test_the_first_bad_step_is_kept_not_a_later_one(config):
     optimizer = make_optimizer(config.optimizer)
     params = init_params(experiment.model, experiment.item_features, 0)
     state = create_train_state(params, optimizer, config)
-    step = make_train_step(experiment.model, optimizer, config)
+    step = experiment.parallel.run(
+        make_train_step(experiment.model, optimizer, config, DATA_AXIS),
+        inputs=(WHOLE, ROWS, WHOLE),
+        output=WHOLE,
+    )
     sequence = np.array([[1, 2, 3, 4]], np.int32)
     batch = {"item_sequence": sequence, "labels": sequence + 1, "row_mask": np.array([True])}
     state = step(state, batch, experiment.item_features)
