@@ -22,6 +22,7 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck launch_tpu.sh
 
 format: env
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,320 @@
+#!/usr/bin/env bash
+# Trains on a Cloud TPU VM: creates it, sets it up, runs, follows, resumes, fetches, deletes.
+# `./launch_tpu.sh help` explains; docs/tpu.md walks through.
+set -euo pipefail
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+readonly ROOT
+readonly LABEL="managed_by=tssr-jax"  # on all that this script creates; it deletes nothing else
+readonly REMOTE="tssr_jax"            # folder in the workers' home
+
+NAME="${TPU_NAME:-tssr}"
+PROJECT="${TPU_PROJECT:-}"
+ZONE="${TPU_ZONE:-}"
+TYPE="${TPU_TYPE:-v5litepod-8}"
+RUNTIME="${TPU_RUNTIME:-v2-alpha-tpuv5-lite}"
+TIER="${TPU_TIER:-spot}"
+WORKDIR="${TPU_WORKDIR:-}"
+CONFIG="${TPU_CONFIG:-configs/ml1m.py}"
+DATA="${TPU_DATA:-}"
+PYTHON="${TPU_PYTHON:-3.12}"
+DESTINATION="${TPU_DESTINATION:-}"
+ATTEMPTS="${TPU_ATTEMPTS:-5}"
+BACKOFF="${TPU_BACKOFF:-5}"
+POLL="${TPU_POLL:-30}"
+DRY_RUN=""
+TRAIN_FLAGS=()
+
+usage() {
+  cat <<'TEXT'
+Usage: launch_tpu.sh COMMAND [OPTION...] [-- FLAG OF tssr_jax.main...]
+
+Commands
+  create    ask for the TPU as a queued resource, and wait until it is there
+  setup     copy this folder to all workers and install it
+  run       start training on all workers, in the background
+  logs      follow the log of worker 0 (Ctrl-C stops following, not training)
+  status    state of the queued resource, and whether training runs
+  resume    after a preemption: create again, set up, and go on from the last checkpoint
+  fetch     copy the results here
+  delete    give the TPU back; results in a gs:// workdir stay
+  help      this text
+
+Options, each also as an environment variable
+  --name=NAME         TPU_NAME         of TPU and queued resource (tssr)
+  --project=PROJECT   TPU_PROJECT      (gcloud's default)
+  --zone=ZONE         TPU_ZONE         (gcloud's default)
+  --type=TYPE         TPU_TYPE         accelerator type (v5litepod-8)
+  --runtime=VERSION   TPU_RUNTIME      runtime version (v2-alpha-tpuv5-lite)
+  --tier=TIER         TPU_TIER         spot or on-demand (spot)
+  --workdir=FOLDER    TPU_WORKDIR      of the run: gs://BUCKET/PATH; a local one is lost with the TPU
+  --config=FILE       TPU_CONFIG       (configs/ml1m.py)
+  --data=FOLDER       TPU_DATA         raw data, e.g. gs://BUCKET/PATH: --config.data.raw_dir
+  --python=VERSION    TPU_PYTHON       on the workers, installed by uv (3.12)
+  --to=FOLDER         TPU_DESTINATION  where fetch puts the results (runs/NAME)
+  --attempts=N        TPU_ATTEMPTS     tries of a copy or a remote command (5)
+  --backoff=SECONDS   TPU_BACKOFF      before the second try, doubled each time (5)
+  --poll=SECONDS      TPU_POLL         between two looks at the state (30)
+  --dry-run                            print the exact commands, run none
+
+Example
+  export TPU_PROJECT=my-project TPU_ZONE=us-west4-a TPU_WORKDIR=gs://my-bucket/ml1m
+  ./launch_tpu.sh create && ./launch_tpu.sh setup && ./launch_tpu.sh run
+  ./launch_tpu.sh logs
+  ./launch_tpu.sh fetch && ./launch_tpu.sh delete
+
+Not there yet: the program itself can't use a gs:// workdir or data folder, nor TPU types with
+several hosts. Until then this script serves for trials on one host, without resume.
+TEXT
+}
+
+say() { printf '%s\n' "$*" >&2; }
+
+die() {
+  say "Error: $*"
+  exit 1
+}
+
+# Runs a command, or prints it.
+execute() {
+  if [[ -n "$DRY_RUN" ]]; then
+    printf '%q ' "$@"
+    printf '\n'
+  else
+    "$@"
+  fi
+}
+
+# The flags of every gcloud command: no questions, which project, which zone.
+where() {
+  WHERE=(--quiet)
+  [[ -z "$PROJECT" ]] || WHERE+=("--project=$PROJECT")
+  [[ -z "$ZONE" ]] || WHERE+=("--zone=$ZONE")
+}
+
+# One field of the queued resource; empty if there is none of that name.
+describe() {
+  local field="$1" output
+  if output="$(gcloud compute tpus queued-resources describe "$NAME" "${WHERE[@]}" \
+    "--format=value($field)" 2>&1)"; then
+    printf '%s\n' "$output"
+  elif ! grep -qiE 'NOT_FOUND|was not found' <<<"$output"; then
+    die "can't look at $NAME. gcloud says: $output"
+  fi
+}
+
+state() { describe state.state; }
+
+require_ours() {
+  local owner
+  owner="$(describe "tpu.nodeSpec[0].node.labels.${LABEL%%=*}")"
+  [[ "$owner" == "${LABEL#*=}" ]] ||
+    die "the queued resource $NAME was not created by this script (label $LABEL is not on it); it is left alone. Choose another --name."
+}
+
+# Tries a remote command again while the TPU is there; tells a preemption from a failure.
+persist() {
+  local what="$1" attempt pause="$BACKOFF" current
+  shift
+  if [[ -n "$DRY_RUN" ]]; then
+    execute "$@"
+    return
+  fi
+  for ((attempt = 1; attempt <= ATTEMPTS; attempt++)); do
+    if "$@"; then
+      return
+    fi
+    current="$(state)"
+    case "$current" in
+      ACTIVE) ;;
+      SUSPENDING | SUSPENDED)
+        die "$NAME was preempted. Go on from the last checkpoint with: launch_tpu.sh resume"
+        ;;
+      *) die "$NAME is ${current:-not there}; ${what} needs it to be ACTIVE. See: launch_tpu.sh create" ;;
+    esac
+    if ((attempt < ATTEMPTS)); then
+      say "$what failed (attempt $attempt of $ATTEMPTS); again in ${pause} s."
+      sleep "$pause"
+      pause=$((pause * 2))
+    fi
+  done
+  die "$what failed $ATTEMPTS times, though $NAME is ACTIVE. The output above says why."
+}
+
+on_workers() { # what, worker, command
+  persist "$1" gcloud compute tpus tpu-vm ssh "$NAME" "${WHERE[@]}" "--worker=$2" "--command=$3"
+}
+
+create() {
+  local current="" flags=(--async)
+  [[ "$TIER" == on-demand ]] || flags+=(--spot)
+  if [[ -z "$DRY_RUN" ]]; then
+    current="$(state)"
+    [[ -z "$current" ]] || require_ours
+  fi
+  case "$current" in
+    "")
+      execute gcloud compute tpus queued-resources create "$NAME" "${WHERE[@]}" \
+        "--node-id=$NAME" "--accelerator-type=$TYPE" "--runtime-version=$RUNTIME" \
+        "--labels=$LABEL" "${flags[@]}" ||
+        die "$NAME was not created; gcloud's message is above. If it speaks of quota: ask for more of $TYPE in ${ZONE:-this zone}, or choose another --zone, --type or --tier."
+      ;;
+    ACTIVE) say "$NAME is there already." ;;
+    FAILED | SUSPENDING | SUSPENDED)
+      die "$NAME is $current. Replace it and go on with: launch_tpu.sh resume; or remove it with: launch_tpu.sh delete"
+      ;;
+    *) say "$NAME was asked for already." ;;
+  esac
+  [[ -n "$DRY_RUN" ]] || wait_until_active
+}
+
+wait_until_active() {
+  local current reason last=""
+  while true; do
+    current="$(state)"
+    [[ "$current" == "$last" ]] || say "$NAME: ${current:-not there}"
+    last="$current"
+    case "$current" in
+      ACTIVE) return ;;
+      "") die "$NAME disappeared while waiting for it." ;;
+      FAILED | SUSPENDING | SUSPENDED)
+        reason="$(describe state)"
+        die "$NAME is $current: $reason Remove it with: launch_tpu.sh delete; then create it again, or with another --zone, --type or --tier."
+        ;;
+    esac
+    sleep "$POLL"
+  done
+}
+
+setup() {
+  local archive
+  archive="$(mktemp -d)/$REMOTE.tar.gz"
+  execute tar -czf "$archive" -C "$ROOT" --exclude=./.git --exclude=./.venv --exclude=./runs .
+  persist "copying" gcloud compute tpus tpu-vm scp "$archive" "$NAME:$REMOTE.tar.gz" \
+    "${WHERE[@]}" --worker=all
+  rm -rf "$(dirname "$archive")"
+  on_workers "setting up" all "set -e; mkdir -p $REMOTE; tar -xzf $REMOTE.tar.gz -C $REMOTE; cd $REMOTE; python3 -m pip install --quiet --user uv; python3 -m uv venv --quiet --allow-existing --python $PYTHON .venv; python3 -m uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable . 'jax[tpu]'"
+}
+
+train_command() {
+  local words=(.venv/bin/python -m tssr_jax.main "--config=$CONFIG" "--workdir=$WORKDIR")
+  [[ -z "$DATA" ]] || words+=("--config.data.raw_dir=$DATA")
+  words+=(${TRAIN_FLAGS[@]+"${TRAIN_FLAGS[@]}"})
+  printf '%q ' "${words[@]}"
+}
+
+run() {
+  [[ -n "$WORKDIR" ]] || die "run needs --workdir=gs://BUCKET/PATH (or TPU_WORKDIR)."
+  [[ "$WORKDIR" == gs://* ]] ||
+    say "Note: $WORKDIR lies on the TPU and is lost with it; gs://BUCKET/PATH stays."
+  # A worker on which training runs already is left alone.
+  on_workers "starting" all "cd $REMOTE && if [ -f pid ] && kill -0 \$(cat pid) 2>/dev/null; then echo 'training runs already'; else nohup $(train_command)> run.log 2>&1 < /dev/null & echo \$! > pid; fi"
+}
+
+logs() { on_workers "following the log" 0 "tail -n 100 -F $REMOTE/run.log"; }
+
+status() {
+  local current
+  if [[ -n "$DRY_RUN" ]]; then
+    execute gcloud compute tpus queued-resources describe "$NAME" "${WHERE[@]}" \
+      "--format=value(state.state)"
+    return
+  fi
+  current="$(state)"
+  printf '%s: %s\n' "$NAME" "${current:-not there}"
+  [[ "$current" != ACTIVE ]] ||
+    on_workers "asking the workers" all "cd $REMOTE 2>/dev/null && [ -f pid ] && kill -0 \$(cat pid) 2>/dev/null && echo 'training runs' || echo 'nothing runs'"
+}
+
+resume() {
+  local current
+  [[ "$WORKDIR" == gs://* ]] ||
+    die "resume needs the --workdir=gs://BUCKET/PATH of the run; what lay on a preempted TPU is gone."
+  if [[ -z "$DRY_RUN" ]]; then
+    current="$(state)"
+    case "$current" in
+      FAILED | SUSPENDING | SUSPENDED) delete ;;
+    esac
+  fi
+  create
+  setup
+  run
+}
+
+fetch() {
+  local destination="${DESTINATION:-runs/$NAME}"
+  [[ -n "$WORKDIR" ]] || die "fetch needs the --workdir of the run (or TPU_WORKDIR)."
+  execute mkdir -p "$destination"
+  if [[ "$WORKDIR" == gs://* ]]; then
+    execute gcloud storage rsync --recursive "$WORKDIR" "$destination" ||
+      die "$WORKDIR was not fetched; gcloud's message is above."
+  else
+    persist "fetching" gcloud compute tpus tpu-vm scp --recurse "$NAME:$REMOTE/$WORKDIR/*" \
+      "$destination" "${WHERE[@]}" --worker=0
+  fi
+  say "Results are in $destination."
+}
+
+delete() {
+  if [[ -z "$DRY_RUN" ]]; then
+    if [[ -z "$(state)" ]]; then
+      say "$NAME is not there; nothing to delete."
+      return
+    fi
+    require_ours
+  fi
+  execute gcloud compute tpus queued-resources delete "$NAME" "${WHERE[@]}" --force ||
+    die "$NAME was not deleted; gcloud's message is above. It still costs money."
+}
+
+parse() {
+  while (($#)); do
+    case "$1" in
+      --name=*) NAME="${1#*=}" ;;
+      --project=*) PROJECT="${1#*=}" ;;
+      --zone=*) ZONE="${1#*=}" ;;
+      --type=*) TYPE="${1#*=}" ;;
+      --runtime=*) RUNTIME="${1#*=}" ;;
+      --tier=*) TIER="${1#*=}" ;;
+      --workdir=*) WORKDIR="${1#*=}" ;;
+      --config=*) CONFIG="${1#*=}" ;;
+      --data=*) DATA="${1#*=}" ;;
+      --python=*) PYTHON="${1#*=}" ;;
+      --to=*) DESTINATION="${1#*=}" ;;
+      --attempts=*) ATTEMPTS="${1#*=}" ;;
+      --backoff=*) BACKOFF="${1#*=}" ;;
+      --poll=*) POLL="${1#*=}" ;;
+      --dry-run) DRY_RUN=yes ;;
+      --)
+        shift
+        TRAIN_FLAGS=("$@")
+        break
+        ;;
+      *) die "unknown option $1; see: launch_tpu.sh help" ;;
+    esac
+    shift
+  done
+  [[ "$TIER" == spot || "$TIER" == on-demand ]] ||
+    die "--tier is '$TIER'; it is spot or on-demand."
+  [[ "$ATTEMPTS" =~ ^[1-9][0-9]*$ ]] || die "--attempts is '$ATTEMPTS'; it is a number from 1."
+  [[ "$BACKOFF" =~ ^[0-9]+$ && "$POLL" =~ ^[0-9]+$ ]] ||
+    die "--backoff and --poll are whole numbers of seconds."
+}
+
+main() {
+  local command="${1:-help}"
+  (($# == 0)) || shift
+  case "$command" in
+    help | -h | --help) usage ;;
+    create | setup | run | logs | status | resume | fetch | delete)
+      parse "$@"
+      where
+      [[ -n "$DRY_RUN" ]] || command -v gcloud >/dev/null ||
+        die "gcloud is not installed: https://cloud.google.com/sdk/docs/install"
+      "$command"
+      ;;
+    *) die "unknown command $command; see: launch_tpu.sh help" ;;
+  esac
+}
+
+main "$@"
