@@ -39,7 +39,13 @@ def main(argv: Sequence[str]) -> None:
     config = _CONFIG.value
     data = prepare(config.data)
     batch_size, length = config.train.batch_size, config.model.max_length
-    batches = TrainBatches(data, batch_size=batch_size, max_length=length, seed=config.seed)
+    batches = TrainBatches(
+        data,
+        batch_size=batch_size,
+        max_length=length,
+        seed=config.seed,
+        reorder_rate=config.train.reorder_rate,
+    )
     rates = [
         sequences_per_second(batches, batch_size, _SECONDS.value) for _ in range(_REPEATS.value)
     ]

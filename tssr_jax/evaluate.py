@@ -121,7 +121,10 @@ def evaluate(workdir: Path) -> dict[str, float | int]:
       UserError: if `workdir` holds no run, or its data or checkpoints don't fit.
     """
     console = make_console()
-    experiment = build_experiment(load_config(workdir))
+    config = load_config(workdir)
+    # A run that was trained on several devices can be evaluated where there are fewer.
+    config.num_devices = min(config.num_devices, len(jax.devices()))
+    experiment = build_experiment(config)
     require_same_data(experiment, workdir)
     params = init_params(experiment.model, experiment.item_features, experiment.config.seed)
     target = experiment.parallel.replicate(params)

@@ -111,7 +111,7 @@ class Trainer:
         self._console = console
         optimizer = make_optimizer(config.optimizer)
         params = init_params(experiment.model, experiment.item_features, config.seed)
-        parallel = experiment.parallel
+        self._parallel = parallel = experiment.parallel
         self.state: TrainState = parallel.replicate(create_train_state(params, optimizer, config))
         self.progress = Progress()
         restored = checkpointer.restore_newest(self.state)
@@ -219,7 +219,9 @@ class Trainer:
         record = {"epoch": step / self._batches.steps_per_epoch}
         record |= {f"train/{name}": mean for name, mean in means.items()}
         self._writer.write(step, record | {"sequences_per_second": rate})
-        self.state = dataclasses.replace(self.state, loss_sums=zero_sums(means))
+        # Placed as the step's own results are: otherwise the step would be compiled again.
+        sums = self._parallel.replicate(zero_sums(means))
+        self.state = dataclasses.replace(self.state, loss_sums=sums)
         self._train_seconds, self._train_steps = 0.0, 0
         return f"loss {means['total']:.4f}, {rate:,.0f} sequences/s"
 

@@ -163,6 +163,33 @@ def test_killed_at_any_step_and_resumed_it_ends_the_same(config, tmp_path):
     assert_same_run(config, tmp_path / "whole", killed)
 
 
+def test_the_step_is_compiled_once(config, tmp_path):
+    """Logging, validating and saving leave the state where the compiled step expects it."""
+    lowered = []
+
+    def note(event, _, **details):
+        if event.endswith("jaxpr_to_mlir_module_duration"):
+            lowered.append(details["fun_name"])
+
+    config.parallel = "shard_map"  # pmap gives its programs no names
+    config.train.update(log_every_steps=2, checkpoint_every_steps=2)
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        train(config, tmp_path / "run")
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert lowered.count("jit(train_step)") == 1
+
+
+def test_a_run_of_many_devices_is_evaluated_where_there_are_fewer(config, tmp_path):
+    config.train.num_epochs, config.num_devices = 1, 2
+    trained = train(config, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps(saved | {"num_devices": 64}))
+    assert evaluate(tmp_path / "run") == trained
+
+
 def test_a_run_goes_on_with_other_devices(config, tmp_path):
     """One device, then eight, then three under shard_map (which do not divide the batch)."""
     config.optimizer.ema_decay = 0.9
