@@ -15,6 +15,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.parallel = "pmap"
     # Devices to use; 0 is all of them. Each gets its share of a batch.
     config.num_devices = 0
+    # Devices that share one copy of the item table, the prediction head, their Adam moments and
+    # the content features, each holding its part; must divide the devices. More than 1 needs
+    # "shard_map".
+    config.model_devices = 1
     config.data = _data()
     config.content = _content()
     config.model = _model()

@@ -38,6 +38,8 @@ class TrainBatches:
       reorder_rate: probability that the items of a window, the last target included, are put in
         a random order ("item reorder" of CL4SRec, arXiv 2010.14395, over the whole window).
       num_rows: rows of a batch if there are to be more than `batch_size`; the rest is empty.
+      rows: which of these rows are read; all of them by default. Processes that train together
+        read their own.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class TrainBatches:
         seed: int,
         reorder_rate: float = 0.0,
         num_rows: int | None = None,
+        rows: slice | None = None,
     ):
         starts, ends = data.offsets[:-1], data.offsets[1:] - HELD_OUT["train"]
         trainable = tf.where(ends - starts >= 2)[:, 0]
@@ -60,14 +63,15 @@ class TrainBatches:
         self._seed = seed
         self._reorder_rate = reorder_rate
         self._num_rows = num_rows or batch_size
+        self._rows = range(self._num_rows)[rows or slice(None)]
         self.num_users = int(trainable.shape[0])
         self.steps_per_epoch = -(-self.num_users // batch_size)
 
     def iterate(self, start_step: int) -> Iterator[Batch]:
         """Batches of the global steps start_step, start_step + 1, ...
 
-        Each is {"item_sequence": int32 [num_rows, L], "labels": int32 [num_rows, L],
-        "row_mask": bool [num_rows]}.
+        Each is {"item_sequence": int32 [rows, L], "labels": int32 [rows, L], "row_mask":
+        bool [rows]}.
         """
         dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
         dataset = dataset.map(self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -75,8 +79,9 @@ class TrainBatches:
 
     def _batch(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
         epoch, step_of_epoch = step // self.steps_per_epoch, step % self.steps_per_epoch
-        position = step_of_epoch * self._batch_size + tf.range(self._batch_size, dtype=tf.int64)
-        row_mask = position < self.num_users
+        row = tf.range(self._rows.start, self._rows.stop, dtype=tf.int64)
+        position = step_of_epoch * self._batch_size + row
+        row_mask = (row < self._batch_size) & (position < self.num_users)
         last = tf.constant(self.num_users - 1, tf.int64)
         user = tf.random.experimental.index_shuffle(
             tf.minimum(position, last), seed=tf.stack([self._seed, epoch]), max_index=last
@@ -85,14 +90,19 @@ class TrainBatches:
         ends = tf.where(row_mask, ends, starts)  # an empty window
         windows = _windows(self._items, starts, ends, self._max_length + 1)
         if self._reorder_rate:
-            windows = _reorder(windows, self._reorder_rate, tf.stack([self._seed, step]))
-        empty = self._num_rows - self._batch_size
-        windows = tf.pad(windows, [[0, empty], [0, 0]])
+            windows = _reorder(windows, self._reorder_rate, self._draws(step))
         return {
             "item_sequence": windows[:, :-1],
             "labels": windows[:, 1:],
-            "row_mask": tf.pad(row_mask, [[0, empty]]),
+            "row_mask": row_mask,
         }
+
+    def _draws(self, step: tf.Tensor) -> tf.Tensor:
+        """L + 2 uniform numbers for each row, whichever rows are read and however many follow."""
+        shape = [self._batch_size, self._max_length + 2]
+        draws = tf.random.stateless_uniform(shape, tf.stack([self._seed, step]))
+        draws = tf.pad(draws, [[0, self._num_rows - self._batch_size], [0, 0]])
+        return draws[self._rows.start : self._rows.stop]
 
 
 class EvalBatches:
@@ -103,6 +113,7 @@ class EvalBatches:
       split: "validation" or "test".
       batch_size: users per batch; the last one is filled up with rows whose row_mask is False.
       max_length: L.
+      rows: which rows of a batch are read, as in `TrainBatches`.
       full_history: exclude the whole seen history from the ranking; if False only the items of
         the window (the reference's habit).
       exclude_padding_class: exclude class 0; if False only where the window has padding.
@@ -117,11 +128,13 @@ class EvalBatches:
         max_length: int,
         full_history: bool,
         exclude_padding_class: bool,
+        rows: slice | None = None,
     ):
         self._items = data.items
         self._starts, self._ends = data.offsets[:-1], data.offsets[1:] - HELD_OUT[split]
         self._batch_size = batch_size
         self._max_length = max_length
+        self._rows = range(batch_size)[rows or slice(None)]
         self.num_users = data.num_users
         self.num_batches = -(-self.num_users // batch_size)
         starts, ends = self._starts.numpy(), self._ends.numpy()
@@ -136,8 +149,8 @@ class EvalBatches:
     def __iter__(self) -> Iterator[Batch]:
         """Yields the batches.
 
-        Each is {"item_sequence": int32 [batch, L], "answers": int32 [batch],
-        "excluded": int32 [batch, width] (filled up with -1), "row_mask": bool [batch]}.
+        Each is {"item_sequence": int32 [rows, L], "answers": int32 [rows],
+        "excluded": int32 [rows, width] (filled up with -1), "row_mask": bool [rows]}.
         """
         dataset = tf.data.Dataset.range(self.num_batches).map(
             self._batch_function(), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
@@ -149,7 +162,8 @@ class EvalBatches:
         offsets = tf.convert_to_tensor(self._excluded_offsets)
 
         def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
-            position = step * self._batch_size + tf.range(self._batch_size, dtype=tf.int64)
+            row = tf.range(self._rows.start, self._rows.stop, dtype=tf.int64)
+            position = step * self._batch_size + row
             user = tf.minimum(position, self.num_users - 1)
             starts, ends = tf.gather(self._starts, user), tf.gather(self._ends, user)
             first, last = tf.gather(offsets, user), tf.gather(offsets, user + 1)
@@ -200,12 +214,12 @@ def _windows(
     return tf.where(inside, tf.gather(values, tf.where(inside, index, 0)), fill)
 
 
-def _reorder(windows: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
-    """Puts the items of a share of the rows in a random order; padding stays on the left."""
-    rows, length = windows.shape
-    # One draw more than there are columns: it decides whether the row is reordered.
-    draws = tf.random.stateless_uniform([rows, length + 1], seed)
-    places = tf.linspace(0.0, 1.0, length)
+def _reorder(windows: tf.Tensor, rate: float, draws: tf.Tensor) -> tf.Tensor:
+    """Puts the items of a share of the rows in a random order; padding stays on the left.
+
+    A row's first draw decides whether it is reordered, the others order its columns.
+    """
+    places = tf.linspace(0.0, 1.0, windows.shape[1])
     keys = tf.where(draws[:, :1] < rate, draws[:, 1:], places)
     keys = tf.where(windows > 0, keys, -1.0)
     return tf.gather(windows, tf.argsort(keys, stable=True), batch_dims=1)

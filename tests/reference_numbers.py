@@ -12,6 +12,7 @@ import numpy as np
 from flax import traverse_util
 
 from configs import default
+from tssr_jax.catalogue import Catalogue
 from tssr_jax.experiment import make_model
 from tssr_jax.models.tssr import TSSR
 
@@ -62,7 +63,7 @@ class GoldenCase:
         return config
 
     def model(self) -> TSSR:
-        return make_model(self.config(), self.settings["num_items"])
+        return make_model(self.config(), Catalogue(self.settings["num_items"]))
 
     def batch(self) -> dict[str, jax.Array]:
         sequence = self.inputs["item_sequence"]

@@ -2,6 +2,8 @@
 
 One folder per step holds `params` (those that rank: the average where there is one), `rest`
 (optimiser state, accumulators, and the trained parameters beside an average) and `progress`.
+What was saved on one arrangement of devices or processes is restored on any other: arrays take the
+shardings of the target, and those with one row per class are filled up or cut to its shards.
 The newest checkpoint's progress says which step is the best one; that one is kept as well. A
 checkpoint becomes visible by a rename when it is complete, and old ones are removed only then:
 whenever a run is killed, the newest whole checkpoint and its best one are there.
@@ -16,9 +18,12 @@ import jax
 import orbax.checkpoint as ocp
 
 from tssr_jax.errors import UserError
+from tssr_jax.placement import class_dimension, path_names
 from tssr_jax.train_state import TrainState
 
 FOLDER = "checkpoints"
+_NUM_ITEMS = "num_items"
+Shape = tuple[int | str, ...]
 
 
 @dataclasses.dataclass
@@ -53,9 +58,11 @@ class Checkpointer:
 
     Args:
       workdir: the run's folder.
+      num_items: size of the catalogue.
     """
 
-    def __init__(self, workdir: Path):
+    def __init__(self, workdir: Path, num_items: int):
+        self._num_items = num_items
         self._folder = (workdir / FOLDER).absolute()
         self._policy = _KeepNewestAndBest()
         self._manager = ocp.CheckpointManager(
@@ -89,7 +96,9 @@ class Checkpointer:
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(state.eval_params),
                 rest=ocp.args.StandardSave(_rest(state)),
-                progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+                progress=ocp.args.JsonSave(
+                    dataclasses.asdict(progress) | {_NUM_ITEMS: self._num_items}
+                ),
             ),
         )
 
@@ -105,11 +114,12 @@ class Checkpointer:
         step = self._manager.latest_step()
         if step is None:
             return None
+        progress = self._progress(step)
         ranking = self._restore_params(step, target.eval_params)
-        rest = self._restore(step, rest=ocp.args.StandardRestore(_rest(target)))["rest"]
+        rest = self._restore_arrays(step, "rest", _rest(target))
         average = ranking if "params" in rest else None
         rest = {"params": ranking} | rest
-        return TrainState(average=average, **rest), self._progress(step)
+        return TrainState(average=average, **rest), progress
 
     def restore_best(self, target_params: Any) -> tuple[Any, int]:
         """Parameters of the best validation, and their step.
@@ -128,19 +138,30 @@ class Checkpointer:
 
     def _progress(self, step: int) -> Progress:
         saved = self._restore(step, progress=ocp.args.JsonRestore())
-        return Progress(**saved["progress"])
+        fields = dict(saved["progress"])
+        num_items = fields.pop(_NUM_ITEMS)
+        if num_items != self._num_items:
+            raise UserError(
+                f"The checkpoint {self._folder / str(step)} does not fit the data: it was written "
+                f"for a catalogue of {num_items:,} items, this one has {self._num_items:,}."
+            )
+        return Progress(**fields)
 
     def _restore_params(self, step: int, target: Any) -> Any:
         self._manager.wait_until_finished()  # a save in the background has no metadata yet
         saved = self._manager.item_metadata(step)["params"]
         self._require_same_shapes(_shapes(saved), _shapes(target), step)
-        return self._restore(step, params=ocp.args.StandardRestore(target))["params"]
+        return self._restore_arrays(step, "params", target)
+
+    def _restore_arrays(self, step: int, item: str, target: Any) -> Any:
+        # Not strict: the number of classes is filled up to what the devices share equally.
+        return self._restore(step, **{item: ocp.args.StandardRestore(target, strict=False)})[item]
 
     def _restore(self, step: int, **args: Any) -> Any:
         return self._manager.restore(step, args=ocp.args.Composite(**args))
 
     def _require_same_shapes(
-        self, saved: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]], step: int
+        self, saved: dict[str, Shape], wanted: dict[str, Shape], step: int
     ) -> None:
         for name in sorted(saved.keys() | wanted.keys()):
             if saved.get(name) != wanted.get(name):
@@ -160,9 +181,14 @@ def _rest(state: TrainState) -> dict[str, Any]:
     return {name: getattr(state, name) for name in sorted(fields)}
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def _shapes(tree: Any) -> dict[str, Shape]:
+    """Shapes by path; a dimension that counts classes is not compared by its number."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
-    return {
-        "/".join(str(getattr(key, "key", key)) for key in path): tuple(leaf.shape)
-        for path, leaf in leaves
-    }
+    shapes: dict[str, Shape] = {}
+    for path, leaf in leaves:
+        names, shape = path_names(path), list[int | str](leaf.shape)
+        dimension = class_dimension(names)
+        if dimension is not None:
+            shape[dimension] = "classes"
+        shapes["/".join(names)] = tuple(shape)
+    return shapes

@@ -1,21 +1,24 @@
 """Full-catalogue evaluation: of a split during training, and of a run's best checkpoint."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from rich.console import Console
 
 from data_pipeline.input_pipeline import EvalBatches, EvalSplit
+from tssr_jax import collectives, placement, processes
 from tssr_jax.checkpointing import Checkpointer
 from tssr_jax.experiment import Experiment, build_experiment, require_same_data
 from tssr_jax.metrics import answer_ranks, ranking_metrics
 from tssr_jax.models.tssr import TSSR, encode, score
-from tssr_jax.parallel import ROWS, WHOLE
+from tssr_jax.parallel import CLASSES, ROWS
 from tssr_jax.reporting import make_console, make_progress, metrics_table
 from tssr_jax.run_config import load_config, write_json
 from tssr_jax.train_state import init_params
@@ -26,32 +29,53 @@ EvalStep = Callable[[Any, Mapping[str, Any], jax.Array | None], jax.Array]
 
 
 def make_eval_step(model: TSSR) -> EvalStep:
-    """Returns the step of one device, `(params, batch, item_features) -> ranks` int32 [batch]."""
+    """Returns the step of one device, `(params, batch, item_features) -> ranks`.
+
+    Each device gets its rows of the batch; all get the ranks of the whole batch, int32 [batch],
+    -1 for rows that only fill it.
+    """
+    catalogue = model.catalogue
 
     def eval_step(
         params: Any, batch: Mapping[str, Any], item_features: jax.Array | None
     ) -> jax.Array:
         outputs = encode(model, params, batch["item_sequence"], item_features)
-        scores = score(model, params, outputs.fused[:, -1])
-        return answer_ranks(scores, batch["answers"], batch["excluded"])
+        states, answers, excluded = catalogue.gather_rows(
+            (outputs.fused[:, -1], batch["answers"], batch["excluded"])
+        )
+        ranks = answer_ranks(score(model, params, states), answers, excluded, catalogue)
+        ranks = jnp.where(batch["row_mask"], ranks, -1)
+        return collectives.all_gather(ranks, model.rows_axis, 0)
 
     return eval_step
 
 
 def compile_eval_step(experiment: Experiment) -> EvalStep:
     """`make_eval_step` on all devices."""
-    return experiment.parallel.run(
-        make_eval_step(experiment.model), inputs=(WHOLE, ROWS, WHOLE), output=ROWS
+    return experiment.devices.run(
+        make_eval_step(experiment.model), inputs=(params_layout(experiment), ROWS, CLASSES)
     )
+
+
+def params_layout(experiment: Experiment) -> Any:
+    """How the model's parameters lie on the devices."""
+    return placement.layout(jax.eval_shape(lambda: initial_params(experiment)))
+
+
+def initial_params(experiment: Experiment) -> Any:
+    """`init_params` of the experiment's model and seed."""
+    return init_params(experiment.model, experiment.item_features, experiment.config.seed)
 
 
 def make_eval_batches(experiment: Experiment, split: EvalSplit) -> EvalBatches:
     """All users of a split, with the exclusions that `config.corrections` ask for."""
     config = experiment.config
+    batch_size = experiment.devices.round_up(config.evaluate.batch_size)
     return EvalBatches(
         experiment.data,
         split,
-        batch_size=experiment.parallel.round_up(config.evaluate.batch_size),
+        batch_size=batch_size,
+        rows=experiment.devices.local_rows(batch_size),
         max_length=config.model.max_length,
         full_history=config.corrections.full_history_ranking,
         exclude_padding_class=config.corrections.exclude_padding_class,
@@ -68,10 +92,10 @@ def rank_users(
     """0-based rank of each user's answer, int32 [num_users], each user once."""
     ranks = []
     for batch in batches:
-        row_mask = batch.pop("row_mask")
-        ranks.append(np.asarray(eval_step(params, batch, item_features))[row_mask])
+        ranks.append(np.asarray(eval_step(params, batch, item_features)))
         on_batch()
-    return np.concatenate(ranks)
+    everyone = np.concatenate(ranks)
+    return everyone[everyone >= 0]
 
 
 def split_metrics(ranks: np.ndarray, config: ml_collections.ConfigDict) -> dict[str, float | int]:
@@ -109,7 +133,8 @@ def evaluate_best(
                 functools.partial(progress.advance, task),
             )
             columns[split] = split_metrics(ranks, experiment.config)
-    write_json(workdir / TEST_METRICS_FILE, columns["test"])
+    if processes.is_first():
+        write_json(workdir / TEST_METRICS_FILE, columns["test"])
     console.print(metrics_table(f"{workdir}, step {step}", columns))
     return columns["test"]
 
@@ -120,14 +145,14 @@ def evaluate(workdir: Path) -> dict[str, float | int]:
     Raises:
       UserError: if `workdir` holds no run, or its data or checkpoints don't fit.
     """
-    console = make_console()
+    console = make_console(quiet=not processes.is_first())
     config = load_config(workdir)
     # A run that was trained on several devices can be evaluated where there are fewer.
     config.num_devices = min(config.num_devices, len(jax.devices()))
+    config.model_devices = math.gcd(config.model_devices, config.num_devices or len(jax.devices()))
     experiment = build_experiment(config)
     require_same_data(experiment, workdir)
-    params = init_params(experiment.model, experiment.item_features, experiment.config.seed)
-    target = experiment.parallel.replicate(params)
-    with Checkpointer(workdir) as checkpointer:
+    target = experiment.devices.build(lambda: initial_params(experiment), params_layout(experiment))
+    with Checkpointer(workdir, experiment.data.num_items) as checkpointer:
         params, step = checkpointer.restore_best(target)
     return evaluate_best(experiment, params, step, workdir, console)

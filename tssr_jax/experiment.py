@@ -6,12 +6,16 @@ from pathlib import Path
 
 import jax
 import ml_collections
+import numpy as np
 
 from data_pipeline.prepare import PreparedData, prepare
 from data_pipeline.text_features import text_features
+from tssr_jax import processes
+from tssr_jax.catalogue import Catalogue
+from tssr_jax.collectives import Axis
 from tssr_jax.errors import UserError
 from tssr_jax.models.tssr import TSSR
-from tssr_jax.parallel import DATA_AXIS, DataParallel
+from tssr_jax.parallel import CLASSES, Devices
 from tssr_jax.run_config import validate_config, write_json
 
 DATA_FILE = "data.json"
@@ -24,39 +28,44 @@ class Experiment:
     Attributes:
       config: validated.
       data: the prepared data set.
-      item_features: float32 [num_items + 1, feature_dim] on each device; None without a content
-        stream.
-      parallel: the devices.
+      item_features: float32 [padded_classes, feature_dim], laid out as CLASSES; None without a
+        content stream.
+      devices: where it runs.
       model: the module; its parameters live elsewhere.
     """
 
     config: ml_collections.ConfigDict
     data: PreparedData
     item_features: jax.Array | None
-    parallel: DataParallel
+    devices: Devices
     model: TSSR
 
 
 def build_experiment(config: ml_collections.ConfigDict) -> Experiment:
     """Prepares data and features (or finds them in the cache) and makes the model."""
     validate_config(config)
-    parallel = DataParallel(config.parallel, config.num_devices)
-    data = prepare(config.data)
+    devices = Devices(config.parallel, config.num_devices, config.model_devices)
     features = None
-    if "content" in config.model.streams:
-        cache_dir = Path(config.data.cache_dir).expanduser()
-        features = parallel.replicate(text_features(data.texts, config.content, cache_dir))
-    model = make_model(config, data.num_items, DATA_AXIS)
-    return Experiment(config, data, features, parallel, model)
+    with processes.first_goes_first("prepare"):
+        data = prepare(config.data)
+        if "content" in config.model.streams:
+            cache_dir = Path(config.data.cache_dir).expanduser()
+            features = text_features(data.texts, config.content, cache_dir)
+    catalogue = devices.catalogue(data.num_items)
+    if features is not None:
+        fill = catalogue.padded_classes - catalogue.num_classes
+        features = devices.place(np.pad(features, ((0, fill), (0, 0))), CLASSES)
+    model = make_model(config, catalogue, devices.rows_axis)
+    return Experiment(config, data, features, devices, model)
 
 
 def make_model(
-    config: ml_collections.ConfigDict, num_items: int, data_axis: str | None = None
+    config: ml_collections.ConfigDict, catalogue: Catalogue, rows_axis: Axis = None
 ) -> TSSR:
-    """The model of section `model` of the config."""
+    """The model of section `model` of the config, as one device runs it."""
     fields = config.model.to_dict()
     streams = tuple(fields.pop("streams"))
-    return TSSR(num_items=num_items, streams=streams, data_axis=data_axis, **fields)
+    return TSSR(catalogue=catalogue, streams=streams, rows_axis=rows_axis, **fields)
 
 
 def save_data_report(experiment: Experiment, workdir: Path) -> None:

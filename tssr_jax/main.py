@@ -24,6 +24,14 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: checkpoints, metrics, TensorBoard events."
 )
+_MULTIHOST = flags.DEFINE_bool(
+    "multihost", False, "Train together with the other processes of this TPU pod or cluster."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where --multihost can't find it out."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
 _MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "evaluate"], "train (or resume), or evaluate the best checkpoint."
 )
@@ -39,6 +47,10 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--workdir=DIR is required: the folder of the run.")
     workdir = Path(_WORKDIR.value).expanduser()
     # Imported late, so that --help and wrong flags are answered at once.
+    if _MULTIHOST.value or _COORDINATOR.value:
+        from tssr_jax.processes import join
+
+        join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if _MODE.value == "evaluate":
         from tssr_jax.evaluate import evaluate
 

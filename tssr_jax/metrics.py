@@ -6,10 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tssr_jax.catalogue import Catalogue
+
 CUTOFFS = (10, 20, 50, 100)
 
 
-def answer_ranks(scores: jax.Array, answers: jax.Array, excluded: jax.Array) -> jax.Array:
+def answer_ranks(
+    scores: jax.Array, answers: jax.Array, excluded: jax.Array, catalogue: Catalogue
+) -> jax.Array:
     """0-based rank of each answer among all classes that compete with it.
 
     The rank is the number of competing items whose score is not below the answer's: a tie (or a
@@ -17,19 +21,22 @@ def answer_ranks(scores: jax.Array, answers: jax.Array, excluded: jax.Array) -> 
     mask: count over all classes, then take back the answer itself and the excluded ones.
 
     Args:
-      scores: [batch, num_items + 1].
-      answers: int [batch].
-      excluded: int [batch, width], the classes that do not compete (seen items, the padding
+      scores: [group_rows, shard_classes]; rows and classes are those of one device unless the
+        catalogue is cut over several.
+      answers: int [group_rows].
+      excluded: int [group_rows, width], the classes that do not compete (seen items, the padding
         class): no class twice, not the answer, filled up with -1.
+      catalogue: how the classes lie on the devices.
 
     Returns:
-      int32 [batch].
+      int32 [rows], those of this device.
     """
-    own = jnp.take_along_axis(scores, answers[:, None], axis=1)  # [batch, 1]
-    above = (~(scores < own)).sum(axis=1, dtype=jnp.int32)
-    excluded_scores = jnp.take_along_axis(scores, jnp.maximum(excluded, 0), axis=1)
-    excluded_above = (~(excluded_scores < own) & (excluded >= 0)).sum(axis=1, dtype=jnp.int32)
-    return above - excluded_above - 1
+    own = catalogue.pick(scores, answers)[:, None]
+    exists = catalogue.classes() < catalogue.num_classes
+    above = (~(scores < own) & exists).sum(axis=1, dtype=jnp.int32)
+    excluded_scores, inside = catalogue.pick_own(scores, excluded)
+    excluded_above = (~(excluded_scores < own) & inside).sum(axis=1, dtype=jnp.int32)
+    return catalogue.own_rows_of_sum(above - excluded_above) - 1
 
 
 def ranking_metrics(

@@ -1,8 +1,9 @@
 """Runs one per-device body on all devices: by pmap, or by shard_map over a mesh.
 
-A body is written for one device: it gets that device's rows of the global batch and whole copies
-of everything else, and meets the other devices in collectives over `DATA_AXIS` alone. Both ways
-give the same numbers.
+A body is written for one device: it gets that device's rows of the global batch, its shard of what
+is cut along the model axis, whole copies of everything else, and meets the other devices in
+collectives. Both ways give the same numbers. With several processes each one's devices hold
+consecutive rows, so that a process reads only its part of a batch.
 """
 
 from collections.abc import Callable
@@ -12,95 +13,159 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from tssr_jax.catalogue import Catalogue
+from tssr_jax.collectives import Axis
 from tssr_jax.errors import UserError
 
 KINDS = ("pmap", "shard_map")
-DATA_AXIS = "data"
+DATA_AXIS, MODEL_AXIS = "data", "model"
 # How a body's arguments and results lie on the devices.
 WHOLE = PartitionSpec()
-ROWS = PartitionSpec(DATA_AXIS)
+ROWS = PartitionSpec((DATA_AXIS, MODEL_AXIS))
+CLASSES = PartitionSpec(MODEL_AXIS)
 
 
-class DataParallel:
+class Devices:
     """The devices of a run, and how bodies are run on them.
 
     Attributes:
-      num_devices: how many there are; each gets as many rows of a batch.
+      num_devices: how many there are, in all processes; each gets as many rows of a batch.
+      rows_axis: what bodies call the axis that batches are cut along.
 
     Args:
       kind: "pmap" or "shard_map".
       num_devices: how many to use; 0 is all of them.
+      model_devices: how many share one copy of the catalogue; more than 1 needs "shard_map".
 
     Raises:
-      UserError: if there are fewer devices.
+      UserError: if there are fewer devices, or they can't be divided like this.
     """
 
-    def __init__(self, kind: str, num_devices: int = 0):
-        devices = jax.devices()
+    def __init__(self, kind: str, num_devices: int = 0, model_devices: int = 1):
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
         if num_devices > len(devices):
             raise UserError(
                 f"--config.num_devices is {num_devices}, but there are {len(devices)} device(s): "
                 f"{', '.join(str(device) for device in devices)}."
             )
+        if jax.process_count() > 1 and num_devices not in (0, len(devices)):
+            raise UserError(
+                f"--config.num_devices is {num_devices}; with several processes all "
+                f"{len(devices)} devices are used: leave it at 0."
+            )
+        devices = devices[: num_devices or len(devices)]
+        self.num_devices = len(devices)
+        if self.num_devices % model_devices:
+            raise UserError(
+                f"--config.model_devices is {model_devices}, which does not divide the "
+                f"{self.num_devices} device(s) of the run."
+            )
+        if kind == "pmap" and model_devices > 1:
+            raise UserError(
+                f"--config.model_devices is {model_devices}: cutting the catalogue over devices "
+                "needs --config.parallel=shard_map."
+            )
         self._kind = kind
-        self._devices = devices[: num_devices or len(devices)]
-        self.num_devices = len(self._devices)
-        self._mesh = Mesh(np.array(self._devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+        self._model_devices = model_devices
+        self._mesh = Mesh(
+            np.array(devices).reshape(-1, model_devices),
+            (DATA_AXIS, MODEL_AXIS),
+            axis_types=(AxisType.Auto, AxisType.Auto),
+        )
+        self.rows_axis: Axis = DATA_AXIS if kind == "pmap" else (DATA_AXIS, MODEL_AXIS)
+
+    def catalogue(self, num_items: int) -> Catalogue:
+        """How a catalogue lies on these devices."""
+        if self._model_devices == 1:
+            return Catalogue(num_items)
+        return Catalogue(num_items, MODEL_AXIS, self._model_devices)
 
     def round_up(self, rows: int) -> int:
         """The smallest number of rows that all devices can share equally."""
         return -(-rows // self.num_devices) * self.num_devices
 
-    def replicate(self, tree: Any) -> Any:
-        """A whole copy of each array on every device."""
-        return jax.device_put(tree, NamedSharding(self._mesh, WHOLE))
+    def local_rows(self, rows: int) -> slice:
+        """Which of the rows of a global batch the devices of this process hold."""
+        share = rows // jax.process_count()
+        return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+    def place(self, tree: Any, layout: Any = WHOLE) -> Any:
+        """Puts arrays, which all processes hold whole, on the devices."""
+        return jax.device_put(tree, self.shardings(layout))
+
+    def build(self, function: Callable[[], Any], layout: Any = WHOLE) -> Any:
+        """The result of a function, computed where it is to lie."""
+        return jax.jit(function, out_shardings=self.shardings(layout))()
+
+    def shardings(self, layout: Any) -> Any:
+        """The shardings of a tree of partition specs; pmap knows whole copies only."""
+        return jax.tree.map(
+            lambda spec: NamedSharding(self._mesh, WHOLE if self._kind == "pmap" else spec),
+            layout,
+            is_leaf=lambda x: isinstance(x, PartitionSpec),
+        )
+
+    def to_global(self, tree: Any) -> Any:
+        """Results of a body as arrays of all processes; pmap's are those of one process."""
+        if self._kind != "pmap" or jax.process_count() == 1:
+            return tree
+        sharding = NamedSharding(self._mesh, WHOLE)
+
+        def lift(x: jax.Array) -> jax.Array:
+            copies = [shard.data for shard in x.addressable_shards]
+            return jax.make_array_from_single_device_arrays(x.shape, sharding, copies)
+
+        return jax.tree.map(lift, tree)
 
     def run(
         self,
         body: Callable[..., Any],
         *,
-        inputs: tuple[PartitionSpec, ...],
-        output: PartitionSpec,
+        inputs: tuple[Any, ...],
+        output: Any = WHOLE,
         donate: tuple[int, ...] = (),
     ) -> Callable[..., Any]:
         """Compiles `body` for all devices.
 
         Args:
           body: a pure function of as many pytrees as there are `inputs`.
-          inputs: WHOLE or ROWS for each argument; host arrays with ROWS are cut along their first
-            axis, which `num_devices` must divide.
-          output: WHOLE for what all devices agree on; ROWS for rows, in the order of the batch.
+          inputs: how each argument lies: one partition spec, or a tree of them. Those with ROWS
+            are host arrays with the rows of this process (`local_rows`).
+          output: how the result lies; not in rows.
           donate: places of the arguments whose memory the result may take.
         """
-        if self._kind == "shard_map":
+        if self._kind == "pmap":
+            compiled = jax.pmap(
+                body,
+                axis_name=DATA_AXIS,
+                in_axes=tuple(0 if layout is ROWS else None for layout in inputs),
+                out_axes=None,
+                devices=list(self._mesh.devices.flat),
+                donate_argnums=donate,
+            )
+            cut: Callable[[np.ndarray], Any] = self._cut
+        else:
             sharded = jax.shard_map(
                 body, mesh=self._mesh, in_specs=inputs, out_specs=output, check_vma=False
             )
-            return jax.jit(sharded, donate_argnums=donate)
-        mapped = jax.pmap(
-            body,
-            axis_name=DATA_AXIS,
-            in_axes=tuple(0 if spec == ROWS else None for spec in inputs),
-            out_axes=0 if output == ROWS else None,
-            devices=self._devices,
-            donate_argnums=donate,
-        )
+            compiled = jax.jit(sharded, donate_argnums=donate)
+            if jax.process_count() == 1:
+                return compiled
+            cut = self._join
 
         def call(*arguments: Any) -> Any:
-            shards = (
-                jax.tree.map(self._cut, argument) if spec == ROWS else argument
-                for argument, spec in zip(arguments, inputs, strict=True)
+            placed = (
+                jax.tree.map(cut, argument) if layout is ROWS else argument
+                for argument, layout in zip(arguments, inputs, strict=True)
             )
-            result = mapped(*shards)
-            return jax.tree.map(_join, result) if output == ROWS else result
+            return compiled(*placed)
 
         return call
 
     def _cut(self, x: np.ndarray) -> np.ndarray:
-        """[rows, ...] -> [devices, rows of each, ...]."""
-        return x.reshape(self.num_devices, -1, *x.shape[1:])
+        """[rows of this process, ...] -> [its devices, rows of each, ...]."""
+        return x.reshape(self.num_devices // jax.process_count(), -1, *x.shape[1:])
 
-
-def _join(x: jax.Array) -> jax.Array:
-    """[devices, rows of each, ...] -> [rows, ...]."""
-    return x.reshape(-1, *x.shape[2:])
+    def _join(self, x: np.ndarray) -> jax.Array:
+        """[rows of this process, ...] -> [rows, ...], a global array."""
+        return jax.make_array_from_process_local_data(NamedSharding(self._mesh, ROWS), x)

@@ -21,9 +21,9 @@ from data_pipeline.tensorflow_cpu import tf
 METRICS_FILE = "metrics.jsonl"
 
 
-def make_console() -> Console:
-    """A console whose tables are not cut when the output is a file."""
-    console = Console(soft_wrap=False, highlight=False)
+def make_console(*, quiet: bool = False) -> Console:
+    """A console whose tables are not cut when the output is a file; a quiet one prints nothing."""
+    console = Console(soft_wrap=False, highlight=False, quiet=quiet)
     if not console.is_terminal:
         console.width = 120
     return console
@@ -40,7 +40,7 @@ def make_progress(console: Console) -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[message]}"),
         console=console,
-        disable=not console.is_terminal,
+        disable=console.quiet or not console.is_terminal,
         transient=True,
     )
 
@@ -74,15 +74,21 @@ class MetricWriter:
       workdir: the run's folder.
       from_step: records of later steps are dropped first: a run that resumes there writes them
         again.
+      silent: write nothing (another process does).
     """
 
-    def __init__(self, workdir: Path, from_step: int):
+    def __init__(self, workdir: Path, from_step: int, *, silent: bool = False):
         self._path = workdir / METRICS_FILE
+        self._silent = silent
+        if silent:
+            return
         self._drop_after(from_step)
         self._events = tf.summary.create_file_writer(str(workdir / "tensorboard"))
 
     def write(self, step: int, record: Mapping[str, float | int]) -> None:
         """Writes one record; every number becomes a TensorBoard scalar."""
+        if self._silent:
+            return
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, **record}) + "\n")
         with self._events.as_default(step=step):

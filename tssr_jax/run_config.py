@@ -18,6 +18,7 @@ FILE_NAME = "config.json"
 MAY_CHANGE = (
     "parallel",
     "num_devices",
+    "model_devices",
     "loss.negatives",
     "data.cache_dir",
     "data.raw_dir",
@@ -26,6 +27,7 @@ MAY_CHANGE = (
 )
 _AT_LEAST = {
     "num_devices": 0,
+    "model_devices": 1,
     "model.d_model": 1,
     "model.num_heads": 1,
     "model.d_ffn": 1,

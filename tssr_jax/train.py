@@ -12,11 +12,13 @@ from rich.progress import TaskID
 
 from data_pipeline.input_pipeline import TrainBatches
 from data_pipeline.prepare import report_lines
+from tssr_jax import placement, processes
 from tssr_jax.checkpointing import Checkpointer, Progress
 from tssr_jax.errors import UserError
 from tssr_jax.evaluate import (
     compile_eval_step,
     evaluate_best,
+    initial_params,
     make_eval_batches,
     rank_users,
     split_metrics,
@@ -28,7 +30,7 @@ from tssr_jax.experiment import (
     save_data_report,
 )
 from tssr_jax.optimizer import make_optimizer
-from tssr_jax.parallel import DATA_AXIS, ROWS, WHOLE
+from tssr_jax.parallel import CLASSES, ROWS
 from tssr_jax.preemption import StopRequest
 from tssr_jax.reporting import MetricWriter, make_console, make_progress, pairs_table
 from tssr_jax.run_config import (
@@ -41,7 +43,6 @@ from tssr_jax.train_state import (
     NEVER,
     TrainState,
     create_train_state,
-    init_params,
     make_train_step,
     zero_sums,
 )
@@ -66,18 +67,18 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float |
     resuming = (workdir / FILE_NAME).exists()
     if resuming:
         require_same_config(config, workdir)
-    console = make_console()
+    console = make_console(quiet=not processes.is_first())
     experiment = build_experiment(config)
     if resuming:
         require_same_data(experiment, workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    save_config(config, workdir)
-    save_data_report(experiment, workdir)
+    if processes.is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        save_config(config, workdir)
+        save_data_report(experiment, workdir)
     console.print(pairs_table("Data", report_lines(experiment.data.report)))
-    with Checkpointer(workdir) as checkpointer, StopRequest() as stop:
+    with Checkpointer(workdir, experiment.data.num_items) as checkpointer, StopRequest() as stop:
         trainer = Trainer(experiment, checkpointer, workdir, console)
-        trainer.run(stop)
-        if stop.requested:
+        if not trainer.run(stop):
             console.print(
                 f"Stopped by SIGTERM after step {int(trainer.state.step):,}, which is saved. The "
                 "same command goes on from there."
@@ -109,40 +110,52 @@ class Trainer:
         self._features = experiment.item_features
         self._checkpointer = checkpointer
         self._console = console
-        optimizer = make_optimizer(config.optimizer)
-        params = init_params(experiment.model, experiment.item_features, config.seed)
-        self._parallel = parallel = experiment.parallel
-        self.state: TrainState = parallel.replicate(create_train_state(params, optimizer, config))
+        optimizer = make_optimizer(config.optimizer, experiment.model.catalogue)
+
+        def start() -> TrainState:
+            return create_train_state(initial_params(experiment), optimizer, config)
+
+        layout = placement.layout(jax.eval_shape(start))
+        self._devices = devices = experiment.devices
+        self.state: TrainState = devices.build(start, layout)
         self.progress = Progress()
         restored = checkpointer.restore_newest(self.state)
         if restored is not None:
             self.state, self.progress = restored
-        self._train_step = parallel.run(
-            make_train_step(experiment.model, optimizer, config, DATA_AXIS),
-            inputs=(WHOLE, ROWS, WHOLE),
-            output=WHOLE,
+        self._train_step = devices.run(
+            make_train_step(experiment.model, optimizer, config),
+            inputs=(layout, ROWS, CLASSES),
+            output=layout,
             donate=(0,),
         )
         self._eval_step = compile_eval_step(experiment)
+        num_rows = devices.round_up(config.train.batch_size)
         self._batches = TrainBatches(
             experiment.data,
             batch_size=config.train.batch_size,
             max_length=config.model.max_length,
             seed=config.seed,
             reorder_rate=config.train.reorder_rate,
-            num_rows=parallel.round_up(config.train.batch_size),
+            num_rows=num_rows,
+            rows=devices.local_rows(num_rows),
         )
         if not self._batches.num_users:
             raise UserError("No user has the 4 interactions that a training window needs.")
         self._validation = make_eval_batches(experiment, "validation")
-        self._writer = MetricWriter(workdir, from_step=int(self.state.step))
+        self._writer = MetricWriter(
+            workdir, from_step=int(self.state.step), silent=not processes.is_first()
+        )
         self._total_steps = config.train.num_epochs * self._batches.steps_per_epoch
         self._train_seconds, self._train_steps = 0.0, 0
 
-    def run(self, stop: StopRequest) -> None:
+    def run(self, stop: StopRequest) -> bool:
         """Trains until the last epoch, until validation stops improving, or until a request.
 
-        What is in memory when a request comes is saved.
+        What is in memory when a request comes is saved. With several processes a request to any
+        of them stops all, at the next step at which they ask each other.
+
+        Returns:
+          Whether training has ended; False if it was stopped.
         """
         step = int(self.state.step)
         size = sum(x.size for x in jax.tree.leaves(self.state.params))
@@ -155,10 +168,10 @@ class Trainer:
             task = bar.add_task("Training", total=self._total_steps, completed=step, message="")
             batches = self._batches.iterate(step)
             while step < self._total_steps and not self._out_of_patience():
-                if stop.requested:
+                if self._must_stop(stop, step):
                     self._require_finite_losses()
-                    self._checkpointer.save(self.state, self.progress)
-                    return
+                    self._save()
+                    return False
                 started = time.monotonic()
                 self.state = self._train_step(self.state, next(batches), self._features)
                 step += 1
@@ -170,6 +183,15 @@ class Trainer:
                 bar.update(task, completed=step)
                 if boundary:
                     self._at_boundary(step, bar, task)
+        return True
+
+    def _must_stop(self, stop: StopRequest, step: int) -> bool:
+        if jax.process_count() > 1 and step % _STEPS_PER_SYNC:
+            return False
+        return processes.any_says(stop.requested)
+
+    def _save(self) -> None:
+        self._checkpointer.save(self._devices.to_global(self.state), self.progress)
 
     def _is_boundary(self, step: int) -> bool:
         return self._logs_at(step) or self._evaluates_at(step) or self._saves_at(step)
@@ -182,7 +204,7 @@ class Trainer:
         if self._evaluates_at(step):
             message += self._validate(step)
         if self._evaluates_at(step) or self._saves_at(step):
-            self._checkpointer.save(self.state, self.progress)
+            self._save()
         if message:
             bar.update(task, message=message)
             self._console.print(f"epoch {step / self._batches.steps_per_epoch:g}, {message}")
@@ -220,7 +242,7 @@ class Trainer:
         record |= {f"train/{name}": mean for name, mean in means.items()}
         self._writer.write(step, record | {"sequences_per_second": rate})
         # Placed as the step's own results are: otherwise the step would be compiled again.
-        sums = self._parallel.replicate(zero_sums(means))
+        sums = self._devices.place(zero_sums(means))
         self.state = dataclasses.replace(self.state, loss_sums=sums)
         self._train_seconds, self._train_steps = 0.0, 0
         return f"loss {means['total']:.4f}, {rate:,.0f} sequences/s"

@@ -9,7 +9,8 @@ import ml_collections
 import optax
 from flax import struct
 
-from tssr_jax import collectives
+from tssr_jax import collectives, placement
+from tssr_jax.catalogue import Catalogue
 from tssr_jax.losses.term import LossTerm
 from tssr_jax.losses.total import loss_terms, term_weights, total_loss
 from tssr_jax.models.tssr import TSSR, encode
@@ -46,12 +47,27 @@ class TrainState:
         return self.params if self.average is None else self.average
 
 
-def init_params(model: TSSR, item_features: jax.Array | None, seed: int) -> Any:
-    """Initial parameters, a function of the model and the seed."""
+def init_params(
+    model: TSSR, item_features: jax.Array | jax.ShapeDtypeStruct | None, seed: int
+) -> Any:
+    """Initial parameters, on any number of devices the same function of the model and the seed.
+
+    Args:
+      model: the module of one device.
+      item_features: [classes, feature_dim], of which only the width is looked at.
+      seed: any integer.
+
+    Returns:
+      The parameters for all devices: those with one row per class have `padded_classes`.
+    """
+    whole = model.clone(catalogue=Catalogue(model.catalogue.num_items), rows_axis=None)
+    width = None if item_features is None else item_features.shape[-1]
 
     def init(key: jax.Array) -> Any:
         sequence = jnp.zeros((1, model.max_length), jnp.int32)
-        return model.init(key, sequence, item_features)["params"]
+        features = None if width is None else jnp.zeros((1, width))
+        params = whole.init(key, sequence, features)["params"]
+        return placement.pad_classes(params, model.catalogue)
 
     return jax.jit(init)(jax.random.key(seed))
 
@@ -88,7 +104,6 @@ def make_train_step(
     model: TSSR,
     optimizer: optax.GradientTransformation,
     config: ml_collections.ConfigDict,
-    axis: str | None = None,
 ) -> Callable[[TrainState, Mapping[str, Any], jax.Array | None], TrainState]:
     """Returns the step of one device, the pure function `(state, batch, item_features) -> state`.
 
@@ -96,12 +111,11 @@ def make_train_step(
     whole, the same on all devices. Dropout is a function of (config.seed, step, row).
 
     Args:
-      model: its `data_axis` is `axis`.
+      model: tells how batch and catalogue lie on the devices.
       optimizer: whose state the train state holds.
       config: sections `loss` and `corrections`, and the seed.
-      axis: the device axis that batches are cut along; None on one device.
     """
-    weights = term_weights(config)
+    weights, axis = term_weights(config), model.rows_axis
 
     def train_step(
         state: TrainState, batch: Mapping[str, Any], item_features: jax.Array | None
@@ -112,11 +126,12 @@ def make_train_step(
             outputs = encode(
                 model, params, batch["item_sequence"], item_features, dropout_key=dropout_key
             )
-            terms = loss_terms(outputs, params, batch, config, axis)
+            terms = loss_terms(model, params, outputs, batch, config)
             return total_loss(terms, weights, axis), terms
 
-        shares = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        (total, terms), grads = collectives.psum(shares, axis)
+        shares, grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        total, terms = collectives.psum(shares, axis)
+        grads = placement.sum_gradients(grads, model.catalogue, axis)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         terms = {**terms, TOTAL: LossTerm(total, jnp.ones(()))}
         params = optax.apply_updates(state.params, updates)

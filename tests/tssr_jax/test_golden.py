@@ -52,7 +52,7 @@ def test_losses_and_gradients(case):
 
     def total(params):
         outputs = encode(case.model(), params, batch["item_sequence"], case.inputs["item_features"])
-        terms = loss_terms(outputs, params, batch, config)
+        terms = loss_terms(case.model(), params, outputs, batch, config)
         return weighted_total(terms, term_weights(config)), terms
 
     (value, terms), grads = jax.jit(jax.value_and_grad(total, has_aux=True))(case.params)
@@ -85,7 +85,9 @@ def test_ranks_and_metrics(case):
     for row in range(len(sequence)):
         own = classes[offsets[row] : offsets[row + 1]]
         excluded[row, : len(own)] = own
-    ranks = np.asarray(answer_ranks(case.outputs["logits"][:, -1], answers, excluded))
+    ranks = np.asarray(
+        answer_ranks(case.outputs["logits"][:, -1], answers, excluded, case.model().catalogue)
+    )
     np.testing.assert_array_equal(ranks, case.metrics["answer_rank"])
     metrics = ranking_metrics(ranks, cutoffs=case.settings["metric_ks"])
     for k in case.settings["metric_ks"]:

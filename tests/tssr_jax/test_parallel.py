@@ -7,15 +7,29 @@ import optax
 import pytest
 
 from configs import default
+from tssr_jax import collectives, placement
+from tssr_jax.catalogue import Catalogue
 from tssr_jax.errors import UserError
 from tssr_jax.evaluate import make_eval_step
 from tssr_jax.experiment import make_model
 from tssr_jax.losses.total import ITEM_TERMS, PREDICTION, USER_TERMS, loss_terms, total_loss
 from tssr_jax.models.tssr import encode
-from tssr_jax.parallel import DATA_AXIS, KINDS, ROWS, WHOLE, DataParallel
+from tssr_jax.optimizer import clip_by_norm, make_optimizer
+from tssr_jax.parallel import CLASSES, ROWS, WHOLE, Devices
 from tssr_jax.train_state import TOTAL, create_train_state, init_params, make_train_step
 
-NUM_ITEMS, ROWS_OF_BATCH, LENGTH = 20, 16, 5
+NUM_ITEMS, ROWS_OF_BATCH, LENGTH = 20, 24, 5
+# Ways to run: kind, devices, and those of them that share a catalogue (21 classes: none of these
+# numbers but 3 divides it).
+WAYS = (
+    ("pmap", 2, 1),
+    ("pmap", 8, 1),
+    ("shard_map", 1, 1),
+    ("shard_map", 8, 1),
+    ("shard_map", 2, 2),
+    ("shard_map", 6, 3),
+    ("shard_map", 8, 4),
+)
 TERMS = (PREDICTION, *USER_TERMS, *ITEM_TERMS)
 
 
@@ -47,14 +61,16 @@ def fixture_features():
 @pytest.fixture(name="params", scope="module")
 def fixture_params(features):
     """Initial values, but for residual scalars that let attention show."""
-    params = init_params(make_model(small_config(), NUM_ITEMS), jnp.asarray(features), seed=0)
+    params = init_params(
+        make_model(small_config(), Catalogue(NUM_ITEMS)), jnp.asarray(features), seed=0
+    )
     return jax.tree.map(lambda x: jnp.full_like(x, 0.5) if x.ndim == 0 else x, params)
 
 
 def dense_terms(params, batch, features):
     """The five terms from the states, each written as a softmax over dense scores."""
     outputs = encode(
-        make_model(small_config(), NUM_ITEMS), params, batch["item_sequence"], features
+        make_model(small_config(), Catalogue(NUM_ITEMS)), params, batch["item_sequence"], features
     )
     sequence, labels, real = (batch[k] for k in ("item_sequence", "labels", "row_mask"))
     valid = sequence > 0
@@ -99,32 +115,57 @@ def fixture_expected(params, batch, features):
 
 
 @pytest.mark.parametrize("negatives", ["all_gather", "ring"])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("num_devices", [1, 2, 8])
+@pytest.mark.parametrize("way", WAYS, ids=str)
 def test_terms_and_gradients_equal_the_dense_formula(  # noqa: PLR0917
-    params, batch, features, expected, num_devices, kind, negatives
+    params, batch, features, expected, way, negatives
 ):
-    config, parallel = small_config(negatives=negatives), DataParallel(kind, num_devices)
-    model = make_model(config, NUM_ITEMS, DATA_AXIS)
+    config, devices = small_config(negatives=negatives), Devices(*way)
+    model, params, features = on(devices, config, params, features)
+    layout = placement.layout(params)
     weights = {name: expected_weight(name, config) for name in TERMS}
 
     def body(params, batch, features):
         def share(params):
             outputs = encode(model, params, batch["item_sequence"], features)
-            terms = loss_terms(outputs, params, batch, config, DATA_AXIS)
-            return total_loss(terms, weights, DATA_AXIS), terms
+            terms = loss_terms(model, params, outputs, batch, config)
+            return total_loss(terms, weights, model.rows_axis), terms
 
-        (total, terms), grads = jax.lax.psum(
-            jax.value_and_grad(share, has_aux=True)(params), DATA_AXIS
-        )
+        shares, grads = jax.value_and_grad(share, has_aux=True)(params)
+        total, terms = collectives.psum(shares, model.rows_axis)
+        grads = placement.sum_gradients(grads, model.catalogue, model.rows_axis)
         return {name: term.mean() for name, term in terms.items()} | {TOTAL: total}, grads
 
-    terms, grads = parallel.run(body, inputs=(WHOLE, ROWS, WHOLE), output=WHOLE)(
-        parallel.replicate(params), batch, parallel.replicate(features)
-    )
+    run = devices.run(body, inputs=(layout, ROWS, CLASSES), output=(WHOLE, layout))
+    terms, grads = run(params, batch, features)
     for name, value in expected[0].items():
         np.testing.assert_allclose(terms[name], value, rtol=1e-5, err_msg=name)
-    assert_close(grads, expected[1], 1e-5)
+    assert_close(existing(grads), expected[1], 1e-5)
+
+
+def on(devices, config, params, features):
+    """The model of the devices, and parameters and features placed on them."""
+    model = make_model(config, devices.catalogue(NUM_ITEMS), devices.rows_axis)
+    params = placement.pad_classes(params, model.catalogue)
+    features = np.pad(features, ((0, model.catalogue.padded_classes - NUM_ITEMS - 1), (0, 0)))
+    return (
+        model,
+        devices.place(params, placement.layout(params)),
+        devices.place(features, CLASSES),
+    )
+
+
+def existing(tree):
+    """Without the classes that only fill up the last shard, whose values must be zero."""
+
+    def cut(path, x):
+        dimension = placement.class_dimension(placement.path_names(path))
+        if dimension is None:
+            return x
+        kept, rest = np.split(np.asarray(x), [NUM_ITEMS + 1], axis=dimension)
+        assert not rest.any()
+        return kept
+
+    return jax.tree_util.tree_map_with_path(cut, tree)
 
 
 def expected_weight(name, config):
@@ -145,59 +186,104 @@ def assert_close(tree, expected, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("kind", "num_devices", "negatives"),
-    [("pmap", 2, "ring"), ("pmap", 8, "all_gather"), ("shard_map", 8, "ring")],
+    ("way", "negatives"),
+    [
+        (("pmap", 2), "ring"),
+        (("pmap", 8), "all_gather"),
+        (("shard_map", 8), "ring"),
+        (("shard_map", 8, 2), "all_gather"),
+        (("shard_map", 6, 3), "ring"),
+    ],
+    ids=str,
 )
-def test_five_steps_with_dropout_are_those_of_one_device(  # noqa: PLR0917
-    params, batch, features, kind, num_devices, negatives
-):
-    def train(parallel, config):
+def test_five_steps_with_dropout_are_those_of_one_device(params, batch, features, way, negatives):
+    def train(devices, config):
         # Not Adam: it turns the rounding of a gradient that is zero into steps of full size.
-        optimizer = optax.sgd(0.1, momentum=0.9)
-        model = make_model(config, NUM_ITEMS, DATA_AXIS)
-        step = parallel.run(
-            make_train_step(model, optimizer, config, DATA_AXIS),
-            inputs=(WHOLE, ROWS, WHOLE),
-            output=WHOLE,
+        model, start, placed_features = on(devices, config, params, features)
+        clip = clip_by_norm(0.5, model.catalogue)
+        optimizer = optax.chain(clip, optax.sgd(0.1, momentum=0.9))
+        start = jax.tree.map(jnp.copy, start)
+        state = create_train_state(start, optimizer, config)
+        layout = placement.layout(state)
+        step = devices.run(
+            make_train_step(model, optimizer, config),
+            inputs=(layout, ROWS, CLASSES),
+            output=layout,
             donate=(0,),
         )
-        start = jax.tree.map(jnp.copy, params)
-        state = parallel.replicate(create_train_state(start, optimizer, config))
+        state = devices.place(state, layout)
         for _ in range(5):
-            state = step(state, batch, parallel.replicate(features))
+            state = step(state, batch, placed_features)
         return state
 
-    alone = train(DataParallel("shard_map", 1), small_config(dropout_rate=0.3))
-    state = train(DataParallel(kind, num_devices), small_config(0.3, negatives))
+    alone = train(Devices("shard_map", 1), small_config(dropout_rate=0.3))
+    state = train(Devices(*way), small_config(0.3, negatives))
     assert int(state.step) == 5
-    assert_close(state.params, alone.params, 1e-4)
+    assert_close(existing(state.params), alone.params, 1e-4)
     assert_close(state.loss_sums, alone.loss_sums, 1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_ranks_come_back_in_the_order_of_the_batch(params, batch, features, kind):
-    model = make_model(small_config(), NUM_ITEMS, DATA_AXIS)
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_ranks_come_back_in_the_order_of_the_batch(params, batch, features, way):
     rows = {
         "item_sequence": batch["item_sequence"],
-        "answers": np.arange(1, ROWS_OF_BATCH + 1, dtype=np.int32),
-        "excluded": np.zeros((ROWS_OF_BATCH, 1), np.int32),
+        "answers": np.arange(ROWS_OF_BATCH, dtype=np.int32) % NUM_ITEMS + 1,
+        "excluded": np.array([[0, -1, -1], [5, 0, -1], [3, 0, 7]] * 8, np.int32),
+        "row_mask": np.arange(ROWS_OF_BATCH) != 4,
     }
-    ranks = [
-        parallel.run(make_eval_step(model), inputs=(WHOLE, ROWS, WHOLE), output=ROWS)(
-            parallel.replicate(params), rows, parallel.replicate(features)
+    rows["excluded"][rows["excluded"] == rows["answers"][:, None]] = -1
+
+    def rank(devices):
+        model, placed, placed_features = on(devices, small_config(), params, features)
+        layout = placement.layout(placed)
+        return devices.run(make_eval_step(model), inputs=(layout, ROWS, CLASSES))(
+            placed, rows, placed_features
         )
-        for parallel in (DataParallel(kind, 1), DataParallel(kind, 8))
-    ]
-    assert ranks[0].shape == (ROWS_OF_BATCH,)
-    assert len(set(np.asarray(ranks[0]).tolist())) > 4
-    np.testing.assert_array_equal(*ranks)
+
+    alone, ranks = rank(Devices("pmap", 1)), rank(Devices(*way))
+    assert ranks.shape == (ROWS_OF_BATCH,)
+    assert ranks[4] == -1 and len(set(np.asarray(alone).tolist())) > 4
+    np.testing.assert_array_equal(ranks, alone)
+
+
+def test_each_device_holds_its_part_of_the_catalogue():
+    devices = Devices("shard_map", 8, 8)
+    config = small_config()
+    model = make_model(config, devices.catalogue(NUM_ITEMS), devices.rows_axis)
+    optimizer = make_optimizer(config.optimizer, model.catalogue)
+
+    def start():
+        params = init_params(model, jnp.zeros((1, 6)), seed=0)
+        return create_train_state(params, optimizer, config)
+
+    layout = placement.layout(jax.eval_shape(start))
+    state = devices.build(start, layout)
+    whole = Devices("pmap", 1)
+    params = whole.build(
+        lambda: init_params(make_model(config, Catalogue(NUM_ITEMS)), jnp.zeros((1, 6)), seed=0)
+    )
+    assert_close(existing(state.params), params, 0)
+    moments = state.opt_state[0].mu
+    for tree in (state.params, moments):
+        shards = tree["token_embedding"]["embedding"].addressable_shards
+        assert {shard.data.shape for shard in shards} == {(3, 8)}
+        shards = tree["output"]["kernel"].addressable_shards
+        assert {shard.data.shape for shard in shards} == {(8, 3)}
 
 
 def test_rounding_up_to_what_devices_can_share():
-    parallel = DataParallel("pmap", 3)
-    assert [parallel.round_up(n) for n in (1, 3, 128)] == [3, 3, 129]
+    devices = Devices("pmap", 3)
+    assert [devices.round_up(n) for n in (1, 3, 128)] == [3, 3, 129]
 
 
-def test_more_devices_than_there_are():
-    with pytest.raises(UserError, match=r"num_devices is 9, but there are 8 device\(s\)"):
-        DataParallel("pmap", 9)
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        (("pmap", 9), r"num_devices is 9, but there are 8 device\(s\)"),
+        (("shard_map", 8, 3), r"model_devices is 3, which does not divide the 8"),
+        (("pmap", 8, 2), r"needs --config.parallel=shard_map"),
+    ],
+)
+def test_devices_that_can_not_be_had(way, message):
+    with pytest.raises(UserError, match=message):
+        Devices(*way)

@@ -17,7 +17,7 @@ from tssr_jax.errors import UserError
 from tssr_jax.evaluate import evaluate
 from tssr_jax.experiment import build_experiment
 from tssr_jax.optimizer import make_optimizer
-from tssr_jax.parallel import DATA_AXIS, ROWS, WHOLE
+from tssr_jax.parallel import CLASSES, ROWS, WHOLE
 from tssr_jax.train import train
 from tssr_jax.train_state import create_train_state, init_params, make_train_step
 
@@ -34,7 +34,7 @@ def final_state(config, workdir):
     experiment = build_experiment(config)
     params = init_params(experiment.model, experiment.item_features, config.seed)
     target = create_train_state(params, make_optimizer(config.optimizer), config)
-    with Checkpointer(workdir) as checkpointer:
+    with Checkpointer(workdir, experiment.data.num_items) as checkpointer:
         state, progress = checkpointer.restore_newest(target)
     return jax.tree.map(np.asarray, state), progress
 
@@ -259,10 +259,8 @@ def test_the_first_bad_step_is_kept_not_a_later_one(config):
     optimizer = make_optimizer(config.optimizer)
     params = init_params(experiment.model, experiment.item_features, 0)
     state = create_train_state(params, optimizer, config)
-    step = experiment.parallel.run(
-        make_train_step(experiment.model, optimizer, config, DATA_AXIS),
-        inputs=(WHOLE, ROWS, WHOLE),
-        output=WHOLE,
+    step = experiment.devices.run(
+        make_train_step(experiment.model, optimizer, config), inputs=(WHOLE, ROWS, CLASSES)
     )
     sequence = np.array([[1, 2, 3, 4]], np.int32)
     batch = {"item_sequence": sequence, "labels": sequence + 1, "row_mask": np.array([True])}

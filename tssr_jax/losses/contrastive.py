@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from tssr_jax.collectives import Axis
 from tssr_jax.losses.info_nce import Keys, info_nce
 from tssr_jax.losses.term import LossTerm
 
@@ -29,7 +30,7 @@ def user_grained(
     *,
     temperature: float,
     negatives: str = "all_gather",
-    axis: str | None = None,
+    axis: Axis = None,
 ) -> LossTerm:
     """Contrasts the two representations of a user with those of the batch's other users.
 
@@ -56,7 +57,7 @@ def item_grained(
     valid_positions_only: bool,
     mask_false_negatives: bool,
     negatives: str = "all_gather",
-    axis: str | None = None,
+    axis: Axis = None,
 ) -> LossTerm:
     """Cross-modality next-item prediction among the items of the batch at the same position.
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from tssr_jax import collectives
+from tssr_jax.collectives import Axis
 from tssr_jax.losses.term import LossTerm
 
 NEGATIVES = ("all_gather", "ring")
@@ -46,7 +47,7 @@ def info_nce(  # noqa: PLR0917
     keys: Keys,
     anchors: jax.Array,
     negatives: str,
-    axis: str | None,
+    axis: Axis,
     scores_per_tile: int = SCORES_PER_TILE,
 ) -> LossTerm:
     """Cross entropy of each query's scores `query . key` with its own key as the target.
@@ -74,7 +75,7 @@ def info_nce(  # noqa: PLR0917
     return LossTerm(losses.sum(), anchors.sum().astype(losses.dtype))
 
 
-def _gathered(queries: jax.Array, keys: Keys, axis: str | None) -> jax.Array:
+def _gathered(queries: jax.Array, keys: Keys, axis: Axis) -> jax.Array:
     """Log-sum-exp of each query's scores, [groups, rows]."""
     everyone = jax.tree.map(partial(collectives.all_gather, axis=axis, dimension=1), keys)
     row = jnp.arange(queries.shape[1]) + collectives.index(axis) * queries.shape[1]
@@ -100,7 +101,7 @@ def _scores(
     return jnp.where(allowed, scores, EXCLUDED_SCORE)
 
 
-def _ring(queries: jax.Array, keys: Keys, axis: str | None, scores_per_tile: int) -> jax.Array:
+def _ring(queries: jax.Array, keys: Keys, axis: Axis, scores_per_tile: int) -> jax.Array:
     """`_gathered` without ever holding all keys, or all scores."""
     groups, rows, _ = queries.shape
     tile = _tile_size(rows, groups * rows, scores_per_tile)
@@ -129,7 +130,7 @@ def _log_normaliser(  # noqa: PLR0917
     vectors: jax.Array,
     mask: jax.Array,
     ids: Ids,
-    axis: str | None,
+    axis: Axis,
     tile: int,
 ) -> jax.Array:
     return _forward(queries, vectors, mask, ids, axis, tile)[0]
@@ -140,7 +141,7 @@ def _forward(  # noqa: PLR0917
     vectors: jax.Array,
     mask: jax.Array,
     ids: Ids,
-    axis: str | None,
+    axis: Axis,
     tile: int,
 ) -> tuple[jax.Array, tuple]:
     query_ids, key_ids = ids
@@ -173,7 +174,7 @@ def _forward(  # noqa: PLR0917
 
 
 def _backward(
-    axis: str | None, tile: int, saved: tuple, cotangent: jax.Array
+    axis: Axis, tile: int, saved: tuple, cotangent: jax.Array
 ) -> tuple[jax.Array | None, ...]:
     queries, vectors, mask, (query_ids, key_ids), log_normaliser = saved
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import ml_collections
 
 from tssr_jax import collectives
+from tssr_jax.collectives import Axis
 from tssr_jax.losses.contrastive import item_grained, pool, user_grained
 from tssr_jax.losses.next_item import next_item_loss
 from tssr_jax.losses.term import LossTerm
-from tssr_jax.models.tssr import StreamStates, TSSROutputs
+from tssr_jax.models.tssr import TSSR, StreamStates, TSSROutputs
 
 PREDICTION = "prediction"
 USER_TERMS = ("user_text2id", "user_id2text")
@@ -28,24 +29,25 @@ def term_weights(config: ml_collections.ConfigDict) -> dict[str, float]:
 
 
 def loss_terms(
-    outputs: TSSROutputs,
+    model: TSSR,
     params: Mapping[str, Any],
+    outputs: TSSROutputs,
     batch: Mapping[str, jax.Array],
     config: ml_collections.ConfigDict,
-    axis: str | None = None,
 ) -> dict[str, LossTerm]:
     """Computes this device's share of the terms that `term_weights` lists.
 
     Args:
-      outputs: the model's states.
+      model: tells how batch and catalogue lie on the devices.
       params: the model's parameters; the head `output` is read here, not applied by the model,
         because the catalogue's scores are tiled.
+      outputs: the model's states.
       batch: `item_sequence` and `labels` int [batch, length], `row_mask` bool [batch].
       config: sections `loss` and `corrections`.
-      axis: the device axis that the batch is cut along; None on one device.
     """
+    axis = model.rows_axis
     names = term_weights(config)
-    terms = {PREDICTION: _prediction(outputs, params, batch, config.corrections)}
+    terms = {PREDICTION: _prediction(model, params, outputs, batch, config.corrections)}
     if outputs.id is None or outputs.content is None:
         return terms
     # Anchor stream and target stream of each direction, in the order of the names.
@@ -68,7 +70,7 @@ def loss_terms(
 
 
 def total_loss(
-    terms: Mapping[str, LossTerm], weights: Mapping[str, float], axis: str | None = None
+    terms: Mapping[str, LossTerm], weights: Mapping[str, float], axis: Axis = None
 ) -> jax.Array:
     """Weighted sum of the terms' means, a scalar.
 
@@ -84,8 +86,9 @@ def total_loss(
 
 
 def _prediction(
-    outputs: TSSROutputs,
+    model: TSSR,
     params: Mapping[str, Any],
+    outputs: TSSROutputs,
     batch: Mapping[str, jax.Array],
     corrections: ml_collections.ConfigDict,
 ) -> LossTerm:
@@ -99,6 +102,8 @@ def _prediction(
         batch["labels"],
         counted,
         exclude_padding_class=corrections.exclude_padding_class,
+        catalogue=model.catalogue,
+        rows_axis=model.rows_axis,
     )
 
 
@@ -107,7 +112,7 @@ def _user_term(
     other: StreamStates,
     batch: Mapping[str, jax.Array],
     config: ml_collections.ConfigDict,
-    axis: str | None,
+    axis: Axis,
 ) -> LossTerm:
     pooled, other_pooled = (
         pool(

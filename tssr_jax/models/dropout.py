@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from tssr_jax import collectives
+from tssr_jax.collectives import Axis
 
 
 class Dropout(nn.Module):
@@ -19,7 +20,7 @@ class Dropout(nn.Module):
     """
 
     rate: float
-    axis: str | None = None
+    axis: Axis = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, cast
 import jax
 from flax import linen as nn
 
+from tssr_jax.catalogue import Catalogue
+from tssr_jax.collectives import Axis
 from tssr_jax.models import initializers
 from tssr_jax.models.attention import causal_padding_mask
 from tssr_jax.models.content.frozen import FrozenContent
@@ -55,7 +57,8 @@ class TSSR(nn.Module):
     `streams=("id",)` is SASRec (arXiv 1808.09781) trained with cross entropy over the catalogue.
 
     Attributes:
-      num_items: size of the catalogue; ids are 1..num_items, 0 is padding.
+      catalogue: its size, and how its classes lie on the devices; ids are 1..num_items, 0 is
+        padding.
       streams: ("id", "content"), ("id",) or ("content",).
       d_model: width of every state.
       num_heads: attention heads; divides d_model.
@@ -64,10 +67,10 @@ class TSSR(nn.Module):
       num_cross_layers: cross-attention blocks of each stream.
       max_length: number of positions.
       dropout_rate: see `EncoderBlock`.
-      data_axis: the device axis that batches are cut along; None on one device.
+      rows_axis: the device axis that batches are cut along; None on one device.
     """
 
-    num_items: int
+    catalogue: Catalogue
     streams: tuple[str, ...]
     d_model: int
     num_heads: int
@@ -76,26 +79,26 @@ class TSSR(nn.Module):
     num_cross_layers: int
     max_length: int
     dropout_rate: float
-    data_axis: str | None = None
+    rows_axis: Axis = None
 
     def setup(self) -> None:
         """Makes the layers that the streams need; the names are those of the parameters."""
         depth, cross_depth = self.num_unimodal_layers, self.num_cross_layers
-        self.dropout = Dropout(self.dropout_rate, self.data_axis)
+        self.dropout = Dropout(self.dropout_rate, self.rows_axis)
         width = (self.num_heads, self.d_ffn, self.dropout)
-        table = initializers.table(self.num_items)
+        table, classes = initializers.table(self.catalogue.num_items), self.catalogue.shard_classes
         self.position_embedding = nn.Embed(self.max_length, self.d_model, embedding_init=table)
         if "id" in self.streams:
-            self.token_embedding = nn.Embed(self.num_items + 1, self.d_model, embedding_init=table)
+            self.token_embedding = nn.Embed(classes, self.d_model, embedding_init=table)
             self.id_encoder = UnimodalEncoder(depth, *width)
         if "content" in self.streams:
-            self.content_projection = FrozenContent(self.d_model)
+            self.content_projection = FrozenContent(self.d_model, self.catalogue)
             self.content_encoder = UnimodalEncoder(depth, *width)
         if len(self.streams) == 2:
             self.id_cross = MultimodalEncoder(cross_depth, *width)
             self.content_cross = MultimodalEncoder(cross_depth, *width)
             self.gate = Gate()
-        self.output = Dense(self.num_items + 1)
+        self.output = Dense(classes)
 
     def encode(
         self,
@@ -108,7 +111,7 @@ class TSSR(nn.Module):
 
         Args:
           item_sequence: int [batch, length], left padded with 0; length <= max_length.
-          item_features: [num_items + 1, feature_dim]; may be None without a content stream.
+          item_features: [shard_classes, feature_dim]; may be None without a content stream.
           deterministic: whether dropout is off; if not, `apply` needs the rng "dropout".
 
         Raises:
@@ -120,7 +123,7 @@ class TSSR(nn.Module):
 
         id_states = content_states = None
         if "id" in self.streams:
-            embedding = self.token_embedding(item_sequence)
+            embedding = self.catalogue.lookup(self.token_embedding, item_sequence)
             encoded = self.id_encoder(embedding + positions, mask, deterministic=deterministic)
             id_states = StreamStates(embedding, encoded, encoded)
         if "content" in self.streams:
@@ -147,7 +150,7 @@ class TSSR(nn.Module):
         )
 
     def score(self, fused: jax.Array) -> jax.Array:
-        """Scores all items: [..., d_model] -> [..., num_items + 1]; class 0 is padding."""
+        """Scores the classes: [..., d_model] -> [..., shard_classes]; class 0 is padding."""
         return self.output(fused)
 
     def __call__(
@@ -157,7 +160,7 @@ class TSSR(nn.Module):
         *,
         deterministic: bool = True,
     ) -> tuple[TSSROutputs, jax.Array]:
-        """`encode`, then `score` at every position: logits [batch, length, num_items + 1]."""
+        """`encode`, then `score` at every position: logits [batch, length, shard_classes]."""
         outputs = self.encode(item_sequence, item_features, deterministic=deterministic)
         return outputs, self.score(outputs.fused)
 

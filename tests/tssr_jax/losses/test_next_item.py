@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tssr_jax.catalogue import Catalogue
 from tssr_jax.losses.next_item import next_item_loss
 
 BATCH, LENGTH, D_MODEL, CLASSES = 3, 5, 4, 11
+CATALOGUE = Catalogue(CLASSES - 1)
 
 
 def dense_loss(  # noqa: PLR0917
@@ -49,6 +51,7 @@ def test_value_and_gradients_equal_the_dense_formula(inputs, tile, exclude_paddi
                 labels,
                 counted,
                 exclude_padding_class=exclude_padding_class,
+                catalogue=CATALOGUE,
                 positions_per_tile=tile,
             ).sum
         )
@@ -66,7 +69,9 @@ def test_value_and_gradients_equal_the_dense_formula(inputs, tile, exclude_paddi
 
 def test_nothing_counted_is_a_zero_loss(inputs):
     *arrays, labels, counted = inputs
-    term = next_item_loss(*arrays, labels, counted & False, exclude_padding_class=True)
+    term = next_item_loss(
+        *arrays, labels, counted & False, exclude_padding_class=True, catalogue=CATALOGUE
+    )
     assert term.sum == 0 and term.weight == 0 and term.mean() == 0
 
 
@@ -74,7 +79,14 @@ def test_padding_class_by_hand():
     fused, kernel = jnp.ones((1, 1, 1)), jnp.zeros((1, 3))
     label, counted = jnp.array([[2]]), jnp.array([[True]])
     bias = jnp.array([50.0, 0.0, 0.0])
-    excluded = next_item_loss(fused, kernel, bias, label, counted, exclude_padding_class=True)
-    np.testing.assert_allclose(excluded.sum, np.log(2), rtol=1e-6)
-    competing = next_item_loss(fused, kernel, bias, label, counted, exclude_padding_class=False)
-    np.testing.assert_allclose(competing.sum, 50.0, rtol=1e-6)
+    for exclude, expected in ((True, np.log(2)), (False, 50.0)):
+        term = next_item_loss(
+            fused,
+            kernel,
+            bias,
+            label,
+            counted,
+            exclude_padding_class=exclude,
+            catalogue=Catalogue(2),
+        )
+        np.testing.assert_allclose(term.sum, expected, rtol=1e-6)

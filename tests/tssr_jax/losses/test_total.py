@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs import default
+from tssr_jax.catalogue import Catalogue
 from tssr_jax.experiment import make_model
 from tssr_jax.losses.term import LossTerm
 from tssr_jax.losses.total import loss_terms, term_weights, total_loss
@@ -34,12 +35,12 @@ def batch():
 
 def terms_of(config):
     features = jax.random.normal(jax.random.key(1), (NUM_ITEMS + 1, 6))
-    model = make_model(config, NUM_ITEMS)
+    model = make_model(config, Catalogue(NUM_ITEMS))
     params = init_params(model, features, seed=0)
 
     def compute(params, batch):
         outputs = encode(model, params, batch["item_sequence"], features)
-        return loss_terms(outputs, params, batch, config)
+        return loss_terms(model, params, outputs, batch, config)
 
     return jax.jit(compute)(params, batch())
 

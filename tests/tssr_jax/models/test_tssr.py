@@ -7,6 +7,7 @@ import pytest
 from flax import traverse_util
 
 from configs import default
+from tssr_jax.catalogue import Catalogue
 from tssr_jax.experiment import make_model
 from tssr_jax.models import tssr
 from tssr_jax.models.attention import causal_padding_mask
@@ -21,7 +22,7 @@ def make(streams=("id", "content"), **fields):
     config = default.get_config()
     config.model.update(d_model=8, d_ffn=16, num_heads=2, max_length=6, num_cross_layers=2)
     config.model.update(streams=streams, **fields)
-    model = make_model(config, NUM_ITEMS)
+    model = make_model(config, Catalogue(NUM_ITEMS))
     params = init_params(model, FEATURES, seed=0)
     # Residual scalars start at 1e-8: without larger ones attention would hardly show.
     flat = traverse_util.flatten_dict(params)
@@ -95,7 +96,7 @@ def test_projecting_before_or_after_the_gather_is_the_same():
 
 def test_initial_values_follow_the_reference():
     config = default.get_config()
-    model = make_model(config, num_items=999)
+    model = make_model(config, Catalogue(999))
     params = init_params(model, jnp.zeros((1000, 400)), seed=0)
     table = params["token_embedding"]["embedding"]
     assert float(jnp.abs(table).max()) <= 1000**-0.5 < float(jnp.abs(table).max()) * 1.01

@@ -3,6 +3,7 @@
 import jax
 from flax import linen as nn
 
+from tssr_jax.catalogue import Catalogue
 from tssr_jax.models import initializers
 
 
@@ -11,9 +12,11 @@ class FrozenContent(nn.Module):
 
     Attributes:
       d_model: width of the model.
+      catalogue: how the table's rows lie on the devices.
     """
 
     d_model: int
+    catalogue: Catalogue
 
     @nn.compact
     def __call__(self, item_sequence: jax.Array, item_features: jax.Array) -> jax.Array:
@@ -21,7 +24,7 @@ class FrozenContent(nn.Module):
 
         Args:
           item_sequence: int [batch, length]; padding reads feature row 0.
-          item_features: [num_items + 1, feature_dim], not trained.
+          item_features: [shard_classes, feature_dim], not trained.
 
         Returns:
           [batch, length, d_model].
@@ -30,7 +33,11 @@ class FrozenContent(nn.Module):
         init = initializers.pytorch_dense(feature_dim)
         kernel = self.param("kernel", init, (feature_dim, self.d_model))
         bias = self.param("bias", init, (self.d_model,))
-        # Gather and projection commute: do first whichever leaves fewer rows to multiply.
-        if item_features.shape[0] < item_sequence.size:
-            return (item_features @ kernel + bias)[item_sequence]
-        return item_features[item_sequence] @ kernel + bias
+
+        def rows_of(place: jax.Array) -> jax.Array:
+            # Gather and projection commute: do first whichever leaves fewer rows to multiply.
+            if item_features.shape[0] < place.size:
+                return (item_features @ kernel + bias)[place]
+            return item_features[place] @ kernel + bias
+
+        return self.catalogue.lookup(rows_of, item_sequence)
