@@ -91,7 +91,7 @@ class Devices:
 
     def place(self, tree: Any, layout: Any = WHOLE) -> Any:
         """Puts arrays, which all processes hold whole, on the devices."""
-        return jax.device_put(tree, self.shardings(layout))
+        return jax.device_put(jax.tree.map(np.asarray, tree), self.shardings(layout))
 
     def build(self, function: Callable[[], Any], layout: Any = WHOLE) -> Any:
         """The result of a function, computed where it is to lie."""

@@ -84,7 +84,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float |
                 "same command goes on from there."
             )
             return None
-        params, step = checkpointer.restore_best(trainer.state.eval_params)
+        params, step = checkpointer.restore_best(trainer.global_state().eval_params)
     return evaluate_best(experiment, params, step, workdir, console)
 
 
@@ -190,8 +190,12 @@ class Trainer:
             return False
         return processes.any_says(stop.requested)
 
+    def global_state(self) -> TrainState:
+        """The state as arrays of all processes, for checkpoints."""
+        return self._devices.to_global(self.state)
+
     def _save(self) -> None:
-        self._checkpointer.save(self._devices.to_global(self.state), self.progress)
+        self._checkpointer.save(self.global_state(), self.progress)
 
     def _is_boundary(self, step: int) -> bool:
         return self._logs_at(step) or self._evaluates_at(step) or self._saves_at(step)

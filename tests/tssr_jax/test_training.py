@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.raw_data import tiny_config, write_csv
-from tssr_jax.checkpointing import Checkpointer
+from tests.runs import assert_same_run, command, final_state, metrics_of, newest_step, run
 from tssr_jax.errors import UserError
 from tssr_jax.evaluate import evaluate
 from tssr_jax.experiment import build_experiment
@@ -27,35 +27,6 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(name="config")
 def fixture_config(tmp_path):
     return tiny_config(tmp_path)
-
-
-def final_state(config, workdir):
-    """The newest checkpoint's state, as plain arrays."""
-    experiment = build_experiment(config)
-    params = init_params(experiment.model, experiment.item_features, config.seed)
-    target = create_train_state(params, make_optimizer(config.optimizer), config)
-    with Checkpointer(workdir, experiment.data.num_items) as checkpointer:
-        state, progress = checkpointer.restore_newest(target)
-    return jax.tree.map(np.asarray, state), progress
-
-
-def metrics_of(workdir):
-    """metrics.jsonl without what depends on the clock."""
-    path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    records = [json.loads(line) for line in lines]
-    return [{k: v for k, v in r.items() if k != "sequences_per_second"} for r in records]
-
-
-def assert_same_run(config, first, second):
-    (state, progress), (other_state, other_progress) = (
-        final_state(config, workdir) for workdir in (first, second)
-    )
-    assert progress == other_progress
-    jax.tree.map(np.testing.assert_array_equal, state, other_state)
-    assert metrics_of(first) == metrics_of(second)
-    texts = [(workdir / "test_metrics.json").read_text() for workdir in (first, second)]
-    assert texts[0] == texts[1]
 
 
 def test_train_then_evaluate_gives_identical_numbers(config, tmp_path):
@@ -115,32 +86,6 @@ def test_early_stopping_counts_validations_without_improvement(config, tmp_path)
     assert max(r["epoch"] for r in metrics_of(tmp_path / "run")) == 4.0
 
 
-def command(config, workdir, *flags):
-    return [
-        sys.executable, "-m", "tssr_jax.main",
-        f"--config=configs/csv.py:{config.data.raw_dir}",
-        f"--workdir={workdir}",
-        f"--config.num_devices={config.num_devices}",
-        *(f"--config.{section}.{name}={getattr(config[section], name)}"
-          for section, names in {
-              "data": ("cache_dir",),
-              "content": ("text_model_dir", "max_tokens"),
-              "model": ("d_model", "d_ffn", "num_heads", "num_cross_layers", "max_length"),
-              "optimizer": ("learning_rate", "ema_decay"),
-              "train": (
-                  "batch_size", "num_epochs", "epochs_per_evaluation", "checkpoint_every_steps",
-                  "early_stopping_patience", "log_every_steps", "reorder_rate",
-              ),
-              "evaluate": ("batch_size",),
-          }.items() for name in names),
-        *flags,
-    ]  # fmt: skip
-
-
-def run(*args, **kwargs):
-    return subprocess.run(*args, cwd=ROOT, capture_output=True, text=True, check=False, **kwargs)
-
-
 def test_killed_at_any_step_and_resumed_it_ends_the_same(config, tmp_path):
     """Checkpoints within the epoch and within a log window; kill -9 at whatever step it is."""
     config.train.update(num_epochs=8, checkpoint_every_steps=2, log_every_steps=5)
@@ -191,16 +136,18 @@ def test_a_run_of_many_devices_is_evaluated_where_there_are_fewer(config, tmp_pa
 
 
 def test_a_run_goes_on_with_other_devices(config, tmp_path):
-    """One device, then eight, then three under shard_map (which do not divide the batch)."""
+    """One device, eight, six that cut the catalogue in three, five that divide no batch."""
     config.optimizer.ema_decay = 0.9
-    config.train.num_epochs = 3
+    config.train.num_epochs = 4
     train(config, tmp_path / "alone")
-    for epochs, devices, kind in ((1, 1, "pmap"), (2, 8, "pmap"), (3, 3, "shard_map")):
-        config.train.num_epochs, config.num_devices, config.parallel = epochs, devices, kind
+    config.parallel = "shard_map"
+    for epochs, devices, model_devices in ((1, 1, 1), (2, 8, 1), (3, 6, 3), (4, 5, 1)):
+        config.num_devices, config.model_devices = devices, model_devices
+        config.train.num_epochs = epochs
         last = train(config, tmp_path / "moved")
     state, _ = final_state(config, tmp_path / "alone")
     moved, _ = final_state(config, tmp_path / "moved")
-    assert int(moved.step) == int(state.step) == 9
+    assert int(moved.step) == int(state.step) == 12
     losses = [
         [r["train/total"] for r in metrics_of(tmp_path / name) if "train/total" in r]
         for name in ("alone", "moved")
@@ -237,12 +184,6 @@ def test_sigterm_finishes_the_step_saves_and_exits_0(config, tmp_path):
     whole = run(command(config, tmp_path / "whole"))
     assert whole.returncode == 0, whole.stderr
     assert_same_run(config, tmp_path / "whole", stopped)
-
-
-def newest_step(workdir):
-    folder = workdir / "checkpoints"
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return max((int(name) for name in names if name.isdigit()), default=-1)
 
 
 def test_nan_stops_the_run_with_the_step_and_the_term(config, tmp_path):

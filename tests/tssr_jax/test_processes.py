@@ -1,0 +1,105 @@
+"""Several processes train as one: the same numbers, one set of files, one decision to stop."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from tests.raw_data import tiny_config
+from tests.runs import ROOT, command, metrics_of, newest_step
+from tssr_jax.train import train
+
+
+@pytest.fixture(name="config")
+def fixture_config(tmp_path):
+    config = tiny_config(tmp_path)
+    config.train.num_epochs = 3
+    return config
+
+
+def start_processes(config, workdir, number, *flags):
+    """As many processes with two devices each; their order of arrival is not fixed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    return [
+        subprocess.Popen(
+            command(
+                config,
+                workdir,
+                f"--coordinator=127.0.0.1:{port}",
+                f"--num_processes={number}",
+                f"--process_id={i}",
+                "--config.num_devices=0",
+                *flags,
+            ),
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(number)
+    ]
+
+
+def outputs_of(processes):
+    """What each printed, once all have ended well."""
+    outputs = []
+    for process in processes:
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        lines = output.splitlines()  # the collectives' library greets everyone
+        outputs.append("\n".join(line for line in lines if not line.startswith("[Gloo]")))
+    return outputs
+
+
+def losses_of(workdir):
+    return [r["train/total"] for r in metrics_of(workdir) if "train/total" in r]
+
+
+def test_four_processes_with_a_catalogue_cut_in_two_give_the_numbers_of_one(config, tmp_path):
+    config.train.reorder_rate = 0.5
+    config.num_devices = 8
+    alone = train(config, tmp_path / "alone")
+    flags = ("--config.parallel=shard_map", "--config.model_devices=2")
+    outputs = outputs_of(start_processes(config, tmp_path / "many", 4, *flags))
+    assert json.loads((tmp_path / "many" / "test_metrics.json").read_text()) == alone
+    np.testing.assert_allclose(
+        losses_of(tmp_path / "many"), losses_of(tmp_path / "alone"), rtol=1e-4
+    )
+    assert "ndcg@10" in outputs[0] and not any(outputs[1:])
+
+
+def test_checkpoints_move_from_eight_devices_to_one_to_two_processes(config, tmp_path):
+    config.num_devices = 1
+    alone = train(config, tmp_path / "alone")
+    for epochs, devices in ((1, 8), (2, 1)):
+        config.train.num_epochs, config.num_devices = epochs, devices
+        train(config, tmp_path / "moved")
+    config.train.num_epochs = 3
+    first, _ = outputs_of(start_processes(config, tmp_path / "moved", 2))
+    assert "Resuming at step 6" in first
+    assert json.loads((tmp_path / "moved" / "test_metrics.json").read_text()) == alone
+    np.testing.assert_allclose(
+        losses_of(tmp_path / "moved"), losses_of(tmp_path / "alone"), rtol=1e-4
+    )
+
+
+def test_a_sigterm_to_one_process_stops_all_at_the_same_step(config, tmp_path):
+    config.train.update(num_epochs=4000, epochs_per_evaluation=4000, log_every_steps=5)
+    config.train.early_stopping_patience = 0
+    processes = start_processes(config, tmp_path / "run", 2)
+    while len(metrics_of(tmp_path / "run")) < 2:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    first, _ = outputs_of(processes)
+    step = newest_step(tmp_path / "run")
+    assert step >= 10 and f"Stopped by SIGTERM after step {step:,}, which is saved" in first
