@@ -30,6 +30,7 @@ LAYERS = (
     "tssr_jax.preemption",
     "tssr_jax.experiment",
     "tssr_jax.train_state",
+    "tssr_jax.fingerprint",
     "tssr_jax.checkpointing",
     "tssr_jax.reporting",
     "tssr_jax.evaluate",

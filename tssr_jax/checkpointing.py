@@ -4,25 +4,35 @@ One folder per step holds `params` (those that rank: the average where there is 
 (optimiser state, accumulators, and the trained parameters beside an average) and `progress`.
 What was saved on one arrangement of devices or processes is restored on any other: arrays take the
 shardings of the target, and those with one row per class are filled up or cut to its shards.
-The newest checkpoint's progress says which step is the best one; that one is kept as well. A
-checkpoint becomes visible by a rename when it is complete, and old ones are removed only then:
-whenever a run is killed, the newest whole checkpoint and its best one are there.
+The newest checkpoint's progress says which step is the best one; that one is kept as well, and so
+are the checkpoint before the newest and its best one. A checkpoint becomes visible by a rename when
+it is complete, and old ones are removed only then: whenever a run is killed, the newest whole
+checkpoint and its best one are there. `progress` holds fingerprints of all arrays: what is read
+back is what was written, or the checkpoint counts as damaged and the one before is used.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from tssr_jax import processes
 from tssr_jax.errors import UserError
+from tssr_jax.fingerprint import fingerprints
 from tssr_jax.placement import class_dimension, path_names
 from tssr_jax.train_state import TrainState
 
 FOLDER = "checkpoints"
+# Beside the progress: the size of the catalogue, and what tells whether files are as written.
 _NUM_ITEMS = "num_items"
+_FINGERPRINTS = "fingerprints"
+_CHECKSUM = "checksum"
 Shape = tuple[int | str, ...]
 
 
@@ -41,16 +51,25 @@ class Progress:
     evaluations_without_improvement: int = 0
 
 
-@dataclasses.dataclass
 class _KeepNewestAndBest:
-    """Orbax preservation policy; `best_step` is set before each save."""
+    """Orbax preservation policy: the two newest checkpoints, and the best one of each.
 
-    best_step: int = -1
+    Attributes:
+      best_steps: the best step that each checkpoint's progress names.
+    """
+
+    def __init__(self) -> None:
+        self.best_steps: dict[int, int] = {}
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
         del context
-        newest = max(info.step for info in checkpoints) if checkpoints else -1
-        return [info.step in (newest, self.best_step) for info in checkpoints]
+        newest = sorted(info.step for info in checkpoints)[-2:]
+        kept = {*newest, *(self.best_steps.get(step, -1) for step in newest)}
+        return [info.step in kept for info in checkpoints]
+
+
+class DamagedError(Exception):
+    """A checkpoint that can't be read, or holds something else than was written."""
 
 
 class Checkpointer:
@@ -59,10 +78,14 @@ class Checkpointer:
     Args:
       workdir: the run's folder.
       num_items: size of the catalogue.
+      report: gets a line for people about each damaged checkpoint.
     """
 
-    def __init__(self, workdir: Path, num_items: int):
+    def __init__(
+        self, workdir: Path, num_items: int, report: Callable[[str], None] = lambda _: None
+    ):
         self._num_items = num_items
+        self._report = report
         self._folder = (workdir / FOLDER).absolute()
         self._policy = _KeepNewestAndBest()
         self._manager = ocp.CheckpointManager(
@@ -80,85 +103,165 @@ class Checkpointer:
     def __enter__(self) -> "Checkpointer":
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            with self._clear_write_errors():
+                self._manager.wait_until_finished()
         self._manager.close()
 
     def save(self, state: TrainState, progress: Progress) -> None:
         """Saves in the background; the state may be donated as soon as this returns.
 
         A step that is saved already stays as it is.
+
+        Raises:
+          UserError: if this or the previous checkpoint can't be written.
         """
-        if int(state.step) == self._manager.latest_step():
+        step = int(state.step)
+        if step == self._manager.latest_step():
             return
-        self._policy.best_step = progress.best_step
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.eval_params),
-                rest=ocp.args.StandardSave(_rest(state)),
-                progress=ocp.args.JsonSave(
-                    dataclasses.asdict(progress) | {_NUM_ITEMS: self._num_items}
+        items = {"params": state.eval_params, "rest": _rest(state)}
+        fields: dict[str, Any] = dataclasses.asdict(progress)
+        fields[_NUM_ITEMS] = self._num_items
+        fields[_FINGERPRINTS] = {name: fingerprints(tree) for name, tree in items.items()}
+        fields[_CHECKSUM] = _checksum(fields)
+        self._policy.best_steps[step] = progress.best_step
+        with self._clear_write_errors():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    progress=ocp.args.JsonSave(fields),
+                    **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
                 ),
-            ),
-        )
+            )
 
     def restore_newest(self, target: TrainState) -> tuple[TrainState, Progress] | None:
         """The newest state and progress, or None if nothing was saved yet.
+
+        A damaged checkpoint is reported and moved aside, and the one before is taken.
 
         Args:
           target: a state of the same structure and shapes.
 
         Raises:
-          UserError: if the checkpoint has other parameters or shapes.
+          UserError: if the checkpoint has other parameters or shapes, or all are damaged.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            return None
-        progress = self._progress(step)
-        ranking = self._restore_params(step, target.eval_params)
-        rest = self._restore_arrays(step, "rest", _rest(target))
-        average = ranking if "params" in rest else None
-        rest = {"params": ranking} | rest
-        return TrainState(average=average, **rest), progress
+        damaged = []
+        for step in self._steps():
+            try:
+                fields = self._fields(step)
+                ranking = self._restore_params(step, target.eval_params, fields)
+                rest = self._restore_arrays(step, "rest", _rest(target), fields)
+            except DamagedError as error:
+                damaged.append(step)
+                self._move_aside(step, error)
+                continue
+            for older in self._steps():
+                self._policy.best_steps[older] = self._best_step(older)
+            average = ranking if "params" in rest else None
+            rest = {"params": ranking} | rest
+            return TrainState(average=average, **rest), _progress(fields)
+        if damaged:
+            raise UserError(
+                f"All checkpoints in {self._folder} were damaged (steps "
+                f"{', '.join(map(str, damaged))}) and have been moved aside. The same command "
+                "starts again from the beginning."
+            )
+        return None
 
     def restore_best(self, target_params: Any) -> tuple[Any, int]:
         """Parameters of the best validation, and their step.
 
+        Where these are damaged, that is reported and the best before is taken.
+
         Raises:
           UserError: if there is none, or it has other parameters or shapes.
         """
-        step = self._manager.latest_step()
-        best_step = -1 if step is None else self._progress(step).best_step
-        if best_step < 0:
-            raise UserError(
-                f"{self._folder} holds no evaluated checkpoint. Train for at least "
-                "--config.train.epochs_per_evaluation epochs first."
-            )
-        return self._restore_params(best_step, target_params), best_step
+        tried: set[int] = set()
+        for step in self._steps():
+            best_step = step
+            try:
+                best_step = self._fields(step)["best_step"]
+                if best_step < 0 or best_step in tried:
+                    continue
+                tried.add(best_step)
+                return (
+                    self._restore_params(best_step, target_params, self._fields(best_step)),
+                    best_step,
+                )
+            except DamagedError as error:
+                self._report(f"The checkpoint {self._folder / str(best_step)} is damaged: {error}.")
+        raise UserError(
+            f"{self._folder} holds no evaluated checkpoint. Train for at least "
+            "--config.train.epochs_per_evaluation epochs first."
+        )
 
-    def _progress(self, step: int) -> Progress:
-        saved = self._restore(step, progress=ocp.args.JsonRestore())
-        fields = dict(saved["progress"])
-        num_items = fields.pop(_NUM_ITEMS)
-        if num_items != self._num_items:
+    def _steps(self) -> list[int]:
+        """Steps of the checkpoints, newest first."""
+        self._manager.wait_until_finished()  # a save in the background has no metadata yet
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def _best_step(self, step: int) -> int:
+        try:
+            return self._fields(step)["best_step"]
+        except DamagedError:
+            return -1
+
+    def _fields(self, step: int) -> dict[str, Any]:
+        """What was saved beside the arrays."""
+        fields = dict(self._restore(step, "progress", ocp.args.JsonRestore()))
+        if fields.pop(_CHECKSUM, None) != _checksum(fields):
+            raise DamagedError("its progress is not what was written")
+        if fields[_NUM_ITEMS] != self._num_items:
             raise UserError(
                 f"The checkpoint {self._folder / str(step)} does not fit the data: it was written "
-                f"for a catalogue of {num_items:,} items, this one has {self._num_items:,}."
+                f"for a catalogue of {fields[_NUM_ITEMS]:,} items, this one has "
+                f"{self._num_items:,}."
             )
-        return Progress(**fields)
+        return fields
 
-    def _restore_params(self, step: int, target: Any) -> Any:
-        self._manager.wait_until_finished()  # a save in the background has no metadata yet
-        saved = self._manager.item_metadata(step)["params"]
-        self._require_same_shapes(_shapes(saved), _shapes(target), step)
-        return self._restore_arrays(step, "params", target)
+    def _restore_params(self, step: int, target: Any, fields: dict[str, Any]) -> Any:
+        with _damage():
+            saved = self._manager.item_metadata(step)["params"]
+            shapes = _shapes(saved)
+        self._require_same_shapes(shapes, _shapes(target), step)
+        return self._restore_arrays(step, "params", target, fields)
 
-    def _restore_arrays(self, step: int, item: str, target: Any) -> Any:
+    def _restore_arrays(self, step: int, item: str, target: Any, fields: dict[str, Any]) -> Any:
         # Not strict: the number of classes is filled up to what the devices share equally.
-        return self._restore(step, **{item: ocp.args.StandardRestore(target, strict=False)})[item]
+        tree = self._restore(step, item, ocp.args.StandardRestore(target, strict=False))
+        found, written = fingerprints(tree), fields[_FINGERPRINTS][item]
+        for name in written:
+            if found.get(name) != written[name]:
+                raise DamagedError(f"{item}/{name} is not what was written")
+        return tree
 
-    def _restore(self, step: int, **args: Any) -> Any:
-        return self._manager.restore(step, args=ocp.args.Composite(**args))
+    def _restore(self, step: int, item: str, args: Any) -> Any:
+        with _damage():
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+
+    def _move_aside(self, step: int, error: DamagedError) -> None:
+        place = self._folder.with_name(f"{FOLDER}-damaged-{step}")
+        self._report(
+            f"The checkpoint {self._folder / str(step)} is damaged: {error}. It is moved to "
+            f"{place}, and the one before it is used."
+        )
+        processes.wait_for_all("damage found")
+        if processes.is_first():
+            (self._folder / str(step)).rename(place)
+        processes.wait_for_all("damage moved")
+        self._manager.reload()
+
+    @contextlib.contextmanager
+    def _clear_write_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"A checkpoint could not be written to {self._folder}: "
+                f"{_one_line(error)}. The one before is whole; when there is room (or the place "
+                "can be reached) again, the same command goes on from there."
+            ) from error
 
     def _require_same_shapes(
         self, saved: dict[str, Shape], wanted: dict[str, Shape], step: int
@@ -172,6 +275,28 @@ class Checkpointer:
                     f"and {wanted.get(name, 'none: it does not exist')} in the model. It was "
                     "written with another configuration or another catalogue."
                 )
+
+
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    """Whatever a reader makes of a broken file becomes a DamagedError."""
+    try:
+        yield
+    except Exception as error:
+        raise DamagedError(f"it can't be read ({_one_line(error)})") from error
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def _progress(fields: dict[str, Any]) -> Progress:
+    return Progress(**{field.name: fields[field.name] for field in dataclasses.fields(Progress)})
+
+
+def _checksum(fields: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(fields, sort_keys=True).encode())
 
 
 def _rest(state: TrainState) -> dict[str, Any]:

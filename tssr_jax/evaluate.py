@@ -153,6 +153,6 @@ def evaluate(workdir: Path) -> dict[str, float | int]:
     experiment = build_experiment(config)
     require_same_data(experiment, workdir)
     target = experiment.devices.build(lambda: initial_params(experiment), params_layout(experiment))
-    with Checkpointer(workdir, experiment.data.num_items) as checkpointer:
+    with Checkpointer(workdir, experiment.data.num_items, console.print) as checkpointer:
         params, step = checkpointer.restore_best(target)
     return evaluate_best(experiment, params, step, workdir, console)

@@ -92,6 +92,8 @@ def run() -> None:
             main(argv)
         except UserError as error:
             _stop(str(error))
+        except OSError as error:
+            _stop(f"{error}. What was complete before stays as it was.")
         except KeyboardInterrupt:
             _stop("interrupted. The same command resumes from the last checkpoint.")
 

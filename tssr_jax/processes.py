@@ -44,10 +44,15 @@ def first_goes_first(name: str) -> Iterator[None]:
     Where each host has a cache of its own, the others do the work again, all at once.
     """
     if not is_first():
-        multihost_utils.sync_global_devices(name)
+        wait_for_all(name)
     yield
     if is_first():
-        multihost_utils.sync_global_devices(name)
+        wait_for_all(name)
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when all processes have come here."""
+    multihost_utils.sync_global_devices(name)
 
 
 def any_says(flag: bool) -> bool:

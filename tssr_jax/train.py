@@ -76,7 +76,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float |
         save_config(config, workdir)
         save_data_report(experiment, workdir)
     console.print(pairs_table("Data", report_lines(experiment.data.report)))
-    with Checkpointer(workdir, experiment.data.num_items) as checkpointer, StopRequest() as stop:
+    checkpoints = Checkpointer(workdir, experiment.data.num_items, console.print)
+    with checkpoints as checkpointer, StopRequest() as stop:
         trainer = Trainer(experiment, checkpointer, workdir, console)
         if not trainer.run(stop):
             console.print(

@@ -8,6 +8,7 @@ import pytest
 from configs import default
 from tssr_jax.checkpointing import Checkpointer, Progress
 from tssr_jax.errors import UserError
+from tssr_jax.fingerprint import fingerprints
 from tssr_jax.train_state import create_train_state
 
 NUM_ITEMS = 20
@@ -24,17 +25,17 @@ def steps_in(workdir):
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 
-def test_newest_and_best_are_kept_and_restored(tmp_path):
+def test_two_newest_and_their_best_are_kept_and_restored(tmp_path):
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
         assert checkpointer.restore_newest(state_at(0)) is None
-        for step, best in ((10, 10), (20, 20), (30, 20), (40, 20)):
+        for step, best in ((10, 10), (20, 20), (30, 20), (40, 20), (50, 20)):
             checkpointer.save(state_at(step), Progress(best, 0.5, (step - best) // 10))
-    assert steps_in(tmp_path) == [20, 40]
+    assert steps_in(tmp_path) == [20, 40, 50]
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
         state, progress = checkpointer.restore_newest(state_at(0))
         params, step = checkpointer.restore_best(state_at(0).params)
-    assert int(state.step) == 40 and progress == Progress(20, 0.5, 2)
-    np.testing.assert_array_equal(state.params["dense"]["kernel"], [40.0] * 3)
+    assert int(state.step) == 50 and progress == Progress(20, 0.5, 3)
+    np.testing.assert_array_equal(state.params["dense"]["kernel"], [50.0] * 3)
     assert step == 20
     np.testing.assert_array_equal(params["dense"]["kernel"], [20.0] * 3)
 
@@ -71,3 +72,68 @@ def test_other_shapes_are_named(tmp_path):
             checkpointer.restore_best(state_at(0, size=4).params)
         with pytest.raises(UserError, match="parameter dense/bias has shape none"):
             checkpointer.restore_best({"dense": {"bias": jnp.zeros(3), "kernel": jnp.zeros(3)}})
+
+
+def test_a_new_best_leaves_the_old_one_for_the_checkpoint_before_it(tmp_path):
+    for step, best in ((10, 10), (20, 10), (30, 10), (40, 40)):
+        # Opened anew each time: what to keep does not depend on one process.
+        with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
+            checkpointer.restore_newest(state_at(0))
+            checkpointer.save(state_at(step), Progress(best, 0.5, 0))
+    assert steps_in(tmp_path) == [10, 30, 40]
+
+
+def largest_file(folder):
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("item", ["params", "rest", "progress"])
+@pytest.mark.parametrize("damage", [flip, lambda path: path.write_bytes(path.read_bytes()[:-9])])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, item, damage):
+    reports = []
+    with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
+        for step, best in ((10, 10), (20, 20)):
+            checkpointer.save(state_at(step, size=3000), Progress(best, 0.5, 0))
+    damage(largest_file(tmp_path / "checkpoints" / "20" / item))
+    with Checkpointer(tmp_path, NUM_ITEMS, reports.append) as checkpointer:
+        if item != "rest":
+            params, step = checkpointer.restore_best(state_at(0, size=3000).params)
+            assert step == 10 and params["dense"]["kernel"][0] == 10.0
+            assert "checkpoints/20 is damaged" in reports.pop()
+        state, progress = checkpointer.restore_newest(state_at(0, size=3000))
+        assert int(state.step) == 10 and progress == Progress(10, 0.5, 0)
+        assert "checkpoints/20 is damaged" in reports.pop()
+        checkpointer.save(state_at(20, size=3000), Progress(10, 0.5, 1))
+    assert steps_in(tmp_path) == [10, 20]
+    assert (tmp_path / "checkpoints-damaged-20").is_dir()
+
+
+def test_only_damaged_checkpoints(tmp_path):
+    with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
+        checkpointer.save(state_at(10), Progress(10, 0.5, 0))
+    flip(largest_file(tmp_path / "checkpoints" / "10" / "progress"))
+    with (
+        Checkpointer(tmp_path, NUM_ITEMS) as checkpointer,
+        pytest.raises(UserError, match=r"All checkpoints .* were damaged \(steps 10\)"),
+    ):
+        checkpointer.restore_newest(state_at(0))
+
+
+def test_a_fingerprint_knows_values_and_places_but_not_filling():
+    tree = {"output": {"kernel": np.arange(12, dtype=np.float32).reshape(3, 4)}}
+    number = fingerprints(tree)["output/kernel"]
+    assert 0 < number < 2**32
+    swapped = {"output": {"kernel": tree["output"]["kernel"][:, ::-1].copy()}}
+    filled = {"output": {"kernel": np.pad(tree["output"]["kernel"], ((0, 0), (0, 3)))}}
+    assert fingerprints(swapped)["output/kernel"] != number
+    assert fingerprints(filled)["output/kernel"] == number
+    for i in range(32):
+        one = tree["output"]["kernel"].copy()
+        one.view(np.uint32)[1, 2] ^= np.uint32(1 << i)
+        assert fingerprints({"output": {"kernel": one}})["output/kernel"] != number

@@ -1,10 +1,7 @@
 """The whole way: raw files, training, checkpoint, evaluation; interruption; bad input."""
 
 import json
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -86,28 +83,6 @@ def test_early_stopping_counts_validations_without_improvement(config, tmp_path)
     assert max(r["epoch"] for r in metrics_of(tmp_path / "run")) == 4.0
 
 
-def test_killed_at_any_step_and_resumed_it_ends_the_same(config, tmp_path):
-    """Checkpoints within the epoch and within a log window; kill -9 at whatever step it is."""
-    config.train.update(num_epochs=8, checkpoint_every_steps=2, log_every_steps=5)
-    config.train.reorder_rate = 0.5
-    config.optimizer.ema_decay = 0.9
-    whole = run(command(config, tmp_path / "whole"))
-    assert whole.returncode == 0, whole.stderr
-    killed = tmp_path / "killed"
-    for wait_for in (2, 9):
-        process = subprocess.Popen(
-            command(config, killed), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        while process.poll() is None and newest_step(killed) < wait_for:
-            pass
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    resumed = run(command(config, killed))
-    assert resumed.returncode == 0, resumed.stderr
-    assert "Resuming at step" in resumed.stdout
-    assert_same_run(config, tmp_path / "whole", killed)
-
-
 def test_the_step_is_compiled_once(config, tmp_path):
     """Logging, validating and saving leave the state where the compiled step expects it."""
     lowered = []
@@ -155,35 +130,6 @@ def test_a_run_goes_on_with_other_devices(config, tmp_path):
     np.testing.assert_allclose(*losses, rtol=1e-3)
     config.num_devices = 1
     assert evaluate(tmp_path / "moved") == last
-
-
-def test_sigterm_finishes_the_step_saves_and_exits_0(config, tmp_path):
-    """Checkpoints come after validations only, but the interrupted epoch is not lost."""
-    config.train.update(num_epochs=400, epochs_per_evaluation=400, log_every_steps=5)
-    config.train.early_stopping_patience = 0
-    stopped = tmp_path / "stopped"
-    process = subprocess.Popen(
-        command(config, stopped),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while process.poll() is None and len(metrics_of(stopped)) < 2:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    step = newest_step(stopped)
-    assert step >= 10 and f"Stopped by SIGTERM after step {step}, which is saved" in output
-    assert not (stopped / "test_metrics.json").exists()
-    # Another number of epochs, so that the test does not take long.
-    config.train.num_epochs = -(-step // 3) + 1
-    resumed = run(command(config, stopped))
-    assert f"Resuming at step {step}" in resumed.stdout, resumed.stderr
-    whole = run(command(config, tmp_path / "whole"))
-    assert whole.returncode == 0, whole.stderr
-    assert_same_run(config, tmp_path / "whole", stopped)
 
 
 def test_nan_stops_the_run_with_the_step_and_the_term(config, tmp_path):

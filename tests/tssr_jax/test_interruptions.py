@@ -1,0 +1,133 @@
+"""What stops a run from outside: kill, SIGTERM, damaged files, a disk that takes no more."""
+
+import resource
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.raw_data import tiny_config
+from tests.runs import ROOT, assert_same_run, command, metrics_of, newest_step, run
+from tssr_jax.train import train
+
+
+@pytest.fixture(name="config")
+def fixture_config(tmp_path):
+    return tiny_config(tmp_path)
+
+
+def test_killed_at_any_step_and_resumed_it_ends_the_same(config, tmp_path):
+    """Checkpoints within the epoch and within a log window; kill -9 at whatever step it is."""
+    config.train.update(num_epochs=8, checkpoint_every_steps=2, log_every_steps=5)
+    config.train.reorder_rate = 0.5
+    config.optimizer.ema_decay = 0.9
+    whole = run(command(config, tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stderr
+    killed = tmp_path / "killed"
+    for wait_for in (2, 9):
+        process = subprocess.Popen(
+            command(config, killed), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and newest_step(killed) < wait_for:
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    resumed = run(command(config, killed))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Resuming at step" in resumed.stdout
+    assert_same_run(config, tmp_path / "whole", killed)
+
+
+def saves_in_progress(workdir):
+    folder = workdir / "checkpoints"
+    return [p for p in folder.iterdir() if "tmp" in p.name] if folder.is_dir() else []
+
+
+def test_killed_during_a_save_the_last_whole_checkpoint_is_found(config, tmp_path):
+    config.train.update(num_epochs=400, checkpoint_every_steps=1)
+    config.train.early_stopping_patience = 0
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(config, killed), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and (newest_step(killed) < 2 or not saves_in_progress(killed)):
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert saves_in_progress(killed), "killed too late"
+    step = newest_step(killed)
+    config.train.num_epochs = -(-step // 3) + 1
+    resumed = run(command(config, killed))
+    assert f"Resuming at step {step}" in resumed.stdout, resumed.stderr
+    assert not saves_in_progress(killed)
+    train(config, tmp_path / "whole")
+    assert_same_run(config, tmp_path / "whole", killed)
+
+
+def test_sigterm_finishes_the_step_saves_and_exits_0(config, tmp_path):
+    """Checkpoints come after validations only, but the interrupted epoch is not lost."""
+    config.train.update(num_epochs=400, epochs_per_evaluation=400, log_every_steps=5)
+    config.train.early_stopping_patience = 0
+    stopped = tmp_path / "stopped"
+    process = subprocess.Popen(
+        command(config, stopped),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and len(metrics_of(stopped)) < 2:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    step = newest_step(stopped)
+    assert step >= 10 and f"Stopped by SIGTERM after step {step}, which is saved" in output
+    assert not (stopped / "test_metrics.json").exists()
+    # Another number of epochs, so that the test does not take long.
+    config.train.num_epochs = -(-step // 3) + 1
+    resumed = run(command(config, stopped))
+    assert f"Resuming at step {step}" in resumed.stdout, resumed.stderr
+    whole = run(command(config, tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stderr
+    assert_same_run(config, tmp_path / "whole", stopped)
+
+
+def test_a_damaged_newest_checkpoint_is_reported_and_the_run_goes_on_from_the_one_before(
+    config, tmp_path
+):
+    config.train.num_epochs = 2
+    train(config, tmp_path / "damaged")
+    folder = tmp_path / "damaged" / "checkpoints" / "6"
+    largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    config.train.num_epochs = 3
+    resumed = run(command(config, tmp_path / "damaged"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "checkpoints/6 is damaged" in "".join(resumed.stdout.split("\n"))
+    assert "Resuming at step 3" in resumed.stdout
+    train(config, tmp_path / "whole")
+    assert_same_run(config, tmp_path / "whole", tmp_path / "damaged")
+
+
+def test_a_disk_that_takes_no_more_stops_the_run_and_leaves_the_checkpoint_before(config, tmp_path):
+    """A limit on the size of files stands for the full disk: writes fail in the same place."""
+    workdir = tmp_path / "run"
+    config.model.d_model = 64
+    config.train.num_epochs = 1
+    train(config, workdir)
+    config.train.num_epochs = 3
+    limit = 64 * 1024
+    stopped = run(
+        command(config, workdir),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert stopped.returncode == 1
+    assert "A checkpoint could not be written to" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert newest_step(workdir) == 3
+    resumed = run(command(config, workdir))
+    assert "Resuming at step 3" in resumed.stdout, resumed.stderr
+    train(config, tmp_path / "whole")
+    assert_same_run(config, tmp_path / "whole", workdir)
