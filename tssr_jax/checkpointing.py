@@ -288,7 +288,7 @@ def _damage() -> Iterator[None]:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:300]}..."
+    return text if len(text) <= 200 else f"... {text[-200:]}"  # the cause stands last
 
 
 def _progress(fields: dict[str, Any]) -> Progress:
