@@ -16,11 +16,11 @@ import dataclasses
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from tssr_jax import processes
 from tssr_jax.errors import UserError
@@ -82,11 +82,11 @@ class Checkpointer:
     """
 
     def __init__(
-        self, workdir: Path, num_items: int, report: Callable[[str], None] = lambda _: None
+        self, workdir: epath.Path, num_items: int, report: Callable[[str], None] = lambda _: None
     ):
         self._num_items = num_items
         self._report = report
-        self._folder = (workdir / FOLDER).absolute()
+        self._folder = epath.Path(workdir / FOLDER).absolute()
         self._policy = _KeepNewestAndBest()
         self._manager = ocp.CheckpointManager(
             self._folder,

@@ -3,13 +3,13 @@
 import functools
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from etils import epath
 from rich.console import Console
 
 from data_pipeline.input_pipeline import EvalBatches, EvalSplit
@@ -105,7 +105,7 @@ def split_metrics(ranks: np.ndarray, config: ml_collections.ConfigDict) -> dict[
 
 
 def evaluate_best(
-    experiment: Experiment, params: Any, step: int, workdir: Path, console: Console
+    experiment: Experiment, params: Any, step: int, workdir: epath.Path, console: Console
 ) -> dict[str, float | int]:
     """Ranks both held-out splits, writes workdir/test_metrics.json and prints a table.
 
@@ -139,7 +139,7 @@ def evaluate_best(
     return columns["test"]
 
 
-def evaluate(workdir: Path) -> dict[str, float | int]:
+def evaluate(workdir: epath.Path) -> dict[str, float | int]:
     """Restores the best checkpoint of a run and evaluates it again: `--mode=evaluate`.
 
     Raises:

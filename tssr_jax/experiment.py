@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import ml_collections
 import numpy as np
+from etils import epath
 
 from data_pipeline.prepare import PreparedData, prepare
 from data_pipeline.text_features import text_features
@@ -68,14 +69,14 @@ def make_model(
     return TSSR(catalogue=catalogue, streams=streams, rows_axis=rows_axis, **fields)
 
 
-def save_data_report(experiment: Experiment, workdir: Path) -> None:
+def save_data_report(experiment: Experiment, workdir: epath.Path) -> None:
     """Writes workdir/data.json: which data the run was trained on."""
     data = experiment.data
     report = {"key": data.key, "num_users": data.num_users, "num_items": data.num_items}
     write_json(workdir / DATA_FILE, report | {"report": data.report})
 
 
-def require_same_data(experiment: Experiment, workdir: Path) -> None:
+def require_same_data(experiment: Experiment, workdir: epath.Path) -> None:
     """Raises UserError if the run in `workdir` was trained on other data."""
     path = workdir / DATA_FILE
     if not path.is_file():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
+from etils import epath
 from ml_collections import config_flags
 
 from tssr_jax.errors import UserError
@@ -22,7 +23,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, e.g. configs/ml100k.py or configs/csv.py:FOLDER."
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run: checkpoints, metrics, TensorBoard events."
+    "workdir", None, "Folder of the run, here or gs://: checkpoints, metrics, TensorBoard events."
 )
 _MULTIHOST = flags.DEFINE_bool(
     "multihost", False, "Train together with the other processes of this TPU pod or cluster."
@@ -45,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"Unexpected argument {argv[1]!r}; flags start with --.")
     if not _WORKDIR.value:
         raise UserError("--workdir=DIR is required: the folder of the run.")
-    workdir = Path(_WORKDIR.value).expanduser()
+    workdir = epath.Path(_WORKDIR.value).expanduser()
     # Imported late, so that --help and wrong flags are answered at once.
     if _MULTIHOST.value or _COORDINATOR.value:
         from tssr_jax.processes import join

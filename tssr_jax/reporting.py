@@ -1,10 +1,9 @@
 """What a run tells: progress bar and tables for people, metrics.jsonl and TensorBoard for tools."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
+from etils import epath
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -17,6 +16,7 @@ from rich.progress import (
 from rich.table import Table
 
 from data_pipeline.tensorflow_cpu import tf
+from tssr_jax.run_config import write_whole
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -77,7 +77,7 @@ class MetricWriter:
       silent: write nothing (another process does).
     """
 
-    def __init__(self, workdir: Path, from_step: int, *, silent: bool = False):
+    def __init__(self, workdir: epath.Path, from_step: int, *, silent: bool = False):
         self._path = workdir / METRICS_FILE
         self._silent = silent
         if silent:
@@ -99,10 +99,8 @@ class MetricWriter:
     def _drop_after(self, step: int) -> None:
         if not self._path.exists():
             return
-        part = self._path.with_name(f"{METRICS_FILE}.part-{os.getpid()}")
-        with self._path.open() as old, part.open("w") as new:
-            new.writelines(line for line in old if _is_up_to(line, step))
-        os.replace(part, self._path)
+        lines = self._path.read_text().splitlines(keepends=True)
+        write_whole(self._path, "".join(line for line in lines if _is_up_to(line, step)))
 
 
 def _is_up_to(line: str, step: int) -> bool:

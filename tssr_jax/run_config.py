@@ -2,10 +2,10 @@
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import ml_collections
+from etils import epath
 
 from configs import default
 from tssr_jax.errors import UserError
@@ -82,12 +82,12 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def save_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def save_config(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
     """Writes workdir/config.json."""
     write_json(workdir / FILE_NAME, config.to_dict())
 
 
-def load_config(workdir: Path) -> ml_collections.ConfigDict:
+def load_config(workdir: epath.Path) -> ml_collections.ConfigDict:
     """Reads workdir/config.json; raises UserError if there is none, or it has unknown fields."""
     path = workdir / FILE_NAME
     if not path.is_file():
@@ -109,7 +109,7 @@ def load_config(workdir: Path) -> ml_collections.ConfigDict:
     return config
 
 
-def require_same_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def require_same_config(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
     """Raises UserError if workdir/config.json differs in a field that may not change."""
     kept = flatten(load_config(workdir).to_dict())
     given = flatten(config.to_dict())
@@ -137,8 +137,13 @@ def flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: epath.Path, value: Any) -> None:
     """Writes JSON beside its place and renames it, so that the file is always whole."""
+    write_whole(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_whole(path: epath.Path, text: str) -> None:
+    """Writes a file so that its place holds the old text or the new one, never a part."""
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
-    part.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(part, path)
+    part.write_text(text)
+    part.replace(path)

@@ -2,10 +2,10 @@
 
 import dataclasses
 import time
-from pathlib import Path
 
 import jax
 import ml_collections
+from etils import epath
 from rich.console import Console
 from rich.progress import Progress as ProgressBar
 from rich.progress import TaskID
@@ -52,7 +52,7 @@ SELECTION_METRIC = "ndcg@10"
 _STEPS_PER_SYNC = 8
 
 
-def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float | int] | None:
+def train(config: ml_collections.ConfigDict, workdir: epath.Path) -> dict[str, float | int] | None:
     """Trains, or resumes, the run of `config` in `workdir`, then tests its best checkpoint.
 
     Returns:
@@ -104,7 +104,11 @@ class Trainer:
     """
 
     def __init__(
-        self, experiment: Experiment, checkpointer: Checkpointer, workdir: Path, console: Console
+        self,
+        experiment: Experiment,
+        checkpointer: Checkpointer,
+        workdir: epath.Path,
+        console: Console,
     ):
         config = experiment.config
         self._config = config

@@ -1,12 +1,15 @@
 """What every source of interactions provides, and the checks that they share."""
 
 import dataclasses
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import ml_collections
 import polars as pl
+from etils import epath
 
 from tssr_jax.errors import UserError
 
@@ -58,8 +61,13 @@ class Source(Protocol):
         """Reads the raw files; raises UserError naming file and line of what is malformed."""
 
 
-def require_files(folder: Path, names: Sequence[str], owner: str) -> list[Path]:
-    """Paths of `names` in `folder`; raises UserError listing what is there and what is not."""
+def require_files(data: ml_collections.ConfigDict, names: Sequence[str], owner: str) -> list[Path]:
+    """Paths of `names` in `data.raw_dir`; those of a bucket (gs://) are copied to the cache.
+
+    Raises:
+      UserError: if a file is missing; it lists what is there and what is not.
+    """
+    folder = epath.Path(data.raw_dir).expanduser()
     if not folder.is_dir():
         raise UserError(f"{owner}: there is no folder {folder}.")
     missing = [name for name in names if not (folder / name).is_file()]
@@ -70,7 +78,24 @@ def require_files(folder: Path, names: Sequence[str], owner: str) -> list[Path]:
             f"{owner}: {folder} has no {' and no '.join(missing)} (it holds: "
             f"{listing or 'nothing'}). Put {', '.join(names)} there, or name another folder."
         )
-    return [folder / name for name in names]
+    if "://" not in data.raw_dir:
+        return [Path(folder / name) for name in names]
+    key = hashlib.sha256(data.raw_dir.encode()).hexdigest()[:16]
+    copies = Path(data.cache_dir).expanduser() / "downloads" / f"bucket-{key}"
+    copies.mkdir(parents=True, exist_ok=True)
+    return [_copy(folder / name, copies / name) for name in names]
+
+
+def _copy(remote: epath.Path, local: Path) -> Path:
+    """Copies a file that is not there yet, or has changed since."""
+    stat = remote.stat()
+    there = epath.Path(local).stat() if local.is_file() else None
+    if there is None or (there.length, there.mtime) != (stat.length, stat.mtime):
+        part = local.with_name(f"{local.name}.part-{os.getpid()}")
+        remote.copy(part, overwrite=True)
+        os.utime(part, (stat.mtime, stat.mtime))
+        part.replace(local)
+    return local
 
 
 def read_table(

@@ -30,11 +30,10 @@ class CsvSource:
                 "The source 'csv' needs a folder: --config=configs/csv.py:FOLDER, where FOLDER "
                 "holds interactions.csv and items.csv."
             )
-        folder = Path(data.raw_dir).expanduser()
         interactions, items = base.require_files(
-            folder, ["interactions.csv", "items.csv"], "Source 'csv'"
+            data, ["interactions.csv", "items.csv"], "Source 'csv'"
         )
-        return base.RawFiles(str(folder), "csv", interactions, items)
+        return base.RawFiles(data.raw_dir, "csv", interactions, items)
 
     def read(self, files: base.RawFiles, data: ml_collections.ConfigDict) -> base.RawData:
         """Reads both files whole."""

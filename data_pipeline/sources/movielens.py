@@ -53,9 +53,8 @@ class MovieLens:
         """The raw files in `data.raw_dir`, else GroupLens' archive, else the wheel."""
         names = [self.interactions, self.items]
         if data.raw_dir:
-            folder = Path(data.raw_dir).expanduser()
-            paths = base.require_files(folder, names, f"Source {self.name!r}")
-            return base.RawFiles(str(folder), "grouplens", *paths)
+            paths = base.require_files(data, names, f"Source {self.name!r}")
+            return base.RawFiles(data.raw_dir, "grouplens", *paths)
         downloads = Path(data.cache_dir).expanduser() / "downloads"
         # What was fetched before is taken again, so that a run never changes its origin.
         if fetching.is_fetched(self.wheel, downloads):

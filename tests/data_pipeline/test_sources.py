@@ -1,9 +1,12 @@
 """Raw layouts, and what is said when they are broken."""
 
+import os
+
+import ml_collections
 import pytest
 
 from configs import csv, ml1m, ml100k
-from data_pipeline.sources import SOURCES
+from data_pipeline.sources import SOURCES, base
 from tests.raw_data import write_csv
 from tssr_jax.errors import UserError
 
@@ -147,3 +150,26 @@ def test_csv_needs_a_folder(tmp_path):
         read_csv(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"no interactions.csv and no items.csv"):
         read_csv(tmp_path)
+
+
+def test_files_of_a_bucket_are_copied_once_and_again_when_they_change(tmp_path, monkeypatch):
+    """A folder stands for the bucket."""
+    as_epath, bucket = base.epath.Path, tmp_path / "bucket"
+    bucket.mkdir()
+    (bucket / "items.csv").write_text("old")
+    monkeypatch.setattr(
+        base.epath, "Path", lambda path: as_epath(str(path).replace("gs://b", str(bucket)))
+    )
+    data = ml_collections.ConfigDict({"raw_dir": "gs://b", "cache_dir": str(tmp_path / "cache")})
+    (copy,) = base.require_files(data, ["items.csv"], "Source 'csv'")
+    assert copy.read_text() == "old" and copy.is_relative_to(tmp_path / "cache")
+    copy.write_text("was not copied again")
+    os.utime(copy, ((bucket / "items.csv").stat().st_mtime,) * 2)
+    (bucket / "items.csv").write_text("something else")
+    (copy,) = base.require_files(data, ["items.csv"], "Source 'csv'")
+    assert copy.read_text() == "something else"
+    inode = copy.stat().st_ino
+    (copy,) = base.require_files(data, ["items.csv"], "Source 'csv'")
+    assert copy.stat().st_ino == inode
+    with pytest.raises(UserError, match=r"has no users.csv \(it holds: items.csv\)"):
+        base.require_files(data, ["users.csv"], "Source 'csv'")
