@@ -70,7 +70,8 @@ def tiny_config(folder: Path) -> ml_collections.ConfigDict:
     )
     config.num_devices = 1
     config.optimizer.learning_rate = 1e-2
-    config.train.update(batch_size=16, num_epochs=3)
+    config.optimizer.ema_decay = 0.0
+    config.train.update(batch_size=16, num_epochs=3, reorder_rate=0.0)
     config.evaluate.batch_size = 32
     return config
 
