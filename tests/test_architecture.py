@@ -35,6 +35,8 @@ LAYERS = (
     "tssr_jax.reporting",
     "tssr_jax.evaluate",
     "tssr_jax.train",
+    "tssr_jax.hlo",
+    "tssr_jax.sizing",
     "tssr_jax.main",
 )
 FILES = sorted(

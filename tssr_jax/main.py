@@ -25,6 +25,18 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run, here or gs://: checkpoints, metrics, TensorBoard events."
 )
+_TOPOLOGY = flags.DEFINE_multi_string(
+    "topology", ["cpu:8"], "--mode=size: devices, cpu:N or a slice of TPUs like v5e:2x4."
+)
+_GLOBAL_BATCH = flags.DEFINE_multi_integer(
+    "global_batch", [], "--mode=size: users in a step; by default --config.train.batch_size."
+)
+_NUM_ITEMS = flags.DEFINE_integer(
+    "num_items", 0, "--mode=size: size of the catalogue; by default that of the data.", 0
+)
+_FEATURE_DIM = flags.DEFINE_integer(
+    "feature_dim", 384, "--mode=size: width of the content features.", 1
+)
 _MULTIHOST = flags.DEFINE_bool(
     "multihost", False, "Train together with the other processes of this TPU pod or cluster."
 )
@@ -34,7 +46,10 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
 _MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate"], "train (or resume), or evaluate the best checkpoint."
+    "mode",
+    "train",
+    ["train", "evaluate", "size"],
+    "train (or resume), evaluate the best checkpoint, or tell what a step needs on which devices.",
 )
 
 
@@ -44,6 +59,13 @@ def main(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax tells of every file that it writes.
     if len(argv) > 1:
         raise UserError(f"Unexpected argument {argv[1]!r}; flags start with --.")
+    if _MODE.value == "size":
+        _require_config()
+        from tssr_jax.sizing import report
+
+        batches = _GLOBAL_BATCH.value
+        report(_CONFIG.value, _TOPOLOGY.value, batches, _NUM_ITEMS.value, _FEATURE_DIM.value)
+        return
     if not _WORKDIR.value:
         raise UserError("--workdir=DIR is required: the folder of the run.")
     workdir = epath.Path(_WORKDIR.value).expanduser()
@@ -57,11 +79,15 @@ def main(argv: Sequence[str]) -> None:
 
         evaluate(workdir)
         return
-    if _CONFIG.value is None:
-        raise UserError("--config=FILE is required to train, e.g. --config=configs/ml100k.py.")
+    _require_config()
     from tssr_jax.train import train
 
     train(_CONFIG.value, workdir)
+
+
+def _require_config() -> None:
+    if _CONFIG.value is None:
+        raise UserError(f"--config=FILE is required to {_MODE.value}: e.g. configs/ml100k.py.")
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

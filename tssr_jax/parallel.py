@@ -6,7 +6,7 @@ collectives. Both ways give the same numbers. With several processes each one's 
 consecutive rows, so that a process reads only its part of a batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -36,13 +36,20 @@ class Devices:
       kind: "pmap" or "shard_map".
       num_devices: how many to use; 0 is all of them.
       model_devices: how many share one copy of the catalogue; more than 1 needs "shard_map".
+      devices: those to choose from; by default all that JAX finds.
 
     Raises:
       UserError: if there are fewer devices, or they can't be divided like this.
     """
 
-    def __init__(self, kind: str, num_devices: int = 0, model_devices: int = 1):
-        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    def __init__(
+        self,
+        kind: str,
+        num_devices: int = 0,
+        model_devices: int = 1,
+        devices: Sequence[Any] | None = None,
+    ):
+        devices = sorted(devices or jax.devices(), key=lambda d: (d.process_index, d.id))
         if num_devices > len(devices):
             raise UserError(
                 f"--config.num_devices is {num_devices}, but there are {len(devices)} device(s): "

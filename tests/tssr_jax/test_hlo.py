@@ -1,0 +1,53 @@
+"""Bytes that collectives send, worked out by hand, from programs compiled here."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from tssr_jax import collectives
+from tssr_jax.hlo import collective_traffic
+
+BOTH = ("data", "model")
+ROWS = PartitionSpec(BOTH)
+
+
+def compiled_text(body):
+    """A body of eight devices, four by two, each with [2, 64] floats: 512 bytes."""
+    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), BOTH)
+    run = jax.shard_map(body, mesh=mesh, in_specs=ROWS, out_specs=ROWS, check_vma=False)
+    return jax.jit(run).lower(jax.ShapeDtypeStruct((16, 64), jnp.float32)).compile().as_text()
+
+
+def loop(body, turns, x):
+    return jax.lax.fori_loop(0, turns, lambda _, x: body(x) * 1.5, x)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (partial(collectives.psum, axis=BOTH), {"all-reduce": (1, 2 * 7 * 512 // 8)}),
+        (partial(collectives.psum, axis="model"), {"all-reduce": (1, 512)}),
+        (partial(collectives.all_gather, axis=BOTH, dimension=1), {"all-gather": (1, 7 * 512)}),
+        (partial(collectives.psum_scatter, axis="model"), {"reduce-scatter": (1, 256)}),
+        (partial(collectives.shift, axis=BOTH), {"collective-permute": (1, 512)}),
+        (
+            partial(loop, partial(collectives.shift, axis=BOTH), 5),
+            {"collective-permute": (5, 5 * 512)},
+        ),
+    ],
+)
+def test_bytes_by_hand(body, expected):
+    assert collective_traffic(compiled_text(body), 8) == expected
+
+
+def test_a_loop_whose_turns_depend_on_data():
+    def body(x):
+        turns = collectives.pmax((x[0, 0] > 0).astype(jnp.int32), BOTH)
+        return loop(partial(collectives.shift, axis=BOTH), turns, x)
+
+    text = compiled_text(body)
+    assert collective_traffic(text, 8, unknown_trip_count=9)["collective-permute"] == (9, 9 * 512)

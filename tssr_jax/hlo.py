@@ -1,0 +1,121 @@
+"""Reads from a compiled program (HLO text) how many bytes its collectives move."""
+
+import math
+import re
+from collections import Counter
+from typing import NamedTuple
+
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4}
+_BYTES |= {"u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+_KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+_OPERATION = re.compile(rf"= (?P<result>.*?) (?P<kind>{'|'.join(_KINDS)})(?P<start>-start)?\(")
+_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?(?P<name>[\w.\-]+) .*\{$")
+_CALLED = re.compile(r"(?:body|calls|true_computation|false_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+
+
+class Traffic(NamedTuple):
+    """What one kind of collective does in one run of the program.
+
+    Attributes:
+      calls: how often it is called.
+      bytes_sent: by each device, over all calls.
+    """
+
+    calls: int
+    bytes_sent: int
+
+
+def collective_traffic(
+    text: str, num_devices: int, unknown_trip_count: int = 1
+) -> dict[str, Traffic]:
+    """Adds up the collectives of a program by kind, as ring algorithms would do them.
+
+    With n devices and a result of S bytes each device sends 2 (n - 1) / n S for an all-reduce,
+    (n - 1) / n S for an all-gather or all-to-all, (n - 1) S for a reduce-scatter, and S for a
+    permutation.
+
+    Args:
+      text: `compiled.as_text()`.
+      num_devices: for collectives that don't name their groups.
+      unknown_trip_count: how often a loop runs whose number of turns depends on data.
+    """
+    lines = _lines_by_computation(text)
+    times = _times_called(lines, unknown_trip_count)
+    calls: Counter[str] = Counter()
+    sent: Counter[str] = Counter()
+    for name, body in lines.items():
+        for line in body:
+            match = _OPERATION.search(line)
+            if match is None:
+                continue
+            kind = match["kind"]
+            share = _sent_per_byte(kind, _group_size(line, num_devices))
+            calls[kind] += times[name]
+            sent[kind] += round(times[name] * share * _result_bytes(match))
+    return {kind: Traffic(calls[kind], sent[kind]) for kind in _KINDS if calls[kind]}
+
+
+def _lines_by_computation(text: str) -> dict[str, list[str]]:
+    lines: dict[str, list[str]] = {}
+    current: list[str] = []
+    for line in text.splitlines():
+        start = _COMPUTATION.match(line)
+        if start:
+            current = lines.setdefault("ENTRY" if start[1] else start["name"], [])
+        else:
+            current.append(line)
+    return lines
+
+
+def _times_called(lines: dict[str, list[str]], unknown_trip_count: int) -> Counter[str]:
+    times: Counter[str] = Counter()
+
+    def visit(name: str, number: int) -> None:
+        times[name] += number
+        for line in lines[name]:
+            trips = 1
+            if " while(" in line:
+                known = _TRIPS.search(line)
+                trips = int(known[1]) if known else unknown_trip_count
+            called = _CALLED.findall(line)
+            for branches in _BRANCHES.findall(line):
+                called += [branch.strip(" %") for branch in branches.split(",")]
+            for other in called:
+                visit(other, number * trips)
+
+    visit("ENTRY", 1)
+    return times
+
+
+def _result_bytes(match: re.Match[str]) -> int:
+    arrays = [
+        _BYTES[kind] * math.prod(int(n) for n in shape.split(",") if n)
+        for kind, shape in _ARRAY.findall(match["result"])
+    ]
+    if not match["start"] or match["kind"] == "all-reduce":
+        return sum(arrays)
+    # An asynchronous start returns its operands, its results, and for permutations two counters.
+    if match["kind"] == "collective-permute":
+        return arrays[1]
+    return sum(arrays[len(arrays) // 2 :])
+
+
+def _group_size(line: str, num_devices: int) -> int:
+    iota = re.search(r"replica_groups=\[\d+,(\d+)\]", line)
+    if iota:
+        return int(iota[1])
+    first = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
+    return len(first[1].split(",")) if first else num_devices
+
+
+def _sent_per_byte(kind: str, size: int) -> float:
+    return {
+        "all-reduce": 2 * (size - 1) / size,
+        "all-gather": (size - 1) / size,
+        "all-to-all": (size - 1) / size,
+        "reduce-scatter": size - 1,
+        "collective-permute": 1,
+    }[kind]

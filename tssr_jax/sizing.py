@@ -1,0 +1,191 @@
+"""What a train step needs on devices that need not be there: memory and traffic of each.
+
+The step is compiled, not run: for virtual processors ("cpu:8"), or, where the package libtpu is
+installed (`pip install jax[tpu]`), by the TPU's own compiler for any slice ("v5e:2x4").
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.experimental import topologies
+from rich.table import Table
+
+from data_pipeline.prepare import prepare
+from tssr_jax import placement
+from tssr_jax.errors import UserError
+from tssr_jax.experiment import make_model
+from tssr_jax.hlo import Traffic, collective_traffic
+from tssr_jax.losses.next_item import POSITIONS_PER_TILE
+from tssr_jax.optimizer import make_optimizer
+from tssr_jax.parallel import CLASSES, ROWS, Devices
+from tssr_jax.reporting import make_console
+from tssr_jax.run_config import validate_config
+from tssr_jax.train_state import create_train_state, init_params, make_train_step
+
+GIB = 2**30
+
+
+class Chip(NamedTuple):
+    """One kind of TPU chip, as Google documents it (cloud.google.com/tpu/docs/v4, .../v5e, ...).
+
+    Attributes:
+      memory: bytes of its HBM.
+      egress: bytes per second that it sends over all its links together.
+    """
+
+    memory: float
+    egress: float
+
+
+CHIPS = {
+    "v4": Chip(32 * GIB, 2400e9 / 8),
+    "v5e": Chip(16e9, 1600e9 / 8),
+    "v5p": Chip(95e9, 4800e9 / 8),
+}
+
+
+class StepSize(NamedTuple):
+    """What each device needs for a step.
+
+    Attributes:
+      held: bytes of parameters, optimiser state, features and batch.
+      temporary: bytes beside these while a step runs.
+      traffic: by kind of collective.
+    """
+
+    held: int
+    temporary: int
+    traffic: dict[str, Traffic]
+
+    @property
+    def bytes_sent(self) -> int:
+        """By each device, in one step."""
+        return sum(traffic.bytes_sent for traffic in self.traffic.values())
+
+
+def find_devices(topology: str) -> list[Any]:
+    """The devices of "cpu:N", or of a slice of TPUs like "v5e:2x4".
+
+    Raises:
+      UserError: if there is no such thing, or libtpu is not installed.
+    """
+    kind, _, shape = topology.partition(":")
+    if kind == "cpu" and shape.isdigit():
+        devices = jax.devices("cpu")
+        if len(devices) < int(shape):
+            raise UserError(f"--topology={topology}: there are {len(devices)} virtual devices.")
+        return devices[: int(shape)]
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
+    try:
+        return list(topologies.get_topology_desc(topology, platform="tpu").devices)
+    except Exception as error:
+        raise UserError(
+            f"--topology={topology} can't be compiled for ({' '.join(str(error).split())[:200]}). "
+            "It must be cpu:N, or a slice like v5e:2x4 or v4:2x2x1 where jax[tpu] is installed."
+        ) from error
+
+
+def step_size(
+    config: ml_collections.ConfigDict, devices: Sequence[Any], num_items: int, feature_dim: int
+) -> StepSize:
+    """Compiles the train step of `config` for the devices.
+
+    Args:
+      config: `train.batch_size` is the global batch.
+      devices: those of `find_devices`.
+      num_items: size of the catalogue.
+      feature_dim: width of the content features.
+    """
+    compiled = compile_step(config, devices, num_items, feature_dim)
+    memory = compiled.memory_analysis()
+    # The one loop whose turns depend on data goes through the positions that have a label.
+    positions = -(-config.train.batch_size // len(devices)) * config.model.max_length
+    tiles = -(-positions * config.model_devices // POSITIONS_PER_TILE)
+    return StepSize(
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+        collective_traffic(compiled.as_text(), len(devices), max(1, tiles)),
+    )
+
+
+def compile_step(
+    config: ml_collections.ConfigDict, devices: Sequence[Any], num_items: int, feature_dim: int
+) -> Any:
+    """The compiled step, of which nothing is run; arguments as for `step_size`."""
+    run = Devices("shard_map", 0, config.model_devices, devices)
+    rows = run.round_up(config.train.batch_size)
+    model = make_model(config, run.catalogue(num_items), run.rows_axis)
+    optimizer = make_optimizer(config.optimizer, model.catalogue)
+    shape = (model.catalogue.padded_classes, feature_dim)
+    features = jax.ShapeDtypeStruct(shape, jnp.float32) if "content" in model.streams else None
+
+    def start() -> Any:
+        return create_train_state(init_params(model, features, config.seed), optimizer, config)
+
+    window = jax.ShapeDtypeStruct((rows, config.model.max_length), jnp.int32)
+    row_mask = jax.ShapeDtypeStruct((rows,), jnp.bool_)
+    batch = {"item_sequence": window, "labels": window, "row_mask": row_mask}
+    state = jax.eval_shape(start)
+    layout = placement.layout(state)
+    step: Any = run.run(
+        make_train_step(model, optimizer, config),
+        inputs=(layout, ROWS, CLASSES),
+        output=layout,
+        donate=(0,),
+    )
+    return step.lower(state, batch, features).compile()
+
+
+def report(
+    config: ml_collections.ConfigDict,
+    topologies_: Sequence[str],
+    batches: Sequence[int],
+    num_items: int,
+    feature_dim: int,
+) -> None:
+    """Prints a table with a line for each slice and global batch: `--mode=size`.
+
+    Args:
+      config: what is to be trained; its numbers of devices are not looked at.
+      topologies_: as for `find_devices`.
+      batches: global batches; none stands for that of the config.
+      num_items: size of the catalogue; 0 stands for that of the data, which is prepared.
+      feature_dim: width of the content features.
+    """
+    console = make_console()
+    config.parallel = "shard_map"
+    validate_config(config)
+    num_items = num_items or prepare(config.data).num_items
+    virtual = [int(n) for n in re.findall(r"\bcpu:(\d+)\b", " ".join(topologies_))]
+    jax.config.update("jax_platforms", "cpu")  # a TPU of this machine is not needed, nor taken
+    jax.config.update("jax_num_cpu_devices", max([1, *virtual]))
+    table = Table(title=f"A train step, {num_items:,} items, d_model {config.model.d_model}")
+    for name in ("devices", "global batch", "held", "step", "in all", "of HBM", "sent", "at least"):
+        table.add_column(name, justify="right")
+    for topology in topologies_:
+        devices = find_devices(topology)
+        chip = CHIPS.get(topology.partition(":")[0])
+        for batch in batches or [config.train.batch_size]:
+            config.train.batch_size = batch
+            with console.status(f"Compiling for {topology}, batch {batch:,}"):
+                size = step_size(config, devices, num_items, feature_dim)
+            total = size.held + size.temporary
+            table.add_row(
+                topology,
+                f"{batch:,}",
+                *(f"{value / GIB:.3f} GiB" for value in (size.held, size.temporary, total)),
+                f"{total / chip.memory:.0%}" if chip else "",
+                f"{size.bytes_sent / 2**20:,.1f} MiB",
+                f"{1e3 * size.bytes_sent / chip.egress:.2f} ms" if chip else "",
+            )
+    console.print(table)
+    console.print(
+        "Each device's: held = parameters, optimiser, features, batch; step = what a step needs "
+        "beside them; sent = by collectives in a step (at most: as if every position had a label), "
+        "and the time that takes with all links busy, were nothing else done meanwhile."
+    )
