@@ -62,9 +62,6 @@ Example
   ./launch_tpu.sh create && ./launch_tpu.sh setup && ./launch_tpu.sh run
   ./launch_tpu.sh logs
   ./launch_tpu.sh fetch && ./launch_tpu.sh delete
-
-Not there yet: the program itself can't use a gs:// workdir or data folder, nor TPU types with
-several hosts. Until then this script serves for trials on one host, without resume.
 TEXT
 }
 
@@ -197,7 +194,7 @@ setup() {
 }
 
 train_command() {
-  local words=(.venv/bin/python -m tssr_jax.main "--config=$CONFIG" "--workdir=$WORKDIR")
+  local words=(.venv/bin/python -m tssr_jax.main --multihost "--config=$CONFIG" "--workdir=$WORKDIR")
   [[ -z "$DATA" ]] || words+=("--config.data.raw_dir=$DATA")
   words+=(${TRAIN_FLAGS[@]+"${TRAIN_FLAGS[@]}"})
   printf '%q ' "${words[@]}"
