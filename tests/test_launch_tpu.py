@@ -166,7 +166,7 @@ def test_run_starts_training_once_in_the_background(cloud, tmp_path):
         assert log.read_text().splitlines() == [
             "-m",
             "tssr_jax.main",
-                "--multihost",
+            "--multihost",
             "--config=configs/csv.py:x",
             "--workdir=gs://b/run 1",
             "--config.data.raw_dir=gs://b/raw",
