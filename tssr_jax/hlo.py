@@ -13,6 +13,7 @@ _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?(?P<name>[\w.\-]+) .*\{$")
 _CALLED = re.compile(r"(?:body|calls|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_CHAIN = re.compile(r'chain_id="\d+"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
@@ -44,18 +45,23 @@ def collective_traffic(
     """
     lines = _lines_by_computation(text)
     times = _times_called(lines, unknown_trip_count)
-    calls: Counter[str] = Counter()
-    sent: Counter[str] = Counter()
+    found: dict[str, tuple[str, int, int]] = {}
     for name, body in lines.items():
         for line in body:
             match = _OPERATION.search(line)
             if match is None:
                 continue
-            kind = match["kind"]
-            share = _sent_per_byte(kind, _group_size(line, num_devices))
-            calls[kind] += times[name]
-            sent[kind] += round(times[name] * share * _result_bytes(match))
-    return {kind: Traffic(calls[kind], sent[kind]) for kind in _KINDS if calls[kind]}
+            share = _sent_per_byte(match["kind"], _group_size(line, num_devices))
+            sent = round(times[name] * share * _result_bytes(match))
+            # The TPU's compiler cuts a collective into steps that it fuses with products; each
+            # names the whole one again, and the chain that it belongs to.
+            chain = _CHAIN.search(line)
+            found[chain[0] if chain else f"{name} {line}"] = (match["kind"], times[name], sent)
+    return {
+        kind: Traffic(*map(sum, zip(*(entry[1:] for entry in entries), strict=True)))
+        for kind in _KINDS
+        if (entries := [entry for entry in found.values() if entry[0] == kind])
+    }
 
 
 def _lines_by_computation(text: str) -> dict[str, list[str]]:

@@ -51,3 +51,23 @@ def test_a_loop_whose_turns_depend_on_data():
 
     text = compiled_text(body)
     assert collective_traffic(text, 8, unknown_trip_count=9)["collective-permute"] == (9, 9 * 512)
+
+
+def test_steps_of_one_collective_are_counted_once():
+    """As the TPU's compiler writes an all-gather that it has cut up and fused."""
+    operation = (
+        "  %gather.{} = f32[8,64]{{1,0:T(8,128)}} all-gather(%x), channel_id=1, "
+        'replica_groups={{{{0,1,2,3}}}}, dimensions={{0}}, frontend_attributes={{chain_id="0"}}'
+    )
+    text = "\n".join(
+        [
+            "%step.1 (x: f32[2,64]) -> f32[8,64] {",
+            operation.format(1),
+            "}",
+            "ENTRY %main (x: f32[2,64]) -> f32[8,64] {",
+            "  %a = f32[8,64] fusion(%x), kind=kCustom, calls=%step.1",
+            operation.format(2),
+            "}",
+        ]
+    )
+    assert collective_traffic(text, 4) == {"all-gather": (1, 3 * 8 * 64 * 4 // 4)}
