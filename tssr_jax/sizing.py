@@ -101,7 +101,11 @@ def step_size(
       num_items: size of the catalogue.
       feature_dim: width of the content features.
     """
-    compiled = compile_step(config, devices, num_items, feature_dim)
+    return measure(compile_step(config, devices, num_items, feature_dim), config, devices)
+
+
+def measure(compiled: Any, config: ml_collections.ConfigDict, devices: Sequence[Any]) -> StepSize:
+    """What the result of `compile_step` needs."""
     memory = compiled.memory_analysis()
     # The one loop whose turns depend on data goes through the positions that have a label.
     positions = -(-config.train.batch_size // len(devices)) * config.model.max_length
