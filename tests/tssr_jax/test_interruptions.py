@@ -1,5 +1,6 @@
 """What stops a run from outside: kill, SIGTERM, damaged files, a disk that takes no more."""
 
+import os
 import signal
 import subprocess
 import time
@@ -9,6 +10,11 @@ import pytest
 from tests.raw_data import tiny_config
 from tests.runs import ROOT, assert_same_run, command, metrics_of, newest_step, run
 from tssr_jax.train import train
+
+
+# Compiled programs that are half written when a process is killed, or its disk is full, crash the
+# next one that reads them: these processes write none.
+ALONE = dict(os.environ, JAX_ENABLE_COMPILATION_CACHE="false")
 
 
 @pytest.fixture(name="config")
@@ -26,7 +32,11 @@ def test_killed_at_any_step_and_resumed_it_ends_the_same(config, tmp_path):
     killed = tmp_path / "killed"
     for wait_for in (2, 9):
         process = subprocess.Popen(
-            command(config, killed), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(config, killed),
+            cwd=ROOT,
+            env=ALONE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         while process.poll() is None and newest_step(killed) < wait_for:
             pass
@@ -48,7 +58,11 @@ def test_killed_during_a_save_the_last_whole_checkpoint_is_found(config, tmp_pat
     config.train.early_stopping_patience = 0
     killed = tmp_path / "killed"
     process = subprocess.Popen(
-        command(config, killed), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(config, killed),
+        cwd=ROOT,
+        env=ALONE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     while process.poll() is None and (newest_step(killed) < 2 or not saves_in_progress(killed)):
         pass
@@ -117,7 +131,8 @@ def test_a_disk_that_takes_no_more_stops_the_run_and_leaves_the_checkpoint_befor
     config.train.num_epochs = 1
     train(config, workdir)
     config.train.num_epochs = 3
-    stopped = run(["bash", "-c", 'ulimit -f 64 && exec "$@"', "-", *command(config, workdir)])
+    limited = ["bash", "-c", 'ulimit -f 64 && exec "$@"', "-", *command(config, workdir)]
+    stopped = run(limited, env=ALONE)
     assert stopped.returncode == 1
     # Orbax's threads print stacks of their own before and after.
     (message,) = [line for line in stopped.stderr.splitlines() if line.startswith("Error: ")]
