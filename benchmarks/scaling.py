@@ -48,7 +48,9 @@ class Case:
         rng = np.random.default_rng(0)
         run = Devices("shard_map", 0, config.model_devices, devices)
         self._state = run.place(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state))
-        self._features = run.place(np.zeros(features.shape, np.float32), CLASSES)
+        self._features = None  # no content stream
+        if features is not None:
+            self._features = run.place(np.zeros(features.shape, np.float32), CLASSES)
         windows = rng.integers(1, _ITEMS.value, batch["labels"].shape, np.int32)
         self._batch = run.place(
             {

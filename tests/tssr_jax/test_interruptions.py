@@ -21,6 +21,16 @@ def fixture_config(tmp_path):
     return tiny_config(tmp_path)
 
 
+def start_silently(config, workdir):
+    return subprocess.Popen(
+        command(config, workdir),
+        cwd=ROOT,
+        env=ALONE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 def test_killed_at_any_step_and_resumed_it_ends_the_same(config, tmp_path):
     """Checkpoints within the epoch and within a log window; kill -9 at whatever step it is."""
     config.train.update(num_epochs=8, checkpoint_every_steps=2, log_every_steps=5)
@@ -30,13 +40,7 @@ def test_killed_at_any_step_and_resumed_it_ends_the_same(config, tmp_path):
     assert whole.returncode == 0, whole.stderr
     killed = tmp_path / "killed"
     for wait_for in (2, 9):
-        process = subprocess.Popen(
-            command(config, killed),
-            cwd=ROOT,
-            env=ALONE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = start_silently(config, killed)
         while process.poll() is None and newest_step(killed) < wait_for:
             pass
         process.send_signal(signal.SIGKILL)
@@ -56,13 +60,7 @@ def test_killed_during_a_save_the_last_whole_checkpoint_is_found(config, tmp_pat
     config.train.update(num_epochs=400, checkpoint_every_steps=1)
     config.train.early_stopping_patience = 0
     killed = tmp_path / "killed"
-    process = subprocess.Popen(
-        command(config, killed),
-        cwd=ROOT,
-        env=ALONE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = start_silently(config, killed)
     while process.poll() is None and (newest_step(killed) < 2 or not saves_in_progress(killed)):
         pass
     process.send_signal(signal.SIGKILL)
