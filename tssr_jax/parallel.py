@@ -74,12 +74,12 @@ class Devices:
             )
         self._kind = kind
         self._model_devices = model_devices
-        self._mesh = Mesh(
-            np.array(devices).reshape(-1, model_devices),
-            (DATA_AXIS, MODEL_AXIS),
-            axis_types=(AxisType.Auto, AxisType.Auto),
-        )
-        self.rows_axis: Axis = DATA_AXIS if kind == "pmap" else (DATA_AXIS, MODEL_AXIS)
+        # The very mesh that pmap makes: results of a step are taken by the next one as they are,
+        # and by no other mesh, for which the step would be compiled again.
+        axes = (DATA_AXIS,) if kind == "pmap" else (DATA_AXIS, MODEL_AXIS)
+        grid = np.array(devices).reshape(-1, *(model_devices,) * (len(axes) - 1))
+        self._mesh = Mesh(grid, axes, axis_types=(AxisType.Auto,) * len(axes))
+        self.rows_axis: Axis = DATA_AXIS if kind == "pmap" else axes
 
     def catalogue(self, num_items: int) -> Catalogue:
         """How a catalogue lies on these devices."""

@@ -11,8 +11,8 @@ from tests.raw_data import tiny_config
 from tests.runs import ROOT, assert_same_run, command, metrics_of, newest_step, run
 from tssr_jax.train import train
 
-# Compiled programs that are half written when a process is killed, or its disk is full, crash the
-# next one that reads them: these processes write none.
+# A compiled program that is half written when a process is killed, or its disk is full, is no use
+# to the others and stays in the way of a whole one: these processes write none.
 ALONE = dict(os.environ, JAX_ENABLE_COMPILATION_CACHE="false")
 
 
