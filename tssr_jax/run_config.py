@@ -10,6 +10,7 @@ from etils import epath
 from configs import default
 from tssr_jax.errors import UserError
 from tssr_jax.losses.info_nce import NEGATIVES
+from tssr_jax.models.precision import COMPUTE_DTYPES
 from tssr_jax.models.tssr import STREAMS
 from tssr_jax.parallel import KINDS
 
@@ -58,7 +59,11 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
     for name in ("loss.user_temperature", "optimizer.learning_rate"):
         if not fields[name] > 0:
             raise UserError(f"--config.{name} is {fields[name]}; it must be positive.")
-    for name, known in (("parallel", KINDS), ("loss.negatives", NEGATIVES)):
+    for name, known in (
+        ("parallel", KINDS),
+        ("loss.negatives", NEGATIVES),
+        ("model.compute_dtype", COMPUTE_DTYPES),
+    ):
         if fields[name] not in known:
             raise UserError(f"--config.{name} is {fields[name]!r}; known: {', '.join(known)}.")
     model = config.model

@@ -20,6 +20,7 @@ from tssr_jax import collectives
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.collectives import Axis
 from tssr_jax.losses.term import LossTerm
+from tssr_jax.models.precision import product
 
 POSITIONS_PER_TILE = 512
 
@@ -34,6 +35,7 @@ def next_item_loss(
     exclude_padding_class: bool,
     catalogue: Catalogue,
     rows_axis: Axis = None,
+    compute_dtype: str = "float32",
     positions_per_tile: int = POSITIONS_PER_TILE,
 ) -> LossTerm:
     """Cross entropy of `fused @ kernel + bias` with the labels, summed over counted positions.
@@ -47,6 +49,7 @@ def next_item_loss(
       exclude_padding_class: class 0 does not compete in the softmax.
       catalogue: how the classes lie on the devices.
       rows_axis: the device axis that the batch is cut along; None on one device.
+      compute_dtype: of the inputs of products, forward and backward; all else is float32.
       positions_per_tile: positions whose scores are held at a time.
 
     Returns:
@@ -62,7 +65,7 @@ def next_item_loss(
     classes = catalogue.classes()
     competes = (classes < catalogue.num_classes) & ((classes > 0) | (not exclude_padding_class))
     bias = jnp.where(competes, bias, -jnp.inf)
-    tiles = _Tiles(catalogue, rows_axis, tile)
+    tiles = _Tiles(catalogue, rows_axis, tile, compute_dtype)
     total = _sum_cross_entropy(states, kernel, bias, targets, count, tiles)
     return LossTerm(total / catalogue.num_shards, count.astype(total.dtype))
 
@@ -73,6 +76,7 @@ class _Tiles(NamedTuple):
     catalogue: Catalogue
     rows_axis: Axis
     size: int
+    compute_dtype: str
 
     def number(self, count: jax.Array) -> jax.Array:
         """Tiles with a position that counts; the same on devices that work together."""
@@ -110,7 +114,7 @@ def _sum_cross_entropy(  # noqa: PLR0917
 
     def body(i: jax.Array, total: jax.Array) -> jax.Array:
         x, y, weights = tiles.cut(states, targets, count, i)
-        logits = x @ kernel + bias
+        logits = product(x, kernel, tiles.compute_dtype) + bias
         losses = catalogue.logsumexp(logits) - catalogue.pick(logits, y)
         return total + jnp.where(weights, losses, 0.0).sum()
 
@@ -133,16 +137,16 @@ def _forward(  # noqa: PLR0917
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         total, d_states, d_kernel, d_bias = carry
         x, y, weights = tiles.cut(states, targets, count, i)
-        logits = x @ kernel + bias
+        logits = product(x, kernel, tiles.compute_dtype) + bias
         log_normaliser = catalogue.logsumexp(logits)
         losses = jnp.where(weights, log_normaliser - catalogue.pick(logits, y), 0.0)
         probabilities = jnp.exp(logits - log_normaliser[:, None])
         d_logits = jnp.where(weights[:, None], probabilities - (classes == y[:, None]), 0.0)
-        d_tile = catalogue.own_rows_of_sum(d_logits @ kernel.T)
+        d_tile = catalogue.own_rows_of_sum(product(d_logits, kernel.T, tiles.compute_dtype))
         return (
             total + losses.sum(),
             jax.lax.dynamic_update_slice_in_dim(d_states, d_tile, i * tiles.size, 0),
-            d_kernel + x.T @ d_logits,
+            d_kernel + product(x.T, d_logits, tiles.compute_dtype),
             d_bias + d_logits.sum(axis=0),
         )
 

@@ -104,6 +104,7 @@ def _prediction(
         exclude_padding_class=corrections.exclude_padding_class,
         catalogue=model.catalogue,
         rows_axis=model.rows_axis,
+        compute_dtype=model.compute_dtype,
     )
 
 

@@ -1,5 +1,7 @@
 """Multi-head attention and the mask of a left-padded sequence."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -34,10 +36,12 @@ class MultiHeadAttention(nn.Module):
     Attributes:
       num_heads: number of heads; must divide d_model.
       dropout: of the attention weights.
+      compute_dtype: of products and of their results; the softmax is float32.
     """
 
     num_heads: int
     dropout: Dropout
+    compute_dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -52,21 +56,27 @@ class MultiHeadAttention(nn.Module):
           deterministic: whether dropout is off.
 
         Returns:
-          [batch, length, d_model].
+          [batch, length, d_model], of `compute_dtype`.
         """
         d_model = query.shape[-1]
         d_head = d_model // self.num_heads
 
-        q = Dense(d_model, name="query")(query) * d_head**-0.5
-        k = Dense(d_model, name="key")(key_value)
-        v = Dense(d_model, name="value")(key_value)
+        dense = partial(Dense, d_model, dtype=self.compute_dtype)
+        q = dense(name="query")(query) * d_head**-0.5
+        k = dense(name="key")(key_value)
+        v = dense(name="value")(key_value)
         # One head at a time: a head's features lie side by side, so nothing is transposed, and on
         # a processor this takes two thirds of the time of one product over all heads.
         attended = []
         for h in range(self.num_heads):
             features = slice(h * d_head, (h + 1) * d_head)
-            scores = jnp.einsum("bqd,bkd->bqk", q[..., features], k[..., features])
+            scores = jnp.einsum(
+                "bqd,bkd->bqk",
+                q[..., features],
+                k[..., features],
+                preferred_element_type=jnp.float32,
+            )
             weights = jax.nn.softmax(jnp.where(mask, scores, MASKED_SCORE), axis=-1)
-            weights = self.dropout(weights, deterministic=deterministic)
+            weights = self.dropout(weights, deterministic=deterministic).astype(v.dtype)
             attended.append(jnp.einsum("bqk,bkd->bqd", weights, v[..., features]))
-        return Dense(d_model, name="out")(jnp.concatenate(attended, axis=-1))
+        return dense(name="out")(jnp.concatenate(attended, axis=-1))

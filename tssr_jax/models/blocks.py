@@ -1,5 +1,7 @@
 """The residual block that every encoder of the model is a stack of."""
 
+from functools import partial
+
 import jax
 from flax import linen as nn
 
@@ -21,12 +23,14 @@ class FeedForward(nn.Module):
 
     d_ffn: int
     dropout: Dropout
+    compute_dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
-        """Maps [..., d_model] to the same shape."""
-        hidden = nn.gelu(Dense(self.d_ffn, name="up")(x), approximate=False)
-        output = Dense(x.shape[-1], name="down")(hidden)
+        """Maps [..., d_model] to the same shape, of `compute_dtype`."""
+        dense = partial(Dense, dtype=self.compute_dtype)
+        hidden = nn.gelu(dense(self.d_ffn, name="up")(x), approximate=False)
+        output = dense(x.shape[-1], name="down")(hidden)
         return self.dropout(output, deterministic=deterministic)
 
 
@@ -39,11 +43,13 @@ class EncoderBlock(nn.Module):
       num_heads: attention heads.
       d_ffn: width of the feed-forward layer.
       dropout: on attention weights, on the FFN's output and on each sublayer's output.
+      compute_dtype: of the sublayers' products; residual streams and norms are float32.
     """
 
     num_heads: int
     d_ffn: int
     dropout: Dropout
+    compute_dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -60,13 +66,13 @@ class EncoderBlock(nn.Module):
         Returns:
           [batch, length, d_model].
         """
-        attended = MultiHeadAttention(self.num_heads, self.dropout, name="attention")(
-            x, key_value, mask, deterministic=deterministic
+        attend = MultiHeadAttention(
+            self.num_heads, self.dropout, self.compute_dtype, name="attention"
         )
+        attended = attend(x, key_value, mask, deterministic=deterministic)
         x = self._add_and_norm("attention", x, attended, deterministic)
-        transformed = FeedForward(self.d_ffn, self.dropout, name="ffn")(
-            x, deterministic=deterministic
-        )
+        transform = FeedForward(self.d_ffn, self.dropout, self.compute_dtype, name="ffn")
+        transformed = transform(x, deterministic=deterministic)
         return self._add_and_norm("ffn", x, transformed, deterministic)
 
     def _add_and_norm(

@@ -5,10 +5,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from tssr_jax.models import initializers
+from tssr_jax.models.precision import product
 
 
 class Gate(nn.Module):
     """`g = sigmoid(W [F_id, F_con] + b)`, `F = g * F_id + (1 - g) * F_con`, element-wise."""
+
+    compute_dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -23,5 +26,6 @@ class Gate(nn.Module):
         d_model = id_state.shape[-1]
         kernel = self.param("kernel", initializers.dense_kernel, (2 * d_model, d_model))
         bias = self.param("bias", initializers.dense_bias, (d_model,))
-        gate = nn.sigmoid(jnp.concatenate([id_state, content_state], axis=-1) @ kernel + bias)
+        states = jnp.concatenate([id_state, content_state], axis=-1)
+        gate = nn.sigmoid(product(states, kernel, self.compute_dtype) + bias)
         return gate, gate * id_state + (1.0 - gate) * content_state

@@ -18,6 +18,7 @@ class MultimodalEncoder(nn.Module):
     num_heads: int
     d_ffn: int
     dropout: Dropout
+    compute_dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -25,6 +26,8 @@ class MultimodalEncoder(nn.Module):
     ) -> jax.Array:
         """Maps x [batch, length, d_model] to the same shape, with `other` of that shape too."""
         for i in range(self.num_layers):
-            block = EncoderBlock(self.num_heads, self.d_ffn, self.dropout, name=f"layer_{i}")
+            block = EncoderBlock(
+                self.num_heads, self.d_ffn, self.dropout, self.compute_dtype, name=f"layer_{i}"
+            )
             x = block(x, other, mask, deterministic=deterministic)
         return x

@@ -11,9 +11,9 @@ from tssr_jax.collectives import Axis
 from tssr_jax.models import initializers
 from tssr_jax.models.attention import causal_padding_mask
 from tssr_jax.models.content.frozen import FrozenContent
-from tssr_jax.models.dense import Dense
 from tssr_jax.models.dropout import Dropout
 from tssr_jax.models.gate import Gate
+from tssr_jax.models.head import Head
 from tssr_jax.models.multimodal import MultimodalEncoder
 from tssr_jax.models.unimodal import UnimodalEncoder
 
@@ -67,6 +67,7 @@ class TSSR(nn.Module):
       num_cross_layers: cross-attention blocks of each stream.
       max_length: number of positions.
       dropout_rate: see `EncoderBlock`.
+      compute_dtype: one of `COMPUTE_DTYPES`, see `precision`.
       rows_axis: the device axis that batches are cut along; None on one device.
     """
 
@@ -79,26 +80,29 @@ class TSSR(nn.Module):
     num_cross_layers: int
     max_length: int
     dropout_rate: float
+    compute_dtype: str = "float32"
     rows_axis: Axis = None
 
     def setup(self) -> None:
         """Makes the layers that the streams need; the names are those of the parameters."""
         depth, cross_depth = self.num_unimodal_layers, self.num_cross_layers
         self.dropout = Dropout(self.dropout_rate, self.rows_axis)
-        width = (self.num_heads, self.d_ffn, self.dropout)
+        width = (self.num_heads, self.d_ffn, self.dropout, self.compute_dtype)
         table, classes = initializers.table(self.catalogue.num_items), self.catalogue.shard_classes
         self.position_embedding = nn.Embed(self.max_length, self.d_model, embedding_init=table)
         if "id" in self.streams:
             self.token_embedding = nn.Embed(classes, self.d_model, embedding_init=table)
             self.id_encoder = UnimodalEncoder(depth, *width)
         if "content" in self.streams:
-            self.content_projection = FrozenContent(self.d_model, self.catalogue)
+            self.content_projection = FrozenContent(
+                self.d_model, self.catalogue, self.compute_dtype
+            )
             self.content_encoder = UnimodalEncoder(depth, *width)
         if len(self.streams) == 2:
             self.id_cross = MultimodalEncoder(cross_depth, *width)
             self.content_cross = MultimodalEncoder(cross_depth, *width)
-            self.gate = Gate()
-        self.output = Dense(classes)
+            self.gate = Gate(self.compute_dtype)
+        self.output = Head(classes, self.compute_dtype)
 
     def encode(
         self,

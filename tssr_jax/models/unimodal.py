@@ -14,11 +14,14 @@ class UnimodalEncoder(nn.Module):
     num_heads: int
     d_ffn: int
     dropout: Dropout
+    compute_dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, *, deterministic: bool) -> jax.Array:
         """Maps [batch, length, d_model] to the same shape; `mask` as in `EncoderBlock`."""
         for i in range(self.num_layers):
-            block = EncoderBlock(self.num_heads, self.d_ffn, self.dropout, name=f"layer_{i}")
+            block = EncoderBlock(
+                self.num_heads, self.d_ffn, self.dropout, self.compute_dtype, name=f"layer_{i}"
+            )
             x = block(x, x, mask, deterministic=deterministic)
         return x

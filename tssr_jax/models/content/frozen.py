@@ -5,6 +5,7 @@ from flax import linen as nn
 
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.models import initializers
+from tssr_jax.models.precision import product
 
 
 class FrozenContent(nn.Module):
@@ -13,10 +14,12 @@ class FrozenContent(nn.Module):
     Attributes:
       d_model: width of the model.
       catalogue: how the table's rows lie on the devices.
+      compute_dtype: of the product's inputs.
     """
 
     d_model: int
     catalogue: Catalogue
+    compute_dtype: str = "float32"
 
     @nn.compact
     def __call__(self, item_sequence: jax.Array, item_features: jax.Array) -> jax.Array:
@@ -37,7 +40,7 @@ class FrozenContent(nn.Module):
         def rows_of(place: jax.Array) -> jax.Array:
             # Gather and projection commute: do first whichever leaves fewer rows to multiply.
             if item_features.shape[0] < place.size:
-                return (item_features @ kernel + bias)[place]
-            return item_features[place] @ kernel + bias
+                return (product(item_features, kernel, self.compute_dtype) + bias)[place]
+            return product(item_features[place], kernel, self.compute_dtype) + bias
 
         return self.catalogue.lookup(rows_of, item_sequence)
