@@ -23,6 +23,6 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 def fixture_free_programs():
     """Each program takes memory mappings; a process that has all of its 65,530 is killed."""
     yield
-    import jax
+    import jax  # noqa: PLC0415 - not before the flags above are set
 
     jax.clear_caches()

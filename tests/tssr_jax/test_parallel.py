@@ -271,6 +271,35 @@ def test_each_device_holds_its_part_of_the_catalogue():
         assert {shard.data.shape for shard in shards} == {(8, 3)}
 
 
+@pytest.mark.parametrize("kind", ["pmap", "shard_map"])
+def test_results_go_into_the_next_step_without_compiling_it_again(kind):
+    devices = Devices(kind, 8)
+    step = devices.run(lambda state, rows: state + rows.sum(), inputs=(WHOLE, ROWS))
+    lowered = []
+
+    def note(event, _, **details):
+        if event.endswith("jaxpr_to_mlir_module_duration"):
+            lowered.append(details["fun_name"])
+
+    state, rows = devices.build(lambda: jnp.zeros(3)), np.ones(8, np.float32)
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        first = step(state, rows)
+        step(first, rows)
+        step(devices.place(np.zeros(3, np.float32)), rows)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert len(lowered) == 1
+
+
+def test_products_are_of_the_precision_of_their_types():
+    """What a TPU would round, a processor does not: the program is looked at."""
+    devices = Devices("shard_map", 1)
+    step = devices.run(lambda x, y: x @ y, inputs=(WHOLE, WHOLE))
+    text = step.lower(np.ones((2, 2), np.float32), np.ones((2, 2), np.float32)).as_text()
+    assert "precision = [HIGHEST, HIGHEST]" in text
+
+
 def test_rounding_up_to_what_devices_can_share():
     devices = Devices("pmap", 3)
     assert [devices.round_up(n) for n in (1, 3, 128)] == [3, 3, 129]

@@ -26,6 +26,7 @@ from tssr_jax.run_config import (
         ("model.streams", ("id", "image"), r"must be \('id', 'content'\)"),
         ("model.streams", (), "must be"),
         ("model.streams", ("id", "id"), "must be"),
+        ("model.compute_dtype", "float16", "known: float32, bfloat16"),
         ("loss.user_temperature", 0.0, "must be positive"),
         ("optimizer.learning_rate", -1.0, "must be positive"),
         ("train.batch_size", 0, "must be at least 1"),

@@ -90,3 +90,28 @@ def test_padding_class_by_hand():
             catalogue=Catalogue(2),
         )
         np.testing.assert_allclose(term.sum, expected, rtol=1e-6)
+
+
+def test_bfloat16_rounds_the_inputs_of_products_and_nothing_else(inputs):
+    """The dense formula of rounded inputs; its sums and its softmax are float32."""
+    fused, kernel, bias, labels, counted = inputs
+
+    def tiled(fused, kernel, bias):
+        return next_item_loss(
+            fused, kernel, bias, labels, counted,
+            exclude_padding_class=True, catalogue=CATALOGUE, compute_dtype="bfloat16",
+        ).sum  # fmt: skip
+
+    def rounded(x):
+        return x.astype(jnp.bfloat16).astype(jnp.float32)
+
+    value, gradients = jax.value_and_grad(tiled, (0, 1, 2))(fused, kernel, bias)
+    dense, dense_gradients = jax.value_and_grad(dense_loss, (0, 1, 2))(
+        rounded(fused), rounded(kernel), bias, labels, counted, True
+    )
+    np.testing.assert_allclose(value, dense, rtol=1e-5)
+    for gradient, expected in zip(gradients, dense_gradients, strict=True):
+        assert gradient.dtype == jnp.float32
+        # The products of the backward pass round the scores' gradient as well.
+        np.testing.assert_allclose(gradient, expected, rtol=2e-2, atol=2e-2)
+    np.testing.assert_allclose(gradients[2], dense_gradients[2], rtol=1e-4, atol=1e-5)
