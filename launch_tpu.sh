@@ -89,30 +89,59 @@ where() {
   [[ -z "$ZONE" ]] || WHERE+=("--zone=$ZONE")
 }
 
-# One field of the queued resource; empty if there is none of that name.
-describe() {
-  local field="$1" output
-  if output="$(gcloud compute tpus queued-resources describe "$NAME" "${WHERE[@]}" \
-    "--format=value($field)" 2>&1)"; then
-    printf '%s\n' "$output"
-  elif ! grep -qiE 'NOT_FOUND|was not found' <<<"$output"; then
-    die "can't look at $NAME. gcloud says: $output"
-  fi
+# Sets ANSWER to one field of the queued resource; to nothing if there is none of that name. A look
+# that fails is tried again, and never taken for absence.
+look() {
+  local field="$1" attempt errors pause="$BACKOFF"
+  errors="$(mktemp)"
+  for ((attempt = 1; attempt <= ATTEMPTS; attempt++)); do
+    if ANSWER="$(gcloud compute tpus queued-resources describe "$NAME" "${WHERE[@]}" \
+      "--format=value($field)" 2>"$errors")"; then
+      rm -f "$errors"
+      return
+    fi
+    if grep -qiE 'NOT_FOUND|was not found' "$errors" &&
+      ! grep -qiE '(^|[^a-z/])project[^s].*not found' "$errors"; then
+      ANSWER=""
+      rm -f "$errors"
+      return
+    fi
+    ((attempt == ATTEMPTS)) || back_off "looking at $NAME" "$attempt"
+  done
+  ANSWER="$(<"$errors")"
+  rm -f "$errors"
+  die "can't look at $NAME. gcloud says: $ANSWER"
 }
 
-state() { describe state.state; }
+# Waits before the next attempt, each time twice as long; the caller declares `pause`.
+back_off() { # what, attempt
+  say "$1 failed (attempt $2 of $ATTEMPTS); again in ${pause} s."
+  sleep "$pause"
+  pause=$((pause * 2))
+}
 
 require_ours() {
-  local owner
-  owner="$(describe "tpu.nodeSpec[0].node.labels.${LABEL%%=*}")"
-  [[ "$owner" == "${LABEL#*=}" ]] ||
+  look "tpu.nodeSpec[0].node.labels.${LABEL%%=*}"
+  [[ "$ANSWER" == "${LABEL#*=}" ]] ||
     die "the queued resource $NAME was not created by this script (label $LABEL is not on it); it is left alone. Choose another --name."
 }
 
-# Tries a remote command again while the TPU is there; tells a preemption from a failure.
-persist() {
-  local what="$1" attempt pause="$BACKOFF" current
-  shift
+# Tells a preemption from a failure.
+require_active() { # what
+  look state.state
+  case "$ANSWER" in
+    ACTIVE) ;;
+    SUSPENDING | SUSPENDED)
+      die "$NAME was preempted. Go on from the last checkpoint with: launch_tpu.sh resume"
+      ;;
+    *) die "$NAME is ${ANSWER:-not there}; $1 needs it to be ACTIVE. See: launch_tpu.sh create" ;;
+  esac
+}
+
+# Tries a command again when it fails, as long as another one, given what is tried, succeeds.
+persist() { # what, check, command ...
+  local what="$1" check="$2" attempt pause="$BACKOFF"
+  shift 2
   if [[ -n "$DRY_RUN" ]]; then
     execute "$@"
     return
@@ -121,35 +150,28 @@ persist() {
     if "$@"; then
       return
     fi
-    current="$(state)"
-    case "$current" in
-      ACTIVE) ;;
-      SUSPENDING | SUSPENDED)
-        die "$NAME was preempted. Go on from the last checkpoint with: launch_tpu.sh resume"
-        ;;
-      *) die "$NAME is ${current:-not there}; ${what} needs it to be ACTIVE. See: launch_tpu.sh create" ;;
-    esac
-    if ((attempt < ATTEMPTS)); then
-      say "$what failed (attempt $attempt of $ATTEMPTS); again in ${pause} s."
-      sleep "$pause"
-      pause=$((pause * 2))
-    fi
+    "$check" "$what"
+    ((attempt == ATTEMPTS)) || back_off "$what" "$attempt"
   done
-  die "$what failed $ATTEMPTS times, though $NAME is ACTIVE. The output above says why."
+  die "$what failed $ATTEMPTS times. The output above says why."
 }
 
 on_workers() { # what, worker, command
-  persist "$1" gcloud compute tpus tpu-vm ssh "$NAME" "${WHERE[@]}" "--worker=$2" "--command=$3"
+  persist "$1" require_active gcloud compute tpus tpu-vm ssh "$NAME" "${WHERE[@]}" "--worker=$2" "--command=$3"
 }
 
 create() {
-  local current="" flags=(--async)
+  local flags=(--async)
+  ANSWER=""
   [[ "$TIER" == on-demand ]] || flags+=(--spot)
   if [[ -z "$DRY_RUN" ]]; then
-    current="$(state)"
-    [[ -z "$current" ]] || require_ours
+    look state.state
+    if [[ -n "$ANSWER" ]]; then
+      require_ours
+      look state.state
+    fi
   fi
-  case "$current" in
+  case "$ANSWER" in
     "")
       execute gcloud compute tpus queued-resources create "$NAME" "${WHERE[@]}" \
         "--node-id=$NAME" "--accelerator-type=$TYPE" "--runtime-version=$RUNTIME" \
@@ -158,7 +180,7 @@ create() {
       ;;
     ACTIVE) say "$NAME is there already." ;;
     FAILED | SUSPENDING | SUSPENDED)
-      die "$NAME is $current. Replace it and go on with: launch_tpu.sh resume; or remove it with: launch_tpu.sh delete"
+      die "$NAME is $ANSWER. Replace it and go on with: launch_tpu.sh resume; or remove it with: launch_tpu.sh delete"
       ;;
     *) say "$NAME was asked for already." ;;
   esac
@@ -166,17 +188,18 @@ create() {
 }
 
 wait_until_active() {
-  local current reason last=""
+  local current last=""
   while true; do
-    current="$(state)"
+    look state.state
+    current="$ANSWER"
     [[ "$current" == "$last" ]] || say "$NAME: ${current:-not there}"
     last="$current"
     case "$current" in
       ACTIVE) return ;;
       "") die "$NAME disappeared while waiting for it." ;;
       FAILED | SUSPENDING | SUSPENDED)
-        reason="$(describe state)"
-        die "$NAME is $current: $reason Remove it with: launch_tpu.sh delete; then create it again, or with another --zone, --type or --tier."
+        look state
+        die "$NAME is $current: $ANSWER Remove it with: launch_tpu.sh delete; then create it again, or with another --zone, --type or --tier."
         ;;
     esac
     sleep "$POLL"
@@ -185,11 +208,12 @@ wait_until_active() {
 
 setup() {
   local archive
-  archive="$(mktemp -d)/$REMOTE.tar.gz"
+  SCRATCH="$(mktemp -d)"
+  trap 'rm -rf "$SCRATCH"' EXIT
+  archive="$SCRATCH/$REMOTE.tar.gz"
   execute tar -czf "$archive" -C "$ROOT" --exclude=./.git --exclude=./.venv --exclude=./runs .
-  persist "copying" gcloud compute tpus tpu-vm scp "$archive" "$NAME:$REMOTE.tar.gz" \
+  persist "copying" require_active gcloud compute tpus tpu-vm scp "$archive" "$NAME:$REMOTE.tar.gz" \
     "${WHERE[@]}" --worker=all
-  rm -rf "$(dirname "$archive")"
   on_workers "setting up" all "set -e; mkdir -p $REMOTE; tar -xzf $REMOTE.tar.gz -C $REMOTE; cd $REMOTE; python3 -m pip install --quiet --user uv; python3 -m uv venv --quiet --allow-existing --python $PYTHON .venv; python3 -m uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable . 'jax[tpu]'"
 }
 
@@ -205,31 +229,32 @@ run() {
   [[ "$WORKDIR" == gs://* ]] ||
     say "Note: $WORKDIR lies on the TPU and is lost with it; gs://BUCKET/PATH stays."
   # A worker on which training runs already is left alone.
-  on_workers "starting" all "cd $REMOTE && if [ -f pid ] && kill -0 \$(cat pid) 2>/dev/null; then echo 'training runs already'; else nohup $(train_command)> run.log 2>&1 < /dev/null & echo \$! > pid; fi"
+  on_workers "starting" all "cd $REMOTE && if [ -f pid ] && kill -0 \$(cat pid) 2>/dev/null; then echo 'training runs already'; else nohup $(train_command)>> run.log 2>&1 < /dev/null & echo \$! > pid; fi"
 }
 
 logs() { on_workers "following the log" 0 "tail -n 100 -F $REMOTE/run.log"; }
 
 status() {
-  local current
   if [[ -n "$DRY_RUN" ]]; then
     execute gcloud compute tpus queued-resources describe "$NAME" "${WHERE[@]}" \
       "--format=value(state.state)"
     return
   fi
-  current="$(state)"
-  printf '%s: %s\n' "$NAME" "${current:-not there}"
-  [[ "$current" != ACTIVE ]] ||
+  look state.state
+  printf '%s: %s\n' "$NAME" "${ANSWER:-not there}"
+  [[ "$ANSWER" != ACTIVE ]] ||
     on_workers "asking the workers" all "cd $REMOTE 2>/dev/null && [ -f pid ] && kill -0 \$(cat pid) 2>/dev/null && echo 'training runs' || echo 'nothing runs'"
 }
 
 resume() {
-  local current
   [[ "$WORKDIR" == gs://* ]] ||
     die "resume needs the --workdir=gs://BUCKET/PATH of the run; what lay on a preempted TPU is gone."
-  if [[ -z "$DRY_RUN" ]]; then
-    current="$(state)"
-    case "$current" in
+  if [[ -n "$DRY_RUN" ]]; then
+    say "The delete is run only if $NAME has failed or was preempted:"
+    delete
+  else
+    look state.state
+    case "$ANSWER" in
       FAILED | SUSPENDING | SUSPENDED) delete ;;
     esac
   fi
@@ -239,14 +264,14 @@ resume() {
 }
 
 fetch() {
-  local destination="${DESTINATION:-runs/$NAME}"
+  local destination="${DESTINATION:-runs/$NAME}" remote="$REMOTE/$WORKDIR"
+  [[ "$WORKDIR" != /* ]] || remote="$WORKDIR"
   [[ -n "$WORKDIR" ]] || die "fetch needs the --workdir of the run (or TPU_WORKDIR)."
   execute mkdir -p "$destination"
   if [[ "$WORKDIR" == gs://* ]]; then
-    execute gcloud storage rsync --recursive "$WORKDIR" "$destination" ||
-      die "$WORKDIR was not fetched; gcloud's message is above."
+    persist "fetching" true gcloud storage rsync --recursive "$WORKDIR" "$destination"
   else
-    persist "fetching" gcloud compute tpus tpu-vm scp --recurse "$NAME:$REMOTE/$WORKDIR/*" \
+    persist "fetching" require_active gcloud compute tpus tpu-vm scp --recurse "$NAME:$remote/*" \
       "$destination" "${WHERE[@]}" --worker=0
   fi
   say "Results are in $destination."
@@ -254,7 +279,8 @@ fetch() {
 
 delete() {
   if [[ -z "$DRY_RUN" ]]; then
-    if [[ -z "$(state)" ]]; then
+    look state.state
+    if [[ -z "$ANSWER" ]]; then
       say "$NAME is not there; nothing to delete."
       return
     fi

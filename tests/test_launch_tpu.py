@@ -21,6 +21,8 @@ with (folder / "calls").open("a") as calls:
 verb = next(v for v in ("create", "describe", "delete", "ssh", "scp", "rsync") if v in arguments)
 failures = world["failures"].get(verb, [])
 answer = 0
+if world.get("warning"):
+    print(world["warning"], file=sys.stderr)
 if failures:
     message = failures.pop(0)
     if message:
@@ -189,7 +191,7 @@ def test_a_lasting_failure_ends_in_a_clear_error(cloud):
     google = cloud(states=["ACTIVE"], failures={"scp": ["Permission denied"] * 9})
     result = google.launch("setup", "--attempts=3")
     assert result.returncode == 1 and len(google.calls("scp")) == 3
-    assert "copying failed 3 times, though tssr is ACTIVE" in result.stderr
+    assert "copying failed 3 times" in result.stderr and "Permission denied" in result.stderr
 
 
 def test_the_pause_between_attempts_doubles(cloud):
@@ -235,11 +237,35 @@ def test_delete_twice_deletes_once(cloud):
     assert len(google.calls("delete")) == 1 and "nothing to delete" in second.stderr
 
 
-def test_a_look_that_fails_is_not_taken_for_absence(cloud):
-    google = cloud(states=["ACTIVE"], failures={"describe": ["Reauthentication required"]})
-    result = google.launch("create")
-    assert result.returncode == 1 and "Reauthentication required" in result.stderr
-    assert not google.calls("create")
+@pytest.mark.parametrize("command", ["create", "delete", "status", "resume"])
+@pytest.mark.parametrize(
+    "message", ["Reauthentication required", "NOT_FOUND: Project 'p' was not found."]
+)
+def test_a_look_that_fails_is_not_taken_for_absence(cloud, command, message):
+    google = cloud(states=["ACTIVE"], failures={"describe": [message] * 9})
+    result = google.launch(command, "--attempts=2", "--workdir=gs://b/r")
+    assert result.returncode == 1 and f"can't look at tssr. gcloud says: {message}" in result.stderr
+    assert {call[3] for call in google.calls()} == {"describe"}
+
+
+def test_a_look_that_fails_once_is_tried_again(cloud):
+    google = cloud(states=["ACTIVE"], failures={"describe": ["Connection reset"]})
+    assert google.launch("status").stdout.startswith("tssr: ACTIVE\n")
+    google = json.loads((google.folder / "world.json").read_text())
+    assert google["failures"] == {"describe": []}
+
+
+def test_warnings_are_not_taken_for_the_answer(cloud):
+    google = cloud(states=["ACTIVE"], warning="WARNING: a new version is available")
+    assert google.launch("create").returncode == 0
+    assert google.launch("delete").returncode == 0 and len(google.calls("delete")) == 1
+
+
+def test_a_connection_that_drops_is_tried_again_command_and_look(cloud):
+    failures = {"ssh": ["Connection reset"], "describe": ["Connection reset"]}
+    google = cloud(states=["ACTIVE"], failures=failures)
+    assert google.launch("run", "--workdir=gs://b/r").returncode == 0
+    assert len(google.calls("ssh")) == 2 and len(google.calls("describe")) == 2
 
 
 def test_fetch_copies_the_workdir(cloud, tmp_path):
@@ -247,6 +273,28 @@ def test_fetch_copies_the_workdir(cloud, tmp_path):
     assert google.launch("fetch", "--workdir=gs://b/r", "--to=here").returncode == 0
     assert google.calls("rsync") == [["storage", "rsync", "--recursive", "gs://b/r", "here"]]
     assert (tmp_path / "here").is_dir()
+
+
+def test_fetch_is_tried_again(cloud):
+    google = cloud(failures={"rsync": ["Connection reset"] * 2})
+    assert google.launch("fetch", "--workdir=gs://b/r").returncode == 0
+    assert len(google.calls("rsync")) == 3
+
+
+@pytest.mark.parametrize(
+    ("workdir", "place"), [("runs/x", "tssr_jax/runs/x/*"), ("/data/x", "/data/x/*")]
+)
+def test_fetch_from_the_tpu_itself(cloud, workdir, place):
+    google = cloud(states=["ACTIVE"])
+    assert google.launch("fetch", f"--workdir={workdir}").returncode == 0
+    assert google.calls("scp")[0][4:7] == ["--recurse", f"tssr:{place}", "runs/tssr"]
+
+
+def test_resume_dry_run_prints_what_replaces_a_preempted_tpu(cloud):
+    result = cloud().launch("resume", "--dry-run", "--workdir=gs://b/r")
+    verbs = [line.split()[4] for line in result.stdout.splitlines() if line.startswith("gcloud")]
+    assert verbs == ["delete", "create", "scp", "ssh", "ssh"]
+    assert "only if tssr has failed or was preempted" in result.stderr
 
 
 def test_status(cloud):
