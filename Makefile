@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# Processes that share the tests.
+JOBS ?= 2
 BIN := $(VENV)/bin
 WORKDIR ?= runs/ml100k
 
@@ -13,7 +15,7 @@ train: env
 	$(BIN)/python -m tssr_jax.main --config=configs/ml100k.py --workdir=$(WORKDIR)
 
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS)
 
 slow-test: env
 	$(BIN)/python -m pytest -m slow

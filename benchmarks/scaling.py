@@ -1,13 +1,15 @@
-"""A train step against the number of devices: time, memory, traffic, and the least on a TPU.
+"""A train step against the number of devices: time, memory, traffic, and the least on TPUs.
 
     python -m benchmarks.scaling --global_batch=128 --global_batch=1024
 
-Virtual devices share this machine's cores, so that the time tells what cutting a batch costs, not
-what it gains: the ratio to one device, at best 1. Repeats are interleaved, their median is told.
-The last columns are the least time that the bytes sent by each device take on a v4-8 (4 chips) and
-a v5e-256 with all links busy (bandwidths: tssr_jax/sizing.py), had they as many devices.
+First table: measured. Virtual devices share this machine's cores, so that the time tells what
+cutting a batch costs, not what it gains: the ratio to one device, at best 1. Repeats are
+interleaved, their median is told. Second table: predicted. The step is compiled, not run, for as
+many virtual devices as a slice of TPUs has chips (a v4-8 is 2x2x1, a v5e-256 is 16x16), and the
+bytes that its collectives send are divided by the bandwidth of the worst-placed chip's links.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -21,10 +23,20 @@ from rich.table import Table
 
 from tssr_jax.parallel import CLASSES, ROWS, Devices
 from tssr_jax.reporting import make_console
-from tssr_jax.sizing import CHIPS, GIB, StepSize, compile_step, find_devices, measure
+from tssr_jax.sizing import (
+    BANDWIDTHS,
+    GIB,
+    StepSize,
+    compile_step,
+    find_devices,
+    measure,
+    step_size,
+)
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/default.py", "Model and losses.")
 _BATCHES = flags.DEFINE_multi_integer("global_batch", [128, 1024], "Users over all devices.")
+_SLICES = flags.DEFINE_multi_string("slice", ["v4:2x2x1", "v5e:16x16"], "Slices to predict for.")
+_SLICE_BATCHES = flags.DEFINE_multi_integer("slice_batch", [1024, 8192], "Users on a slice.")
 _DEVICES = flags.DEFINE_multi_integer("devices", [1, 2, 4, 8], "Virtual devices.")
 _ITEMS = flags.DEFINE_integer("num_items", 11_758, "Size of the catalogue.", lower_bound=1)
 _FEATURES = flags.DEFINE_integer("feature_dim", 384, "Width of the content features.")
@@ -69,17 +81,18 @@ class Case:
         self.seconds.append(time.perf_counter() - begin)
 
 
-def main(argv: Sequence[str]) -> None:
-    """Prints one line per case."""
-    del argv
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", max(_DEVICES.value))
-    config = _CONFIG.value
-    config.parallel = "shard_map"
-    console = make_console()
-    table = Table()
-    for name in ("batch", "devices", "step", "to one", "held", "temporary", "sent", "v4", "v5e"):
+def make_table(title: str, *names: str) -> Table:
+    """An empty table of right-aligned columns."""
+    table = Table(title=title)
+    for name in names:
         table.add_column(name, justify="right")
+    return table
+
+
+def measured(config: Any) -> Table:
+    """One line for each batch and number of devices."""
+    columns = ("batch", "devices", "step", "to one", "held", "temporary", "MiB sent by each device")
+    table = make_table(f"Measured, {_ITEMS.value:,} items", *columns)
     for config.train.batch_size in _BATCHES.value:
         cases = {number: Case(config, number) for number in _DEVICES.value}
         for _ in range(_REPEATS.value + 1):  # the first one warms up
@@ -93,10 +106,45 @@ def main(argv: Sequence[str]) -> None:
                 f"{medians[number]:.3f} s",
                 f"{medians[number] / medians[min(medians)]:.2f}",
                 *(f"{n / GIB:.2f} GiB" for n in (case.size.held, case.size.temporary)),
-                f"{case.size.bytes_sent / 2**20:,.1f} MiB",
-                *(f"{1e3 * case.size.bytes_sent / CHIPS[c].egress:.2f} ms" for c in ("v4", "v5e")),
+                case.size.describe_traffic(),
             )
-    console.print(table)
+    return table
+
+
+def predicted(config: Any) -> Table:
+    """One line for each slice and batch."""
+    columns = ("slice", "batch", "held", "temporary", "MiB sent by each device", "at least")
+    table = make_table(f"Predicted (GB/s of a link, as Google documents: {BANDWIDTHS})", *columns)
+    for topology in _SLICES.value:
+        for config.train.batch_size in _SLICE_BATCHES.value:
+            devices = find_devices(f"cpu:{chips(topology)}")
+            size = step_size(config, devices, _ITEMS.value, _FEATURES.value)
+            table.add_row(
+                topology,
+                f"{config.train.batch_size:,}",
+                *(f"{n / GIB:.2f} GiB" for n in (size.held, size.temporary)),
+                size.describe_traffic(),
+                size.transfer_milliseconds(topology),
+            )
+    return table
+
+
+def chips(topology: str) -> int:
+    """Chips of a slice like "v5e:16x16"."""
+    return math.prod(int(n) for n in topology.partition(":")[2].split("x"))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints both tables."""
+    del argv
+    jax.config.update("jax_platforms", "cpu")
+    most = max(*_DEVICES.value, *map(chips, _SLICES.value))
+    jax.config.update("jax_num_cpu_devices", most)
+    config = _CONFIG.value
+    config.parallel = "shard_map"
+    console = make_console()
+    console.print(measured(config))
+    console.print(predicted(config))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,10 @@ import ml_collections
 def get_config(base: str = "ml100k") -> ml_collections.ConfigDict:
     """Returns the configuration `base` with the authors' settings in place of ours."""
     name, _, argument = base.partition(":")
-    module = importlib.import_module(f"configs.{name}")
+    try:
+        module = importlib.import_module(f"configs.{name}")
+    except ModuleNotFoundError as error:
+        raise ValueError(f"configs/reference.py:{base}: there is no configs/{name}.py") from error
     config = module.get_config(argument) if argument else module.get_config()
     config.model.d_model = 128
     config.model.num_heads = 4
@@ -32,5 +35,7 @@ def get_config(base: str = "ml100k") -> ml_collections.ConfigDict:
     config.optimizer.warmup_steps = 0
     config.optimizer.weight_decay = 0.0
     config.optimizer.clip_norm = 0.0
+    config.optimizer.ema_decay = 0.0
     config.train.batch_size = 128
+    config.train.reorder_rate = 0.0
     return config

@@ -6,13 +6,14 @@ stands where a good one is expected.
 """
 
 import dataclasses
+import errno
 import hashlib
+import http.client
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ _TIMEOUT_SECONDS = 20
 
 
 class NotReachableError(UserError):
-    """A server could not be reached (as opposed to: it sent something wrong)."""
+    """What was asked for could not be had from where it should be."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +80,8 @@ def fetch_archive(archive: Archive, downloads: Path) -> Path:
     """Path of the verified archive in `downloads`, downloaded if it is not there.
 
     Raises:
-      NotReachableError: if the server can't be reached.
-      UserError: if what arrived, or what lies in `downloads`, has another hash.
+      NotReachableError: if the server can't be reached, or sends something else (a proxy's page).
+      UserError: if what lies in `downloads` has another hash.
     """
     target = downloads / archive.file_name
     if not target.exists():
@@ -92,10 +93,17 @@ def fetch_archive(archive: Archive, downloads: Path) -> Path:
                     part.open("wb") as file,
                 ):
                     shutil.copyfileobj(response, file)
-            except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            except (OSError, http.client.HTTPException) as error:
+                if getattr(error, "errno", None) == errno.ENOSPC:
+                    raise
                 reason = getattr(error, "reason", error)
                 raise NotReachableError(f"{archive.url} is not reachable ({reason}).") from error
-            verify(part, archive.sha256)
+            found = file_sha256(part)
+            if found != archive.sha256:
+                raise NotReachableError(
+                    f"{archive.url} sent something else ({part.stat().st_size} bytes with SHA-256 "
+                    f"{found}, expected {archive.sha256})."
+                )
             os.replace(part, target)
     else:
         verify(target, archive.sha256)
@@ -106,7 +114,8 @@ def fetch_wheel(wheel: Wheel, downloads: Path) -> Path:
     """Path of the verified wheel in `downloads`, fetched by pip without its dependencies.
 
     Raises:
-      UserError: if pip can't get it, or if it has another hash.
+      NotReachableError: if pip can't get it.
+      UserError: if it has another hash.
     """
     target = downloads / wheel.file_name
     if not target.exists():
@@ -174,7 +183,7 @@ def _pip_download(wheel: Wheel, folder: Path) -> Path:
     path = folder / wheel.file_name
     if finished.returncode != 0 or not path.exists():
         lines = (finished.stderr.strip() or finished.stdout.strip()).splitlines()
-        raise UserError(
+        raise NotReachableError(
             f"pip could not download {wheel.requirement} ({lines[-1] if lines else 'no message'}). "
             f"Put {wheel.file_name} into {folder.parent}, or check the connection and run again."
         )

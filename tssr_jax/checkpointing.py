@@ -13,6 +13,7 @@ back is what was written, or the checkpoint counts as damaged and the one before
 
 import contextlib
 import dataclasses
+import errno
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,10 @@ _NUM_ITEMS = "num_items"
 _FINGERPRINTS = "fingerprints"
 _CHECKSUM = "checksum"
 Shape = tuple[int | str, ...]
+# Errors of the machine, not of the file: nothing is moved aside for these.
+_NOT_DAMAGE = {
+    errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EPERM, errno.ETIMEDOUT,
+}  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -150,7 +155,7 @@ class Checkpointer:
         for step in self._steps():
             try:
                 fields = self._fields(step)
-                ranking = self._restore_params(step, target.eval_params, fields)
+                ranking = self._restore_arrays(step, "params", target.eval_params, fields)
                 rest = self._restore_arrays(step, "rest", _rest(target), fields)
             except DamagedError as error:
                 damaged.append(step)
@@ -185,10 +190,8 @@ class Checkpointer:
                 if best_step < 0 or best_step in tried:
                     continue
                 tried.add(best_step)
-                return (
-                    self._restore_params(best_step, target_params, self._fields(best_step)),
-                    best_step,
-                )
+                fields = self._fields(best_step)
+                return self._restore_arrays(best_step, "params", target_params, fields), best_step
             except DamagedError as error:
                 self._report(f"The checkpoint {self._folder / str(best_step)} is damaged: {error}.")
         raise UserError(
@@ -220,14 +223,12 @@ class Checkpointer:
             )
         return fields
 
-    def _restore_params(self, step: int, target: Any, fields: dict[str, Any]) -> Any:
-        with _damage():
-            saved = self._manager.item_metadata(step)["params"]
-            shapes = _shapes(saved)
-        self._require_same_shapes(shapes, _shapes(target), step)
-        return self._restore_arrays(step, "params", target, fields)
-
     def _restore_arrays(self, step: int, item: str, target: Any, fields: dict[str, Any]) -> Any:
+        with _damage():
+            saved = _shapes(self._manager.item_metadata(step)[item])
+        if saved.keys() != fields[_FINGERPRINTS][item].keys():
+            raise DamagedError(f"the list of arrays of {item} is not what was written")
+        self._require_same_shapes(saved, _shapes(target), step)
         # Not strict: the number of classes is filled up to what the devices share equally.
         tree = self._restore(step, item, ocp.args.StandardRestore(target, strict=False))
         found, written = fingerprints(tree), fields[_FINGERPRINTS][item]
@@ -241,7 +242,9 @@ class Checkpointer:
             return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
 
     def _move_aside(self, step: int, error: DamagedError) -> None:
-        place = self._folder.with_name(f"{FOLDER}-damaged-{step}")
+        number = 1
+        while (place := self._folder.with_name(f"{FOLDER}-damaged-{step}-{number}")).exists():
+            number += 1
         self._report(
             f"The checkpoint {self._folder / str(step)} is damaged: {error}. It is moved to "
             f"{place}, and the one before it is used."
@@ -268,12 +271,12 @@ class Checkpointer:
     ) -> None:
         for name in sorted(saved.keys() | wanted.keys()):
             if saved.get(name) != wanted.get(name):
+                there = saved.get(name, "none: it is not there")
+                here = wanted.get(name, "none: it does not exist")
                 raise UserError(
-                    f"The checkpoint {self._folder / str(step)} does not fit the model: parameter "
-                    f"{name} has shape {saved.get(name, 'none: it is not there')} in the "
-                    "checkpoint "
-                    f"and {wanted.get(name, 'none: it does not exist')} in the model. It was "
-                    "written with another configuration or another catalogue."
+                    f"The checkpoint {self._folder / str(step)} does not fit the model: {name} has "
+                    f"shape {there} in the checkpoint and {here} in the model. It was written "
+                    "with another configuration or another catalogue."
                 )
 
 
@@ -283,6 +286,8 @@ def _damage() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _NOT_DAMAGE:
+            raise
         raise DamagedError(f"it can't be read ({_one_line(error)})") from error
 
 

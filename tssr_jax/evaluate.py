@@ -95,7 +95,10 @@ def rank_users(
         ranks.append(np.asarray(eval_step(params, batch, item_features)))
         on_batch()
     everyone = np.concatenate(ranks)
-    return everyone[everyone >= 0]
+    everyone = everyone[everyone >= 0]
+    if len(everyone) != batches.num_users:
+        raise RuntimeError(f"{len(everyone)} users were ranked instead of {batches.num_users}")
+    return everyone
 
 
 def split_metrics(ranks: np.ndarray, config: ml_collections.ConfigDict) -> dict[str, float | int]:

@@ -16,6 +16,7 @@ from rich.progress import (
 from rich.table import Table
 
 from data_pipeline.tensorflow_cpu import tf
+from tssr_jax.errors import UserError
 from tssr_jax.run_config import write_whole
 
 METRICS_FILE = "metrics.jsonl"
@@ -89,8 +90,14 @@ class MetricWriter:
         """Writes one record; every number becomes a TensorBoard scalar."""
         if self._silent:
             return
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **record}) + "\n")
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"step": step, **record}) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{self._path} can't be written ({error.strerror}). The last checkpoint is whole; "
+                "when there is room again, the same command goes on from there."
+            ) from error
         with self._events.as_default(step=step):
             for name, value in record.items():
                 tf.summary.scalar(name, value)

@@ -35,18 +35,30 @@ class Chip(NamedTuple):
 
     Attributes:
       memory: bytes of its HBM.
-      egress: bytes per second that it sends over all its links together.
+      link: bytes per second that one of its links sends: the documented interconnect bandwidth of
+        a chip (v4 2,400 Gbps, v5e 400 GB/s both ways, v5p 4,800 Gbps) over its 6, 4 or 6 links.
+      wraps_at: a slice's dimension of so many chips, or a multiple, is a ring.
     """
 
     memory: float
-    egress: float
+    link: float
+    wraps_at: int
+
+    def egress(self, shape: str) -> float:
+        """Bytes per second that the worst-placed chip of a slice ("2x4") sends over its links.
+
+        A corner has one link along a dimension, on a ring two, and none along a dimension of 1.
+        """
+        sizes = [int(n) for n in shape.split("x")]
+        return self.link * sum(2 if n % self.wraps_at == 0 else int(n > 1) for n in sizes)
 
 
 CHIPS = {
-    "v4": Chip(32 * GIB, 2400e9 / 8),
-    "v5e": Chip(16e9, 1600e9 / 8),
-    "v5p": Chip(95e9, 4800e9 / 8),
+    "v4": Chip(32 * GIB, 50e9, 4),
+    "v5e": Chip(16e9, 50e9, 16),
+    "v5p": Chip(95e9, 100e9, 4),
 }
+BANDWIDTHS = ", ".join(f"{name} {chip.link / 1e9:.0f}" for name, chip in CHIPS.items())
 
 
 class StepSize(NamedTuple):
@@ -66,6 +78,18 @@ class StepSize(NamedTuple):
     def bytes_sent(self) -> int:
         """By each device, in one step."""
         return sum(traffic.bytes_sent for traffic in self.traffic.values())
+
+    def describe_traffic(self) -> str:
+        """MiB sent by each device, by kind of collective: "all-reduce 12.3, all-gather 4.5"."""
+        return ", ".join(
+            f"{kind} {traffic.bytes_sent / 2**20:,.1f}" for kind, traffic in self.traffic.items()
+        )
+
+    def transfer_milliseconds(self, topology: str) -> str:
+        """How long the bytes sent take on a slice like "v4:2x2x1", were nothing else done."""
+        kind, _, shape = topology.partition(":")
+        egress = CHIPS[kind].egress(shape) if kind in CHIPS else 0.0
+        return f"{1e3 * self.bytes_sent / egress:.2f} ms" if egress else ""
 
 
 def find_devices(topology: str) -> list[Any]:
@@ -169,7 +193,8 @@ def report(
     jax.config.update("jax_platforms", "cpu")  # a TPU of this machine is not needed, nor taken
     jax.config.update("jax_num_cpu_devices", max([1, *virtual]))
     table = Table(title=f"A train step, {num_items:,} items, d_model {config.model.d_model}")
-    for name in ("devices", "global batch", "held", "step", "in all", "of HBM", "sent", "at least"):
+    names = ("devices", "batch", "held", "step", "in all", "of HBM", "MiB sent", "at least")
+    for name in names:
         table.add_column(name, justify="right")
     for topology in topologies_:
         devices = find_devices(topology)
@@ -184,12 +209,13 @@ def report(
                 f"{batch:,}",
                 *(f"{value / GIB:.3f} GiB" for value in (size.held, size.temporary, total)),
                 f"{total / chip.memory:.0%}" if chip else "",
-                f"{size.bytes_sent / 2**20:,.1f} MiB",
-                f"{1e3 * size.bytes_sent / chip.egress:.2f} ms" if chip else "",
+                size.describe_traffic(),
+                size.transfer_milliseconds(topology),
             )
     console.print(table)
     console.print(
         "Each device's: held = parameters, optimiser, features, batch; step = what a step needs "
         "beside them; sent = by collectives in a step (at most: as if every position had a label), "
-        "and the time that takes with all links busy, were nothing else done meanwhile."
+        "and the time that takes with all links of the worst-placed chip busy, were nothing else "
+        f"done meanwhile (GB/s of a link as Google documents them: {BANDWIDTHS})."
     )

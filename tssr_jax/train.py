@@ -1,6 +1,7 @@
 """The training loop: steps, logs, validations, checkpoints, early stopping, and the final test."""
 
 import dataclasses
+import datetime
 import time
 
 import jax
@@ -41,7 +42,9 @@ from tssr_jax.run_config import (
 )
 from tssr_jax.train_state import (
     NEVER,
+    TOTAL,
     TrainState,
+    all_finite,
     create_train_state,
     make_train_step,
     zero_sums,
@@ -50,6 +53,10 @@ from tssr_jax.train_state import (
 SELECTION_METRIC = "ndcg@10"
 # The host waits for the device this often, so that the progress bar tells the truth.
 _STEPS_PER_SYNC = 8
+_ADVICE = (
+    "Nothing was saved since the last checkpoint. Try, in another --workdir, a lower "
+    "--config.optimizer.learning_rate, --config.optimizer.clip_norm=1, or a warm-up."
+)
 
 
 def train(config: ml_collections.ConfigDict, workdir: epath.Path) -> dict[str, float | int] | None:
@@ -73,8 +80,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.Path) -> dict[str, f
         require_same_data(experiment, workdir)
     if processes.is_first():
         workdir.mkdir(parents=True, exist_ok=True)
-        save_config(config, workdir)
         save_data_report(experiment, workdir)
+        save_config(config, workdir)  # last: it makes the folder a run's workdir
     console.print(pairs_table("Data", report_lines(experiment.data.report)))
     checkpoints = Checkpointer(workdir, experiment.data.num_items, console.print)
     with checkpoints as checkpointer, StopRequest() as stop:
@@ -200,7 +207,13 @@ class Trainer:
         return self._devices.to_global(self.state)
 
     def _save(self) -> None:
-        self._checkpointer.save(self.global_state(), self.progress)
+        state = self.global_state()
+        if not jax.jit(all_finite)(state.params):
+            raise UserError(
+                f"After step {int(state.step)} parameters are NaN or infinite, though the losses "
+                f"were not. {_ADVICE}"
+            )
+        self._checkpointer.save(state, self.progress)
 
     def _is_boundary(self, step: int) -> bool:
         return self._logs_at(step) or self._evaluates_at(step) or self._saves_at(step)
@@ -239,9 +252,7 @@ class Trainer:
         if step != NEVER:
             terms = " and ".join(name for name, at in first.items() if at == step)
             raise UserError(
-                f"At step {step} the loss became NaN or infinite; term(s): {terms}. Nothing was "
-                "saved since the last checkpoint. Try a lower --config.optimizer.learning_rate, "
-                "--config.optimizer.clip_norm=1, or a warm-up."
+                f"At step {step} the loss became NaN or infinite; term(s): {terms}. {_ADVICE}"
             )
 
     def _log(self, step: int) -> str:
@@ -254,7 +265,13 @@ class Trainer:
         sums = self._devices.place(zero_sums(means))
         self.state = dataclasses.replace(self.state, loss_sums=sums)
         self._train_seconds, self._train_steps = 0.0, 0
-        return f"loss {means['total']:.4f}, {rate:,.0f} sequences/s"
+        total = means.pop(TOTAL)
+        parts = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())
+        left = (self._total_steps - step) * self._config.train.batch_size / rate
+        return (
+            f"loss {total:.4f} ({parts}), {rate:,.0f} sequences/s, at most "
+            f"{datetime.timedelta(seconds=round(left))} left"
+        )
 
     def _validate(self, step: int) -> str:
         ranks = rank_users(

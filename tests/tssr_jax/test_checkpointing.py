@@ -1,5 +1,7 @@
 """Which checkpoints are kept, and what does not fit."""
 
+import errno
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -70,7 +72,7 @@ def test_other_shapes_are_named(tmp_path):
             checkpointer.restore_newest(state_at(0, size=4))
         with pytest.raises(UserError, match=r"dense/kernel has shape \(3,\) .* and \(4,\)"):
             checkpointer.restore_best(state_at(0, size=4).params)
-        with pytest.raises(UserError, match="parameter dense/bias has shape none"):
+        with pytest.raises(UserError, match="dense/bias has shape none"):
             checkpointer.restore_best({"dense": {"bias": jnp.zeros(3), "kernel": jnp.zeros(3)}})
 
 
@@ -111,7 +113,42 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, i
         assert "checkpoints/20 is damaged" in reports.pop()
         checkpointer.save(state_at(20, size=3000), Progress(10, 0.5, 1))
     assert steps_in(tmp_path) == [10, 20]
-    assert (tmp_path / "checkpoints-damaged-20").is_dir()
+    assert (tmp_path / "checkpoints-damaged-20-1").is_dir()
+
+
+def test_a_step_that_is_damaged_twice_is_moved_aside_twice(tmp_path):
+    for time in (1, 2):
+        with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
+            checkpointer.restore_newest(state_at(0))
+            for step in (10, 20):
+                checkpointer.save(state_at(step), Progress(10, 0.5, 0))
+        flip(largest_file(tmp_path / "checkpoints" / "20" / "rest"))
+        with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
+            assert int(checkpointer.restore_newest(state_at(0))[0].step) == 10
+        assert (tmp_path / f"checkpoints-damaged-20-{time}").is_dir()
+
+
+def test_metadata_that_is_gone_is_damage(tmp_path):
+    with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
+        for step in (10, 20):
+            checkpointer.save(state_at(step), Progress(step, 0.5, 0))
+    (tmp_path / "checkpoints" / "20" / "params" / "_METADATA").unlink()
+    with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
+        assert int(checkpointer.restore_newest(state_at(0))[0].step) == 10
+
+
+def test_an_error_of_the_machine_is_no_damage(tmp_path, monkeypatch):
+    with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
+        checkpointer.save(state_at(10), Progress(10, 0.5, 0))
+    with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
+
+        def fail(*_, **__):
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(checkpointer._manager, "restore", fail)
+        with pytest.raises(OSError, match="Too many open files"):
+            checkpointer.restore_newest(state_at(0))
+    assert steps_in(tmp_path) == [10]
 
 
 def test_only_damaged_checkpoints(tmp_path):

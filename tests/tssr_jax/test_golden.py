@@ -7,10 +7,11 @@ from flax import traverse_util
 
 from data_pipeline.input_pipeline import excluded_classes
 from tests.reference_numbers import GoldenCase, case_paths
+from tssr_jax.evaluate import make_eval_step
 from tssr_jax.losses.contrastive import pool
 from tssr_jax.losses.total import ITEM_TERMS, PREDICTION, USER_TERMS, loss_terms, term_weights
 from tssr_jax.losses.total import total_loss as weighted_total
-from tssr_jax.metrics import answer_ranks, ranking_metrics
+from tssr_jax.metrics import ranking_metrics
 from tssr_jax.models.tssr import encode, score
 from tssr_jax.optimizer import make_optimizer
 from tssr_jax.train_state import TOTAL, create_train_state, make_train_step, zero_sums
@@ -85,9 +86,10 @@ def test_ranks_and_metrics(case):
     for row in range(len(sequence)):
         own = classes[offsets[row] : offsets[row + 1]]
         excluded[row, : len(own)] = own
-    ranks = np.asarray(
-        answer_ranks(case.outputs["logits"][:, -1], answers, excluded, case.model().catalogue)
-    )
+    eval_step = jax.jit(make_eval_step(case.model()))
+    rows = {"item_sequence": sequence, "answers": answers, "excluded": excluded}
+    rows["row_mask"] = np.ones(len(sequence), bool)
+    ranks = np.asarray(eval_step(case.params, rows, case.inputs["item_features"]))
     np.testing.assert_array_equal(ranks, case.metrics["answer_rank"])
     metrics = ranking_metrics(ranks, cutoffs=case.settings["metric_ks"])
     for k in case.settings["metric_ks"]:

@@ -104,14 +104,24 @@ def test_sigterm_finishes_the_step_saves_and_exits_0(config, tmp_path):
     assert_same_run(config, tmp_path / "whole", stopped)
 
 
+def cut(content):
+    return content[: len(content) // 2]
+
+
+def flip(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut, flip])
 def test_a_damaged_newest_checkpoint_is_reported_and_the_run_goes_on_from_the_one_before(
-    config, tmp_path
+    config, tmp_path, damage
 ):
     config.train.num_epochs = 2
     train(config, tmp_path / "damaged")
     folder = tmp_path / "damaged" / "checkpoints" / "6"
     largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    largest.write_bytes(damage(largest.read_bytes()))
     config.train.num_epochs = 3
     resumed = run(command(config, tmp_path / "damaged"))
     assert resumed.returncode == 0, resumed.stderr

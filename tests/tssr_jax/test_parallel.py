@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from configs import default
+from tests import dense_model
 from tssr_jax import collectives, placement
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.errors import UserError
@@ -25,6 +26,7 @@ WAYS = (
     ("pmap", 2, 1),
     ("pmap", 8, 1),
     ("shard_map", 1, 1),
+    ("shard_map", 2, 1),
     ("shard_map", 8, 1),
     ("shard_map", 2, 2),
     ("shard_map", 6, 3),
@@ -69,34 +71,26 @@ def fixture_params(features):
 
 def dense_terms(params, batch, features):
     """The five terms from the states, each written as a softmax over dense scores."""
-    outputs = encode(
-        make_model(small_config(), Catalogue(NUM_ITEMS)), params, batch["item_sequence"], features
-    )
     sequence, labels, real = (batch[k] for k in ("item_sequence", "labels", "row_mask"))
     valid = sequence > 0
-
-    head = params["output"]
-    logits = (outputs.fused @ head["kernel"] + head["bias"])[..., 1:]
+    embedded, encoded, _, logits = dense_model.forward(params, sequence, features, heads=2)
+    logits = logits[..., 1:]
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels - 1, 0))
     terms = [jnp.mean(nll, where=valid & (labels > 0))]
 
-    id_states, content_states = outputs.id, outputs.content
-    pooled_id, pooled_content = (
-        jnp.mean(x.encoded, axis=1, where=valid[..., None])[real]
-        for x in (id_states, content_states)
-    )
+    pooled_id, pooled_content = (jnp.mean(x, axis=1, where=valid[..., None])[real] for x in encoded)
     cosine = optax.cosine_similarity(pooled_content[:, None], pooled_id[None], epsilon=1e-12)
     for scores in (cosine, cosine.T):
         terms.append(-jnp.mean(jnp.diagonal(jax.nn.log_softmax(scores / 0.2))))
 
-    for anchor, target in ((content_states, id_states), (id_states, content_states)):
+    for anchor, target in ((encoded[1], embedded[0]), (encoded[0], embedded[1])):
         losses = []
         for t in range(LENGTH - 1):
             items = sequence[:, t + 1]
             for i in np.flatnonzero(valid[:, t] & valid[:, t + 1]):
                 others = np.flatnonzero((items > 0) & (items != items[i]))
                 columns = np.array([i, *others])
-                scores = target.input_embedding[columns, t + 1] @ anchor.encoded[i, t]
+                scores = target[columns, t + 1] @ anchor[i, t]
                 losses.append(-jax.nn.log_softmax(scores)[0])
         terms.append(jnp.mean(jnp.stack(losses)))
     return dict(zip(TERMS, terms, strict=True))
@@ -190,6 +184,7 @@ def assert_close(tree, expected, tolerance):
     [
         (("pmap", 2), "ring"),
         (("pmap", 8), "all_gather"),
+        (("shard_map", 2), "all_gather"),
         (("shard_map", 8), "ring"),
         (("shard_map", 8, 2), "all_gather"),
         (("shard_map", 6, 3), "ring"),
@@ -298,6 +293,36 @@ def test_products_are_of_the_precision_of_their_types():
     step = devices.run(lambda x, y: x @ y, inputs=(WHOLE, WHOLE))
     text = step.lower(np.ones((2, 2), np.float32), np.ones((2, 2), np.float32)).as_text()
     assert "precision = [HIGHEST, HIGHEST]" in text
+
+
+@pytest.mark.parametrize("way", [("shard_map", 1), ("shard_map", 6, 3)], ids=str)
+def test_a_bfloat16_step_is_near_the_float32_one_and_keeps_float32_states(
+    params, batch, features, way
+):
+    states = {}
+    for dtype in ("float32", "bfloat16"):
+        config, devices = small_config(), Devices(*way)
+        config.model.compute_dtype = dtype
+        config.optimizer.ema_decay = 0.9
+        model, start, placed_features = on(devices, config, params, features)
+        optimizer = make_optimizer(config.optimizer, model.catalogue)
+        state = create_train_state(start, optimizer, config)
+        layout = placement.layout(state)
+        step = devices.run(
+            make_train_step(model, optimizer, config),
+            inputs=(layout, ROWS, CLASSES),
+            output=layout,
+        )
+        states[dtype] = step(devices.place(state, layout), batch, placed_features)
+    jax.tree.map(lambda x, y: x.dtype == y.dtype or pytest.fail(str(x.dtype)), *states.values())
+    exact, rounded = (
+        {name: float(term.sum) for name, term in state.loss_sums.items()}
+        for state in states.values()
+    )
+    for name, value in exact.items():
+        # Eight bits of mantissa in the inputs of products; sums and softmaxes are float32.
+        assert rounded[name] == pytest.approx(value, rel=1e-2), name
+        assert rounded[name] != value, name
 
 
 def test_rounding_up_to_what_devices_can_share():

@@ -85,6 +85,8 @@ def test_reference_settings_are_the_authors():
     config = reference.get_config("csv:somewhere")
     assert config.data.raw_dir == "somewhere"
     assert config.model.max_length == 10 and config.optimizer.learning_rate == 1e-4
+    # What configs/csv.py does against over-fitting is not theirs.
+    assert config.train.reorder_rate == 0 and config.optimizer.ema_decay == 0
     assert not any(config.corrections.to_dict().values())
     assert json.dumps(config.to_dict())
     assert all(default.get_config().corrections.to_dict().values())

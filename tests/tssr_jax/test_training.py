@@ -141,6 +141,24 @@ def test_nan_stops_the_run_with_the_step_and_the_term(config, tmp_path):
     assert newest_step(tmp_path / "run") == -1
 
 
+def test_the_terms_that_are_not_finite_are_named(config, tmp_path):
+    config.loss.user_temperature = 1e-45  # cosines divided by it are infinite
+    with pytest.raises(
+        UserError, match=r"At step 1 .*term\(s\): user_text2id and user_id2text and total\."
+    ):
+        train(config, tmp_path / "run")
+
+
+def test_parameters_that_are_not_finite_are_not_saved(config, tmp_path):
+    """The last step of an epoch breaks them: no loss has seen it."""
+    config.optimizer.learning_rate = 1e38
+    config.optimizer.eps = 1e-38
+    config.train.update(batch_size=64, num_epochs=1)
+    with pytest.raises(UserError, match=r"After step 1 parameters are NaN or infinite"):
+        train(config, tmp_path / "run")
+    assert newest_step(tmp_path / "run") == -1
+
+
 def test_the_first_bad_step_is_kept_not_a_later_one(config):
     experiment = build_experiment(config)
     optimizer = make_optimizer(config.optimizer)
@@ -182,6 +200,7 @@ def test_another_configuration_or_other_data_is_refused(config, tmp_path):
         (["--config.model.d_modl=3"], 'Did you mean "d_model" instead of "d_modl"'),
         (["--config.model.num_heads=3"], "3 heads"),
         (["--config.train.batch_size=x"], "invalid literal"),
+        (["--config=configs/reference.py:nope"], "there is no configs/nope.py"),
         (["--mode=dream"], "value should be one of"),
         (["extra"], "Unexpected argument 'extra'"),
     ],

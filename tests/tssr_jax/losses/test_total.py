@@ -9,7 +9,14 @@ from configs import default
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.experiment import make_model
 from tssr_jax.losses.term import LossTerm
-from tssr_jax.losses.total import loss_terms, term_weights, total_loss
+from tssr_jax.losses.total import (
+    ITEM_TERMS,
+    PREDICTION,
+    USER_TERMS,
+    loss_terms,
+    term_weights,
+    total_loss,
+)
 from tssr_jax.models.tssr import encode
 from tssr_jax.train_state import init_params
 
@@ -33,7 +40,7 @@ def batch():
     }
 
 
-def terms_of(config):
+def terms_of(config, rows=None):
     features = jax.random.normal(jax.random.key(1), (NUM_ITEMS + 1, 6))
     model = make_model(config, Catalogue(NUM_ITEMS))
     params = init_params(model, features, seed=0)
@@ -42,7 +49,7 @@ def terms_of(config):
         outputs = encode(model, params, batch["item_sequence"], features)
         return loss_terms(model, params, outputs, batch, config)
 
-    return jax.jit(compute)(params, batch())
+    return jax.jit(compute)(params, batch() if rows is None else rows)
 
 
 def test_last_padding_position_counts_only_in_reference_mode(config):
@@ -51,6 +58,37 @@ def test_last_padding_position_counts_only_in_reference_mode(config):
     config.corrections.valid_positions_only = False
     assert terms_of(config)["prediction"].weight == 8
     assert terms_of(config)["item_text2id"].weight == 6
+
+
+def test_pooling_averages_padding_positions_only_in_reference_mode(config):
+    corrected = terms_of(config)
+    config.corrections.pool_valid_positions = False
+    reference = terms_of(config)
+    changed = {name for name in corrected if corrected[name].sum != reference[name].sum}
+    assert changed == set(USER_TERMS)
+
+
+def test_false_negatives_count_only_in_reference_mode(config):
+    """At position 2 both rows go on with item 4: without it only the row itself is left."""
+    same = batch()
+    same["item_sequence"] = jnp.array([[0, 3, 9, 4], [1, 2, 3, 4]])
+    # Row 0 has one target that no other row has at its place, row 1 has two.
+    corrected = terms_of(config, same)
+    config.corrections.mask_false_negatives = False
+    reference = terms_of(config, same)
+    for name in ITEM_TERMS:
+        assert corrected[name].sum < reference[name].sum
+        assert corrected[name].weight == reference[name].weight
+    for name in (PREDICTION, *USER_TERMS):
+        assert corrected[name].sum == reference[name].sum
+
+
+def test_the_padding_class_competes_only_in_reference_mode(config):
+    corrected = terms_of(config)
+    config.corrections.exclude_padding_class = False
+    reference = terms_of(config)
+    changed = {name for name in corrected if corrected[name].sum != reference[name].sum}
+    assert changed == {PREDICTION} and corrected[PREDICTION].sum < reference[PREDICTION].sum
 
 
 @pytest.mark.parametrize("streams", [("id",), ("content",)])
