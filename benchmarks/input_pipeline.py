@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from absl import app, flags
 from ml_collections import config_flags
 
-from data_pipeline.input_pipeline import TrainBatches
+from data_pipeline.input_pipeline import TrainBatches, make_train_batches
 from data_pipeline.prepare import prepare
+from data_pipeline.store import open_store
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/ml100k.py", "Data and batch size.")
 _SECONDS = flags.DEFINE_float("seconds", 3.0, "Length of a run.", lower_bound=0.1)
@@ -39,13 +40,7 @@ def main(argv: Sequence[str]) -> None:
     config = _CONFIG.value
     data = prepare(config.data)
     batch_size, length = config.train.batch_size, config.model.max_length
-    batches = TrainBatches(
-        data,
-        batch_size=batch_size,
-        max_length=length,
-        seed=config.seed,
-        reorder_rate=config.train.reorder_rate,
-    )
+    batches = make_train_batches(open_store(data, config.data.in_memory_gib), config)
     rates = [
         sequences_per_second(batches, batch_size, _SECONDS.value) for _ in range(_REPEATS.value)
     ]

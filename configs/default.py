@@ -32,8 +32,11 @@ def get_config() -> ml_collections.ConfigDict:
 
 def _data() -> ml_collections.ConfigDict:
     data = ml_collections.ConfigDict()
-    # Where the interactions come from: "ml100k", "ml1m" or "csv".
+    # Where the interactions come from: "ml100k" to "ml32m", "hm", "yelp", "amazon", "mind", or
+    # "csv" for one's own files.
     data.source = ""
+    # Source "amazon" only: category and year, e.g. "Toys_and_Games-2014".
+    data.edition = ""
     # Folder with the raw files in their owners' layout. "" lets the source find them itself
     # (download, else a package that contains them).
     data.raw_dir = ""
@@ -51,8 +54,23 @@ def _data() -> ml_collections.ConfigDict:
     data.item_column = "item"
     # Name of the column of times in interactions.csv: seconds since 1970, or ISO dates.
     data.timestamp_column = "timestamp"
-    # Columns of items.csv that make up an item's text, joined by ". "; absent ones are an error.
-    data.text_columns = ("title",)
+    # The same for a format of times that is neither: strptime's, e.g. "%d.%m.%Y %H:%M".
+    data.timestamp_format = ""
+    # What makes up an item's text, in this order, joined by ". ": fields that the source has
+    # (data_pipeline/sources/ lists them). The first one is the title. () takes title and
+    # categories of one's own files.
+    data.text_fields = ()
+    # Characters of a field that are kept, to the last whole word; 0 keeps all.
+    data.text_field_length = 0
+    # Keep one interaction where user, item and time are the same.
+    data.drop_repeats = False
+    # What becomes of rows that describe an item differently: "error", or "first" keeps the first.
+    data.repeated_items = "error"
+    # Malformed lines of JSON that are skipped (and counted) before it is an error.
+    data.max_bad_lines = 0
+    # Sequences of up to so many GiB are kept in memory; larger ones are read from disk as they
+    # are needed. The batches are the same.
+    data.in_memory_gib = 2.0
     return data
 
 
@@ -84,6 +102,9 @@ def _model() -> ml_collections.ConfigDict:
     model.dropout_rate = 0.1
     # Items of a history that the model sees, the newest ones.
     model.max_length = 50
+    # Items without content get a learnt vector in the content stream. (False: what the projection
+    # makes of zeros, as the reference would.)
+    model.no_content_vector = True
     # Inputs of matrix products: "float32", or "bfloat16" (faster and smaller on TPUs and GPUs).
     # Parameters, sums over layers, norms, softmaxes and losses are float32 with both.
     model.compute_dtype = "float32"
@@ -147,6 +168,16 @@ def _train() -> ml_collections.ConfigDict:
     train.batch_size = 128
     # Upper bound; a finished run can be extended by raising it.
     train.num_epochs = 100
+    # Training windows of a user: "last", the newest one (the authors' way); "strided", all of
+    # them, `window_stride` items apart; "prefixes", one for each item to predict, which is then
+    # the window's only label.
+    train.windows = "last"
+    # Items between the ends of two "strided" windows; at most max_length.
+    train.window_stride = 10
+    # Put several short windows into one row, so that padding is not paid for. The same losses and
+    # gradients (dropout draws other masks). Needs the corrections valid_positions_only and
+    # pool_valid_positions.
+    train.packing = False
     # Probability that a window's items are put in a random order before a step. It keeps short,
     # sparse histories, whose order says little, from being learnt by heart.
     train.reorder_rate = 0.0

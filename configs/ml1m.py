@@ -12,4 +12,5 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration for MovieLens-1M."""
     config = default.get_config()
     config.data.source = "ml1m"
+    config.data.text_fields = ("title", "genres")
     return config

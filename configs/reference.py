@@ -26,6 +26,7 @@ def get_config(base: str = "ml100k") -> ml_collections.ConfigDict:
     config.model.num_cross_layers = 4
     config.model.dropout_rate = 0.1
     config.model.max_length = 10
+    config.model.no_content_vector = False
     config.loss.lambda_user = 1.0
     config.loss.lambda_item = 1.0
     config.loss.user_temperature = 0.2
@@ -37,5 +38,7 @@ def get_config(base: str = "ml100k") -> ml_collections.ConfigDict:
     config.optimizer.clip_norm = 0.0
     config.optimizer.ema_decay = 0.0
     config.train.batch_size = 128
+    config.train.windows = "last"
+    config.train.packing = False
     config.train.reorder_rate = 0.0
     return config

@@ -1,27 +1,82 @@
 """Batches by tf.data: fixed-length, left-padded windows over the users' sequences.
 
-A training batch is a pure function of (seed, epoch, step): its users come from a keyed
+A training batch is a pure function of (seed, epoch, step): its windows come from a keyed
 permutation by index, so that nothing is shuffled in a buffer and a run resumes at any step by
 starting there; the order of reordered windows is keyed by (seed, step). Leave-one-out (SPEC "The
 task"), with s the sequence of a user:
 
-    training     inputs s[-L-3:-3], labels s[-L-2:-2]
+    training     inputs s[-L-3:-3], labels s[-L-2:-2], or earlier windows (`TrainWindows`)
     validation   predicts s[-2] from what is before it
     test         predicts s[-1] from what is before it
 """
 
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
 
+import ml_collections
 import numpy as np
 
-from data_pipeline.prepare import PreparedData
+from data_pipeline.packing import pack_tensors
+from data_pipeline.store import SequenceStore
 from data_pipeline.tensorflow_cpu import tf
+from tssr_jax.errors import UserError
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
 EvalSplit = Literal["validation", "test"]
+WINDOWS = ("last", "strided", "prefixes")
 # Items at the end of a sequence that a split must not see as input.
 HELD_OUT = {"train": 2, "validation": 2, "test": 1}
+
+
+class Cut(NamedTuple):
+    """How a batch is cut over devices and processes.
+
+    Attributes:
+      num_rows: rows of a batch; those beyond the batch size are empty.
+      rows: which of them this process reads. Processes that train together read their own.
+      num_devices: in all processes; each gets as many rows.
+    """
+
+    num_rows: int
+    rows: slice = slice(None)
+    num_devices: int = 1
+
+
+class TrainWindows:
+    """The training windows of all users.
+
+    A window has at least two items, and at most max_length + 1: the last one is only a target.
+
+    Args:
+      lengths: int64 [num_users], of whole sequences.
+      kind: "last", the newest window of each user; "strided", windows whose ends are `stride`
+        items apart, until all items are in one; "prefixes", one for each item after the first,
+        which ends there.
+      max_length: L.
+      stride: see above; at most L.
+    """
+
+    def __init__(self, lengths: np.ndarray, kind: str, max_length: int, stride: int):
+        trained = lengths - HELD_OUT["train"]
+        users = np.flatnonzero(trained >= 2)
+        trained = trained[users]
+        numbers = np.ones(users.size, np.int64)
+        self._stride = 1
+        if kind == "strided":
+            self._stride = stride
+            numbers += -(-np.maximum(trained - (max_length + 1), 0) // stride)
+        elif kind == "prefixes":
+            numbers = trained - 1
+        self.number = int(numbers.sum())
+        self.num_users = users.size
+        self._users, self._trained = tf.constant(users), tf.constant(trained)
+        self._firsts = tf.constant(np.concatenate([[0], np.cumsum(numbers)]))
+
+    def __call__(self, windows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The user of windows int64 [rows], and how many of its items lie before the end."""
+        place = tf.searchsorted(self._firsts, windows, side="right", out_type=tf.int64) - 1
+        back = (windows - tf.gather(self._firsts, place)) * self._stride
+        return tf.gather(self._users, place), tf.gather(self._trained, place) - back
 
 
 class TrainBatches:
@@ -31,187 +86,195 @@ class TrainBatches:
     out.
 
     Args:
-      data: the data set.
-      batch_size: users per batch; an epoch's last batch is filled up with empty rows.
+      store: the sequences.
+      batch_size: windows per batch; an epoch's last batch is filled up with empty rows.
       max_length: L.
-      seed: together with the epoch it determines the permutation of the users.
+      seed: together with the epoch it determines the permutation of the windows.
+      windows: see `TrainWindows`.
+      window_stride: the same.
       reorder_rate: probability that the items of a window, the last target included, are put in
         a random order ("item reorder" of CL4SRec, arXiv 2010.14395, over the whole window).
-      num_rows: rows of a batch if there are to be more than `batch_size`; the rest is empty.
-      rows: which of these rows are read; all of them by default. Processes that train together
-        read their own.
+      packing: add the packed form of the windows.
+      cut: what of a batch is read here; by default all.
     """
 
     def __init__(
         self,
-        data: PreparedData,
+        store: SequenceStore,
         *,
         batch_size: int,
         max_length: int,
         seed: int,
+        windows: str = "last",
+        window_stride: int = 1,
         reorder_rate: float = 0.0,
-        num_rows: int | None = None,
-        rows: slice | None = None,
+        packing: bool = False,
+        cut: Cut | None = None,
     ):
-        starts, ends = data.offsets[:-1], data.offsets[1:] - HELD_OUT["train"]
-        trainable = tf.where(ends - starts >= 2)[:, 0]
-        self._starts = tf.gather(starts, trainable)
-        self._ends = tf.gather(ends, trainable)
-        self._items = data.items
+        self._store = store
+        self._windows = TrainWindows(store.lengths, windows, max_length, window_stride)
+        self._last_label_only = windows == "prefixes"
         self._batch_size = batch_size
         self._max_length = max_length
         self._seed = seed
         self._reorder_rate = reorder_rate
-        self._num_rows = num_rows or batch_size
-        self._rows = range(self._num_rows)[rows or slice(None)]
-        self.num_users = int(trainable.shape[0])
-        self.steps_per_epoch = -(-self.num_users // batch_size)
+        self._packing = packing
+        self._cut = cut or Cut(batch_size)
+        self._rows = range(self._cut.num_rows)[self._cut.rows]
+        self.num_users = self._windows.num_users
+        self.num_windows = self._windows.number
+        self.steps_per_epoch = -(-self.num_windows // batch_size)
 
     def iterate(self, start_step: int) -> Iterator[Batch]:
         """Batches of the global steps start_step, start_step + 1, ...
 
         Each is {"item_sequence": int32 [rows, L], "labels": int32 [rows, L], "row_mask":
-        bool [rows]}.
+        bool [rows]}, and with packing "packed", see `data_pipeline.packing.pack`.
         """
         dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
         dataset = dataset.map(self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+        return _stream(dataset)
 
-    def _batch(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _batch(self, step: tf.Tensor) -> dict[str, Any]:
         epoch, step_of_epoch = step // self.steps_per_epoch, step % self.steps_per_epoch
-        row = tf.range(self._rows.start, self._rows.stop, dtype=tf.int64)
-        position = step_of_epoch * self._batch_size + row
-        row_mask = (row < self._batch_size) & (position < self.num_users)
-        last = tf.constant(self.num_users - 1, tf.int64)
-        user = tf.random.experimental.index_shuffle(
+        all_rows = tf.range(self._cut.num_rows, dtype=tf.int64)
+        position = step_of_epoch * self._batch_size + all_rows
+        row_mask = (all_rows < self._batch_size) & (position < self.num_windows)
+        last = tf.constant(self.num_windows - 1, tf.int64)
+        window = tf.random.experimental.index_shuffle(
             tf.minimum(position, last), seed=tf.stack([self._seed, epoch]), max_index=last
         )
-        starts, ends = tf.gather(self._starts, user), tf.gather(self._ends, user)
-        ends = tf.where(row_mask, ends, starts)  # an empty window
-        windows = _windows(self._items, starts, ends, self._max_length + 1)
+        users, ends = self._windows(window)
+        ends = tf.where(row_mask, ends, 0)  # an empty window
+        own = slice(self._rows.start, self._rows.stop)
+        windows = self._store.rows(users[own]).windows(ends[own], self._max_length + 1)
         if self._reorder_rate:
             windows = _reorder(windows, self._reorder_rate, self._draws(step))
-        return {
-            "item_sequence": windows[:, :-1],
-            "labels": windows[:, 1:],
-            "row_mask": row_mask,
-        }
+        inputs, labels = windows[:, :-1], windows[:, 1:]
+        if self._last_label_only:
+            labels = tf.concat([tf.zeros_like(labels[:, 1:]), labels[:, -1:]], axis=1)
+        batch = {"item_sequence": inputs, "labels": labels, "row_mask": row_mask[own]}
+        if self._packing:
+            sizes = tf.maximum(tf.minimum(ends, self._max_length + 1) - 1, 0)
+            devices = self._cut.num_devices
+            first = self._rows.start * devices // self._cut.num_rows
+            batch["packed"] = pack_tensors(inputs, sizes, devices, first)
+        return batch
 
     def _draws(self, step: tf.Tensor) -> tf.Tensor:
         """L + 2 uniform numbers for each row, whichever rows are read and however many follow."""
         shape = [self._batch_size, self._max_length + 2]
         draws = tf.random.stateless_uniform(shape, tf.stack([self._seed, step]))
-        draws = tf.pad(draws, [[0, self._num_rows - self._batch_size], [0, 0]])
+        draws = tf.pad(draws, [[0, self._cut.num_rows - self._batch_size], [0, 0]])
         return draws[self._rows.start : self._rows.stop]
+
+
+def make_train_batches(
+    store: SequenceStore, config: ml_collections.ConfigDict, cut: Cut | None = None
+) -> TrainBatches:
+    """The training batches that the config asks for."""
+    train = config.train
+    return TrainBatches(
+        store,
+        batch_size=train.batch_size,
+        max_length=config.model.max_length,
+        seed=config.seed,
+        windows=train.windows,
+        window_stride=train.window_stride,
+        reorder_rate=train.reorder_rate,
+        packing=train.packing,
+        cut=cut,
+    )
 
 
 class EvalBatches:
     """All users once, in order, for ranking the item that was held out.
 
     Args:
-      data: the data set.
+      store: the sequences.
       split: "validation" or "test".
       batch_size: users per batch; the last one is filled up with rows whose row_mask is False.
       max_length: L.
-      rows: which rows of a batch are read, as in `TrainBatches`.
       full_history: exclude the whole seen history from the ranking; if False only the items of
         the window (the reference's habit).
       exclude_padding_class: exclude class 0; if False only where the window has padding.
+      rows: which rows of a batch are read, as in `Cut`.
     """
 
     def __init__(
         self,
-        data: PreparedData,
+        store: SequenceStore,
         split: EvalSplit,
         *,
         batch_size: int,
         max_length: int,
         full_history: bool,
         exclude_padding_class: bool,
-        rows: slice | None = None,
+        rows: slice = slice(None),
     ):
-        self._items = data.items
-        self._starts, self._ends = data.offsets[:-1], data.offsets[1:] - HELD_OUT[split]
+        self._store = store
+        self._ends = tf.constant(store.lengths - HELD_OUT[split])
         self._batch_size = batch_size
         self._max_length = max_length
-        self._rows = range(batch_size)[rows or slice(None)]
-        self.num_users = data.num_users
+        self._exclude_padding_class = exclude_padding_class
+        longest = int(store.lengths.max()) - HELD_OUT[split]
+        self._seen = longest if full_history else min(longest, max_length)
+        self._rows = range(batch_size)[rows]
+        self.num_users = store.lengths.size
         self.num_batches = -(-self.num_users // batch_size)
-        starts, ends = self._starts.numpy(), self._ends.numpy()
-        self._excluded, self._excluded_offsets = excluded_classes(
-            data.items.numpy(),
-            starts if full_history else np.maximum(starts, ends - max_length),
-            ends,
-            with_padding=exclude_padding_class | (ends - starts < max_length),
-        )
-        self.width = int(np.diff(self._excluded_offsets).max())
 
     def __iter__(self) -> Iterator[Batch]:
         """Yields the batches.
 
         Each is {"item_sequence": int32 [rows, L], "answers": int32 [rows],
-        "excluded": int32 [rows, width] (filled up with -1), "row_mask": bool [rows]}.
+        "excluded": int32 [rows, width] (-1 where there is nothing), "row_mask": bool [rows]}.
         """
         dataset = tf.data.Dataset.range(self.num_batches).map(
-            self._batch_function(), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
-        return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+        return _stream(dataset)
 
-    def _batch_function(self) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-        excluded = tf.convert_to_tensor(self._excluded)
-        offsets = tf.convert_to_tensor(self._excluded_offsets)
-
-        def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
-            row = tf.range(self._rows.start, self._rows.stop, dtype=tf.int64)
-            position = step * self._batch_size + row
-            user = tf.minimum(position, self.num_users - 1)
-            starts, ends = tf.gather(self._starts, user), tf.gather(self._ends, user)
-            first, last = tf.gather(offsets, user), tf.gather(offsets, user + 1)
-            return {
-                "item_sequence": _windows(self._items, starts, ends, self._max_length),
-                "answers": tf.gather(self._items, ends),
-                "excluded": _windows(excluded, first, last, self.width, fill=-1),
-                "row_mask": position < self.num_users,
-            }
-
-        return batch
+    def _batch(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
+        row = tf.range(self._rows.start, self._rows.stop, dtype=tf.int64)
+        position = step * self._batch_size + row
+        users = tf.minimum(position, self.num_users - 1)
+        ends = tf.gather(self._ends, users)
+        rows = self._store.rows(users)
+        answers = rows.windows(ends + 1, 1)[:, 0]
+        with_padding = self._exclude_padding_class | (ends < self._max_length)
+        return {
+            "item_sequence": rows.windows(ends, self._max_length),
+            "answers": answers,
+            "excluded": excluded_classes(rows.windows(ends, self._seen), answers, with_padding),
+            "row_mask": position < self.num_users,
+        }
 
 
-def excluded_classes(
-    items: np.ndarray, starts: np.ndarray, ends: np.ndarray, with_padding: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The classes that do not compete in each user's ranking.
+def _stream(dataset: tf.data.Dataset) -> Iterator[Batch]:
+    """Batches as arrays; errors while they are made are told without TensorFlow's frames."""
+    try:
+        yield from dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    except tf.errors.OpError as error:
+        lines = [line for line in error.message.splitlines() if line.strip()]
+        raise UserError(lines[0] if lines else str(error)) from error
+
+
+def excluded_classes(seen: tf.Tensor, answers: tf.Tensor, with_padding: tf.Tensor) -> tf.Tensor:
+    """The classes that do not compete in each row's ranking.
 
     Args:
-      items: int32 [num_interactions].
-      starts: int64 [num_users].
-      ends: int64 [num_users]; user u has seen items[starts[u]:ends[u]] and is to be given
-        items[ends[u]], the answer.
-      with_padding: bool [num_users], whether class 0 is excluded.
+      seen: int32 [rows, width], items that the user has seen; 0 where there is none.
+      answers: int32 [rows], which always compete.
+      with_padding: bool [rows], whether class 0 is excluded.
 
     Returns:
-      Distinct classes without the answer (which always competes), of all users one after the
-      other (int32), and their offsets (int64 [num_users + 1]).
+      int32 [rows, width + 1]; each class once, -1 where there is nothing.
     """
-    num_users, num_classes = len(starts), int(items.max()) + 1
-    lengths = ends - starts
-    user = np.repeat(np.arange(num_users), lengths)
-    index = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    seen = user * num_classes + items[starts[user] + index]
-    padding = np.flatnonzero(with_padding) * num_classes
-    answers = np.arange(num_users) * num_classes + items[ends]
-    pairs = np.setdiff1d(np.concatenate([seen, padding]), answers)
-    offsets = np.searchsorted(pairs, np.arange(num_users + 1) * num_classes)
-    return (pairs % num_classes).astype(np.int32), offsets.astype(np.int64)
-
-
-def _windows(
-    values: tf.Tensor, starts: tf.Tensor, ends: tf.Tensor, length: int, fill: int = 0
-) -> tf.Tensor:
-    """The last `length` of values[starts:ends] of each row, filled up on the left."""
-    index = ends[:, None] + tf.range(-length, 0, dtype=tf.int64)
-    inside = index >= starts[:, None]
-    return tf.where(inside, tf.gather(values, tf.where(inside, index, 0)), fill)
+    ordered = tf.sort(seen, axis=1)
+    first = tf.concat([tf.ones_like(ordered[:, :1], tf.bool), ordered[:, 1:] > ordered[:, :-1]], 1)
+    counts = first & (ordered > 0) & (ordered != answers[:, None])
+    padding = tf.where(with_padding, 0, -1)[:, None]
+    return tf.concat([tf.where(counts, ordered, -1), padding], axis=1)
 
 
 def _reorder(windows: tf.Tensor, rate: float, draws: tf.Tensor) -> tf.Tensor:

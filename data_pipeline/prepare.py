@@ -1,62 +1,87 @@
-"""Prepares a data set once and finds it again: raw files -> sequences -> TFDS, keyed by content.
+"""Prepares a data set once and finds it again: raw files -> sequences -> TFRecords.
 
-The key hashes the raw files and every setting that the result depends on, so that a change of
-either makes a new data set and never mixes with an old one.
+    python -m data_pipeline.prepare --config=configs/hm.py --config.data.raw_dir=FOLDER
+
+does it without training; the folder that it prints holds report.json and report.png.
+
+The key of a data set hashes the raw files and every setting that the result depends on, so that a
+change of either makes a new data set and never mixes with an old one.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import shutil
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import ml_collections
 import polars as pl
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from data_pipeline import builder, fetching
-from data_pipeline.sequences import Sequences, build_sequences
-from data_pipeline.sources import SOURCES, RawData, RawFiles
-from data_pipeline.tensorflow_cpu import tf
+from data_pipeline import builder, fetching, report
+from data_pipeline.interactions import collect
+from data_pipeline.sequences import build_sequences
+from data_pipeline.sources import SOURCES, RawFiles
+from data_pipeline.texts import describe
 from tssr_jax.errors import UserError
 
-_VERSION = 1
-_REPORT = "report.json"
+_VERSION = 2
 # Settings that do not change what is prepared: places, and what the key holds as file contents.
-_NOT_IN_KEY = ("cache_dir", "raw_dir")
+_NOT_IN_KEY = ("cache_dir", "raw_dir", "in_memory_gib")
 
 
 @dataclasses.dataclass(frozen=True)
 class PreparedData:
-    """One data set, ready for the input pipeline.
+    """One data set, ready for the input pipeline. What is large is read when it is asked for.
 
     Attributes:
       key: identifies raw files and settings.
-      items: int32 tensor [num_interactions], 1..num_items, oldest first within a user.
-      offsets: int64 tensor [num_users + 1]; user u owns items[offsets[u]:offsets[u + 1]].
-      user_ids: the owner's id of user u at index u.
-      item_ids, titles, texts: of item i at index i - 1.
+      folder: where it lies.
       report: the preparation report.
     """
 
     key: str
-    items: tf.Tensor
-    offsets: tf.Tensor
-    user_ids: list[str]
-    item_ids: list[str]
-    titles: list[str]
-    texts: list[str]
+    folder: Path
     report: dict
 
     @property
     def num_users(self) -> int:
         """Number of users."""
-        return len(self.user_ids)
+        return int(self.report["users"])
 
     @property
     def num_items(self) -> int:
         """Size of the catalogue; item ids are 1..num_items."""
-        return len(self.item_ids)
+        return int(self.report["items"])
+
+    @functools.cached_property
+    def user_ids(self) -> list[str]:
+        """The owner's id of user u at index u."""
+        return builder.read_texts(self.folder, "users", "user_id")
+
+    @functools.cached_property
+    def item_ids(self) -> list[str]:
+        """The owner's id of item i at index i - 1."""
+        return builder.read_texts(self.folder, "items", "item_id")
+
+    @functools.cached_property
+    def titles(self) -> list[str]:
+        """Title of item i at index i - 1, "" without one."""
+        return builder.read_texts(self.folder, "items", "title")
+
+    @functools.cached_property
+    def texts(self) -> list[str]:
+        """Text of item i at index i - 1, "" without one."""
+        return builder.read_texts(self.folder, "items", "text")
+
+    @functools.cached_property
+    def images(self) -> list[str]:
+        """Image of item i at index i - 1: a path below the raw files or a URL, "" without one."""
+        return builder.read_texts(self.folder, "items", "image")
 
 
 def prepare(data: ml_collections.ConfigDict) -> PreparedData:
@@ -69,76 +94,93 @@ def prepare(data: ml_collections.ConfigDict) -> PreparedData:
         raise UserError(
             f"--config.data.source is {data.source!r}; known sources: {', '.join(sorted(SOURCES))}."
         )
+    if data.repeated_items not in ("error", "first"):
+        raise UserError(
+            f"--config.data.repeated_items is {data.repeated_items!r}; it is 'error' or 'first'."
+        )
     cache_dir = Path(data.cache_dir).expanduser()
     files = SOURCES[data.source].locate(data)
     key = _key(files, data)
     folder = cache_dir / "datasets" / f"{data.source}-{key}"
-    if not (folder / _REPORT).exists():
+    if not (folder / report.FILE).exists():
         _prepare_into(folder, files, data)
-    return _load(folder, key)
-
-
-def report_lines(report: dict) -> list[tuple[str, str]]:
-    """The report as (name, value) pairs for people."""
-    return [
-        (name.replace("_", " "), f"{value:,.3g}" if isinstance(value, float) else f"{value:,}")
-        for name, value in report.items()
-        if isinstance(value, int | float)
-    ]
+    return PreparedData(key, folder, json.loads((folder / report.FILE).read_text()))
 
 
 def _prepare_into(folder: Path, files: RawFiles, data: ml_collections.ConfigDict) -> None:
     print(f"Preparing {data.source} from {files.origin} ...", flush=True)
-    raw = SOURCES[data.source].read(files, data)
-    sequences = build_sequences(
-        raw.interactions,
-        min_user_interactions=data.min_user_interactions,
-        min_item_interactions=data.min_item_interactions,
-        tie_seed=data.tie_seed,
-    )
-    items, counts = _describe_items(sequences, raw)
-    settings = {k: v for k, v in data.to_dict().items() if k not in _NOT_IN_KEY}
-    report = {"origin": files.origin, "settings": settings} | sequences.report | counts
     part = folder.with_name(f"{folder.name}.incomplete-{os.getpid()}")
     part.mkdir(parents=True)
     try:
-        builder.write(sequences, items, part)
-        (part / _REPORT).write_text(json.dumps(report, indent=2) + "\n")
+        _write(part, files, data)
         os.replace(part, folder)
-    except OSError:
+    except OSError as error:
         # Another process may have been faster; its result is the same.
-        if not (folder / _REPORT).exists():
+        if not (folder / report.FILE).exists():
+            if error.filename is None and error.errno is not None:
+                raise OSError(error.errno, os.strerror(error.errno), str(part)) from error
             raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _describe_items(sequences: Sequences, raw: RawData) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Title and text of each item of the catalogue, in its order, and counts for the report."""
-    catalogue = pl.DataFrame({"item": pl.Series(sequences.item_ids, dtype=pl.String)})
-    items = catalogue.join(raw.items, on="item", how="left", maintain_order="left")
-    described = items["title"].is_not_null()
-    items = items.with_columns(pl.col("title", "text").fill_null(""))
-    return items, raw.counts | {
-        "items_without_a_row_in_the_item_file": int((~described).sum()),
-        "items_without_text": int((items["text"].str.strip_chars() == "").sum()),
-        "item_rows_without_interactions": raw.items.height - int(described.sum()),
-    }
-
-
-def _load(folder: Path, key: str) -> PreparedData:
-    user_ids, items, offsets = builder.read_users(folder)
-    columns = builder.read_items(folder)
-    return PreparedData(
-        key=key,
-        items=items,
-        offsets=offsets,
-        user_ids=user_ids,
-        item_ids=columns["item_id"],
-        titles=columns["title"],
-        texts=columns["text"],
-        report=json.loads((folder / _REPORT).read_text()),
+def _write(part: Path, files: RawFiles, data: ml_collections.ConfigDict) -> None:
+    source, counts = SOURCES[data.source], Counter[str]()
+    scratch = part / "scratch"
+    scratch.mkdir()
+    interactions = collect(
+        _with_progress(source.interactions(files, data, counts)),
+        scratch,
+        tie_seed=data.tie_seed,
+        drop_repeats=data.drop_repeats,
     )
+    sequences = build_sequences(
+        interactions,
+        min_user_interactions=data.min_user_interactions,
+        min_item_interactions=data.min_item_interactions,
+    )
+    described = source.items(files, data, sequences.item_ids, counts)
+    fields = data.text_fields or [n for n in described.columns if n not in ("item", "image")]
+    items, item_counts = _catalogue(
+        sequences.item_ids, describe(described, fields, data.text_field_length)
+    )
+    builder.write(sequences, items, part)
+    shutil.rmtree(scratch)
+    settings = {k: v for k, v in data.to_dict().items() if k not in _NOT_IN_KEY}
+    values = {"origin": files.origin, "settings": settings} | sequences.report | item_counts
+    report.write(values | dict(counts), sequences, part)
+
+
+def _with_progress(chunks: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, transient=True) as progress:
+        task = progress.add_task("Reading interactions", total=None)
+        for chunk in chunks:
+            progress.advance(task, chunk.height)
+            yield chunk
+
+
+def _catalogue(ids: pl.Series, described: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, float]]:
+    """The items of the catalogue, in its order, and counts for the report."""
+    items = pl.DataFrame({"item": ids}).join(
+        described, on="item", how="left", maintain_order="left"
+    )
+    has_row = items["title"].is_not_null()
+    items = items.with_columns(pl.col("title", "text", "image").fill_null(""))
+    no_text, no_image = items["text"] == "", items["image"] == ""
+    return items, {
+        "items_without_a_row_in_the_item_file": int((~has_row).sum()),
+        "items_without_text": int(no_text.sum()),
+        "items_without_content": int((no_text & no_image).sum()),
+        "share_of_items_with_text": 1.0 - float(no_text.mean()),  # type: ignore[arg-type]
+        "share_of_items_with_image": 1.0 - float(no_image.mean()),  # type: ignore[arg-type]
+        "item_rows_without_interactions": described.height - int(has_row.sum()),
+    }
 
 
 def _key(files: RawFiles, data: ml_collections.ConfigDict) -> str:
@@ -149,6 +191,29 @@ def _key(files: RawFiles, data: ml_collections.ConfigDict) -> str:
         files.layout,
         fetching.file_sha256(files.interactions),
         fetching.file_sha256(files.items),
+        files.images is not None,
         settings,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def main() -> None:
+    """Prepares the data of --config and prints its report."""
+    from absl import flags  # noqa: PLC0415 - flags of this program alone
+    from ml_collections import config_flags  # noqa: PLC0415
+
+    from tssr_jax import command_line  # noqa: PLC0415
+
+    config = config_flags.DEFINE_config_file("config", None, "Configuration, e.g. configs/hm.py.")
+    flags.mark_flag_as_required("config")
+
+    def run() -> None:
+        prepared = prepare(config.value.data)
+        report.show(prepared.report)
+        print(prepared.folder)
+
+    command_line.run(run)
+
+
+if __name__ == "__main__":
+    main()

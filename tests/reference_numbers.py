@@ -55,6 +55,7 @@ class GoldenCase:
         for name in ("d_model", "num_heads", "d_ffn", "num_unimodal_layers", "num_cross_layers"):
             config.model[name] = s[name]
         config.model.dropout_rate = 0.0
+        config.model.no_content_vector = False
         config.model.max_length = s["max_len"]
         config.loss.user_temperature = s["user_temperature"]
         for habit in config.corrections:

@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     "tssr_jax.errors",
+    "tssr_jax.command_line",
     "configs",
     "tssr_jax.collectives",
     "tssr_jax.catalogue",
@@ -21,9 +22,14 @@ LAYERS = (
     "data_pipeline.fetching",
     "data_pipeline.tensorflow_cpu",
     "data_pipeline.sources",
+    "data_pipeline.interactions",
     "data_pipeline.sequences",
+    "data_pipeline.texts",
     "data_pipeline.builder",
+    "data_pipeline.report",
     "data_pipeline.prepare",
+    "data_pipeline.store",
+    "data_pipeline.packing",
     "data_pipeline.text_features",
     "data_pipeline.input_pipeline",
     "tssr_jax.run_config",

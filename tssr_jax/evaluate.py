@@ -72,7 +72,7 @@ def make_eval_batches(experiment: Experiment, split: EvalSplit) -> EvalBatches:
     config = experiment.config
     batch_size = experiment.devices.round_up(config.evaluate.batch_size)
     return EvalBatches(
-        experiment.data,
+        experiment.sequences,
         split,
         batch_size=batch_size,
         rows=experiment.devices.local_rows(batch_size),

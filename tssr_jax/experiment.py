@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from data_pipeline.prepare import PreparedData, prepare
+from data_pipeline.store import SequenceStore, open_store
 from data_pipeline.text_features import text_features
 from tssr_jax import processes
 from tssr_jax.catalogue import Catalogue
@@ -29,6 +30,7 @@ class Experiment:
     Attributes:
       config: validated.
       data: the prepared data set.
+      sequences: its sequences, in memory or on disk.
       item_features: float32 [padded_classes, feature_dim], laid out as CLASSES; None without a
         content stream.
       devices: where it runs.
@@ -37,6 +39,7 @@ class Experiment:
 
     config: ml_collections.ConfigDict
     data: PreparedData
+    sequences: SequenceStore
     item_features: jax.Array | None
     devices: Devices
     model: TSSR
@@ -57,7 +60,8 @@ def build_experiment(config: ml_collections.ConfigDict) -> Experiment:
         fill = catalogue.padded_classes - catalogue.num_classes
         features = devices.place(np.pad(features, ((0, fill), (0, 0))), CLASSES)
     model = make_model(config, catalogue, devices.rows_axis)
-    return Experiment(config, data, features, devices, model)
+    sequences = open_store(data, config.data.in_memory_gib)
+    return Experiment(config, data, sequences, features, devices, model)
 
 
 def make_model(

@@ -8,15 +8,11 @@ restores that checkpoint and prints the same numbers. Every field of the configu
 (configs/default.py lists them) can be set: --config.model.d_model=64.
 """
 
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NoReturn
-
-from absl import app, flags, logging
+from absl import flags, logging
 from etils import epath
 from ml_collections import config_flags
 
+from tssr_jax import command_line
 from tssr_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -53,12 +49,10 @@ _MODE = flags.DEFINE_enum(
 )
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Hands over to the mode's entry point."""
     if "verbosity" not in flags.FLAGS or not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells of every file that it writes.
-    if len(argv) > 1:
-        raise UserError(f"Unexpected argument {argv[1]!r}; flags start with --.")
     if _MODE.value == "size":
         _require_config()
         from tssr_jax.sizing import report
@@ -90,42 +84,5 @@ def _require_config() -> None:
         raise UserError(f"--config=FILE is required to {_MODE.value}: e.g. configs/ml100k.py.")
 
 
-def _parse_flags(argv: Sequence[str]) -> list[str]:
-    # ml_collections would print a stack of frames for a file that is not there.
-    for flag in argv:
-        path = flag.partition("=")[2].partition(":")[0]
-        if flag.startswith(("--config=", "-config=")) and not Path(path).is_file():
-            _stop(f"--config: there is no file {path!r}; configs/ holds those of this project.")
-    try:
-        return app.parse_flags_with_usage(list(argv))
-    except (AttributeError, KeyError) as error:
-        # What ml_collections raises for a field that does not exist.
-        message = " ".join(str(error.args[0]).replace("'", "").split())
-        _stop(f"Unknown configuration field: {message} (configs/default.py lists all fields.)")
-    except (OSError, TypeError, ValueError) as error:
-        _stop(f"--config can't be used: {' '.join(str(error).split())}")
-
-
-def _stop(message: str) -> NoReturn:
-    print(f"Error: {message}", file=sys.stderr)
-    sys.exit(1)
-
-
-def run() -> None:
-    """Entry point: a UserError becomes one paragraph and exit status 1."""
-
-    def guarded(argv: Sequence[str]) -> None:
-        try:
-            main(argv)
-        except UserError as error:
-            _stop(str(error))
-        except OSError as error:
-            _stop(f"{error}. What was complete before stays as it was.")
-        except KeyboardInterrupt:
-            _stop("interrupted. The same command resumes from the last checkpoint.")
-
-    app.run(guarded, flags_parser=_parse_flags)
-
-
 if __name__ == "__main__":
-    run()
+    command_line.run(main)

@@ -8,6 +8,7 @@ import ml_collections
 from etils import epath
 
 from configs import default
+from data_pipeline.input_pipeline import WINDOWS
 from tssr_jax.errors import UserError
 from tssr_jax.losses.info_nce import NEGATIVES
 from tssr_jax.models.precision import COMPUTE_DTYPES
@@ -23,6 +24,7 @@ MAY_CHANGE = (
     "loss.negatives",
     "data.cache_dir",
     "data.raw_dir",
+    "data.in_memory_gib",
     "train.num_epochs",
     "train.early_stopping_patience",
 )
@@ -40,7 +42,11 @@ _AT_LEAST = {
     "optimizer.warmup_steps": 0,
     "optimizer.weight_decay": 0,
     "optimizer.clip_norm": 0,
+    "data.text_field_length": 0,
+    "data.max_bad_lines": 0,
+    "data.in_memory_gib": 0,
     "train.batch_size": 1,
+    "train.window_stride": 1,
     "train.num_epochs": 1,
     "train.epochs_per_evaluation": 1,
     "train.early_stopping_patience": 0,
@@ -63,17 +69,18 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
         ("parallel", KINDS),
         ("loss.negatives", NEGATIVES),
         ("model.compute_dtype", COMPUTE_DTYPES),
+        ("train.windows", WINDOWS),
     ):
         if fields[name] not in known:
             raise UserError(f"--config.{name} is {fields[name]!r}; known: {', '.join(known)}.")
-    model = config.model
     for name in ("model.dropout_rate", "optimizer.ema_decay"):
         if not 0 <= fields[name] < 1:
             raise UserError(f"--config.{name} is {fields[name]}; it must be in [0, 1).")
-    if not 0 <= config.train.reorder_rate <= 1:
-        raise UserError(
-            f"--config.train.reorder_rate is {config.train.reorder_rate}; it must be in [0, 1]."
-        )
+    _validate_model(config.model)
+    _validate_windows(config)
+
+
+def _validate_model(model: ml_collections.ConfigDict) -> None:
     if model.d_model % model.num_heads:
         raise UserError(
             f"--config.model.d_model is {model.d_model}, which {model.num_heads} heads "
@@ -84,6 +91,28 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"--config.model.streams is {streams}; it must be ('id', 'content'), ('id',) or "
             "('content',)."
+        )
+
+
+def _validate_windows(config: ml_collections.ConfigDict) -> None:
+    train, corrections = config.train, config.corrections
+    if not 0 <= train.reorder_rate <= 1:
+        raise UserError(
+            f"--config.train.reorder_rate is {train.reorder_rate}; it must be in [0, 1]."
+        )
+    if train.windows == "strided" and train.window_stride > config.model.max_length:
+        raise UserError(
+            f"--config.train.window_stride is {train.window_stride}; with more than the "
+            f"{config.model.max_length} items of a window (--config.model.max_length) some are in "
+            "none."
+        )
+    if train.packing and not (
+        corrections.valid_positions_only and corrections.pool_valid_positions
+    ):
+        raise UserError(
+            "--config.train.packing leaves padding positions out, and the losses of the reference "
+            "need them: it goes with --config.corrections.valid_positions_only and "
+            "pool_valid_positions only."
         )
 
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import Progress as ProgressBar
 from rich.progress import TaskID
 
-from data_pipeline.input_pipeline import TrainBatches
-from data_pipeline.prepare import report_lines
+from data_pipeline import report
+from data_pipeline.input_pipeline import Cut, make_train_batches
 from tssr_jax import placement, processes
 from tssr_jax.checkpointing import Checkpointer, Progress
 from tssr_jax.errors import UserError
@@ -82,7 +82,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.Path) -> dict[str, f
         workdir.mkdir(parents=True, exist_ok=True)
         save_data_report(experiment, workdir)
         save_config(config, workdir)  # last: it makes the folder a run's workdir
-    console.print(pairs_table("Data", report_lines(experiment.data.report)))
+    console.print(pairs_table("Data", report.lines(experiment.data.report)))
     checkpoints = Checkpointer(workdir, experiment.data.num_items, console.print)
     with checkpoints as checkpointer, StopRequest() as stop:
         trainer = Trainer(experiment, checkpointer, workdir, console)
@@ -142,14 +142,10 @@ class Trainer:
         )
         self._eval_step = compile_eval_step(experiment)
         num_rows = devices.round_up(config.train.batch_size)
-        self._batches = TrainBatches(
-            experiment.data,
-            batch_size=config.train.batch_size,
-            max_length=config.model.max_length,
-            seed=config.seed,
-            reorder_rate=config.train.reorder_rate,
-            num_rows=num_rows,
-            rows=devices.local_rows(num_rows),
+        self._batches = make_train_batches(
+            experiment.sequences,
+            config,
+            Cut(num_rows, devices.local_rows(num_rows), devices.num_devices),
         )
         if not self._batches.num_users:
             raise UserError("No user has the 4 interactions that a training window needs.")
@@ -173,7 +169,8 @@ class Trainer:
         size = sum(x.size for x in jax.tree.leaves(self.state.params))
         start = f"Resuming at step {step:,}" if step else "Training from the start"
         self._console.print(
-            f"{start}: {size:,} parameters, {self._batches.num_users:,} users in "
+            f"{start}: {size:,} parameters, {self._batches.num_windows:,} windows of "
+            f"{self._batches.num_users:,} users in "
             f"{self._batches.steps_per_epoch:,} steps an epoch, on {jax.devices()[0].device_kind}."
         )
         with make_progress(self._console) as bar:

@@ -129,7 +129,12 @@ def make_train_step(
 
         def loss_fn(params: Any) -> tuple[jax.Array, dict[str, LossTerm]]:
             outputs = encode(
-                model, params, batch["item_sequence"], item_features, dropout_key=dropout_key
+                model,
+                params,
+                batch["item_sequence"],
+                item_features,
+                batch.get("packed"),
+                dropout_key=dropout_key,
             )
             terms = loss_terms(model, params, outputs, batch, config)
             return total_loss(terms, weights, axis), terms

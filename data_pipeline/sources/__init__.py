@@ -1,9 +1,20 @@
 """Raw dump formats, one file each. `SOURCES` maps `config.data.source` to its reader."""
 
-from data_pipeline.sources.base import RawData, RawFiles, Source
-from data_pipeline.sources.csv_files import CsvSource
-from data_pipeline.sources.movielens import ML_1M, ML_100K
+from data_pipeline.sources.amazon import Amazon
+from data_pipeline.sources.base import RawFiles, Source
+from data_pipeline.sources.hm import Hm
+from data_pipeline.sources.mind import Mind
+from data_pipeline.sources.movielens import MOVIELENS
+from data_pipeline.sources.own_files import OwnFiles
+from data_pipeline.sources.yelp import Yelp
 
-SOURCES: dict[str, Source] = {"ml100k": ML_100K, "ml1m": ML_1M, "csv": CsvSource()}
+SOURCES: dict[str, Source] = {
+    **MOVIELENS,
+    "csv": OwnFiles(),
+    "hm": Hm(),
+    "yelp": Yelp(),
+    "amazon": Amazon(),
+    "mind": Mind(),
+}
 
-__all__ = ["SOURCES", "RawData", "RawFiles", "Source"]
+__all__ = ["SOURCES", "RawFiles", "Source"]

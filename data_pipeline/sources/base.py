@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +16,9 @@ from etils import epath
 from tssr_jax.errors import UserError
 
 _MAX_SECONDS = 2**53  # float64 holds every whole number up to here
+_HAS_HOURS = re.compile("%-?[HIkTRs]")
+_HAS_HOURS = re.compile("%-?[HIkTRs]")
+_NO_ID = ("", "nan", "null", "none", "<na>")  # what programs write for an id that they don't have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,32 +30,18 @@ class RawFiles:
       layout: which of the source's layouts they follow.
       interactions: the file of interactions.
       items: the file of item descriptions.
+      images: the folder that images lie in; None where there is none.
     """
 
     origin: str
     layout: str
     interactions: Path
     items: Path
-
-
-@dataclasses.dataclass(frozen=True)
-class RawData:
-    """One dump in common columns, nothing filtered yet.
-
-    Attributes:
-      interactions: `user` and `item` (strings, never empty), `timestamp` (int64 seconds); one row
-        for each row of the file.
-      items: `item` (unique), `title`, `text` (strings, maybe empty).
-      counts: what the reader noticed, for the report.
-    """
-
-    interactions: pl.DataFrame
-    items: pl.DataFrame
-    counts: dict[str, int]
+    images: epath.Path | None = None
 
 
 class Source(Protocol):
-    """A raw dump format."""
+    """A raw dump format. `counts` takes what a reader notices, for the report."""
 
     @property
     def version(self) -> int:
@@ -59,33 +50,82 @@ class Source(Protocol):
     def locate(self, data: ml_collections.ConfigDict) -> RawFiles:
         """Finds or fetches the raw files; raises UserError if it can't."""
 
-    def read(self, files: RawFiles, data: ml_collections.ConfigDict) -> RawData:
-        """Reads the raw files; raises UserError naming file and line of what is malformed."""
+    def interactions(
+        self, files: RawFiles, data: ml_collections.ConfigDict, counts: Counter[str]
+    ) -> Iterator[pl.DataFrame]:
+        """Reads all interactions, a chunk at a time.
+
+        Yields:
+          `user` and `item` (strings, never empty) and `timestamp` (int64 seconds).
+
+        Raises:
+          UserError: naming file and line of what is malformed.
+        """
+
+    def items(
+        self,
+        files: RawFiles,
+        data: ml_collections.ConfigDict,
+        wanted: pl.Series,
+        counts: Counter[str],
+    ) -> pl.DataFrame:
+        """Reads the items' descriptions.
+
+        Args:
+          files: from `locate`.
+          data: section `data` of the config.
+          wanted: ids of the catalogue; other items may be left out.
+          counts: see above.
+
+        Returns:
+          `item` (unique) and the source's fields, among them those of `data.text_fields`
+          (strings, null where there is nothing), and where the source has images `image` (a path
+          below the folder of raw files, or a URL).
+
+        Raises:
+          UserError: as for `interactions`.
+        """
 
 
-def require_files(data: ml_collections.ConfigDict, names: Sequence[str], owner: str) -> list[Path]:
-    """Paths of `names` in `data.raw_dir`; those of a bucket (gs://) are copied to the cache.
+def find_files(
+    data: ml_collections.ConfigDict, choices: Sequence[Sequence[str]], owner: str
+) -> list[Path]:
+    """One file of `data.raw_dir` for each list of names, the first of them that is there.
+
+    Those of a bucket (gs://) are copied to the cache.
 
     Raises:
       UserError: if a file is missing; it lists what is there and what is not.
     """
+    if not data.raw_dir:
+        raise UserError(
+            f"{owner} needs a folder: --config.data.raw_dir=FOLDER with "
+            f"{' and '.join(_either(names) for names in choices)}."
+        )
     folder = epath.Path(data.raw_dir).expanduser()
     if not folder.is_dir():
         raise UserError(f"{owner}: there is no folder {folder}.")
-    missing = [name for name in names if not (folder / name).is_file()]
+    names = [next((n for n in some if (folder / n).is_file()), None) for some in choices]
+    missing = [_either(some) for some, name in zip(choices, names, strict=True) if name is None]
     if missing:
         found = sorted(p.name for p in folder.iterdir())
         listing = ", ".join(found[:20]) + (", ..." if len(found) > 20 else "")
         raise UserError(
             f"{owner}: {folder} has no {' and no '.join(missing)} (it holds: "
-            f"{listing or 'nothing'}). Put {', '.join(names)} there, or name another folder."
+            f"{listing or 'nothing'}). Put {' and '.join(map(_either, choices))} there, or name "
+            "another folder with --config.data.raw_dir."
         )
-    if "://" not in data.raw_dir:
-        return [Path(folder / name) for name in names]
+    found_names = [name for name in names if name is not None]
+    if "://" not in str(data.raw_dir):
+        return [Path(folder / name) for name in found_names]
     key = hashlib.sha256(data.raw_dir.encode()).hexdigest()[:16]
     copies = Path(data.cache_dir).expanduser() / "downloads" / f"bucket-{key}"
     copies.mkdir(parents=True, exist_ok=True)
-    return [_copy(folder / name, copies / name) for name in names]
+    return [_copy(folder / name, copies / name) for name in found_names]
+
+
+def _either(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _copy(remote: epath.Path, local: Path) -> Path:
@@ -100,120 +140,130 @@ def _copy(remote: epath.Path, local: Path) -> Path:
     return local
 
 
-def read_table(
+def parse_interactions(
+    chunks: Iterable[tuple[int, pl.DataFrame]],
+    columns: tuple[str, str, str],
     path: Path,
-    separator: str = ",",
-    *,
-    columns: Sequence[str] | None = None,
-    encoding: str = "utf8",
-    quoted: bool = True,
-) -> pl.DataFrame:
-    """Reads a delimited file with all columns as strings.
+    time_format: str = "",
+) -> Iterator[pl.DataFrame]:
+    """Common columns from those of a table.
 
     Args:
-      path: the file.
-      separator: one character.
-      columns: names for a file without a header; None reads the header line.
-      encoding: "utf8", or a Python codec such as "latin-1".
-      quoted: whether double quotes enclose fields.
-
-    Raises:
-      UserError: if the file is empty, or not a table in that encoding.
+      chunks: (line number of the first row, rows).
+      columns: names of the columns of users, items and times.
+      path: the file they come from, for errors.
+      time_format: as for `parse_timestamps`.
     """
-    if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty.")
-    try:
-        table = pl.read_csv(
-            path,
-            separator=separator,
-            has_header=columns is None,
-            new_columns=columns,
-            infer_schema=False,
-            encoding=encoding,
-            quote_char='"' if quoted else None,
-        )
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path} is not a readable table: {reason}") from error
-    if table.is_empty():
-        raise UserError(f"{path} has a header but no rows.")
-    return table
-
-
-def require_columns(table: pl.DataFrame, names: Sequence[str], path: Path, hint: str) -> None:
-    """Raises UserError if a column is missing, naming those that are there."""
-    missing = [name for name in names if name not in table.columns]
-    if missing:
-        raise UserError(
-            f"{path} has no column {', '.join(map(repr, missing))}; its header line names "
-            f"{', '.join(map(repr, table.columns))}. {hint}"
+    user, item, time = columns
+    for line, table in chunks:
+        yield pl.DataFrame(
+            {
+                "user": parse_ids(table, user, path, line),
+                "item": parse_ids(table, item, path, line),
+                "timestamp": parse_timestamps(table, time, path, line, time_format),
+            }
         )
 
 
 def parse_ids(table: pl.DataFrame, column: str, path: Path, first_line: int) -> pl.Series:
     """Stripped, non-empty strings; raises UserError with the line of the first empty one."""
     ids = table[column].cast(pl.String).str.strip_chars()
-    row = _first(ids.is_null() | (ids == ""))
+    row = _first(ids.is_null() | ids.str.to_lowercase().is_in(_NO_ID))
     if row is not None:
+        found = "is empty" if not ids[row] else f"holds {ids[row]!r}, which is no id"
         raise UserError(
-            f"{path}, line {row + first_line}: column {column!r} is empty. Every row needs an id; "
+            f"{path}, line {row + first_line}: column {column!r} {found}. Every row needs an id; "
             "remove the row or fill it in."
         )
     return ids
 
 
-def parse_timestamps(table: pl.DataFrame, column: str, path: Path, first_line: int) -> pl.Series:
+def parse_timestamps(
+    table: pl.DataFrame, column: str, path: Path, first_line: int, time_format: str = ""
+) -> pl.Series:
     """Seconds since 1970 from numbers, or from ISO dates or date-times (taken as UTC).
+
+    Args:
+      table: has the column.
+      column: its name.
+      path: the file it comes from, for the error.
+      first_line: line number of the first row.
+      time_format: strptime's format, where it is none of these.
 
     Raises:
       UserError: with the line and the value of the first that is neither.
     """
     texts = table[column].cast(pl.String).str.strip_chars()
-    seconds = texts.cast(pl.Float64, strict=False).fill_nan(None)
-    fits = (seconds.abs() < _MAX_SECONDS).fill_null(False)
-    seconds = pl.select(pl.when(fits).then(seconds)).to_series().cast(pl.Int64)
-    if seconds.null_count():
-        dates = pl.select(
-            pl.coalesce(
-                texts.str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False, time_unit="us"),
-                texts.str.to_datetime("%Y-%m-%dT%H:%M:%S", strict=False, time_unit="us"),
-                texts.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")),
-            ).dt.epoch("s")
-        ).to_series()
+    if time_format:
+        seconds = _from_dates(texts, [time_format])
+    else:
+        numbers = texts.cast(pl.Float64, strict=False).fill_nan(None)
+        fits = (numbers.abs() < _MAX_SECONDS).fill_null(False)
+        seconds = pl.select(pl.when(fits).then(numbers)).to_series().cast(pl.Int64)
+    if seconds.null_count() and not time_format:
+        formats = ["%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"]
+        dates = _from_dates(texts, formats)
         seconds = pl.select(pl.coalesce(seconds, dates)).to_series()
     row = _first(seconds.is_null())
     if row is not None:
         raise UserError(
             f"{path}, line {row + first_line}: column {column!r} holds {texts[row]!r}, which is "
-            "neither a number of seconds since 1970 nor a date like 2024-01-31 or "
-            "2024-01-31 23:59:59."
+            + (
+                f"not of the format {time_format!r} (--config.data.timestamp_format)."
+                if time_format
+                else "neither a number of seconds since 1970 nor a date like 2024-01-31 or "
+                "2024-01-31 23:59:59. --config.data.timestamp_format names another format."
+            )
         )
     return seconds
 
 
-def unique_items(items: pl.DataFrame, path: Path, first_line: int) -> tuple[pl.DataFrame, int]:
-    """Drops repeated identical item rows and returns how many.
+def _from_dates(texts: pl.Series, formats: Sequence[str]) -> pl.Series:
+    # Few distinct dates stand for many rows: each is parsed once.
+    distinct = texts.unique()
+    parsed = [
+        distinct.str.to_date(form, strict=False).cast(pl.Datetime("us"))
+        if not _HAS_HOURS.search(form)
+        else distinct.str.to_datetime(form, strict=False, time_unit="us")
+        for form in formats
+    ]
+    seconds = pl.select(pl.coalesce(parsed).dt.epoch("s")).to_series()
+    table = pl.DataFrame({"text": distinct, "seconds": seconds})
+    rows = pl.DataFrame({"text": texts})
+    return rows.join(table, on="text", how="left", maintain_order="left")["seconds"]
+
+
+def unique_items(
+    items: pl.DataFrame, path: Path, lines: Sequence[int], repeated: str, counts: Counter[str]
+) -> pl.DataFrame:
+    """Keeps one row for each item, and counts the others.
 
     Args:
-      items: columns `item`, `title`, `text`.
+      items: column `item`, and fields.
       path: the file they come from, for the error.
-      first_line: line number of the first row.
+      lines: line number of each row.
+      repeated: "error" or "first": what becomes of rows that describe an item differently.
+      counts: gets "item_rows_repeated" and "item_rows_that_disagree".
 
     Raises:
-      UserError: if two rows describe one item differently.
+      UserError: if two rows describe one item differently, and that is an error.
     """
     numbered = items.with_row_index("row")
-    distinct = numbered.unique(["item", "title", "text"], keep="first", maintain_order=True)
+    distinct = numbered.unique(items.columns, keep="first", maintain_order=True)
     clash = distinct.filter(pl.col("item").is_duplicated())
-    if not clash.is_empty():
-        first = clash.filter(pl.col("item") == clash["item"][0])
-        lines = " and ".join(str(row + first_line) for row in first["row"][:2])
-        texts = " and ".join(repr(text) for text in first["text"][:2])
+    counts["item_rows_repeated"] += items.height - distinct.height
+    if clash.height and repeated == "error":
+        first, second = clash.filter(pl.col("item") == clash["item"][0]).rows(named=True)[:2]
+        field = next(name for name in items.columns if first[name] != second[name])
         raise UserError(
-            f"{path}: item {clash['item'][0]!r} is described differently in lines {lines} "
-            f"({texts}). Keep one row for each item."
+            f"{path}: item {first['item']!r} is described differently in lines "
+            f"{lines[first['row']]} and {lines[second['row']]} ({field}: "
+            f"{first[field]!r} and {second[field]!r}). Keep one row for each item, or set "
+            "--config.data.repeated_items=first."
         )
-    return distinct.drop("row"), items.height - distinct.height
+    kept = distinct.unique("item", keep="first", maintain_order=True)
+    counts["item_rows_that_disagree"] += distinct.height - kept.height
+    return kept.drop("row")
 
 
 def _first(flags: pl.Series) -> int | None:

@@ -4,13 +4,14 @@ import dataclasses
 import hashlib
 import subprocess
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from configs import ml100k
 from data_pipeline import fetching
-from data_pipeline.sources import SOURCES
+from data_pipeline.sources import SOURCES, movielens
 from tssr_jax.errors import UserError
 
 
@@ -87,17 +88,16 @@ def test_an_archive_is_verified(tmp_path):
     assert list((tmp_path / "other_downloads").iterdir()) == []
 
 
-def test_movielens_falls_back_to_the_wheel_and_says_so(wheel, index, tmp_path, capsys):
-    source = dataclasses.replace(
-        SOURCES["ml100k"],
-        archive=fetching.Archive((tmp_path / "absent.zip").as_uri(), "0" * 64),
-        wheel=wheel[0],
-    )
+def test_movielens_falls_back_to_the_wheel_and_says_so(wheel, index, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(movielens, "_URL", (tmp_path / "absent").as_uri() + "/")
+    source = dataclasses.replace(SOURCES["ml100k"], wheel=wheel[0])
     data = ml100k.get_config().data
     data.cache_dir = str(tmp_path / "cache")
-    raw = source.read(source.locate(data), data)
-    assert raw.interactions.rows() == [("7", "3", 881250949)]
-    assert raw.items.rows() == [("3", "Four Rooms (1995)", "Four Rooms (1995). Drama, Thriller")]
+    files = source.locate(data)
+    (rows,) = source.interactions(files, data, Counter())
+    assert rows.rows() == [("7", "3", 881250949)]
+    items = source.items(files, data, rows["item"], Counter())
+    assert items.rows() == [("3", "Four Rooms (1995)", "Drama, Thriller")]
     assert "not reachable" in capsys.readouterr().out
     # The next run keeps the origin without asking the server again.
     assert source.locate(data).origin == "package recbole==1.2.1"

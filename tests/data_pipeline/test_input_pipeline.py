@@ -3,27 +3,24 @@
 import itertools
 import math
 
+import jax
 import numpy as np
 import pytest
 
-from data_pipeline.input_pipeline import EvalBatches, TrainBatches, excluded_classes
-from data_pipeline.prepare import PreparedData
+from configs import csv
+from data_pipeline import builder
+from data_pipeline.input_pipeline import Cut, EvalBatches, TrainBatches, excluded_classes
+from data_pipeline.prepare import prepare
+from data_pipeline.store import SequenceStore, open_store
 from data_pipeline.tensorflow_cpu import tf
+from tests.raw_data import write_csv
+from tssr_jax.errors import UserError
 
 
 def prepared(*sequences):
     offsets = np.cumsum([0, *map(len, sequences)])
-    num_items = max(map(max, sequences))
-    names = [f"i{i}" for i in range(1, num_items + 1)]
-    return PreparedData(
-        key="test",
-        items=tf.constant(np.concatenate(sequences), tf.int32),
-        offsets=tf.constant(offsets, tf.int64),
-        user_ids=[f"u{u}" for u in range(len(sequences))],
-        item_ids=names,
-        titles=names,
-        texts=names,
-        report={},
+    return SequenceStore.in_memory(
+        tf.constant(np.concatenate(sequences), tf.int32), tf.constant(offsets, tf.int64)
     )
 
 
@@ -130,7 +127,7 @@ def rows_of(batches):
                 (
                     batch["item_sequence"][i].tolist(),
                     int(batch["answers"][i]),
-                    excluded[excluded >= 0].tolist(),
+                    sorted(excluded[excluded >= 0].tolist()),
                 )
             )
     return rows
@@ -176,13 +173,133 @@ def test_every_user_is_evaluated_once_whatever_the_batch_size(batch_size):
 
 def test_excluded_classes_equal_a_loop_over_sets():
     rng = np.random.default_rng(0)
-    lengths = rng.integers(2, 9, 30)
-    items = rng.integers(1, 12, lengths.sum()).astype(np.int32)
-    starts = np.cumsum(lengths) - lengths
-    ends = starts + lengths - 1
+    seen = rng.integers(1, 12, (30, 8)).astype(np.int32)
+    seen[np.arange(8) < rng.integers(0, 9, (30, 1))] = 0
+    answers = rng.integers(1, 12, 30).astype(np.int32)
     with_padding = rng.random(30) < 0.5
-    classes, offsets = excluded_classes(items, starts, ends, with_padding)
-    for user in range(30):
-        expected = set(items[starts[user] : ends[user]].tolist()) - {int(items[ends[user]])}
+    excluded = excluded_classes(tf.constant(seen), answers, with_padding).numpy()
+    for user, classes in enumerate(excluded):
+        expected = set(seen[user].tolist()) - {0, int(answers[user])}
         expected |= {0} if with_padding[user] else set()
-        assert classes[offsets[user] : offsets[user + 1]].tolist() == sorted(expected)
+        assert sorted(classes[classes >= 0].tolist()) == sorted(expected)
+
+
+def windows_of(**options):
+    batches = train_batches(batch_size=32, **options)
+    assert batches.steps_per_epoch == 1
+    batch = next(batches.iterate(0))
+    rows = zip(batch["item_sequence"].tolist(), batch["labels"].tolist(), strict=True)
+    found = sorted(row for row, real in zip(rows, batch["row_mask"], strict=True) if real)
+    assert len(found) == batches.num_windows
+    return found
+
+
+def test_strided_windows_by_hand():
+    """Training sequences 1..6, 4 3, and 8 7 6; windows of 2 + 1 items, 2 apart."""
+    assert windows_of(max_length=2, windows="strided", window_stride=2) == [
+        ([0, 1], [1, 2]),  # the second item alone would be left over: shorter, but there
+        ([0, 4], [4, 3]),
+        ([2, 3], [3, 4]),
+        ([4, 5], [5, 6]),
+        ([8, 7], [7, 6]),
+    ]
+
+
+def test_strided_windows_hold_every_item_after_the_first_as_a_label():
+    store = prepared(*(range(1, n) for n in range(6, 60)))
+    for stride in (1, 3, 5):
+        batches = train_batches(store, 4096, max_length=5, windows="strided", window_stride=stride)
+        batch = next(batches.iterate(0))
+        for end in range(6, 60):  # users' sequences end at end - 1, training at end - 3
+            own = (batch["labels"].max(axis=1) <= end - 3) & batch["row_mask"]
+            counted = (batch["item_sequence"][own] > 0) & (batch["labels"][own] > 0)
+            labels = batch["labels"][own][counted]
+            assert set(labels.tolist()) == set(range(2, end - 2))
+
+
+def test_prefixes_predict_each_item_once():
+    assert windows_of(max_length=3, windows="prefixes") == sorted(
+        [
+            ([0, 0, 1], [0, 0, 2]),
+            ([0, 1, 2], [0, 0, 3]),
+            ([1, 2, 3], [0, 0, 4]),
+            ([2, 3, 4], [0, 0, 5]),
+            ([3, 4, 5], [0, 0, 6]),
+            ([0, 0, 4], [0, 0, 3]),
+            ([0, 0, 8], [0, 0, 7]),
+            ([0, 8, 7], [0, 0, 6]),
+        ]
+    )
+
+
+def assert_same_batches(first, second, number=4):
+    for expected, batch in zip(
+        itertools.islice(first, number), itertools.islice(second, number), strict=True
+    ):
+        for (path, one), (_, other) in zip(
+            jax.tree_util.tree_leaves_with_path(expected),
+            jax.tree_util.tree_leaves_with_path(batch),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(one, other, err_msg=str(path))
+
+
+@pytest.fixture(name="stores")
+def fixture_stores(tmp_path, monkeypatch):
+    """The same data in memory and on disk, in several shards."""
+    monkeypatch.setattr(builder, "_EXAMPLES_PER_SHARD", 7)
+    data = csv.get_config(str(write_csv(tmp_path / "raw"))).data
+    data.cache_dir = str(tmp_path / "cache")
+    prepared_data = prepare(data)
+    assert len(list(prepared_data.folder.glob("users/*/*.tfrecord-*"))) == 6
+    return open_store(prepared_data, 1.0), open_store(prepared_data, 0.0)
+
+
+@pytest.mark.parametrize("windows", ["last", "strided", "prefixes"])
+def test_batches_from_disk_are_those_from_memory(stores, windows):
+    options = {"batch_size": 8, "max_length": 4, "seed": 3, "windows": windows}
+    options |= {"window_stride": 2, "reorder_rate": 0.5, "packing": True}
+    memory, disk = (TrainBatches(store, **options) for store in stores)
+    assert_same_batches(memory.iterate(2), disk.iterate(2), memory.steps_per_epoch + 1)
+    memory, disk = (
+        EvalBatches(
+            store, "test", batch_size=9, max_length=4, full_history=True, exclude_padding_class=True
+        )
+        for store in stores
+    )
+    assert_same_batches(iter(memory), iter(disk), memory.num_batches)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_processes_read_disjoint_rows_whose_union_is_the_batch(stores, packing):
+    def batches(store, cut=None):
+        return TrainBatches(
+            store, batch_size=8, max_length=4, seed=0, packing=packing, cut=cut
+        ).iterate(0)
+
+    whole = batches(stores[0], Cut(8, num_devices=4))
+    parts = [batches(stores[1], Cut(8, slice(4 * i, 4 * i + 4), 4)) for i in range(2)]
+    for _ in range(5):
+        expected, *own = (next(stream) for stream in (whole, *parts))
+        joined = jax.tree.map(lambda *x: np.concatenate(x), *own)
+        if packing:  # which window it is counts from the process's first
+            joined["packed"]["segments"] = expected["packed"]["segments"]
+        jax.tree.map(np.testing.assert_array_equal, joined, expected)
+
+
+def test_reading_from_disk_holds_no_items_in_memory(stores):
+    """What the reader keeps is a few numbers for each user."""
+    users = tf.constant([39, 0, 7], tf.int64)
+    rows = stores[1].rows(users)
+    expected = stores[0].rows(users)
+    ends = tf.constant(stores[0].lengths)[:: 40 // 3][:3]
+    np.testing.assert_array_equal(rows.windows(ends, 5), expected.windows(ends, 5))
+    assert rows.items.shape[0] == sum(stores[0].lengths[[39, 0, 7]]) + 1
+
+
+def test_a_cut_shard_is_an_error(stores, tmp_path):
+    (path,) = (tmp_path / "cache").glob("datasets/*/users/*/*.tfrecord-00005*")
+    path.write_bytes(path.read_bytes()[:-20])
+    batches = TrainBatches(stores[1], batch_size=40, max_length=4, seed=0).iterate(0)
+    with pytest.raises(UserError, match=r"sequence of user 39 can't be read\. Delete the folder"):
+        next(batches)

@@ -1,35 +1,54 @@
 """Filtering, ordering and numbering of interactions."""
 
+import gc
+
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipeline.interactions import collect
 from data_pipeline.sequences import build_sequences, k_core
 from tssr_jax.errors import UserError
 
 
-def table(rows):
-    return pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row")
+@pytest.fixture(name="build")
+def fixture_build(tmp_path):
+    number = iter(range(100))
 
+    def build(rows, min_user=1, min_item=1, seed=0, rows_per_chunk=1000, **options):
+        scratch = tmp_path / str(next(number))
+        scratch.mkdir()
+        table = pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row")
 
-def build(rows, min_user=1, min_item=1, seed=0):
-    return build_sequences(
-        table(rows), min_user_interactions=min_user, min_item_interactions=min_item, tie_seed=seed
-    )
+        def chunks():
+            for chunk in table.iter_slices(rows_per_chunk):
+                yield chunk
+                del chunk
+                gc.collect()  # nothing but the ids' own numbers may live on
+
+        interactions = collect(
+            chunks(), scratch, tie_seed=seed, **({"drop_repeats": False} | options)
+        )
+        return build_sequences(
+            interactions, min_user_interactions=min_user, min_item_interactions=min_item
+        )
+
+    return build
 
 
 def as_lists(sequences):
     """{user: items in the owner's ids}."""
-    pieces = np.split(sequences.items, sequences.offsets[1:-1])
+    items = np.concatenate(list(sequences.parts()))
+    pieces = np.split(items, np.cumsum(sequences.lengths)[:-1])
     return {
-        str(user): [str(sequences.item_ids[i - 1]) for i in piece]
+        user: [sequences.item_ids[int(i) - 1] for i in piece]
         for user, piece in zip(sequences.user_ids, pieces, strict=True)
     }
 
 
-def test_sequences_by_hand():
+def test_sequences_by_hand(build):
     rows = [
         ("b", "z", 3),
         ("a", "y", 9),
@@ -40,8 +59,24 @@ def test_sequences_by_hand():
     ]
     sequences = build(rows)
     assert as_lists(sequences) == {"a": ["x", "z", "y"], "b": ["x", "y", "z"]}
-    assert sequences.items.tolist() == [1, 3, 2, 1, 2, 3]
-    assert sequences.offsets.tolist() == [0, 3, 6]
+    assert np.concatenate(list(sequences.parts())).tolist() == [1, 3, 2, 1, 2, 3]
+    assert sequences.lengths.tolist() == [3, 3] and sequences.item_counts.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("rows_per_part", [1, 7, 50, 10_000])
+@pytest.mark.parametrize("rows_per_chunk", [3, 1000])
+def test_parts_and_chunks_change_nothing(build, rows_per_part, rows_per_chunk):
+    rng = np.random.default_rng(0)
+    users = [f"u{n}" for n in rng.integers(0, 30, 400)]
+    items = [f"i{n}" for n in rng.zipf(1.3, 400) % 40]
+    rows = list(zip(users, items, rng.integers(0, 20, 400).tolist(), strict=True))
+    options = {"min_user": 4, "min_item": 4, "drop_repeats": True}
+    whole = build(rows, **options)
+    pieces = build(rows, rows_per_part=rows_per_part, rows_per_chunk=rows_per_chunk, **options)
+    assert as_lists(pieces) == as_lists(whole)
+    assert pieces.report == whole.report
+    assert whole.report["interactions_dropped_by_k_core"] > 0
+    assert len(list(pieces.parts())) >= min(30, 400 // rows_per_part // 2)
 
 
 def naive_k_core(pairs, min_user, min_item):
@@ -64,18 +99,27 @@ def naive_k_core(pairs, min_user, min_item):
     st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), min_size=1, max_size=60),
     st.integers(1, 5),
     st.integers(1, 5),
+    st.integers(1, 60),
 )
-def test_k_core_equals_the_naive_one(pairs, min_user, min_item):
+def test_k_core_equals_the_naive_one(pairs, min_user, min_item, rows_per_part):
     users, items = np.array(pairs).T
-    keep, _ = k_core(users, items, min_user, min_item)
-    assert set(np.flatnonzero(keep)) == naive_k_core(pairs, min_user, min_item)
+
+    def parts():
+        for start in range(0, len(pairs), rows_per_part):
+            rows = slice(start, start + rows_per_part)
+            yield users[rows], items[rows]
+
+    core = k_core(parts, 8, 8, min_user, min_item)
+    kept = core.users[users] & core.items[items]
+    assert set(np.flatnonzero(kept)) == naive_k_core(pairs, min_user, min_item)
+    assert core.user_counts[core.users].sum() == core.item_counts[core.items].sum() == kept.sum()
 
 
 def chain(length=30):
     return [(f"u{u}", f"i{i}", 100) for u in range(8) for i in range(length)]
 
 
-def test_ties_depend_on_the_seed_alone_not_on_the_file_order():
+def test_ties_depend_on_the_seed_alone_not_on_the_file_order(build):
     rows = chain()
     first = as_lists(build(rows))
     shuffled = [rows[i] for i in np.random.default_rng(1).permutation(len(rows))]
@@ -83,18 +127,34 @@ def test_ties_depend_on_the_seed_alone_not_on_the_file_order():
     assert as_lists(build(rows, seed=1)) != first
 
 
-def test_ties_follow_neither_item_ids_nor_a_common_order():
+def test_ties_follow_neither_item_ids_nor_a_common_order(build):
     orders = list(as_lists(build(chain())).values())
     assert all(order != sorted(order) for order in orders)
     assert orders[0] != orders[1]
 
 
-def test_tie_order_is_fixed_for_ever():
+def test_tie_order_is_fixed_for_ever(build):
     """The same on every machine and in every version: results in papers depend on it."""
     assert as_lists(build([("u", item, 0) for item in "abcdef"]))["u"] == list("bfdcea")
 
 
-def test_counts_add_up():
+def test_repeats_at_one_time_are_kept_once_if_asked_for(build):
+    rows = [("a", "x", 1), ("a", "y", 1), ("a", "x", 1), ("a", "x", 2), ("a", "y", 3)]
+    assert as_lists(build(rows))["a"].count("x") == 3
+    sequences = build(rows, drop_repeats=True)
+    assert sorted(as_lists(sequences)["a"][:2]) == ["x", "y"]
+    assert as_lists(sequences)["a"][2:] == ["x", "y"]
+    report = sequences.report
+    assert report["interactions_read"] == 5 and report["interactions_dropped_as_repeats"] == 1
+    assert report["interactions_kept"] == 4
+
+
+def test_repeats_do_not_count_for_the_k_core(build):
+    rows = [("a", "x", 1)] * 5 + [("b", i, 1) for i in "xyz"]
+    assert as_lists(build(rows, min_user=3, drop_repeats=True)).keys() == {"b"}
+
+
+def test_counts_add_up(build):
     rows = [("a", i, t) for t, i in enumerate("xyzxyz")] + [("b", i, 0) for i in "xyz"]
     rows += [("c", "x", 1), ("d", "q", 1), ("d", "x", 2), ("d", "y", 3)]
     report = build(rows, min_user=3, min_item=3).report
@@ -106,15 +166,24 @@ def test_counts_add_up():
     assert report["users_dropped_by_k_core"] == 1
     assert report["items"] == 3 and report["items_dropped_by_k_core"] == 1
     assert report["repeated_user_item_pairs"] == 3
+    # a: all times differ; b: all alike.
+    assert report["share_of_tied_neighbours"] == pytest.approx(2 / 7)
+    assert report["density"] == pytest.approx(9 / (2 * 3))
+    assert report["max_length"] == 6 and report["mean_length"] == 4.5
 
 
-def test_users_with_fewer_than_three_items_are_dropped_and_counted():
+def test_users_with_fewer_than_three_items_are_dropped_and_counted(build):
     rows = [("a", "x", 1), ("a", "y", 2), ("b", "x", 1), ("b", "y", 2), ("b", "z", 3)]
     sequences = build(rows)
     assert as_lists(sequences) == {"b": ["x", "y", "z"]}
     assert sequences.report["users_dropped_with_fewer_than_3_items"] == 1
 
 
-def test_an_empty_result_says_which_filter_and_what_to_do():
-    with pytest.raises(UserError, match=r"at least 5 interactions.*min_user_interactions"):
+def test_an_empty_result_says_which_filter_and_what_to_do(build):
+    with pytest.raises(
+        UserError,
+        match=r"0 of 8 users have at least 5, 3 of 3 items have at least 1.*min_user_interactions",
+    ):
         build(chain(3), min_user=5)
+    with pytest.raises(UserError, match=r"8 of 8 users have at least 3, 0 of 3 items .* least 9"):
+        build(chain(3), min_item=9)

@@ -73,19 +73,8 @@ def test_losses_and_gradients(case):
 
 def test_ranks_and_metrics(case):
     sequence, answers = case.inputs["item_sequence"], case.inputs["answers"]
-    lengths = (sequence > 0).sum(axis=1)
-    # Each user's window followed by the answer, as the input pipeline keeps sequences.
-    items = np.concatenate(
-        [[*row[row > 0], answer] for row, answer in zip(sequence, answers, strict=True)]
-    )
-    ends = np.cumsum(lengths + 1) - 1
-    classes, offsets = excluded_classes(
-        items.astype(np.int32), ends - lengths, ends, lengths < sequence.shape[1]
-    )
-    excluded = np.full((len(sequence), np.diff(offsets).max()), -1, np.int32)
-    for row in range(len(sequence)):
-        own = classes[offsets[row] : offsets[row + 1]]
-        excluded[row, : len(own)] = own
+    with_padding = (sequence == 0).any(axis=1)
+    excluded = excluded_classes(sequence, answers, with_padding).numpy()
     eval_step = jax.jit(make_eval_step(case.model()))
     rows = {"item_sequence": sequence, "answers": answers, "excluded": excluded}
     rows["row_mask"] = np.ones(len(sequence), bool)

@@ -28,6 +28,21 @@ def causal_padding_mask(item_sequence: jax.Array) -> jax.Array:
     return causal[None, :, :] & (item_sequence > 0)[:, None, :]
 
 
+def packed_mask(segments: jax.Array) -> jax.Array:
+    """Position t sees the positions s <= t of its own window.
+
+    Args:
+      segments: int [rows, length], which window a token is of; 0 where there is none.
+
+    Returns:
+      bool [rows, length (query), length (key)].
+    """
+    length = segments.shape[1]
+    causal = jnp.tril(jnp.ones((length, length), dtype=bool))
+    same = segments[:, :, None] == segments[:, None, :]
+    return causal[None, :, :] & same & (segments > 0)[:, None, :]
+
+
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention with separate query, key, value and output projections.
 

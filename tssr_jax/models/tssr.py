@@ -9,12 +9,13 @@ from flax import linen as nn
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.collectives import Axis
 from tssr_jax.models import initializers
-from tssr_jax.models.attention import causal_padding_mask
+from tssr_jax.models.attention import causal_padding_mask, packed_mask
 from tssr_jax.models.content.frozen import FrozenContent
 from tssr_jax.models.dropout import Dropout
 from tssr_jax.models.gate import Gate
 from tssr_jax.models.head import Head
 from tssr_jax.models.multimodal import MultimodalEncoder
+from tssr_jax.models.packing import Packed, unpack
 from tssr_jax.models.unimodal import UnimodalEncoder
 
 STREAMS = ("id", "content")
@@ -67,6 +68,7 @@ class TSSR(nn.Module):
       num_cross_layers: cross-attention blocks of each stream.
       max_length: number of positions.
       dropout_rate: see `EncoderBlock`.
+      no_content_vector: see `FrozenContent`.
       compute_dtype: one of `COMPUTE_DTYPES`, see `precision`.
       rows_axis: the device axis that batches are cut along; None on one device.
     """
@@ -80,6 +82,7 @@ class TSSR(nn.Module):
     num_cross_layers: int
     max_length: int
     dropout_rate: float
+    no_content_vector: bool = True
     compute_dtype: str = "float32"
     rows_axis: Axis = None
 
@@ -95,7 +98,7 @@ class TSSR(nn.Module):
             self.id_encoder = UnimodalEncoder(depth, *width)
         if "content" in self.streams:
             self.content_projection = FrozenContent(
-                self.d_model, self.catalogue, self.compute_dtype
+                self.d_model, self.catalogue, self.no_content_vector, self.compute_dtype
             )
             self.content_encoder = UnimodalEncoder(depth, *width)
         if len(self.streams) == 2:
@@ -108,6 +111,7 @@ class TSSR(nn.Module):
         self,
         item_sequence: jax.Array,
         item_features: jax.Array | None,
+        packed: Packed | None = None,
         *,
         deterministic: bool = True,
     ) -> TSSROutputs:
@@ -116,14 +120,35 @@ class TSSR(nn.Module):
         Args:
           item_sequence: int [batch, length], left padded with 0; length <= max_length.
           item_features: [shard_classes, feature_dim]; may be None without a content stream.
+          packed: the same items in fewer rows, which are encoded instead; the states come back at
+            the places of `item_sequence`, zeros on its padding.
           deterministic: whether dropout is off; if not, `apply` needs the rng "dropout".
 
         Raises:
           ValueError: if a content stream gets no features.
         """
-        mask = causal_padding_mask(item_sequence)
+        if packed is not None:
+            outputs = self._encode(
+                packed["items"],
+                packed_mask(packed["segments"]),
+                self.position_embedding(packed["positions"]),
+                item_features,
+                deterministic,
+            )
+            return jax.tree.map(lambda states: unpack(states, packed["places"]), outputs)
         # Left padding: the last position is the newest item, whatever the length.
         positions = self.position_embedding.embedding[-item_sequence.shape[1] :]
+        mask = causal_padding_mask(item_sequence)
+        return self._encode(item_sequence, mask, positions, item_features, deterministic)
+
+    def _encode(
+        self,
+        item_sequence: jax.Array,
+        mask: jax.Array,
+        positions: jax.Array,
+        item_features: jax.Array | None,
+        deterministic: bool,
+    ) -> TSSROutputs:
 
         id_states = content_states = None
         if "id" in self.streams:
@@ -174,6 +199,7 @@ def encode(
     params: Mapping[str, Any],
     item_sequence: jax.Array,
     item_features: jax.Array | None,
+    packed: Packed | None = None,
     *,
     dropout_key: jax.Array | None = None,
 ) -> TSSROutputs:
@@ -182,6 +208,7 @@ def encode(
         {"params": params},
         item_sequence,
         item_features,
+        packed,
         deterministic=dropout_key is None,
         method=TSSR.encode,
         rngs=None if dropout_key is None else {"dropout": dropout_key},

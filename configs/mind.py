@@ -1,0 +1,21 @@
+"""MIND, Microsoft's news data: behaviors.tsv and news.tsv.
+
+    python -m tssr_jax.main --config=configs/mind.py --workdir=DIR --config.data.raw_dir=FOLDER
+
+Download: https://msnews.github.io/
+"""
+
+import ml_collections
+
+from configs import default
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the configuration for MIND."""
+    config = default.get_config()
+    config.data.source = "mind"
+    config.data.text_fields = ("title", "category", "subcategory", "abstract")
+    config.data.text_field_length = 200
+    config.model.max_length = 50
+    config.train.packing = True
+    return config

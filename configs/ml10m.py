@@ -1,0 +1,15 @@
+"""MovieLens-10M, with GroupLens' files (ratings.dat, movies.dat) in --config.data.raw_dir=FOLDER.
+
+python -m tssr_jax.main --config=configs/ml10m.py --workdir=runs/ml10m
+"""
+
+import ml_collections
+
+from configs import ml1m
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the configuration for MovieLens-10M."""
+    config = ml1m.get_config()
+    config.data.source = "ml10m"
+    return config

@@ -1,0 +1,15 @@
+"""MovieLens-25M, downloaded from GroupLens, or read from --config.data.raw_dir=FOLDER.
+
+python -m tssr_jax.main --config=configs/ml25m.py --workdir=runs/ml25m
+"""
+
+import ml_collections
+
+from configs import ml1m
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the configuration for MovieLens-25M."""
+    config = ml1m.get_config()
+    config.data.source = "ml25m"
+    return config

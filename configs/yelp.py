@@ -1,0 +1,20 @@
+"""Yelp's open dataset: yelp_academic_dataset_review.json and _business.json.
+
+    python -m tssr_jax.main --config=configs/yelp.py --workdir=DIR --config.data.raw_dir=FOLDER
+
+Download: https://business.yelp.com/data/resources/open-dataset/
+"""
+
+import ml_collections
+
+from configs import default
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the configuration for Yelp."""
+    config = default.get_config()
+    config.data.source = "yelp"
+    config.data.text_fields = ("name", "categories", "city")
+    config.model.max_length = 20
+    config.train.packing = True
+    return config

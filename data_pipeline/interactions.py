@@ -1,0 +1,169 @@
+"""Any number of interactions within bounded memory: ids become numbers, rows are spilled to disk.
+
+    chunks of (user, item, timestamp)  ->  encoded rows  ->  parts, each a range of users
+
+Rows are numbered by the rank of their ids among the sorted ones. A part holds all rows of its
+users, in order: by user, by time, and ties by a seeded hash of (user, item), never by the order of
+the file or the values of the ids. Memory holds the ids, one part, and a few bytes for each user
+and item.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+# A row as it is spilled. Users and items are numbers, times are seconds since 1970.
+ROW = np.dtype([("user", "<u4"), ("item", "<u4"), ("time", "<i8")])
+ROWS_PER_PART = 4_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Interactions:
+    """All interactions of a dump, on disk.
+
+    Attributes:
+      user_ids: the owner's ids, sorted; user u is row u.
+      item_ids: the owner's ids, sorted.
+      parts: files of `ROW`s; a user's rows are in one of them, users ascend through the parts.
+      num_read: rows that were read.
+      num_repeats: rows dropped because the same user, item and time came before.
+    """
+
+    user_ids: pl.Series
+    item_ids: pl.Series
+    parts: tuple[Path, ...]
+    num_read: int
+    num_repeats: int
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Loads one part after the other."""
+        for path in self.parts:
+            yield np.fromfile(path, ROW)
+
+
+def collect(
+    chunks: Iterable[pl.DataFrame],
+    scratch: Path,
+    *,
+    tie_seed: int,
+    drop_repeats: bool,
+    rows_per_part: int = ROWS_PER_PART,
+) -> Interactions:
+    """Encodes, partitions and orders the interactions.
+
+    Args:
+      chunks: columns `user`, `item` (strings) and `timestamp` (int64 seconds).
+      scratch: an existing folder for the parts; it needs 32 bytes for each row.
+      tie_seed: seeds the order of a user's interactions at one time.
+      drop_repeats: keep one row where user, item and time are the same.
+      rows_per_part: about how many rows are in memory at a time.
+    """
+    encoded = scratch / "encoded"
+    users, items = _Ids(), _Ids()
+    with encoded.open("wb") as file:
+        for chunk in chunks:
+            rows = np.empty(chunk.height, ROW)
+            rows["user"] = users.encode(chunk["user"])
+            rows["item"] = items.encode(chunk["item"])
+            rows["time"] = chunk["timestamp"].to_numpy()
+            rows.tofile(file)
+    user_ids, user_rank = users.ranked()
+    item_ids, item_rank = items.ranked()
+    counts = np.zeros(len(user_ids), np.int64)
+    for rows in _blocks(encoded, rows_per_part):
+        counts += np.bincount(user_rank[rows["user"]], minlength=len(counts))
+    parts = _partition(encoded, counts, user_rank, item_rank, rows_per_part)
+    encoded.unlink()
+    hashes = _hash_ids(user_ids) + np.uint64(tie_seed), _hash_ids(item_ids)
+    kept = sum(_order(path, *hashes, drop_repeats) for path in parts)
+    num_read = int(counts.sum())
+    return Interactions(user_ids, item_ids, tuple(parts), num_read, num_read - kept)
+
+
+class _Ids:
+    """Numbers strings; the numbers are about as many as there are distinct ones, with gaps."""
+
+    def __init__(self) -> None:
+        # Categories of our own. Polars forgets them when no series has them any more: this one
+        # does as long as this object lives.
+        self._dtype = pl.Categorical(pl.Categories.random())
+        self._holder = pl.Series([""], dtype=self._dtype)
+        self._seen = np.zeros(0, bool)
+
+    def encode(self, ids: pl.Series) -> np.ndarray:
+        """uint32, one for each id."""
+        numbers = ids.cast(self._dtype).to_physical().to_numpy()
+        room = int(numbers.max(initial=0)) + 1
+        if room > self._seen.size:
+            self._seen = np.concatenate([self._seen, np.zeros(room, bool)])
+        self._seen[numbers] = True
+        return numbers
+
+    def ranked(self) -> tuple[pl.Series, np.ndarray]:
+        """The distinct ids, sorted, and the rank of each number among them."""
+        numbers = np.flatnonzero(self._seen).astype(np.uint32)
+        ids = pl.select(pl.Series(numbers).cat.to(self._dtype).cast(pl.String)).to_series()
+        order = ids.arg_sort().to_numpy()
+        rank = np.zeros(self._seen.size, np.uint32)
+        rank[numbers[order]] = np.arange(numbers.size, dtype=np.uint32)
+        return ids.gather(order), rank
+
+
+def _blocks(path: Path, rows: int) -> Iterator[np.ndarray]:
+    with path.open("rb") as file:
+        while (block := np.fromfile(file, ROW, rows)).size:
+            yield block
+
+
+def _partition(
+    encoded: Path,
+    counts: np.ndarray,
+    user_rank: np.ndarray,
+    item_rank: np.ndarray,
+    rows_per_part: int,
+) -> list[Path]:
+    """Writes each row, with ranks for numbers, to the part of its user."""
+    part_of_user = (np.cumsum(counts) - 1) // rows_per_part
+    _, part_of_user = np.unique(part_of_user, return_inverse=True)
+    number = int(part_of_user.max(initial=-1)) + 1
+    paths = [encoded.with_name(f"part-{i:05d}") for i in range(number)]
+    for rows in _blocks(encoded, rows_per_part):
+        rows["user"], rows["item"] = user_rank[rows["user"]], item_rank[rows["item"]]
+        part = part_of_user[rows["user"]]
+        rows = rows[np.argsort(part, kind="stable")]  # noqa: PLW2901
+        ends = np.cumsum(np.bincount(part, minlength=number))
+        for path, own in zip(paths, np.split(rows, ends[:-1]), strict=True):
+            if own.size:
+                with path.open("ab") as file:
+                    own.tofile(file)
+    return paths
+
+
+def _order(path: Path, user_hash: np.ndarray, item_hash: np.ndarray, drop_repeats: bool) -> int:
+    """Orders a part in its place and returns how many rows it keeps."""
+    rows = np.fromfile(path, ROW)
+    ties = _mix(_mix(user_hash[rows["user"]]) ^ item_hash[rows["item"]])
+    order = np.lexsort((rows["item"], ties, rows["time"], rows["user"]))
+    rows = rows[order]
+    if drop_repeats:
+        rows = rows[np.concatenate([[True], rows[1:] != rows[:-1]])]
+    ordered = path.with_suffix(".ordered")
+    rows.tofile(ordered)
+    ordered.replace(path)
+    return rows.size
+
+
+def _hash_ids(ids: pl.Series) -> np.ndarray:
+    digests = b"".join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in ids)
+    return np.frombuffer(digests, "<u8").astype(np.uint64)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64: every input bit changes every output bit."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

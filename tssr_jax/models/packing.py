@@ -1,0 +1,23 @@
+"""States of packed windows, and the way back to the windows (`data_pipeline.packing`)."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+# `items`, `segments`, `positions` int [packed_rows, length], `places` int [batch, length].
+Packed = Mapping[str, jax.Array]
+
+
+def unpack(states: jax.Array, places: jax.Array) -> jax.Array:
+    """Brings the states of packed tokens to the places of their windows.
+
+    Args:
+      states: [packed_rows, length, d_model].
+      places: int [batch, length], rows of the flattened states; their number where there is none.
+
+    Returns:
+      [batch, length, d_model], zeros where there is none.
+    """
+    flat = states.reshape(-1, states.shape[-1])
+    return jnp.concatenate([flat, jnp.zeros_like(flat[:1])])[places]
