@@ -1,0 +1,107 @@
+"""What packing saves: share of padding, and sequences per second of the whole training step.
+
+    python -m benchmarks.packing --config=configs/csv.py:FOLDER --config.model.max_length=50
+
+Both ways take the same batches; blocks of `--steps` steps are interleaved, medians are told. A
+step that is compiled anew (a packed batch of another number of rows) is not counted, but told.
+"""
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+from rich.table import Table
+
+from data_pipeline.input_pipeline import make_train_batches
+from tssr_jax import placement
+from tssr_jax.evaluate import initial_params
+from tssr_jax.experiment import Experiment, build_experiment
+from tssr_jax.optimizer import make_optimizer
+from tssr_jax.parallel import CLASSES, ROWS
+from tssr_jax.reporting import make_console
+from tssr_jax.train_state import create_train_state, make_train_step
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Data and model.")
+_STEPS = flags.DEFINE_integer("steps", 10, "Steps of a block.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Blocks of each way.", lower_bound=1)
+
+
+class Way:
+    """One way to train.
+
+    Attributes:
+      seconds: of each step, with those that were compiled apart.
+      padding: share of the encoded positions that hold no item, of each batch.
+    """
+
+    def __init__(self, experiment: Experiment, packing: bool):
+        config = experiment.config.copy_and_resolve_references()
+        config.train.packing = packing
+        optimizer = make_optimizer(config.optimizer, experiment.model.catalogue)
+
+        def start() -> Any:
+            return create_train_state(initial_params(experiment), optimizer, config)
+
+        layout = placement.layout(jax.eval_shape(start))
+        self._state = experiment.devices.build(start, layout)
+        self._step = experiment.devices.run(
+            make_train_step(experiment.model, optimizer, config),
+            inputs=(layout, ROWS, CLASSES),
+            output=layout,
+            donate=(0,),
+        )
+        self._features = experiment.item_features
+        self._batches: Iterator[Any] = make_train_batches(experiment.sequences, config).iterate(0)
+        self._shapes: set[int] = set()
+        self.seconds: list[float] = []
+        self.compile_seconds: list[float] = []
+        self.padding: list[float] = []
+
+    def run(self, steps: int) -> None:
+        """Times some steps, each with the wait for its batch."""
+        for _ in range(steps):
+            begin = time.perf_counter()
+            batch = next(self._batches)
+            self._state = self._step(self._state, batch, self._features)
+            jax.block_until_ready(self._state)
+            seconds = time.perf_counter() - begin
+            encoded = batch["packed"]["items"] if "packed" in batch else batch["item_sequence"]
+            self.padding.append(float(np.mean(encoded == 0)))
+            known = len(encoded) in self._shapes
+            (self.seconds if known else self.compile_seconds).append(seconds)
+            self._shapes.add(len(encoded))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints one line for each way."""
+    del argv
+    config: ml_collections.ConfigDict = _CONFIG.value
+    experiment = build_experiment(config)
+    ways = {"padded": Way(experiment, False), "packed": Way(experiment, True)}
+    for _ in range(_REPEATS.value):
+        for way in ways.values():
+            way.run(_STEPS.value)
+    table = Table(title=f"batch {config.train.batch_size}, length {config.model.max_length}")
+    for name in ("", "padding", "step", "sequences/s", "to padded", "compiled"):
+        table.add_column(name, justify="right")
+    medians = {name: statistics.median(way.seconds) for name, way in ways.items()}
+    for name, way in ways.items():
+        table.add_row(
+            name,
+            f"{statistics.mean(way.padding):.1%}",
+            f"{medians[name]:.3f} s",
+            f"{config.train.batch_size / medians[name]:,.0f}",
+            f"{medians['padded'] / medians[name]:.2f}",
+            f"{len(way.compile_seconds)} times, {sum(way.compile_seconds):.0f} s",
+        )
+    make_console().print(table)
+
+
+if __name__ == "__main__":
+    app.run(main)
