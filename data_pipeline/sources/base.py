@@ -13,6 +13,7 @@ import ml_collections
 import polars as pl
 from etils import epath
 
+from data_pipeline import cache
 from tssr_jax.errors import UserError
 
 _MAX_SECONDS = 2**53  # float64 holds every whole number up to here
@@ -119,7 +120,7 @@ def find_files(
     if "://" not in str(data.raw_dir):
         return [Path(folder / name) for name in found_names]
     key = hashlib.sha256(data.raw_dir.encode()).hexdigest()[:16]
-    copies = Path(data.cache_dir).expanduser() / "downloads" / f"bucket-{key}"
+    copies = cache.local_folder(data.cache_dir) / "downloads" / f"bucket-{key}"
     copies.mkdir(parents=True, exist_ok=True)
     return [_copy(folder / name, copies / name) for name in found_names]
 

