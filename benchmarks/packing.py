@@ -56,7 +56,7 @@ class Way:
             output=layout,
             donate=(0,),
         )
-        self._features = experiment.item_features
+        self._features = experiment.content
         self._batches: Iterator[Any] = make_train_batches(experiment.sequences, config).iterate(0)
         self._shapes: set[int] = set()
         self.seconds: list[float] = []

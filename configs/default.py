@@ -82,6 +82,20 @@ def _content() -> ml_collections.ConfigDict:
     content.text_model_dir = ""
     # Texts are cut at this many tokens, [CLS] and [SEP] included.
     content.max_tokens = 256
+    # How a text's tokens become one vector, of L2 norm 1: "mean", "cls" (first token), or
+    # "pooler" (what the pretrained pooler makes of the first token).
+    content.pooling = "mean"
+    # Layers of the text encoder that are trained with the model, from the top: 0 keeps it frozen
+    # (vectors are computed once), -1 trains all of them and the embeddings.
+    content.trained_layers = 0
+    # Adam's step size for the encoder's top layer.
+    content.learning_rate = 5e-5
+    # Each layer below has this share of the step size of the one above.
+    content.layer_decay = 0.9
+    # Steps before the encoder is trained, the rest of the model is from the start.
+    content.train_from_step = 0
+    # Texts encoded at a time on a device: bounds the memory of a step.
+    content.micro_batch = 64
     return content
 
 

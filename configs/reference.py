@@ -6,19 +6,14 @@ The argument names another file of this folder, with its own argument behind a s
 `configs/reference.py:csv:FOLDER`.
 """
 
-import importlib
-
 import ml_collections
+
+from configs import load
 
 
 def get_config(base: str = "ml100k") -> ml_collections.ConfigDict:
     """Returns the configuration `base` with the authors' settings in place of ours."""
-    name, _, argument = base.partition(":")
-    try:
-        module = importlib.import_module(f"configs.{name}")
-    except ModuleNotFoundError as error:
-        raise ValueError(f"configs/reference.py:{base}: there is no configs/{name}.py") from error
-    config = module.get_config(argument) if argument else module.get_config()
+    config = load(base)
     config.model.d_model = 128
     config.model.num_heads = 4
     config.model.d_ffn = 256

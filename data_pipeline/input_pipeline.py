@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import ml_collections
 import numpy as np
 
+from data_pipeline.distinct import DistinctItems
 from data_pipeline.packing import pack_tensors
 from data_pipeline.store import SequenceStore
 from data_pipeline.tensorflow_cpu import tf
@@ -95,6 +96,7 @@ class TrainBatches:
       reorder_rate: probability that the items of a window, the last target included, are put in
         a random order ("item reorder" of CL4SRec, arXiv 2010.14395, over the whole window).
       packing: add the packed form of the windows.
+      distinct: add the distinct items of the global batch. (Processes then read all rows.)
       cut: what of a batch is read here; by default all.
     """
 
@@ -109,6 +111,7 @@ class TrainBatches:
         window_stride: int = 1,
         reorder_rate: float = 0.0,
         packing: bool = False,
+        distinct: DistinctItems | None = None,
         cut: Cut | None = None,
     ):
         self._store = store
@@ -119,6 +122,7 @@ class TrainBatches:
         self._seed = seed
         self._reorder_rate = reorder_rate
         self._packing = packing
+        self._distinct = distinct
         self._cut = cut or Cut(batch_size)
         self._rows = range(self._cut.num_rows)[self._cut.rows]
         self.num_users = self._windows.num_users
@@ -129,7 +133,9 @@ class TrainBatches:
         """Batches of the global steps start_step, start_step + 1, ...
 
         Each is {"item_sequence": int32 [rows, L], "labels": int32 [rows, L], "row_mask":
-        bool [rows]}, and with packing "packed", see `data_pipeline.packing.pack`.
+        bool [rows]}; with packing "packed", see `data_pipeline.packing.pack`; and "distinct", of
+        each bucket the items int32 [number] that this process's devices encode, see
+        `DistinctItems`.
         """
         dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
         dataset = dataset.map(self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -147,30 +153,41 @@ class TrainBatches:
         users, ends = self._windows(window)
         ends = tf.where(row_mask, ends, 0)  # an empty window
         own = slice(self._rows.start, self._rows.stop)
-        windows = self._store.rows(users[own]).windows(ends[own], self._max_length + 1)
+        read = own if self._distinct is None else slice(0, self._cut.num_rows)
+        windows = self._store.rows(users[read]).windows(ends[read], self._max_length + 1)
         if self._reorder_rate:
-            windows = _reorder(windows, self._reorder_rate, self._draws(step))
+            windows = _reorder(windows, self._reorder_rate, self._draws(step)[read])
+        batch = {"row_mask": row_mask[own]}
+        devices = self._cut.num_devices
+        if self._distinct is not None:
+            mine = slice(
+                own.start * devices // self._cut.num_rows, own.stop * devices // self._cut.num_rows
+            )
+            found = self._distinct(windows[:, :-1], devices)
+            batch["distinct"] = tuple(tf.reshape(ids[mine], [-1]) for ids in found)
+            windows = windows[own]
         inputs, labels = windows[:, :-1], windows[:, 1:]
         if self._last_label_only:
             labels = tf.concat([tf.zeros_like(labels[:, 1:]), labels[:, -1:]], axis=1)
-        batch = {"item_sequence": inputs, "labels": labels, "row_mask": row_mask[own]}
+        batch |= {"item_sequence": inputs, "labels": labels}
         if self._packing:
             sizes = tf.maximum(tf.minimum(ends, self._max_length + 1) - 1, 0)
-            devices = self._cut.num_devices
             first = self._rows.start * devices // self._cut.num_rows
             batch["packed"] = pack_tensors(inputs, sizes, devices, first)
         return batch
 
     def _draws(self, step: tf.Tensor) -> tf.Tensor:
-        """L + 2 uniform numbers for each row, whichever rows are read and however many follow."""
+        """L + 2 uniform numbers for each row, however many empty ones follow."""
         shape = [self._batch_size, self._max_length + 2]
         draws = tf.random.stateless_uniform(shape, tf.stack([self._seed, step]))
-        draws = tf.pad(draws, [[0, self._cut.num_rows - self._batch_size], [0, 0]])
-        return draws[self._rows.start : self._rows.stop]
+        return tf.pad(draws, [[0, self._cut.num_rows - self._batch_size], [0, 0]])
 
 
 def make_train_batches(
-    store: SequenceStore, config: ml_collections.ConfigDict, cut: Cut | None = None
+    store: SequenceStore,
+    config: ml_collections.ConfigDict,
+    cut: Cut | None = None,
+    distinct: DistinctItems | None = None,
 ) -> TrainBatches:
     """The training batches that the config asks for."""
     train = config.train
@@ -183,6 +200,7 @@ def make_train_batches(
         window_stride=train.window_stride,
         reorder_rate=train.reorder_rate,
         packing=train.packing,
+        distinct=distinct,
         cut=cut,
     )
 

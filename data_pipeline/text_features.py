@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from data_pipeline import cache, fetching
 from tssr_jax.errors import UserError
-from tssr_jax.models.content.bert import Bert, BertConfig, load_params, mean_pool
+from tssr_jax.models.content.bert import Bert, BertConfig, load_params, unit_length
 
 TOKENS_PER_BATCH = 2048
 _LENGTHS = (8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -51,12 +51,12 @@ def text_features(
       cache_dir: where features and downloads are kept.
     """
     folder = text_model_folder(content, cache_dir)
-    key = _key(texts, folder, content.max_tokens)
+    key = features_key(texts, folder, content)
     name = f"features/{key}.npy"
     path = cache.find(cache_dir, name)
     if path is not None:
         return TextFeatures(key, np.load(path))
-    encoder = TextEncoder(folder, content.max_tokens)
+    encoder = TextEncoder(folder, content.max_tokens, content.pooling)
     table = np.zeros((len(texts) + 1, encoder.hidden_size), np.float32)
     rows = np.array([i + 1 for i, text in enumerate(texts) if text.strip()], np.int64)
     if rows.size:
@@ -92,14 +92,20 @@ def text_model_folder(content: ml_collections.ConfigDict, cache_dir: str) -> Pat
 
 
 class TextEncoder:
-    """Tokenizer, encoder and mean pooling of one folder.
+    """Tokenizer, encoder and pooling of one folder.
+
+    Attributes:
+      bert: the encoder.
+      params: its parameters, on a device.
+      hidden_size: width of the vectors.
 
     Args:
       folder: holds config.json, model.safetensors and tokenizer.json.
       max_tokens: texts are cut at this many tokens, [CLS] and [SEP] included.
+      pooling: see `Bert.pool`.
     """
 
-    def __init__(self, folder: Path, max_tokens: int):
+    def __init__(self, folder: Path, max_tokens: int, pooling: str = "mean"):
         config = BertConfig.from_folder(folder)
         if not 3 <= max_tokens <= config.max_position_embeddings:
             raise UserError(
@@ -111,8 +117,9 @@ class TextEncoder:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
-        self._params = jax.device_put(load_params(folder, config))
-        self._bert = Bert(config)
+        self._pooling = pooling
+        self.bert = Bert(config, pooler=pooling == "pooler")
+        self.params = jax.device_put(load_params(folder, self.bert))
         self._embed = jax.jit(self._embed_batch)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
@@ -130,13 +137,15 @@ class TextEncoder:
             for slot, row in enumerate(rows):
                 lengths[slot] = len(token_ids[row])
                 tokens[slot, : lengths[slot]] = token_ids[row]
-            result[rows] = np.asarray(self._embed(self._params, tokens, lengths))[: len(rows)]
+            result[rows] = np.asarray(self._embed(self.params, tokens, lengths))[: len(rows)]
         return result
 
     def _embed_batch(self, params: dict, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
         mask = jnp.arange(tokens.shape[1]) < lengths[:, None]
-        states = cast(jax.Array, self._bert.apply({"params": params}, tokens, mask))
-        return mean_pool(states, mask)
+        states = self.bert.apply({"params": params}, tokens, mask)
+        arguments = (states, mask, self._pooling)
+        pooled = self.bert.apply({"params": params}, *arguments, method=Bert.pool)
+        return unit_length(cast(jax.Array, pooled))
 
 
 def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[tuple[np.ndarray, int, int]]:
@@ -151,9 +160,10 @@ def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[tuple[np.ndarr
             yield members[start : start + size], size, length
 
 
-def _key(texts: Sequence[str], folder: Path, max_tokens: int) -> str:
+def features_key(texts: Sequence[str], folder: Path, content: ml_collections.ConfigDict) -> str:
+    """Identifies texts, encoder and how it is used."""
     digest = hashlib.sha256()
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         digest.update(fetching.file_sha256(folder / name).encode())
-    digest.update(json.dumps([_VERSION, max_tokens, list(texts)]).encode())
+    digest.update(json.dumps([_VERSION, content.max_tokens, content.pooling, list(texts)]).encode())
     return digest.hexdigest()[:20]

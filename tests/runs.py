@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from tssr_jax.checkpointing import Checkpointer
+from tssr_jax.evaluate import initial_params
 from tssr_jax.experiment import build_experiment
 from tssr_jax.optimizer import make_optimizer
 from tssr_jax.train_state import create_train_state, init_params
@@ -19,11 +20,19 @@ ROOT = Path(__file__).parents[1]
 def final_state(config, workdir):
     """The newest checkpoint's state, as plain arrays."""
     experiment = build_experiment(config)
-    params = init_params(experiment.model, experiment.item_features, config.seed)
+    params = init_params(experiment.model, experiment.feature_width, config.seed)
     target = create_train_state(params, make_optimizer(config.optimizer), config)
     with Checkpointer(workdir, experiment.data.num_items) as checkpointer:
         state, progress = checkpointer.restore_newest(target)
     return jax.tree.map(np.asarray, state), progress
+
+
+def best_params(config, workdir):
+    """The best checkpoint's parameters, as plain arrays."""
+    target = initial_params(build_experiment(config))
+    with Checkpointer(workdir, build_experiment(config).data.num_items) as checkpointer:
+        params, _ = checkpointer.restore_best(target)
+    return jax.tree.map(np.asarray, params)
 
 
 def metrics_of(workdir):

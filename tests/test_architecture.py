@@ -32,6 +32,8 @@ LAYERS = (
     "data_pipeline.store",
     "data_pipeline.packing",
     "data_pipeline.text_features",
+    "data_pipeline.distinct",
+    "data_pipeline.text_inputs",
     "data_pipeline.input_pipeline",
     "tssr_jax.run_config",
     "tssr_jax.preemption",

@@ -17,8 +17,10 @@ from tssr_jax import collectives, placement, processes
 from tssr_jax.checkpointing import Checkpointer
 from tssr_jax.experiment import Experiment, build_experiment, require_same_data
 from tssr_jax.metrics import answer_ranks, ranking_metrics
+from tssr_jax.models.content.text import TextInputs
 from tssr_jax.models.tssr import TSSR, encode, score
-from tssr_jax.parallel import CLASSES, ROWS
+from tssr_jax.optimizer import TEXT_ENCODER
+from tssr_jax.parallel import ROWS, WHOLE
 from tssr_jax.reporting import make_console, make_progress, metrics_table
 from tssr_jax.run_config import load_config, write_json
 from tssr_jax.train_state import init_params
@@ -50,11 +52,49 @@ def make_eval_step(model: TSSR) -> EvalStep:
     return eval_step
 
 
-def compile_eval_step(experiment: Experiment) -> EvalStep:
-    """`make_eval_step` on all devices."""
-    return experiment.devices.run(
-        make_eval_step(experiment.model), inputs=(params_layout(experiment), ROWS, CLASSES)
-    )
+class Ranker:
+    """Ranks users with any parameters; compiles what it needs once.
+
+    Args:
+      experiment: data, content, model and devices.
+    """
+
+    def __init__(self, experiment: Experiment):
+        layout, devices = params_layout(experiment), experiment.devices
+        self._experiment = experiment
+        self._eval_step = devices.run(
+            make_eval_step(experiment.model), inputs=(layout, ROWS, experiment.content_layout)
+        )
+        self._encode: Callable[..., Any] | None = None
+        if experiment.text is not None:
+            encoder, axis = experiment.text.encoder, experiment.model.rows_axis
+            ids = encoder.shares(experiment.data.num_items + 1, devices.num_devices)
+            self._own_ids = ids[devices.local_rows(ids.size)]
+
+            def body(params: Any, own: jax.Array, inputs: TextInputs) -> jax.Array:
+                return encoder.catalogue(params[TEXT_ENCODER], inputs, own, axis)
+
+            self._encode = devices.run(body, inputs=(layout, ROWS, WHOLE))
+
+    def __call__(
+        self, params: Any, batches: EvalBatches, on_batch: Callable[[], None] = lambda: None
+    ) -> np.ndarray:
+        """0-based rank of each user's answer, int32 [num_users], each user once.
+
+        A content encoder that is trained encodes the catalogue once, each device its share.
+        """
+        features = self._experiment.content
+        if self._encode is not None:
+            features = self._encode(params, self._own_ids, features)
+        ranks = []
+        for batch in batches:
+            ranks.append(np.asarray(self._eval_step(params, batch, features)))
+            on_batch()
+        everyone = np.concatenate(ranks)
+        everyone = everyone[everyone >= 0]
+        if len(everyone) != batches.num_users:
+            raise RuntimeError(f"{len(everyone)} users were ranked instead of {batches.num_users}")
+        return everyone
 
 
 def params_layout(experiment: Experiment) -> Any:
@@ -63,8 +103,12 @@ def params_layout(experiment: Experiment) -> Any:
 
 
 def initial_params(experiment: Experiment) -> Any:
-    """`init_params` of the experiment's model and seed."""
-    return init_params(experiment.model, experiment.item_features, experiment.config.seed)
+    """`init_params` of the experiment's model and seed; zeros for an encoder that is trained."""
+    params = init_params(experiment.model, experiment.feature_width, experiment.config.seed)
+    if experiment.text is not None:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), experiment.text.params)
+        params = {**params, TEXT_ENCODER: zeros}
+    return params
 
 
 def make_eval_batches(experiment: Experiment, split: EvalSplit) -> EvalBatches:
@@ -80,25 +124,6 @@ def make_eval_batches(experiment: Experiment, split: EvalSplit) -> EvalBatches:
         full_history=config.corrections.full_history_ranking,
         exclude_padding_class=config.corrections.exclude_padding_class,
     )
-
-
-def rank_users(
-    eval_step: EvalStep,
-    params: Any,
-    batches: EvalBatches,
-    item_features: jax.Array | None,
-    on_batch: Callable[[], None] = lambda: None,
-) -> np.ndarray:
-    """0-based rank of each user's answer, int32 [num_users], each user once."""
-    ranks = []
-    for batch in batches:
-        ranks.append(np.asarray(eval_step(params, batch, item_features)))
-        on_batch()
-    everyone = np.concatenate(ranks)
-    everyone = everyone[everyone >= 0]
-    if len(everyone) != batches.num_users:
-        raise RuntimeError(f"{len(everyone)} users were ranked instead of {batches.num_users}")
-    return everyone
 
 
 def split_metrics(ranks: np.ndarray, config: ml_collections.ConfigDict) -> dict[str, float | int]:
@@ -122,19 +147,13 @@ def evaluate_best(
     Returns:
       The test metrics.
     """
-    eval_step = compile_eval_step(experiment)
+    rank = Ranker(experiment)
     columns: dict[str, dict[str, float | int]] = {}
     with make_progress(console) as progress:
         for split in SPLITS:
             batches = make_eval_batches(experiment, split)
             task = progress.add_task(f"Ranking, {split}", total=batches.num_batches, message="")
-            ranks = rank_users(
-                eval_step,
-                params,
-                batches,
-                experiment.item_features,
-                functools.partial(progress.advance, task),
-            )
+            ranks = rank(params, batches, functools.partial(progress.advance, task))
             columns[split] = split_metrics(ranks, experiment.config)
     if processes.is_first():
         write_json(workdir / TEST_METRICS_FILE, columns["test"])

@@ -2,21 +2,23 @@
 
 import dataclasses
 import json
+from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 from etils import epath
+from jax.sharding import PartitionSpec
 
 from data_pipeline.prepare import PreparedData, prepare
 from data_pipeline.store import SequenceStore, open_store
-from data_pipeline.text_features import text_features
+from data_pipeline.text_features import TextFeatures, text_features
+from data_pipeline.text_inputs import PreparedText, prepare_text
 from tssr_jax import processes
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.collectives import Axis
 from tssr_jax.errors import UserError
 from tssr_jax.models.tssr import TSSR
-from tssr_jax.parallel import CLASSES, Devices
+from tssr_jax.parallel import CLASSES, WHOLE, Devices
 from tssr_jax.run_config import validate_config, write_json
 
 DATA_FILE = "data.json"
@@ -30,9 +32,11 @@ class Experiment:
       config: validated.
       data: the prepared data set.
       sequences: its sequences, in memory or on disk.
-      item_features: float32 [padded_classes, feature_dim], laid out as CLASSES; None without a
-        content stream.
-      features_key: identifies them; "" without a content stream.
+      content: what the content stream reads, laid out as `content_layout`: float32
+        [padded_classes, feature_dim], or the inputs of an encoder that is trained; None without
+        a content stream.
+      content_key: identifies it; "" without a content stream.
+      text: the text encoder, if it is trained.
       devices: where it runs.
       model: the module; its parameters live elsewhere.
     """
@@ -40,30 +44,50 @@ class Experiment:
     config: ml_collections.ConfigDict
     data: PreparedData
     sequences: SequenceStore
-    item_features: jax.Array | None
-    features_key: str
+    content: Any
+    content_key: str
+    text: PreparedText | None
     devices: Devices
     model: TSSR
+
+    @property
+    def content_layout(self) -> PartitionSpec:
+        """How `content` lies on the devices."""
+        return CLASSES if self.text is None else WHOLE
+
+    @property
+    def feature_width(self) -> int | None:
+        """Of the content features; None without a content stream."""
+        if self.text is not None:
+            return self.text.encoder.bert.config.hidden_size
+        return None if self.content is None else int(self.content.shape[-1])
 
 
 def build_experiment(config: ml_collections.ConfigDict) -> Experiment:
     """Prepares data and features (or finds them in the cache) and makes the model."""
     validate_config(config)
     devices = Devices(config.parallel, config.num_devices, config.model_devices)
-    features = None
+    text = None
+    features: TextFeatures | None = None
     with processes.first_goes_first("prepare"):
         data = prepare(config.data)
         if "content" in config.model.streams:
-            features = text_features(data.texts, config.content, config.data.cache_dir)
+            arguments = (data.texts, config.content, config.data.cache_dir)
+            if config.content.trained_layers:
+                text = prepare_text(*arguments)
+            else:
+                features = text_features(*arguments)
     catalogue = devices.catalogue(data.num_items)
-    table = None
+    content, key = None, ""
     if features is not None:
         fill = catalogue.padded_classes - catalogue.num_classes
-        table = devices.place(np.pad(features.table, ((0, fill), (0, 0))), CLASSES)
+        content = devices.place(np.pad(features.table, ((0, fill), (0, 0))), CLASSES)
+        key = features.key
+    if text is not None:
+        content, key = devices.place(text.inputs), text.key
     model = make_model(config, catalogue, devices.rows_axis)
     sequences = open_store(data, config.data.in_memory_gib)
-    key = "" if features is None else features.key
-    return Experiment(config, data, sequences, table, key, devices, model)
+    return Experiment(config, data, sequences, content, key, text, devices, model)
 
 
 def make_model(
@@ -79,7 +103,7 @@ def save_data_report(experiment: Experiment, workdir: epath.Path) -> None:
     """Writes workdir/data.json: which data the run was trained on."""
     data = experiment.data
     report = {"key": data.key, "num_users": data.num_users, "num_items": data.num_items}
-    report["features_key"] = experiment.features_key
+    report["features_key"] = experiment.content_key
     write_json(workdir / DATA_FILE, report | {"report": data.report})
 
 
@@ -97,7 +121,7 @@ def require_same_data(experiment: Experiment, workdir: epath.Path) -> None:
             f"{experiment.data.num_items} items). The raw files or the settings that filter them "
             "have changed; restore them, or train in another --workdir."
         )
-    if saved["features_key"] != experiment.features_key:
+    if saved["features_key"] != experiment.content_key:
         raise UserError(
             f"The content features are not those of the run in {workdir}: another text encoder "
             "(--config.content.text_model_dir) makes others. Give it the same one, or train in "

@@ -10,17 +10,22 @@ import optax
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.placement import global_norm
 
+# The parameters of a trained text encoder, beside those of the model.
+TEXT_ENCODER = "text_encoder"
 _NOT_DECAYED = ("bias", "scale")
 
 
 def make_optimizer(
-    config: ml_collections.ConfigDict, catalogue: Catalogue | None = None
+    config: ml_collections.ConfigDict,
+    catalogue: Catalogue | None = None,
+    content: ml_collections.ConfigDict | None = None,
 ) -> optax.GradientTransformation:
     """Builds the optimiser of section `optimizer` of the config.
 
     Args:
       config: the section.
       catalogue: how the classes lie on the devices, where gradients hold a part of them.
+      content: section `content`, if a content encoder is trained.
     """
     schedule: optax.ScalarOrSchedule = config.learning_rate
     if config.warmup_steps:
@@ -35,6 +40,8 @@ def make_optimizer(
     stages.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
     if config.weight_decay:
         stages.append(optax.add_decayed_weights(config.weight_decay, mask=_decayed))
+    if content is not None:
+        stages.append(_encoder_steps(content, config.learning_rate))
     stages.append(optax.scale_by_learning_rate(schedule))
     return optax.chain(*stages)
 
@@ -48,6 +55,34 @@ def clip_by_norm(max_norm: float, catalogue: Catalogue | None) -> optax.Gradient
         return jax.tree.map(lambda x: x * scale, grads)
 
     return optax.stateless(clip)
+
+
+def _encoder_steps(
+    content: ml_collections.ConfigDict, learning_rate: float
+) -> optax.GradientTransformation:
+    """Gives a content encoder its own step size, smaller for lower layers, 0 at first."""
+
+    def init(params: Any) -> jax.Array:
+        del params
+        return jnp.zeros((), jnp.int32)
+
+    def update(updates: Any, count: jax.Array, params: Any) -> tuple[Any, jax.Array]:
+        del params
+        trained = (count >= content.train_from_step) * content.learning_rate / learning_rate
+        layers = updates[TEXT_ENCODER]
+        top = max([int(name.removeprefix("layer_")) for name in layers if "layer_" in name])
+        scaled = {}
+        for name, tree in layers.items():
+            depth = top + 1
+            if name.startswith("layer_"):
+                depth = top - int(name.removeprefix("layer_"))
+            elif name == "pooler_dense":
+                depth = 0
+            scale = trained * content.layer_decay**depth
+            scaled[name] = jax.tree.map(lambda x, scale=scale: scale * x, tree)
+        return {**updates, TEXT_ENCODER: scaled}, count + 1
+
+    return optax.GradientTransformation(init, update)
 
 
 def _decayed(params: Any) -> Any:

@@ -45,6 +45,9 @@ _AT_LEAST = {
     "data.text_field_length": 0,
     "data.max_bad_lines": 0,
     "data.in_memory_gib": 0,
+    "content.trained_layers": -1,
+    "content.train_from_step": 0,
+    "content.micro_batch": 1,
     "train.batch_size": 1,
     "train.window_stride": 1,
     "train.num_epochs": 1,
@@ -78,6 +81,20 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"--config.{name} is {fields[name]}; it must be in [0, 1).")
     _validate_model(config.model)
     _validate_windows(config)
+    _validate_content(config)
+
+
+def _validate_content(config: ml_collections.ConfigDict) -> None:
+    content = config.content
+    if content.pooling not in ("mean", "cls", "pooler"):
+        raise UserError(
+            f"--config.content.pooling is {content.pooling!r}; known: mean, cls, pooler."
+        )
+    if content.trained_layers and config.model_devices > 1:
+        raise UserError(
+            f"--config.content.trained_layers is {content.trained_layers}: an encoder that is "
+            "trained needs the whole catalogue on each device; set --config.model_devices=1."
+        )
 
 
 def _validate_model(model: ml_collections.ConfigDict) -> None:

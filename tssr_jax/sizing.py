@@ -149,11 +149,13 @@ def compile_step(
     rows = run.round_up(config.train.batch_size)
     model = make_model(config, run.catalogue(num_items), run.rows_axis)
     optimizer = make_optimizer(config.optimizer, model.catalogue)
-    shape = (model.catalogue.padded_classes, feature_dim)
-    features = jax.ShapeDtypeStruct(shape, jnp.float32) if "content" in model.streams else None
+    width = feature_dim if "content" in model.streams else None
+    features = None
+    if width is not None:
+        features = jax.ShapeDtypeStruct((model.catalogue.padded_classes, width), jnp.float32)
 
     def start() -> Any:
-        return create_train_state(init_params(model, features, config.seed), optimizer, config)
+        return create_train_state(init_params(model, width, config.seed), optimizer, config)
 
     window = jax.ShapeDtypeStruct((rows, config.model.max_length), jnp.int32)
     row_mask = jax.ShapeDtypeStruct((rows,), jnp.bool_)

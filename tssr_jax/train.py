@@ -17,11 +17,10 @@ from tssr_jax import placement, processes
 from tssr_jax.checkpointing import Checkpointer, Progress
 from tssr_jax.errors import UserError
 from tssr_jax.evaluate import (
-    compile_eval_step,
+    Ranker,
     evaluate_best,
     initial_params,
     make_eval_batches,
-    rank_users,
     split_metrics,
 )
 from tssr_jax.experiment import (
@@ -31,7 +30,7 @@ from tssr_jax.experiment import (
     save_data_report,
 )
 from tssr_jax.optimizer import make_optimizer
-from tssr_jax.parallel import CLASSES, ROWS
+from tssr_jax.parallel import ROWS
 from tssr_jax.preemption import StopRequest
 from tssr_jax.reporting import MetricWriter, make_console, make_progress, pairs_table
 from tssr_jax.run_config import (
@@ -47,6 +46,7 @@ from tssr_jax.train_state import (
     all_finite,
     create_train_state,
     make_train_step,
+    with_encoder,
     zero_sums,
 )
 
@@ -119,10 +119,13 @@ class Trainer:
     ):
         config = experiment.config
         self._config = config
-        self._features = experiment.item_features
+        self._content = experiment.content
         self._checkpointer = checkpointer
         self._console = console
-        optimizer = make_optimizer(config.optimizer, experiment.model.catalogue)
+        text = experiment.text
+        optimizer = make_optimizer(
+            config.optimizer, experiment.model.catalogue, config.content if text else None
+        )
 
         def start() -> TrainState:
             return create_train_state(initial_params(experiment), optimizer, config)
@@ -130,22 +133,25 @@ class Trainer:
         layout = placement.layout(jax.eval_shape(start))
         self._devices = devices = experiment.devices
         self.state: TrainState = devices.build(start, layout)
+        if text is not None:
+            self.state = with_encoder(self.state, devices.place(text.params))
         self.progress = Progress()
         restored = checkpointer.restore_newest(self.state)
         if restored is not None:
             self.state, self.progress = restored
         self._train_step = devices.run(
-            make_train_step(experiment.model, optimizer, config),
-            inputs=(layout, ROWS, CLASSES),
+            make_train_step(experiment.model, optimizer, config, text.encoder if text else None),
+            inputs=(layout, ROWS, experiment.content_layout),
             output=layout,
             donate=(0,),
         )
-        self._eval_step = compile_eval_step(experiment)
+        self._rank = Ranker(experiment)
         num_rows = devices.round_up(config.train.batch_size)
         self._batches = make_train_batches(
             experiment.sequences,
             config,
             Cut(num_rows, devices.local_rows(num_rows), devices.num_devices),
+            text.distinct_items() if text else None,
         )
         if not self._batches.num_users:
             raise UserError("No user has the 4 interactions that a training window needs.")
@@ -182,7 +188,7 @@ class Trainer:
                     self._save()
                     return False
                 started = time.monotonic()
-                self.state = self._train_step(self.state, next(batches), self._features)
+                self.state = self._train_step(self.state, next(batches), self._content)
                 step += 1
                 boundary = self._is_boundary(step)
                 if boundary or step % _STEPS_PER_SYNC == 0:
@@ -271,9 +277,7 @@ class Trainer:
         )
 
     def _validate(self, step: int) -> str:
-        ranks = rank_users(
-            self._eval_step, self.state.eval_params, self._validation, self._features
-        )
+        ranks = self._rank(self.state.eval_params, self._validation)
         metrics = split_metrics(ranks, self._config)
         record = {f"validation/{name}": value for name, value in metrics.items()}
         self._writer.write(step, {"epoch": step / self._batches.steps_per_epoch} | record)

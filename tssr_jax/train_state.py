@@ -1,5 +1,6 @@
 """The state of training and the pure step that advances it."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -13,7 +14,9 @@ from tssr_jax import collectives, placement
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.losses.term import LossTerm
 from tssr_jax.losses.total import loss_terms, term_weights, total_loss
+from tssr_jax.models.content.text import TrainedText
 from tssr_jax.models.tssr import TSSR, encode
+from tssr_jax.optimizer import TEXT_ENCODER
 
 NEVER = jnp.iinfo(jnp.int32).max
 TOTAL = "total"
@@ -47,25 +50,22 @@ class TrainState:
         return self.params if self.average is None else self.average
 
 
-def init_params(
-    model: TSSR, item_features: jax.Array | jax.ShapeDtypeStruct | None, seed: int
-) -> Any:
+def init_params(model: TSSR, feature_width: int | None, seed: int) -> Any:
     """Initial parameters, on any number of devices the same function of the model and the seed.
 
     Args:
       model: the module of one device.
-      item_features: [classes, feature_dim], of which only the width is looked at.
+      feature_width: of the content features; None without a content stream.
       seed: any integer.
 
     Returns:
       The parameters for all devices: those with one row per class have `padded_classes`.
     """
     whole = model.clone(catalogue=Catalogue(model.catalogue.num_items), rows_axis=None)
-    width = None if item_features is None else item_features.shape[-1]
 
     def init(key: jax.Array) -> Any:
         sequence = jnp.zeros((1, model.max_length), jnp.int32)
-        features = None if width is None else jnp.zeros((1, width))
+        features = None if feature_width is None else jnp.zeros((1, feature_width))
         params = whole.init(key, sequence, features)["params"]
         return placement.pad_classes(params, model.catalogue)
 
@@ -85,6 +85,15 @@ def create_train_state(
         loss_sums=zero_sums(names),
         first_nonfinite={name: jnp.full((), NEVER, jnp.int32) for name in names},
     )
+
+
+def with_encoder(state: TrainState, encoder: Any) -> TrainState:
+    """The state with a text encoder's parameters in place of zeros, in the average too."""
+    average = state.average
+    if average is not None:
+        average = {**average, TEXT_ENCODER: jax.tree.map(jnp.copy, encoder)}
+    params = {**state.params, TEXT_ENCODER: encoder}
+    return dataclasses.replace(state, params=params, average=average)
 
 
 def all_finite(params: Any) -> jax.Array:
@@ -109,8 +118,9 @@ def make_train_step(
     model: TSSR,
     optimizer: optax.GradientTransformation,
     config: ml_collections.ConfigDict,
-) -> Callable[[TrainState, Mapping[str, Any], jax.Array | None], TrainState]:
-    """Returns the step of one device, the pure function `(state, batch, item_features) -> state`.
+    text: TrainedText | None = None,
+) -> Callable[[TrainState, Mapping[str, Any], Any], TrainState]:
+    """Returns the step of one device, the pure function `(state, batch, content) -> state`.
 
     Each device gets its rows of the global batch; the loss and the new state are those of the
     whole, the same on all devices. Dropout is a function of (config.seed, step, row).
@@ -119,20 +129,23 @@ def make_train_step(
       model: tells how batch and catalogue lie on the devices.
       optimizer: whose state the train state holds.
       config: sections `loss` and `corrections`, and the seed.
+      text: the encoder, if it is trained; `content` is what it reads, otherwise item features.
     """
     weights, axis = term_weights(config), model.rows_axis
 
-    def train_step(
-        state: TrainState, batch: Mapping[str, Any], item_features: jax.Array | None
-    ) -> TrainState:
+    def train_step(state: TrainState, batch: Mapping[str, Any], content: Any) -> TrainState:
         dropout_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
 
         def loss_fn(params: Any) -> tuple[jax.Array, dict[str, LossTerm]]:
+            features = content
+            if text is not None:
+                encoder = _unless_waiting(params[TEXT_ENCODER], state.step, config.content)
+                features = text.distinct_features(encoder, content, batch["distinct"], axis)
             outputs = encode(
                 model,
                 params,
                 batch["item_sequence"],
-                item_features,
+                features,
                 batch.get("packed"),
                 dropout_key=dropout_key,
             )
@@ -151,14 +164,28 @@ def make_train_step(
             average=updated_average(state, params, config.optimizer.ema_decay),
             opt_state=opt_state,
             loss_sums=jax.tree.map(jnp.add, state.loss_sums, terms),
-            first_nonfinite={
-                name: jnp.where(
-                    jnp.isfinite(term.sum),
-                    state.first_nonfinite[name],
-                    jnp.minimum(state.first_nonfinite[name], state.step + 1),
-                )
-                for name, term in terms.items()
-            },
+            first_nonfinite=_first_nonfinite(state, terms),
         )
 
     return train_step
+
+
+def _first_nonfinite(state: TrainState, terms: Mapping[str, LossTerm]) -> dict[str, jax.Array]:
+    now = state.step + 1
+    return {
+        name: jnp.where(
+            jnp.isfinite(term.sum),
+            state.first_nonfinite[name],
+            jnp.minimum(state.first_nonfinite[name], now),
+        )
+        for name, term in terms.items()
+    }
+
+
+def _unless_waiting(encoder: Any, step: jax.Array, content: ml_collections.ConfigDict) -> Any:
+    """The encoder's parameters, through which no gradient flows before `train_from_step`."""
+    if not content.train_from_step:
+        return encoder
+    frozen = jax.lax.stop_gradient(encoder)
+    trained = step >= content.train_from_step
+    return jax.tree.map(lambda x, y: jnp.where(trained, x, y), encoder, frozen)

@@ -64,7 +64,7 @@ def fixture_features():
 def fixture_params(features):
     """Initial values, but for residual scalars that let attention show."""
     params = init_params(
-        make_model(small_config(), Catalogue(NUM_ITEMS)), jnp.asarray(features), seed=0
+        make_model(small_config(), Catalogue(NUM_ITEMS)), features.shape[1], seed=0
     )
     return jax.tree.map(lambda x: jnp.full_like(x, 0.5) if x.ndim == 0 else x, params)
 
@@ -248,15 +248,13 @@ def test_each_device_holds_its_part_of_the_catalogue():
     optimizer = make_optimizer(config.optimizer, model.catalogue)
 
     def start():
-        params = init_params(model, jnp.zeros((1, 6)), seed=0)
+        params = init_params(model, 6, seed=0)
         return create_train_state(params, optimizer, config)
 
     layout = placement.layout(jax.eval_shape(start))
     state = devices.build(start, layout)
     whole = Devices("pmap", 1)
-    params = whole.build(
-        lambda: init_params(make_model(config, Catalogue(NUM_ITEMS)), jnp.zeros((1, 6)), seed=0)
-    )
+    params = whole.build(lambda: init_params(make_model(config, Catalogue(NUM_ITEMS)), 6, seed=0))
     assert_close(existing(state.params), params, 0)
     moments = state.opt_state[0].mu
     for tree in (state.params, moments):

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from tests.raw_data import tiny_config, write_csv
-from tests.runs import assert_same_run, command, final_state, metrics_of, newest_step, run
+from tests.runs import (
+    assert_same_run,
+    best_params,
+    command,
+    final_state,
+    metrics_of,
+    newest_step,
+    run,
+)
 from tssr_jax.errors import UserError
 from tssr_jax.evaluate import evaluate
 from tssr_jax.experiment import build_experiment
@@ -63,6 +71,51 @@ def test_one_stream(config, tmp_path, streams):
     assert metrics_of(tmp_path / "run")[0].keys() == {
         "step", "epoch", "train/prediction", "train/total"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("trained_layers", "parallel", "num_devices"), [(-1, "pmap", 1), (1, "shard_map", 2)]
+)
+def test_a_text_encoder_is_trained_with_the_rest(
+    config, tmp_path, trained_layers, parallel, num_devices
+):
+    config.content.update(trained_layers=trained_layers, micro_batch=2, learning_rate=1e-2)
+    config.update(parallel=parallel, num_devices=num_devices)
+    config.optimizer.ema_decay = 0.5
+    config.train.packing = True
+    trained = train(config, tmp_path / "run")
+    assert evaluate(tmp_path / "run") == trained
+    encoder = best_params(config, tmp_path / "run")["text_encoder"]
+    start = build_experiment(config).text.params
+    assert encoder.keys() == start.keys()
+    moved = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), encoder, start)
+    for i in range(2):
+        name = f"layer_{i}"
+        assert (name in moved) == (trained_layers == -1 or i == 1)
+        if name in moved:
+            assert moved[name]["query"]["kernel"] > 1e-4
+
+
+def test_a_text_encoder_waits_for_its_step_and_a_run_resumes_within(config, tmp_path):
+    config.content.update(trained_layers=-1, micro_batch=4, train_from_step=5, learning_rate=1e-2)
+    config.optimizer.weight_decay = 0.1
+    config.train.num_epochs = 1  # three steps: still waiting
+    train(config, tmp_path / "run")
+    start = build_experiment(config).text.params
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        best_params(config, tmp_path / "run")["text_encoder"],
+        jax.tree.map(np.asarray, start),
+    )
+    config.train.num_epochs = 3
+    train(config, tmp_path / "run")
+    train(config, tmp_path / "whole")
+    first, second = (best_params(config, tmp_path / name) for name in ("run", "whole"))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    moved = np.abs(
+        first["text_encoder"]["layer_1"]["query"]["kernel"] - start["layer_1"]["query"]["kernel"]
+    )
+    assert moved.max() > 1e-4
 
 
 def test_a_finished_run_is_extended_as_if_it_had_been_longer(config, tmp_path):
@@ -162,17 +215,17 @@ def test_parameters_that_are_not_finite_are_not_saved(config, tmp_path):
 def test_the_first_bad_step_is_kept_not_a_later_one(config):
     experiment = build_experiment(config)
     optimizer = make_optimizer(config.optimizer)
-    params = init_params(experiment.model, experiment.item_features, 0)
+    params = init_params(experiment.model, experiment.feature_width, 0)
     state = create_train_state(params, optimizer, config)
     step = experiment.devices.run(
         make_train_step(experiment.model, optimizer, config), inputs=(WHOLE, ROWS, CLASSES)
     )
     sequence = np.array([[1, 2, 3, 4]], np.int32)
     batch = {"item_sequence": sequence, "labels": sequence + 1, "row_mask": np.array([True])}
-    state = step(state, batch, experiment.item_features)
+    state = step(state, batch, experiment.content)
     never = {int(at) for at in state.first_nonfinite.values()}
     assert len(never) == 1 and min(never) > 10**9
-    bad = experiment.item_features.at[2].set(np.inf)
+    bad = experiment.content.at[2].set(np.inf)
     for _ in range(2):
         state = step(state, batch, bad)
     assert {int(at) for at in state.first_nonfinite.values()} == {2}
@@ -199,6 +252,8 @@ def test_another_configuration_or_other_data_is_refused(config, tmp_path):
         (["--config.modle.d_model=3"], "Unknown configuration field: modle Did you mean"),
         (["--config.model.d_modl=3"], 'Did you mean "d_model" instead of "d_modl"'),
         (["--config.model.num_heads=3"], "3 heads"),
+        (["--config.content.trained_layers=3"], "has 2 layers"),
+        (["--config.content.pooling=max"], "known: mean, cls, pooler"),
         (["--config.train.batch_size=x"], "invalid literal"),
         (["--config=configs/reference.py:nope"], "there is no configs/nope.py"),
         (["--mode=dream"], "value should be one of"),

@@ -23,7 +23,7 @@ def make(streams=("id", "content"), **fields):
     config.model.update(d_model=8, d_ffn=16, num_heads=2, max_length=6, num_cross_layers=2)
     config.model.update(streams=streams, **fields)
     model = make_model(config, Catalogue(NUM_ITEMS))
-    params = init_params(model, FEATURES, seed=0)
+    params = init_params(model, FEATURE_DIM, seed=0)
     # Residual scalars start at 1e-8: without larger ones attention would hardly show.
     flat = traverse_util.flatten_dict(params)
     flat = {k: jnp.ones(()) if k[-1].endswith("_scale") else v for k, v in flat.items()}
@@ -97,7 +97,7 @@ def test_projecting_before_or_after_the_gather_is_the_same():
 def test_initial_values_follow_the_reference():
     config = default.get_config()
     model = make_model(config, Catalogue(999))
-    params = init_params(model, jnp.zeros((1000, 400)), seed=0)
+    params = init_params(model, 400, seed=0)
     table = params["token_embedding"]["embedding"]
     assert float(jnp.abs(table).max()) <= 1000**-0.5 < float(jnp.abs(table).max()) * 1.01
     block = params["id_encoder"]["layer_0"]

@@ -79,11 +79,56 @@ class BertLayer(nn.Module):
 
 
 class Bert(nn.Module):
-    """The encoder up to the last hidden states, without dropout."""
+    """The encoder, without dropout; layers can be run a few at a time.
+
+    Attributes:
+      config: of the checkpoint.
+      pooler: whether it has the Dense layer that `pool("pooler")` needs.
+    """
 
     config: BertConfig
+    pooler: bool = False
 
-    @nn.compact
+    def setup(self) -> None:
+        """Makes the layers; the names are those of the parameters."""
+        c = self.config
+        self.word_embedding = nn.Embed(c.vocab_size, c.hidden_size)
+        self.position_embedding = nn.Embed(c.max_position_embeddings, c.hidden_size)
+        self.token_type_embedding = nn.Embed(c.type_vocab_size, c.hidden_size)
+        self.embedding_norm = nn.LayerNorm(c.layer_norm_eps, use_fast_variance=False)
+        for i in range(c.num_hidden_layers):
+            setattr(self, f"layer_{i}", BertLayer(c))
+        if self.pooler:
+            self.pooler_dense = nn.Dense(c.hidden_size)
+
+    def embed(self, token_ids: jax.Array) -> jax.Array:
+        """Token, position and type embeddings: int [batch, tokens] -> [batch, tokens, hidden]."""
+        x = self.word_embedding(token_ids)
+        positions = self.position_embedding(jnp.arange(token_ids.shape[1]))
+        x = x + positions + self.token_type_embedding(jnp.zeros((), jnp.int32))
+        return self.embedding_norm(x)
+
+    def run(self, x: jax.Array, attention_mask: jax.Array, first: int, last: int) -> jax.Array:
+        """Layers first..last - 1 on states [batch, tokens, hidden]."""
+        for i in range(first, last):
+            x = getattr(self, f"layer_{i}")(x, attention_mask)
+        return x
+
+    def pool(self, x: jax.Array, attention_mask: jax.Array, pooling: str) -> jax.Array:
+        """One vector for each text: [batch, tokens, hidden] -> [batch, hidden].
+
+        Args:
+          x: last hidden states.
+          attention_mask: bool [batch, tokens].
+          pooling: "mean" over the attended tokens, the state of the first token ("cls"), or what
+            the pretrained "pooler" makes of it.
+        """
+        if pooling == "mean":
+            weights = attention_mask[:, :, None].astype(x.dtype)
+            return (x * weights).sum(axis=1) / jnp.maximum(weights.sum(axis=1), 1e-9)
+        first = x[:, 0]
+        return nn.tanh(self.pooler_dense(first)) if pooling == "pooler" else first
+
     def __call__(self, token_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
         """Encodes texts.
 
@@ -94,25 +139,17 @@ class Bert(nn.Module):
         Returns:
           [batch, tokens, hidden_size].
         """
-        c = self.config
-        x = nn.Embed(c.vocab_size, c.hidden_size, name="word_embedding")(token_ids)
-        positions = nn.Embed(c.max_position_embeddings, c.hidden_size, name="position_embedding")
-        types = nn.Embed(c.type_vocab_size, c.hidden_size, name="token_type_embedding")
-        x = x + positions(jnp.arange(token_ids.shape[1])) + types(jnp.zeros((), jnp.int32))
-        x = nn.LayerNorm(c.layer_norm_eps, name="embedding_norm", use_fast_variance=False)(x)
-        for i in range(c.num_hidden_layers):
-            x = BertLayer(c, name=f"layer_{i}")(x, attention_mask)
+        x = self.run(self.embed(token_ids), attention_mask, 0, self.config.num_hidden_layers)
+        if self.pooler and self.is_initializing():
+            self.pooler_dense(x[:, 0])
         return x
 
 
-def mean_pool(states: jax.Array, attention_mask: jax.Array) -> jax.Array:
-    """Mean over the attended tokens, then L2 norm: [batch, tokens, d] -> [batch, d].
-
-    As sentence-transformers/all-MiniLM-L6-v2 prescribes.
-    """
-    weights = attention_mask[:, :, None].astype(states.dtype)
-    pooled = (states * weights).sum(axis=1) / jnp.maximum(weights.sum(axis=1), 1e-9)
-    return pooled / jnp.maximum(jnp.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)
+def unit_length(vectors: jax.Array) -> jax.Array:
+    """Vectors [..., d] of L2 norm 1, as sentence encoders prescribe; zeros stay zeros."""
+    squares = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
+    # Not the norm itself: its gradient at zero is NaN.
+    return vectors * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
 
 
 # Our parameter names -> those of the original checkpoints, by module.
@@ -121,6 +158,7 @@ _EMBEDDINGS = {
     "position_embedding": "embeddings.position_embeddings",
     "token_type_embedding": "embeddings.token_type_embeddings",
     "embedding_norm": "embeddings.LayerNorm",
+    "pooler_dense": "pooler.dense",
 }
 _LAYER = {
     "query": "attention.self.query",
@@ -135,8 +173,8 @@ _LAYER = {
 _LEAF = {"embedding": "weight", "kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
-def load_params(folder: Path, config: BertConfig) -> dict[str, Any]:
-    """Parameters of `Bert` from the folder's model.safetensors.
+def load_params(folder: Path, bert: Bert) -> dict[str, Any]:
+    """Parameters of `bert` from the folder's model.safetensors.
 
     Raises:
       UserError: if the file is unreadable, or a tensor is missing or has another shape.
@@ -148,7 +186,7 @@ def load_params(folder: Path, config: BertConfig) -> dict[str, Any]:
         raise UserError(f"{path} can't be read as safetensors ({error}).") from error
     tensors = {name.removeprefix("bert."): tensor for name, tensor in tensors.items()}
     token = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-    shapes = jax.eval_shape(Bert(config).init, jax.random.key(0), token, token)["params"]
+    shapes = jax.eval_shape(bert.init, jax.random.key(0), token, token)["params"]
     params = {
         names: _tensor(tensors, _original_name(names), names[-1], struct.shape, path)
         for names, struct in traverse_util.flatten_dict(shapes).items()

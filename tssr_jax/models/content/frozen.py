@@ -1,5 +1,8 @@
 """Content stream from frozen features: a precomputed table and one Dense layer."""
 
+from functools import partial
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -9,8 +12,24 @@ from tssr_jax.models import initializers
 from tssr_jax.models.precision import product
 
 
+class DistinctFeatures(NamedTuple):
+    """Features of the items of a batch that have content, and of no others.
+
+    Attributes:
+      ids: int [number], ascending, each item once.
+      vectors: [number, feature_dim].
+    """
+
+    ids: jax.Array
+    vectors: jax.Array
+
+
+# Of all classes, [shard_classes, feature_dim]; or of those in the batch.
+ItemFeatures = jax.Array | DistinctFeatures
+
+
 class FrozenContent(nn.Module):
-    """Projects rows of a fixed feature table to the model's width.
+    """Projects rows of a feature table to the model's width.
 
     Attributes:
       d_model: width of the model.
@@ -25,23 +44,33 @@ class FrozenContent(nn.Module):
     compute_dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, item_sequence: jax.Array, item_features: jax.Array) -> jax.Array:
+    def __call__(self, item_sequence: jax.Array, item_features: ItemFeatures) -> jax.Array:
         """Embeds the content of each position.
 
         Args:
-          item_sequence: int [batch, length]; padding reads feature row 0.
-          item_features: [shard_classes, feature_dim], not trained.
+          item_sequence: int [batch, length]; padding reads feature row 0, or zeros.
+          item_features: the table; items that `DistinctFeatures` lack read zeros.
 
         Returns:
           [batch, length, d_model].
         """
-        feature_dim = item_features.shape[-1]
+        if isinstance(item_features, DistinctFeatures):
+            # The first row is that of padding and of items that are not among them.
+            ids, vectors = item_features
+            table = jnp.concatenate([jnp.zeros_like(vectors[:1]), vectors])
+            place = jnp.minimum(jnp.searchsorted(ids, item_sequence), ids.size - 1)
+            return self._rows(table, jnp.where(ids[place] == item_sequence, 1 + place, 0))
+        return self.catalogue.lookup(partial(self._rows, item_features), item_sequence)
+
+    def _rows(self, table: jax.Array, place: jax.Array) -> jax.Array:
+        """Vectors of places, int [...], in the table: [..., d_model]."""
+        feature_dim = table.shape[-1]
         init = initializers.pytorch_dense(feature_dim)
         kernel = self.param("kernel", init, (feature_dim, self.d_model))
         bias = self.param("bias", init, (self.d_model,))
-        nothing = (
-            self.param("no_content", init, (self.d_model,)) if self.no_content_vector else None
-        )
+        nothing = None
+        if self.no_content_vector:
+            nothing = self.param("no_content", init, (self.d_model,))
 
         def project(features: jax.Array) -> jax.Array:
             vectors = product(features, kernel, self.compute_dtype) + bias
@@ -49,10 +78,7 @@ class FrozenContent(nn.Module):
                 return vectors
             return jnp.where(jnp.any(features != 0, axis=-1, keepdims=True), vectors, nothing)
 
-        def rows_of(place: jax.Array) -> jax.Array:
-            # Gather and projection commute: do first whichever leaves fewer rows to multiply.
-            if item_features.shape[0] < place.size:
-                return project(item_features)[place]
-            return project(item_features[place])
-
-        return self.catalogue.lookup(rows_of, item_sequence)
+        # Gather and projection commute: do first whichever leaves fewer rows to multiply.
+        if table.shape[0] < place.size:
+            return project(table)[place]
+        return project(table[place])

@@ -1,0 +1,135 @@
+"""What a text encoder that is trained reads: tokens of all items, or its frozen layers' states.
+
+Frozen layers run once: their states are cached on disk like features.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from rich.progress import track
+
+from data_pipeline import cache
+from data_pipeline.distinct import DistinctItems
+from data_pipeline.text_features import TextEncoder, features_key, text_model_folder
+from tssr_jax.errors import UserError
+from tssr_jax.models.content.bert import Bert
+from tssr_jax.models.content.text import TextInputs, TrainedText
+
+# Shares of the texts that go to the buckets for short ones: half of all, and most.
+_QUANTILES = (0.5, 0.9, 1.0)
+_LENGTH_UNIT = 4
+_TEXTS_PER_BATCH = 64
+
+
+class PreparedText(NamedTuple):
+    """A text encoder with the texts of a catalogue.
+
+    Attributes:
+      key: identifies texts, encoder and settings.
+      encoder: the trained part.
+      params: its pretrained parameters.
+      inputs: what it reads, as host arrays.
+      bucket_of_item: int [num_classes], index of the encoder's bucket; -1 without text.
+    """
+
+    key: str
+    encoder: TrainedText
+    params: dict[str, Any]
+    inputs: TextInputs
+    bucket_of_item: np.ndarray
+
+    def distinct_items(self) -> DistinctItems:
+        """What finds the items of a batch for the encoder."""
+        number, unit = len(self.encoder.buckets), self.encoder.micro_batch
+        return DistinctItems(self.bucket_of_item, number, unit)
+
+
+def prepare_text(
+    texts: Sequence[str], content: ml_collections.ConfigDict, cache_dir: str
+) -> PreparedText:
+    """Tokenizes the texts and loads the encoder.
+
+    Args:
+      texts: text of item i + 1 at index i, "" without one.
+      content: section `content` of the config.
+      cache_dir: where states and downloads are kept.
+
+    Raises:
+      UserError: if the encoder has fewer layers than are to be trained, or there is no text.
+    """
+    folder = text_model_folder(content, cache_dir)
+    whole = TextEncoder(folder, content.max_tokens, content.pooling)
+    layers = whole.bert.config.num_hidden_layers
+    if content.trained_layers > layers:
+        raise UserError(
+            f"--config.content.trained_layers is {content.trained_layers}; the encoder in {folder} "
+            f"has {layers} layers (-1 trains all of them and the embeddings)."
+        )
+    rows = [i for i, text in enumerate(texts) if text.strip()]
+    if not rows:
+        raise UserError("No item has a text, so that there is nothing to train an encoder on.")
+    token_ids = whole.tokenize([texts[i] for i in rows])
+    lengths = np.zeros(len(texts) + 1, np.int32)
+    lengths[[i + 1 for i in rows]] = [len(ids) for ids in token_ids]
+    buckets = _buckets(lengths[lengths > 0], content.max_tokens)
+    tokens = np.zeros((len(lengths), buckets[-1]), np.int32)
+    for row, ids in zip(rows, token_ids, strict=True):
+        tokens[row + 1, : len(ids)] = ids
+    first_layer = -1 if content.trained_layers < 0 else layers - content.trained_layers
+    encoder = TrainedText(whole.bert, first_layer, content.pooling, buckets, content.micro_batch)
+    key = features_key(texts, folder, content)
+    inputs = TextInputs(tokens, lengths)
+    if first_layer >= 0:
+        inputs = _frozen_states(inputs, whole, first_layer, f"{key}-{first_layer}", cache_dir)
+    bucket_of_item = np.searchsorted(buckets, lengths)
+    return PreparedText(
+        f"{key}-{content.trained_layers}",
+        encoder,
+        encoder.trained(jax.tree.map(np.asarray, whole.params)),
+        inputs,
+        np.where(lengths > 0, bucket_of_item, -1),
+    )
+
+
+def _buckets(lengths: np.ndarray, most: int) -> tuple[int, ...]:
+    """Lengths that the texts are padded to: few, so that few programs are compiled."""
+    ends = np.quantile(lengths, _QUANTILES, method="higher").astype(int)
+    return tuple(sorted({min(most, -(-int(n) // _LENGTH_UNIT) * _LENGTH_UNIT) for n in ends}))
+
+
+def _frozen_states(
+    inputs: TextInputs, whole: TextEncoder, layers: int, key: str, cache_dir: str
+) -> TextInputs:
+    """States after the first `layers` layers, [classes, tokens, hidden], from the cache or new."""
+    name = f"features/{key}-states.npy"
+    path = cache.find(cache_dir, name)
+    if path is not None:
+        return inputs._replace(tokens=np.load(path))
+    hidden = whole.bert.config.hidden_size
+    states = np.zeros((*inputs.tokens.shape, hidden), np.float32)
+
+    @jax.jit
+    def run(params: Any, tokens: jax.Array, lengths: jax.Array) -> Any:
+        mask = np.arange(tokens.shape[1]) < lengths[:, None]
+        variables = {"params": params}
+        x = whole.bert.apply(variables, tokens, method=Bert.embed)
+        return whole.bert.apply(variables, x, mask, 0, layers, method=Bert.run)
+
+    starts = range(0, len(states), _TEXTS_PER_BATCH)
+    for start in track(starts, "Running frozen layers", disable=len(starts) < 4):
+        some = slice(start, start + _TEXTS_PER_BATCH)
+        fill = ((0, _TEXTS_PER_BATCH - len(states[some])), (0, 0))
+        padded = np.pad(inputs.tokens[some], fill), np.pad(inputs.lengths[some], fill[0])
+        states[some] = np.asarray(run(whole.params, *padded))[: len(states[some])]
+    path = cache.local_folder(cache_dir) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    with part.open("wb") as file:
+        np.save(file, states)
+    os.replace(part, path)
+    cache.share(cache_dir, name)
+    return inputs._replace(tokens=states)
