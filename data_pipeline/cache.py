@@ -8,6 +8,7 @@ import hashlib
 import os
 from pathlib import Path
 
+import numpy as np
 from etils import epath
 
 _LOCAL = "~/.cache/tssr_jax"
@@ -35,6 +36,17 @@ def share(cache_dir: str, name: str) -> None:
     """Copies a new file or folder of the cache to the bucket, if there is one."""
     if _is_remote(cache_dir):
         _copy(epath.Path(local_folder(cache_dir) / name), epath.Path(cache_dir) / name)
+
+
+def save_array(cache_dir: str, name: str, array: np.ndarray) -> None:
+    """Writes an array to the cache (.npy), whole or not at all."""
+    path = local_folder(cache_dir) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.incomplete-{os.getpid()}")
+    with part.open("wb") as file:
+        np.save(file, array)
+    part.replace(path)
+    share(cache_dir, name)
 
 
 def _is_remote(cache_dir: str) -> bool:

@@ -6,7 +6,6 @@ a few lengths only, so that few programs are compiled and little padding is mult
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -61,13 +60,7 @@ def text_features(
     rows = np.array([i + 1 for i, text in enumerate(texts) if text.strip()], np.int64)
     if rows.size:
         table[rows] = encoder.encode([texts[row - 1] for row in rows])
-    path = cache.local_folder(cache_dir) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part-{os.getpid()}")
-    with part.open("wb") as file:
-        np.save(file, table)
-    os.replace(part, path)
-    cache.share(cache_dir, name)
+    cache.save_array(cache_dir, name, table)
     return TextFeatures(key, table)
 
 

@@ -3,7 +3,6 @@
 Frozen layers run once: their states are cached on disk like features.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -125,11 +124,5 @@ def _frozen_states(
         fill = ((0, _TEXTS_PER_BATCH - len(states[some])), (0, 0))
         padded = np.pad(inputs.tokens[some], fill), np.pad(inputs.lengths[some], fill[0])
         states[some] = np.asarray(run(whole.params, *padded))[: len(states[some])]
-    path = cache.local_folder(cache_dir) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part-{os.getpid()}")
-    with part.open("wb") as file:
-        np.save(file, states)
-    os.replace(part, path)
-    cache.share(cache_dir, name)
+    cache.save_array(cache_dir, name, states)
     return inputs._replace(tokens=states)
