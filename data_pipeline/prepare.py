@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from data_pipeline import builder, cache, fetching, report
 from data_pipeline.interactions import collect
 from data_pipeline.sequences import build_sequences
-from data_pipeline.sources import SOURCES, RawFiles
+from data_pipeline.sources import SOURCES, Dump, RawFiles
 from data_pipeline.texts import describe
 from tssr_jax.errors import UserError
 
@@ -127,11 +127,11 @@ def _prepare_into(folder: Path, files: RawFiles, data: ml_collections.ConfigDict
 
 
 def _write(part: Path, files: RawFiles, data: ml_collections.ConfigDict) -> None:
-    source, counts = SOURCES[data.source], Counter[str]()
+    source, dump = SOURCES[data.source], Dump(files, data, Counter[str]())
     scratch = part / "scratch"
     scratch.mkdir()
     interactions = collect(
-        _with_progress(source.interactions(files, data, counts)),
+        _with_progress(source.interactions(dump)),
         scratch,
         tie_seed=data.tie_seed,
         drop_repeats=data.drop_repeats,
@@ -141,7 +141,7 @@ def _write(part: Path, files: RawFiles, data: ml_collections.ConfigDict) -> None
         min_user_interactions=data.min_user_interactions,
         min_item_interactions=data.min_item_interactions,
     )
-    described = source.items(files, data, sequences.item_ids, counts)
+    described = source.items(dump, sequences.item_ids)
     fields = data.text_fields or [n for n in described.columns if n not in ("item", "image")]
     items, item_counts = _catalogue(
         sequences.item_ids, describe(described, fields, data.text_field_length)
@@ -150,7 +150,7 @@ def _write(part: Path, files: RawFiles, data: ml_collections.ConfigDict) -> None
     shutil.rmtree(scratch)
     settings = {k: v for k, v in data.to_dict().items() if k not in _NOT_IN_KEY}
     values = {"origin": files.origin, "settings": settings} | sequences.report | item_counts
-    report.write(values | dict(counts), sequences, part)
+    report.write(values | dict(dump.counts), sequences, part)
 
 
 def _with_progress(chunks: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:

@@ -5,12 +5,15 @@ Each function writes a folder and returns the configuration that reads it.
 
 import gzip
 import json
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 
 from configs import amazon, csv, hm, mind, ml1m, ml10m, ml20m, ml25m, ml32m, ml100k, yelp
+from data_pipeline.sources import SOURCES, Dump
+from data_pipeline.texts import describe
 
 NUM_USERS, NUM_ITEMS = 40, 20
 START = 1_700_000_000
@@ -256,3 +259,20 @@ LAYOUTS = {
 def write_layout(name, folder):
     folder.mkdir(parents=True, exist_ok=True)
     return LAYOUTS[name](folder)
+
+
+class Raw:
+    """Everything that a source gives, in memory."""
+
+    def __init__(self, config):
+        source, data = SOURCES[config.data.source], config.data
+        dump = Dump(source.locate(data), data, Counter())
+        self.counts = dump.counts
+        self.interactions = pl.concat(source.interactions(dump))
+        self.items = source.items(dump, self.interactions["item"].unique())
+        fields = data.text_fields or [n for n in self.items.columns if n not in ("item", "image")]
+        self.described = describe(self.items, fields, data.text_field_length)
+
+    def row(self, item):
+        (row,) = self.described.filter(pl.col("item") == item).rows(named=True)
+        return row

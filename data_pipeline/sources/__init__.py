@@ -1,7 +1,7 @@
 """Raw dump formats, one file each. `SOURCES` maps `config.data.source` to its reader."""
 
 from data_pipeline.sources.amazon import Amazon
-from data_pipeline.sources.base import RawFiles, Source
+from data_pipeline.sources.base import Dump, RawFiles, Source
 from data_pipeline.sources.hm import Hm
 from data_pipeline.sources.mind import Mind
 from data_pipeline.sources.movielens import MOVIELENS
@@ -17,4 +17,4 @@ SOURCES: dict[str, Source] = {
     "mind": Mind(),
 }
 
-__all__ = ["SOURCES", "RawFiles", "Source"]
+__all__ = ["SOURCES", "Dump", "RawFiles", "Source"]

@@ -18,7 +18,6 @@ one item are common; `data.repeated_items` says what becomes of those that disag
 """
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -114,28 +113,20 @@ class Amazon:
         reviews, meta = base.find_files(data, choices, f"Source 'amazon', {data.edition}")
         return base.RawFiles(data.raw_dir, year, reviews, meta)
 
-    def interactions(
-        self, files: base.RawFiles, data: ml_collections.ConfigDict, counts: Counter[str]
-    ) -> Iterator[pl.DataFrame]:
+    def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
         """See `Source`."""
-        path, edition = files.interactions, EDITIONS[files.layout]
+        path, edition = dump.files.interactions, EDITIONS[dump.files.layout]
         columns = (edition.user, edition.item, edition.time)
         fields = {edition.user: pl.String, edition.item: pl.String, edition.time: pl.Int64}
-        bad_lines = json_lines.BadLines(path, data.max_bad_lines, counts)
+        bad_lines = json_lines.BadLines(path, dump.data.max_bad_lines, dump.counts)
         chunks = json_lines.read_chunks(bad_lines, fields)
         for chunk in base.parse_interactions(chunks, columns, path):
             yield chunk.with_columns(pl.col("timestamp") // edition.ticks)
 
-    def items(
-        self,
-        files: base.RawFiles,
-        data: ml_collections.ConfigDict,
-        wanted: pl.Series,
-        counts: Counter[str],
-    ) -> pl.DataFrame:
+    def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
         """See `Source`."""
-        edition = EDITIONS[files.layout]
-        bad_lines = json_lines.BadLines(files.items, data.max_bad_lines, counts)
+        edition = EDITIONS[dump.files.layout]
+        bad_lines = json_lines.BadLines(dump.files.items, dump.data.max_bad_lines, dump.counts)
         records = json_lines.read_records(bad_lines, edition.parse, edition.item, wanted)
         rows, lines = [], []
         for line, record in records:
@@ -146,7 +137,7 @@ class Amazon:
                 row[name] = next((v for v in (take(record.get(s)) for s in sources) if v), None)
             rows.append(row)
         table = pl.DataFrame(rows, dict.fromkeys(("item", *edition.fields), pl.String))
-        return base.unique_items(table, files.items, lines, data.repeated_items, counts)
+        return base.unique_items(table, dump, lines)
 
 
 def _parts(edition: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import ml_collections
 import polars as pl
@@ -41,8 +41,22 @@ class RawFiles:
     images: epath.Path | None = None
 
 
+class Dump(NamedTuple):
+    """What a reader gets.
+
+    Attributes:
+      files: from `locate`.
+      data: section `data` of the config.
+      counts: takes what the reader notices, for the report.
+    """
+
+    files: RawFiles
+    data: ml_collections.ConfigDict
+    counts: Counter[str]
+
+
 class Source(Protocol):
-    """A raw dump format. `counts` takes what a reader notices, for the report."""
+    """A raw dump format."""
 
     @property
     def version(self) -> int:
@@ -51,9 +65,7 @@ class Source(Protocol):
     def locate(self, data: ml_collections.ConfigDict) -> RawFiles:
         """Finds or fetches the raw files; raises UserError if it can't."""
 
-    def interactions(
-        self, files: RawFiles, data: ml_collections.ConfigDict, counts: Counter[str]
-    ) -> Iterator[pl.DataFrame]:
+    def interactions(self, dump: Dump) -> Iterator[pl.DataFrame]:
         """Reads all interactions, a chunk at a time.
 
         Yields:
@@ -63,20 +75,12 @@ class Source(Protocol):
           UserError: naming file and line of what is malformed.
         """
 
-    def items(
-        self,
-        files: RawFiles,
-        data: ml_collections.ConfigDict,
-        wanted: pl.Series,
-        counts: Counter[str],
-    ) -> pl.DataFrame:
+    def items(self, dump: Dump, wanted: pl.Series) -> pl.DataFrame:
         """Reads the items' descriptions.
 
         Args:
-          files: from `locate`.
-          data: section `data` of the config.
+          dump: see `Dump`.
           wanted: ids of the catalogue; other items may be left out.
-          counts: see above.
 
         Returns:
           `item` (unique) and the source's fields, among them those of `data.text_fields`
@@ -234,17 +238,14 @@ def _from_dates(texts: pl.Series, formats: Sequence[str]) -> pl.Series:
     return rows.join(table, on="text", how="left", maintain_order="left")["seconds"]
 
 
-def unique_items(
-    items: pl.DataFrame, path: Path, lines: Sequence[int], repeated: str, counts: Counter[str]
-) -> pl.DataFrame:
+def unique_items(items: pl.DataFrame, dump: Dump, lines: Sequence[int]) -> pl.DataFrame:
     """Keeps one row for each item, and counts the others.
 
     Args:
       items: column `item`, and fields.
-      path: the file they come from, for the error.
+      dump: names the file, says what becomes of rows that disagree (`data.repeated_items`), and
+        takes "item_rows_repeated" and "item_rows_that_disagree".
       lines: line number of each row.
-      repeated: "error" or "first": what becomes of rows that describe an item differently.
-      counts: gets "item_rows_repeated" and "item_rows_that_disagree".
 
     Raises:
       UserError: if two rows describe one item differently, and that is an error.
@@ -252,18 +253,18 @@ def unique_items(
     numbered = items.with_row_index("row")
     distinct = numbered.unique(items.columns, keep="first", maintain_order=True)
     clash = distinct.filter(pl.col("item").is_duplicated())
-    counts["item_rows_repeated"] += items.height - distinct.height
-    if clash.height and repeated == "error":
+    dump.counts["item_rows_repeated"] += items.height - distinct.height
+    if clash.height and dump.data.repeated_items == "error":
         first, second = clash.filter(pl.col("item") == clash["item"][0]).rows(named=True)[:2]
         field = next(name for name in items.columns if first[name] != second[name])
         raise UserError(
-            f"{path}: item {first['item']!r} is described differently in lines "
+            f"{dump.files.items}: item {first['item']!r} is described differently in lines "
             f"{lines[first['row']]} and {lines[second['row']]} ({field}: "
             f"{first[field]!r} and {second[field]!r}). Keep one row for each item, or set "
             "--config.data.repeated_items=first."
         )
     kept = distinct.unique("item", keep="first", maintain_order=True)
-    counts["item_rows_that_disagree"] += distinct.height - kept.height
+    dump.counts["item_rows_that_disagree"] += distinct.height - kept.height
     return kept.drop("row")
 
 

@@ -9,7 +9,6 @@ numbers made of them (nine digits, no zero in front) is mended, and a nameless i
 front is ignored. All columns of articles.csv are fields for `data.text_fields`.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 
 import ml_collections
@@ -37,34 +36,23 @@ class Hm:
         found = images if images.is_dir() else None
         return base.RawFiles(data.raw_dir, "kaggle", transactions, articles, found)
 
-    def interactions(
-        self, files: base.RawFiles, data: ml_collections.ConfigDict, counts: Counter[str]
-    ) -> Iterator[pl.DataFrame]:
+    def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
         """See `Source`."""
-        del data, counts
-        path = files.interactions
+        path = dump.files.interactions
         chunks = tables.read_chunks(path, wanted=_COLUMNS, hint=_HINT)
         for chunk in base.parse_interactions(chunks, _COLUMNS, path):
             yield chunk.with_columns(pl.col("item").str.zfill(_DIGITS))
 
-    def items(
-        self,
-        files: base.RawFiles,
-        data: ml_collections.ConfigDict,
-        wanted: pl.Series,
-        counts: Counter[str],
-    ) -> pl.DataFrame:
+    def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
         """See `Source`."""
         del wanted
-        path = files.items
+        path = dump.files.items
         table = tables.read_table(path)
         tables.require_columns(table.columns, ("article_id",), path, _HINT)
         ids = base.parse_ids(table, "article_id", path, 2).str.zfill(_DIGITS)
         table = table.select(ids.alias("item"), pl.exclude("article_id", ""))
-        items = base.unique_items(
-            table, path, range(2, 2 + table.height), data.repeated_items, counts
-        )
-        there = set() if files.images is None else _names_of_images(files.images)
+        items = base.unique_items(table, dump, range(2, 2 + table.height))
+        there = set() if dump.files.images is None else _names_of_images(dump.files.images)
         images = [
             f"images/{i[:3]}/{i}.jpg" if f"{i[:3]}/{i}" in there else None for i in items["item"]
         ]

@@ -9,7 +9,6 @@ put one second before the one after it, the last one a second before the first i
 for `data.text_fields`: title, category, subcategory, abstract.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 
 import ml_collections
@@ -43,12 +42,9 @@ class Mind:
         behaviors, news = base.find_files(data, choices, "Source 'mind'")
         return base.RawFiles(data.raw_dir, "mind", behaviors, news)
 
-    def interactions(
-        self, files: base.RawFiles, data: ml_collections.ConfigDict, counts: Counter[str]
-    ) -> Iterator[pl.DataFrame]:
+    def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
         """See `Source`."""
-        del data
-        path = files.interactions
+        path = dump.files.interactions
         impressions = []
         for line, table in tables.read_chunks(
             path, "\t", columns=_BEHAVIORS, wanted=_BEHAVIORS, hint=_HINT, quoted=False
@@ -57,7 +53,7 @@ class Mind:
             user = base.parse_ids(table, "user", path, line)
             impressions.append(table.with_columns(user=user, time=time))
         whole = pl.concat(impressions).sort("time", maintain_order=True)
-        counts["impressions_read"] += whole.height
+        dump.counts["impressions_read"] += whole.height
         first = whole.unique("user", keep="first", maintain_order=True)
         history = first.select(
             "user",
@@ -75,21 +71,15 @@ class Mind:
         clicked = shown.filter(pl.col("item").str.ends_with("-1"))
         yield _named(clicked.with_columns(pl.col("item").str.strip_suffix("-1")))
 
-    def items(
-        self,
-        files: base.RawFiles,
-        data: ml_collections.ConfigDict,
-        wanted: pl.Series,
-        counts: Counter[str],
-    ) -> pl.DataFrame:
+    def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
         """See `Source`."""
         del wanted
-        path = files.items
+        path = dump.files.items
         table = tables.read_table(path, "\t", columns=_NEWS, quoted=False)
         table = table.with_columns(item=base.parse_ids(table, "item", path, 1))
         fields = ("item", "title", "category", "subcategory", "abstract")
         table, lines = table.select(fields), range(1, 1 + table.height)
-        return base.unique_items(table, path, lines, data.repeated_items, counts)
+        return base.unique_items(table, dump, lines)
 
 
 def _named(rows: pl.DataFrame) -> pl.DataFrame:

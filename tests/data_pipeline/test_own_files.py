@@ -1,0 +1,175 @@
+"""One's own CSV and Parquet files, and what is said when they are broken."""
+
+import gzip
+import os
+
+import ml_collections
+import pytest
+
+from configs import csv
+from data_pipeline.sources import base
+from tests.raw_layouts import Raw
+from tssr_jax.errors import UserError
+
+
+@pytest.fixture(name="folder")
+def fixture_folder(tmp_path):
+    write_own(
+        tmp_path, "user,item,timestamp\nu1,i1,12\n u2 ,i2,13.9\n", "item,title\ni1,Car\ni2,\n"
+    )
+    return tmp_path
+
+
+def write_own(folder, interactions, items):
+    (folder / "interactions.csv").write_text(interactions)
+    (folder / "items.csv").write_text(items)
+
+
+def read_csv(folder, **data):
+    config = csv.get_config(str(folder))
+    config.data.update(data)
+    return Raw(config)
+
+
+def test_csv(folder):
+    (folder / "items.csv").write_text('item,title\ni1,"Cars &amp; boats, blue"\ni2,\n')
+    raw = read_csv(folder)
+    assert raw.interactions.rows() == [("u1", "i1", 12), ("u2", "i2", 13)]
+    assert raw.described.rows() == [
+        ("i1", "Cars & boats, blue", "Cars & boats, blue", ""),
+        ("i2", "", "", ""),
+    ]
+
+
+def test_csv_text_is_joined_from_the_columns_that_are_filled(folder):
+    (folder / "items.csv").write_text("item,title,brand,category\na,Car,Acme,toy\nb,Boat,,toy\n")
+    raw = read_csv(folder, text_fields=("title", "brand", "category"))
+    assert raw.described["text"].to_list() == ["Car. Acme. toy", "Boat. toy"]
+    # Without a choice: title and categories.
+    assert read_csv(folder).described["text"].to_list() == ["Car. toy", "Boat. toy"]
+
+
+def test_csv_compressed(folder):
+    for name in ("interactions.csv", "items.csv"):
+        content = (folder / name).read_bytes()
+        (folder / name).unlink()
+        (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+    assert read_csv(folder).interactions.height == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "seconds"),
+    [
+        ("2024-01-31", "", 1706659200),
+        ("2024-01-31 00:00:01", "", 1706659201),
+        ("2024-01-31T00:00:02", "", 1706659202),
+        ("1706659203", "", 1706659203),
+        ("31.01.2024", "%d.%m.%Y", 1706659200),
+        ("01/31/2024 12:00 AM", "%m/%d/%Y %I:%M %p", 1706659200),
+    ],
+)
+def test_csv_timestamps(folder, text, form, seconds):
+    (folder / "interactions.csv").write_text(f"user,item,timestamp\nu,i1,{text}\n")
+    raw = read_csv(folder, timestamp_format=form)
+    assert raw.interactions["timestamp"].to_list() == [seconds]
+
+
+def test_csv_timestamps_of_another_format(folder):
+    (folder / "interactions.csv").write_text("user,item,timestamp\nu,i1,2024-01-31\n")
+    with pytest.raises(UserError, match=r"'2024-01-31', which is not of the format '%d.%m.%Y'"):
+        read_csv(folder, timestamp_format="%d.%m.%Y")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("interactions.csv", "", r"interactions.csv is empty"),
+        ("interactions.csv", "user,item,timestamp\n", "has a header but no rows"),
+        (
+            "interactions.csv",
+            "uid,item,timestamp\na,b,1\n",
+            r"no column 'user'; its header line names 'uid', 'item', 'timestamp'.*user_column",
+        ),
+        (
+            "interactions.csv",
+            "user,item,timestamp\na,b,1\na,b,yesterday\n",
+            r"line 3: column 'timestamp' holds 'yesterday'.*timestamp_format",
+        ),
+        ("interactions.csv", "user,item,timestamp\na,b,nan\n", r"line 2: .*'nan'"),
+        ("interactions.csv", "user,item,timestamp\na,b,1e300\n", r"line 2: .*'1e300'"),
+        ("interactions.csv", "user,item,timestamp\na,b,\n", r"line 2: .*'timestamp'"),
+        ("interactions.csv", "user,item,timestamp\na,,1\n", r"line 2: column 'item' is empty"),
+        (
+            "interactions.csv",
+            "user,item,timestamp\na,b,1\nc,d,1,9\n",
+            r"not a readable table: line 3 has 4 fields, line 1 has 3",
+        ),
+        ("items.csv", "", r"items.csv is empty"),
+        ("items.csv", "item,name\na,b\n", r"no column 'title'.*text_fields"),
+        (
+            "items.csv",
+            "item,title\na,Car\nb,Boat\na,Plane\n",
+            r"'a' is described differently in lines 2 and 4 \(title: 'Car' and 'Plane'\)",
+        ),
+    ],
+)
+def test_csv_errors_say_what_where_and_what_to_do(folder, name, content, message):
+    (folder / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_csv(folder)
+
+
+def test_csv_repeated_item_rows_are_counted(folder):
+    (folder / "items.csv").write_text("item,title\na,Car\na,Car\na,Bus\n")
+    raw = read_csv(folder, repeated_items="first")
+    assert raw.described["title"].to_list() == ["Car"]
+    assert raw.counts["item_rows_repeated"] == 1 and raw.counts["item_rows_that_disagree"] == 1
+
+
+def test_csv_ids_that_lost_their_zeros_in_one_file(folder):
+    write_own(
+        folder,
+        "user,item,timestamp\nu,12,1\nu,13,2\nu,014,2\n",
+        "item,title\n012,A\n013,B\n014,C\n",
+    )
+    with pytest.raises(UserError, match=r"'12' there, '012' here, and so for 2 of 3 items"):
+        read_csv(folder)
+
+
+def test_csv_needs_a_folder(tmp_path):
+    with pytest.raises(UserError, match=r"configs/csv.py:FOLDER"):
+        read_csv("")
+    with pytest.raises(UserError, match="there is no folder"):
+        read_csv(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"no interactions.csv, .* and no items.csv"):
+        read_csv(tmp_path)
+
+
+def test_files_of_a_bucket_are_copied_once_and_again_when_they_change(tmp_path, monkeypatch):
+    """A folder stands for the bucket."""
+    as_epath, bucket = base.epath.Path, tmp_path / "bucket"
+    bucket.mkdir()
+    (bucket / "items.csv").write_text("old")
+    monkeypatch.setattr(
+        base.epath, "Path", lambda path: as_epath(str(path).replace("gs://b", str(bucket)))
+    )
+    data = ml_collections.ConfigDict({"raw_dir": "gs://b", "cache_dir": str(tmp_path / "cache")})
+
+    def find(name="items.csv"):
+        return base.find_files(data, [[name]], "Source 'csv'")[0]
+
+    copy = find()
+    assert copy.read_text() == "old" and copy.is_relative_to(tmp_path / "cache")
+    copy.write_text("was not copied again")
+    os.utime(copy, ((bucket / "items.csv").stat().st_mtime,) * 2)
+    (bucket / "items.csv").write_text("something else")
+    assert find().read_text() == "something else"
+    inode = copy.stat().st_ino
+    assert find().stat().st_ino == inode
+    with pytest.raises(UserError, match=r"has no users.csv \(it holds: items.csv\)"):
+        find("users.csv")
+
+
+def test_a_folder_may_be_named_with_a_tilde(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert read_csv(f"~/{folder.name}").interactions.height == 2
