@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from absl import app
+from absl import app, flags
 
 from tssr_jax.errors import UserError
 
@@ -51,7 +51,11 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         if flag.startswith(("--config=", "-config=")) and not Path(path).is_file():
             _stop(f"--config: there is no file {path!r}; configs/ holds those of this project.")
     try:
-        return app.parse_flags_with_usage(list(argv))
+        return flags.FLAGS(list(argv))
+    except flags.Error as error:
+        # ml_collections puts the stack of frames of what a configuration raised into the message.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        _stop(f"{lines[-1] if 'Traceback' in str(error) else ' '.join(lines)} (See --help.)")
     except (AttributeError, KeyError) as error:
         # What ml_collections raises for a field that does not exist.
         message = " ".join(str(error.args[0]).replace("'", "").split())
