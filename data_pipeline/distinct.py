@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 
 from data_pipeline.tensorflow_cpu import tf
-
-NO_ITEM = np.iinfo(np.int32).max
+from tssr_jax.models.content.text import NO_ITEM
 
 
 @dataclasses.dataclass(frozen=True)
