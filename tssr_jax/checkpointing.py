@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -293,7 +294,11 @@ def _damage() -> Iterator[None]:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"... {text[-200:]}"  # the cause stands last
+    if len(text) <= 200:
+        return text
+    # Of a long message, the machine's own words for what happened, and the end.
+    reasons = [os.strerror(code) for code in errno.errorcode if os.strerror(code) in text]
+    return f"{max(reasons, key=len, default='')} ... {text[-200:]}".lstrip()
 
 
 def _progress(fields: dict[str, Any]) -> Progress:

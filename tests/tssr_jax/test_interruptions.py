@@ -144,10 +144,11 @@ def test_a_disk_that_takes_no_more_stops_the_run_and_leaves_the_checkpoint_befor
     limited = ["bash", "-c", 'ulimit -f 64 && exec "$@"', "-", *command(config, workdir)]
     stopped = run(limited, env=ALONE)
     assert stopped.returncode == 1
-    # Orbax's threads print stacks of their own before and after.
+    # Orbax's threads print stacks of their own before and after, and which of several failed
+    # writes reaches the caller first is up to them.
     (message,) = [line for line in stopped.stderr.splitlines() if line.startswith("Error: ")]
-    assert message.startswith("Error: A checkpoint could not be written to")
-    assert "File too large" in message
+    assert message.startswith("Error: A checkpoint could not be written to"), message
+    assert "File too large" in stopped.stderr, stopped.stderr
     assert newest_step(workdir) == 3
     resumed = run(command(config, workdir))
     assert "Resuming at step 3" in resumed.stdout, resumed.stderr
