@@ -60,9 +60,8 @@ class Case:
         rng = np.random.default_rng(0)
         run = Devices("shard_map", 0, config.model_devices, devices)
         self._state = run.place(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state))
-        self._features = None  # no content stream
-        if features is not None:
-            self._features = run.place(np.zeros(features.shape, np.float32), CLASSES)
+        tables = {name: np.zeros(x.shape, np.float32) for name, x in features.items()}
+        self._features = {name: run.place(table, CLASSES) for name, table in tables.items()}
         windows = rng.integers(1, _ITEMS.value, batch["labels"].shape, np.int32)
         self._batch = run.place(
             {

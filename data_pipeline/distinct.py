@@ -1,11 +1,49 @@
-"""The distinct items of a batch, which a content encoder that is trained looks at once each."""
+"""What a content encoder that is trained reads of a batch: each distinct item once."""
 
 import dataclasses
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 
 from data_pipeline.tensorflow_cpu import tf
-from tssr_jax.models.content.text import NO_ITEM
+from tssr_jax.models.content.trained import NO_ITEM, TrainedEncoder
+
+
+class PreparedEncoder(Protocol):
+    """An encoder with what it reads, prepared for a catalogue."""
+
+    @property
+    def key(self) -> str:
+        """Identifies content, encoder and settings."""
+
+    @property
+    def encoder(self) -> TrainedEncoder:
+        """The trained part."""
+
+    @property
+    def params(self) -> Any:
+        """Its pretrained parameters."""
+
+    @property
+    def inputs(self) -> Any:
+        """What every step reads, as host arrays."""
+
+    def part(self, items: tf.Tensor, step: tf.Tensor, num_devices: int, mine: slice) -> Any:
+        """What the encoder reads of a batch; runs inside of a tf.data pipeline.
+
+        Args:
+          items: int32 [rows, length] of the global batch, 0 is padding.
+          step: of the run, int64.
+          num_devices: of the run.
+          mine: those of this process.
+
+        Returns:
+          Tree of tensors [number, ...], a share for each device of this process side by side.
+        """
+
+    def catalogue_parts(self, num_devices: int, mine: slice) -> Iterator[Any]:
+        """The same for all items, in as many parts as memory asks for, all of one shape."""
 
 
 @dataclasses.dataclass(frozen=True)

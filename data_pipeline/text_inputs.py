@@ -3,7 +3,7 @@
 Frozen layers run once: their states are cached on disk like features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from rich.progress import track
 
 from data_pipeline import cache
 from data_pipeline.distinct import DistinctItems
+from data_pipeline.tensorflow_cpu import tf
 from data_pipeline.text_features import TextEncoder, features_key, text_model_folder
 from tssr_jax.errors import UserError
 from tssr_jax.models.content.bert import Bert
@@ -41,32 +42,41 @@ class PreparedText(NamedTuple):
     inputs: TextInputs
     bucket_of_item: np.ndarray
 
-    def distinct_items(self) -> DistinctItems:
-        """What finds the items of a batch for the encoder."""
+    def part(self, items: tf.Tensor, step: tf.Tensor, num_devices: int, mine: slice) -> Any:
+        """See `PreparedEncoder`: of each bucket the ids, int32 [number]."""
+        del step
         number, unit = len(self.encoder.buckets), self.encoder.micro_batch
-        return DistinctItems(self.bucket_of_item, number, unit)
+        found = DistinctItems(self.bucket_of_item, number, unit)(items, num_devices)
+        return tuple(tf.reshape(ids[mine], [-1]) for ids in found)
+
+    def catalogue_parts(self, num_devices: int, mine: slice) -> Iterator[Any]:
+        """See `PreparedEncoder`; all texts at once, since they lie on the devices."""
+        items = tf.range(len(self.bucket_of_item), dtype=tf.int32)[None]
+        part = self.part(items, tf.constant(0, tf.int64), num_devices, mine)
+        yield tuple(ids.numpy() for ids in part)
 
 
 def prepare_text(
-    texts: Sequence[str], content: ml_collections.ConfigDict, cache_dir: str
+    texts: Sequence[str], settings: ml_collections.ConfigDict, cache_dir: str, seed: int = 0
 ) -> PreparedText:
     """Tokenizes the texts and loads the encoder.
 
     Args:
       texts: text of item i + 1 at index i, "" without one.
-      content: section `content` of the config.
+      settings: section `content.text` of the config.
       cache_dir: where states and downloads are kept.
+      seed: of the initial values of adapters.
 
     Raises:
       UserError: if the encoder has fewer layers than are to be trained, or there is no text.
     """
-    folder = text_model_folder(content, cache_dir)
-    whole = TextEncoder(folder, content.max_tokens, content.pooling)
+    folder = text_model_folder(settings, cache_dir)
+    whole = TextEncoder(folder, settings.max_tokens, settings.pooling)
     layers = whole.bert.config.num_hidden_layers
-    if content.trained_layers > layers:
+    if settings.trained_layers > layers:
         raise UserError(
-            f"--config.content.trained_layers is {content.trained_layers}; the encoder in {folder} "
-            f"has {layers} layers (-1 trains all of them and the embeddings)."
+            f"--config.content.text.trained_layers is {settings.trained_layers}; the encoder in "
+            f"{folder} has {layers} layers (-1 trains all of them and the embeddings)."
         )
     rows = [i for i, text in enumerate(texts) if text.strip()]
     if not rows:
@@ -74,21 +84,30 @@ def prepare_text(
     token_ids = whole.tokenize([texts[i] for i in rows])
     lengths = np.zeros(len(texts) + 1, np.int32)
     lengths[[i + 1 for i in rows]] = [len(ids) for ids in token_ids]
-    buckets = _buckets(lengths[lengths > 0], content.max_tokens)
+    buckets = _buckets(lengths[lengths > 0], settings.max_tokens)
     tokens = np.zeros((len(lengths), buckets[-1]), np.int32)
     for row, ids in zip(rows, token_ids, strict=True):
         tokens[row + 1, : len(ids)] = ids
-    first_layer = -1 if content.trained_layers < 0 else layers - content.trained_layers
-    encoder = TrainedText(whole.bert, first_layer, content.pooling, buckets, content.micro_batch)
-    key = features_key(texts, folder, content)
-    inputs = TextInputs(tokens, lengths)
+    first_layer = -1 if settings.trained_layers < 0 else layers - settings.trained_layers
+    encoder = TrainedText(
+        whole.bert,
+        first_layer,
+        settings.pooling,
+        buckets,
+        settings.micro_batch,
+        settings.lora_rank,
+        settings.lora_alpha,
+    )
+    key = features_key(texts, folder, settings)
+    params, base = encoder.split(jax.tree.map(np.asarray, whole.params), jax.random.key(seed))
+    inputs = TextInputs(tokens, lengths, base)
     if first_layer >= 0:
         inputs = _frozen_states(inputs, whole, first_layer, f"{key}-{first_layer}", cache_dir)
     bucket_of_item = np.searchsorted(buckets, lengths)
     return PreparedText(
-        f"{key}-{content.trained_layers}",
+        f"{key}-{settings.trained_layers}-{settings.lora_rank}",
         encoder,
-        encoder.trained(jax.tree.map(np.asarray, whole.params)),
+        jax.tree.map(np.asarray, params),
         inputs,
         np.where(lengths > 0, bucket_of_item, -1),
     )

@@ -1,14 +1,17 @@
 """Small raw dumps in their owners' layouts, made up for the tests."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import ml_collections
 import numpy as np
+from PIL import Image
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from configs import csv
+from tests.resnet_weights import random_weights, resnet_shapes
 from tssr_jax.models.content.bert import BertConfig
 
 WORDS = ("red", "blue", "green", "car", "boat", "plane", "game", "puzzle", "big", "small")
@@ -63,8 +66,8 @@ def tiny_config(folder: Path) -> ml_collections.ConfigDict:
     """A configuration that trains in seconds on `write_csv` data below `folder`."""
     config = csv.get_config(str(write_csv(folder / "raw")))
     config.data.cache_dir = str(folder / "cache")
-    config.content.text_model_dir = str(write_text_model(folder / "text_model"))
-    config.content.max_tokens = 8
+    config.content.text.model_dir = str(write_text_model(folder / "text_model"))
+    config.content.text.max_tokens = 8
     config.model.update(
         d_model=16, d_ffn=16, num_heads=2, num_cross_layers=1, max_length=8, dropout_rate=0.1
     )
@@ -105,3 +108,18 @@ def _random_weights(config: BertConfig) -> dict[str, np.ndarray]:
         name: (0.3 * rng.standard_normal(shape) + name.endswith("Norm.weight")).astype(np.float32)
         for name, shape in shapes.items()
     }
+
+
+def write_images(folder: Path, names: Sequence[str], seed: int = 0) -> None:
+    """Pictures of noise, none of them square."""
+    rng = np.random.default_rng(seed)
+    for i, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (30 + i, 44, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+
+
+def write_image_model(path: Path) -> Path:
+    """A tiny ResNet of two stages with random weights."""
+    save_file(random_weights(resnet_shapes((1, 1), 4)), path)
+    return path

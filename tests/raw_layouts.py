@@ -14,6 +14,7 @@ import polars as pl
 from configs import amazon, csv, hm, mind, ml1m, ml10m, ml20m, ml25m, ml32m, ml100k, yelp
 from data_pipeline.sources import SOURCES, Dump
 from data_pipeline.texts import describe
+from tests.raw_data import write_images
 
 NUM_USERS, NUM_ITEMS = 40, 20
 START = 1_700_000_000
@@ -68,10 +69,9 @@ def write_hm(folder):
         for i in range(NUM_ITEMS)
     ]
     write(folder / "articles.csv", [columns, *articles])
-    for i in range(NUM_ITEMS - 2):
-        image = folder / "images" / "010" / f"01087750{i:02d}.jpg"
-        image.parent.mkdir(parents=True, exist_ok=True)
-        image.write_bytes(b"not looked at")
+    names = [f"images/010/01087750{i:02d}.jpg" for i in range(NUM_ITEMS - 2)]
+    write_images(folder, names)
+    (folder / names[0]).write_bytes(b"not a picture")
     return with_folder(hm.get_config(), folder)
 
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 def final_state(config, workdir):
     """The newest checkpoint's state, as plain arrays."""
     experiment = build_experiment(config)
-    params = init_params(experiment.model, experiment.feature_width, config.seed)
+    params = init_params(experiment.model, experiment.feature_widths, config.seed)
     target = create_train_state(params, make_optimizer(config.optimizer), config)
     with Checkpointer(workdir, experiment.data.num_items) as checkpointer:
         state, progress = checkpointer.restore_newest(target)
@@ -54,16 +54,22 @@ def assert_same_run(config, first, second):
     assert texts[0] == texts[1]
 
 
+def value_of(config, section, name):
+    for part in section.split("."):
+        config = config[part]
+    return config[name]
+
+
 def command(config, workdir, *flags):
     return [
         sys.executable, "-m", "tssr_jax.main",
         f"--config=configs/csv.py:{config.data.raw_dir}",
         f"--workdir={workdir}",
         f"--config.num_devices={config.num_devices}",
-        *(f"--config.{section}.{name}={getattr(config[section], name)}"
+        *(f"--config.{section}.{name}={value_of(config, section, name)}"
           for section, names in {
               "data": ("cache_dir",),
-              "content": ("text_model_dir", "max_tokens"),
+              "content.text": ("model_dir", "max_tokens"),
               "model": ("d_model", "d_ffn", "num_heads", "num_cross_layers", "max_length"),
               "optimizer": ("learning_rate", "ema_decay"),
               "train": (

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -17,9 +17,9 @@ from tssr_jax import collectives, placement, processes
 from tssr_jax.checkpointing import Checkpointer
 from tssr_jax.experiment import Experiment, build_experiment, require_same_data
 from tssr_jax.metrics import answer_ranks, ranking_metrics
-from tssr_jax.models.content.text import TextInputs
+from tssr_jax.models.content.fusion import ContentFeatures
+from tssr_jax.models.content.trained import TrainedEncoder, parameters_name, scatter
 from tssr_jax.models.tssr import TSSR, encode, score
-from tssr_jax.optimizer import TEXT_ENCODER
 from tssr_jax.parallel import ROWS, WHOLE
 from tssr_jax.reporting import make_console, make_progress, metrics_table
 from tssr_jax.run_config import load_config, write_json
@@ -27,7 +27,7 @@ from tssr_jax.train_state import init_params
 
 TEST_METRICS_FILE = "test_metrics.json"
 SPLITS: tuple[EvalSplit, ...] = ("validation", "test")
-EvalStep = Callable[[Any, Mapping[str, Any], jax.Array | None], jax.Array]
+EvalStep = Callable[[Any, Mapping[str, Any], ContentFeatures | None], jax.Array]
 
 
 def make_eval_step(model: TSSR) -> EvalStep:
@@ -39,7 +39,7 @@ def make_eval_step(model: TSSR) -> EvalStep:
     catalogue = model.catalogue
 
     def eval_step(
-        params: Any, batch: Mapping[str, Any], item_features: jax.Array | None
+        params: Any, batch: Mapping[str, Any], item_features: ContentFeatures | None
     ) -> jax.Array:
         outputs = encode(model, params, batch["item_sequence"], item_features)
         states, answers, excluded = catalogue.gather_rows(
@@ -50,6 +50,17 @@ def make_eval_step(model: TSSR) -> EvalStep:
         return collectives.all_gather(ranks, model.rows_axis, 0)
 
     return eval_step
+
+
+def _catalogue_body(modality: str, encoder: TrainedEncoder, model: TSSR) -> Callable[..., Any]:
+    """Adds the vectors of a part of the catalogue to a table, on each device."""
+
+    def body(params: Any, part: Any, inputs: Any, table: jax.Array) -> jax.Array:
+        own = params[parameters_name(modality)]
+        features, _ = encoder.distinct_features(own, inputs, part, model.rows_axis, train=False)
+        return scatter(table, features)
+
+    return body
 
 
 class Ranker:
@@ -65,27 +76,39 @@ class Ranker:
         self._eval_step = devices.run(
             make_eval_step(experiment.model), inputs=(layout, ROWS, experiment.content_layout)
         )
-        self._encode: Callable[..., Any] | None = None
-        if experiment.text is not None:
-            encoder, axis = experiment.text.encoder, experiment.model.rows_axis
-            ids = encoder.shares(experiment.data.num_items + 1, devices.num_devices)
-            self._own_ids = ids[devices.local_rows(ids.size)]
+        self._encode = {}
+        for name, encoder in experiment.trained.items():
+            self._encode[name] = devices.run(
+                _catalogue_body(name, encoder, experiment.model),
+                inputs=(layout, ROWS, WHOLE, WHOLE),
+            )
 
-            def body(params: Any, own: jax.Array, inputs: TextInputs) -> jax.Array:
-                return encoder.catalogue(params[TEXT_ENCODER], inputs, own, axis)
+    def content(self, params: Any, modalities: Iterable[str] | None = None) -> dict[str, Any]:
+        """What the content stream reads when nothing is trained: tables of all classes.
 
-            self._encode = devices.run(body, inputs=(layout, ROWS, WHOLE))
+        An encoder that is trained encodes the catalogue once, each device its share.
+
+        Args:
+          params: the model's parameters.
+          modalities: whose encoders are run; by default those of all that are trained.
+        """
+        experiment, devices = self._experiment, self._experiment.devices
+        content = dict(experiment.content)
+        for name in self._encode if modalities is None else modalities:
+            prepared = experiment.encoders[name]
+            shape = (experiment.data.num_items + 1, prepared.encoder.width)
+            table = devices.place(np.zeros(shape, np.float32))
+            mine = devices.local_rows(devices.num_devices)
+            for part in prepared.catalogue_parts(devices.num_devices, mine):
+                table = self._encode[name](params, part, experiment.content[name], table)
+            content[name] = table
+        return content
 
     def __call__(
         self, params: Any, batches: EvalBatches, on_batch: Callable[[], None] = lambda: None
     ) -> np.ndarray:
-        """0-based rank of each user's answer, int32 [num_users], each user once.
-
-        A content encoder that is trained encodes the catalogue once, each device its share.
-        """
-        features = self._experiment.content
-        if self._encode is not None:
-            features = self._encode(params, self._own_ids, features)
+        """0-based rank of each user's answer, int32 [num_users], each user once."""
+        features = self.content(params)
         ranks = []
         for batch in batches:
             ranks.append(np.asarray(self._eval_step(params, batch, features)))
@@ -104,11 +127,9 @@ def params_layout(experiment: Experiment) -> Any:
 
 def initial_params(experiment: Experiment) -> Any:
     """`init_params` of the experiment's model and seed; zeros for an encoder that is trained."""
-    params = init_params(experiment.model, experiment.feature_width, experiment.config.seed)
-    if experiment.text is not None:
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), experiment.text.params)
-        params = {**params, TEXT_ENCODER: zeros}
-    return params
+    params = init_params(experiment.model, experiment.feature_widths, experiment.config.seed)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), experiment.pretrained)
+    return params | zeros
 
 
 def make_eval_batches(experiment: Experiment, split: EvalSplit) -> EvalBatches:

@@ -9,15 +9,19 @@ import numpy as np
 from etils import epath
 from jax.sharding import PartitionSpec
 
+from data_pipeline.distinct import PreparedEncoder
+from data_pipeline.image_inputs import ImageFeatures, image_features, prepare_images
 from data_pipeline.prepare import PreparedData, prepare
 from data_pipeline.store import SequenceStore, open_store
 from data_pipeline.text_features import TextFeatures, text_features
-from data_pipeline.text_inputs import PreparedText, prepare_text
+from data_pipeline.text_inputs import prepare_text
 from tssr_jax import processes
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.collectives import Axis
 from tssr_jax.errors import UserError
+from tssr_jax.models.content.trained import TrainedEncoder, parameters_name
 from tssr_jax.models.tssr import TSSR
+from tssr_jax.optimizer import EncoderSteps
 from tssr_jax.parallel import CLASSES, WHOLE, Devices
 from tssr_jax.run_config import validate_config, write_json
 
@@ -32,11 +36,11 @@ class Experiment:
       config: validated.
       data: the prepared data set.
       sequences: its sequences, in memory or on disk.
-      content: what the content stream reads, laid out as `content_layout`: float32
-        [padded_classes, feature_dim], or the inputs of an encoder that is trained; None without
-        a content stream.
+      content: by modality what the content stream reads, on the devices as `content_layout` says:
+        features float32 [padded_classes, feature_dim], or the inputs of an encoder that is
+        trained; {} without a content stream.
       content_key: identifies it; "" without a content stream.
-      text: the text encoder, if it is trained.
+      encoders: content encoders that are trained, by modality.
       devices: where it runs.
       model: the module; its parameters live elsewhere.
     """
@@ -44,50 +48,85 @@ class Experiment:
     config: ml_collections.ConfigDict
     data: PreparedData
     sequences: SequenceStore
-    content: Any
+    content: dict[str, Any]
     content_key: str
-    text: PreparedText | None
+    encoders: dict[str, PreparedEncoder]
     devices: Devices
     model: TSSR
 
     @property
-    def content_layout(self) -> PartitionSpec:
+    def content_layout(self) -> dict[str, PartitionSpec]:
         """How `content` lies on the devices."""
-        return CLASSES if self.text is None else WHOLE
+        return {name: WHOLE if name in self.encoders else CLASSES for name in self.content}
 
     @property
-    def feature_width(self) -> int | None:
-        """Of the content features; None without a content stream."""
-        if self.text is not None:
-            return self.text.encoder.bert.config.hidden_size
-        return None if self.content is None else int(self.content.shape[-1])
+    def feature_widths(self) -> dict[str, int]:
+        """Of the content features, by modality."""
+        return {
+            name: self.encoders[name].encoder.width if name in self.encoders else table.shape[-1]
+            for name, table in self.content.items()
+        }
+
+    @property
+    def trained(self) -> dict[str, TrainedEncoder]:
+        """The encoders that are trained, by modality."""
+        return {name: prepared.encoder for name, prepared in self.encoders.items()}
+
+    @property
+    def pretrained(self) -> dict[str, Any]:
+        """Their pretrained parameters, by the names of these."""
+        return {parameters_name(name): p.params for name, p in self.encoders.items()}
+
+    def encoder_steps(self) -> dict[str, EncoderSteps]:
+        """Their step sizes, by the names of their parameters."""
+        return {
+            parameters_name(name): EncoderSteps(
+                section.learning_rate, section.layer_decay, section.train_from_step, encoder.depth
+            )
+            for name, encoder in self.trained.items()
+            for section in (self.config.content[name],)
+        }
 
 
 def build_experiment(config: ml_collections.ConfigDict) -> Experiment:
     """Prepares data and features (or finds them in the cache) and makes the model."""
     validate_config(config)
     devices = Devices(config.parallel, config.num_devices, config.model_devices)
-    text = None
-    features: TextFeatures | None = None
+    encoders: dict[str, PreparedEncoder] = {}
+    features: dict[str, TextFeatures | ImageFeatures] = {}
     with processes.first_goes_first("prepare"):
         data = prepare(config.data)
         if "content" in config.model.streams:
-            arguments = (data.texts, config.content, config.data.cache_dir)
-            if config.content.trained_layers:
-                text = prepare_text(*arguments)
-            else:
-                features = text_features(*arguments)
+            for name in config.content.modalities:
+                prepared = _prepare_content(name, data, config)
+                if isinstance(prepared, TextFeatures | ImageFeatures):
+                    features[name] = prepared
+                else:
+                    encoders[name] = prepared
     catalogue = devices.catalogue(data.num_items)
-    content, key = None, ""
-    if features is not None:
-        fill = catalogue.padded_classes - catalogue.num_classes
-        content = devices.place(np.pad(features.table, ((0, fill), (0, 0))), CLASSES)
-        key = features.key
-    if text is not None:
-        content, key = devices.place(text.inputs), text.key
+    fill = ((0, catalogue.padded_classes - catalogue.num_classes), (0, 0))
+    content = {name: devices.place(np.pad(f.table, fill), CLASSES) for name, f in features.items()}
+    content |= {name: devices.place(prepared.inputs) for name, prepared in encoders.items()}
+    keys = {name: part.key for name, part in (*features.items(), *encoders.items())}
+    key = "-".join(keys[name] for name in sorted(keys))
     model = make_model(config, catalogue, devices.rows_axis)
     sequences = open_store(data, config.data.in_memory_gib)
-    return Experiment(config, data, sequences, content, key, text, devices, model)
+    return Experiment(config, data, sequences, content, key, encoders, devices, model)
+
+
+def _prepare_content(
+    modality: str, data: PreparedData, config: ml_collections.ConfigDict
+) -> TextFeatures | ImageFeatures | PreparedEncoder:
+    """Features by a frozen encoder, or an encoder that is trained."""
+    settings, cache_dir = config.content[modality], config.data.cache_dir
+    if modality == "text":
+        if settings.trained_layers:
+            return prepare_text(data.texts, settings, cache_dir, config.seed)
+        return text_features(data.texts, settings, cache_dir)
+    images = (data.images, config.data.raw_dir, settings, cache_dir)
+    return (
+        prepare_images(*images, config.seed) if settings.trained_stages else image_features(*images)
+    )
 
 
 def make_model(
@@ -96,7 +135,14 @@ def make_model(
     """The model of section `model` of the config, as one device runs it."""
     fields = config.model.to_dict()
     streams = tuple(fields.pop("streams"))
-    return TSSR(catalogue=catalogue, streams=streams, rows_axis=rows_axis, **fields)
+    return TSSR(
+        catalogue=catalogue,
+        streams=streams,
+        modalities=tuple(config.content.modalities),
+        fusion=config.content.fusion,
+        rows_axis=rows_axis,
+        **fields,
+    )
 
 
 def save_data_report(experiment: Experiment, workdir: epath.Path) -> None:
@@ -123,7 +169,7 @@ def require_same_data(experiment: Experiment, workdir: epath.Path) -> None:
         )
     if saved["features_key"] != experiment.content_key:
         raise UserError(
-            f"The content features are not those of the run in {workdir}: another text encoder "
-            "(--config.content.text_model_dir) makes others. Give it the same one, or train in "
-            "another --workdir."
+            f"The content features are not those of the run in {workdir}: another encoder "
+            "(--config.content.text.model_dir, --config.content.image.model_file) or other images "
+            "make others. Give it the same ones, or train in another --workdir."
         )

@@ -1,6 +1,7 @@
 """Adam with warm-up, decoupled weight decay and clipping as options, all from optax."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,22 +11,37 @@ import optax
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.placement import global_norm
 
-# The parameters of a trained text encoder, beside those of the model.
-TEXT_ENCODER = "text_encoder"
-_NOT_DECAYED = ("bias", "scale")
+# The last names of parameters that weight decay leaves alone; the last two are statistics.
+_NOT_DECAYED = ("bias", "scale", "mean", "var")
+
+
+class EncoderSteps(NamedTuple):
+    """Step sizes of a content encoder that is trained.
+
+    Attributes:
+      learning_rate: of its top layer.
+      layer_decay: each layer below has this share of the step size of the one above.
+      from_step: it is not trained before.
+      depth: how many layers lie above the parameters of a name.
+    """
+
+    learning_rate: float
+    layer_decay: float
+    from_step: int
+    depth: Callable[[str], int]
 
 
 def make_optimizer(
     config: ml_collections.ConfigDict,
     catalogue: Catalogue | None = None,
-    content: ml_collections.ConfigDict | None = None,
+    encoders: Mapping[str, EncoderSteps] | None = None,
 ) -> optax.GradientTransformation:
     """Builds the optimiser of section `optimizer` of the config.
 
     Args:
       config: the section.
       catalogue: how the classes lie on the devices, where gradients hold a part of them.
-      content: section `content`, if a content encoder is trained.
+      encoders: content encoders that are trained, by the names of their parameters.
     """
     schedule: optax.ScalarOrSchedule = config.learning_rate
     if config.warmup_steps:
@@ -37,11 +53,11 @@ def make_optimizer(
     stages = []
     if config.clip_norm:
         stages.append(clip_by_norm(config.clip_norm, catalogue))
-    stages.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
+    stages.append(_adam(config, encoders or {}))
     if config.weight_decay:
         stages.append(optax.add_decayed_weights(config.weight_decay, mask=_decayed))
-    if content is not None:
-        stages.append(_encoder_steps(content, config.learning_rate))
+    if encoders:
+        stages.append(_encoder_step_sizes(encoders, config.learning_rate))
     stages.append(optax.scale_by_learning_rate(schedule))
     return optax.chain(*stages)
 
@@ -57,10 +73,32 @@ def clip_by_norm(max_norm: float, catalogue: Catalogue | None) -> optax.Gradient
     return optax.stateless(clip)
 
 
-def _encoder_steps(
-    content: ml_collections.ConfigDict, learning_rate: float
+def _adam(
+    config: ml_collections.ConfigDict, encoders: Mapping[str, EncoderSteps]
 ) -> optax.GradientTransformation:
-    """Gives a content encoder its own step size, smaller for lower layers, 0 at first."""
+    """Adam; that of an encoder which is trained later begins when that is."""
+    adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+    later = {name: steps.from_step for name, steps in encoders.items() if steps.from_step}
+    if not later:
+        return adam
+    transforms = {name: _from_step(adam, step) for name, step in later.items()}
+
+    def labels(params: Any) -> dict[str, str]:
+        return {name: name if name in later else "" for name in params}
+
+    return optax.multi_transform({"": adam, **transforms}, labels)
+
+
+def _from_step(
+    inner: optax.GradientTransformation, first: int
+) -> optax.GradientTransformationExtraArgs:
+    return optax.conditionally_transform(inner, lambda step: step >= first)
+
+
+def _encoder_step_sizes(
+    encoders: Mapping[str, EncoderSteps], learning_rate: float
+) -> optax.GradientTransformation:
+    """Gives content encoders their own step sizes, smaller for lower layers, 0 at first."""
 
     def init(params: Any) -> jax.Array:
         del params
@@ -68,19 +106,14 @@ def _encoder_steps(
 
     def update(updates: Any, count: jax.Array, params: Any) -> tuple[Any, jax.Array]:
         del params
-        trained = (count >= content.train_from_step) * content.learning_rate / learning_rate
-        layers = updates[TEXT_ENCODER]
-        top = max([int(name.removeprefix("layer_")) for name in layers if "layer_" in name])
-        scaled = {}
-        for name, tree in layers.items():
-            depth = top + 1
-            if name.startswith("layer_"):
-                depth = top - int(name.removeprefix("layer_"))
-            elif name == "pooler_dense":
-                depth = 0
-            scale = trained * content.layer_decay**depth
-            scaled[name] = jax.tree.map(lambda x, scale=scale: scale * x, tree)
-        return {**updates, TEXT_ENCODER: scaled}, count + 1
+        scaled = dict(updates)
+        for encoder, steps in encoders.items():
+            trained = (count >= steps.from_step) * steps.learning_rate / learning_rate
+            scaled[encoder] = {
+                name: optax.tree.scale(trained * steps.layer_decay ** steps.depth(name), layer)
+                for name, layer in updates[encoder].items()
+            }
+        return scaled, count + 1
 
     return optax.GradientTransformation(init, update)
 

@@ -11,6 +11,9 @@ from configs import default
 from data_pipeline.input_pipeline import WINDOWS
 from tssr_jax.errors import UserError
 from tssr_jax.losses.info_nce import NEGATIVES
+from tssr_jax.models.content.bert import POOLINGS
+from tssr_jax.models.content.fusion import FUSIONS, MODALITIES
+from tssr_jax.models.content.image import BATCH_STATISTICS
 from tssr_jax.models.precision import COMPUTE_DTYPES
 from tssr_jax.models.tssr import STREAMS
 from tssr_jax.parallel import KINDS
@@ -28,6 +31,8 @@ MAY_CHANGE = (
     "train.num_epochs",
     "train.early_stopping_patience",
 )
+# What says how much of an encoder is trained.
+TRAINED_FIELDS = {"text": "trained_layers", "image": "trained_stages"}
 _AT_LEAST = {
     "num_devices": 0,
     "model_devices": 1,
@@ -45,9 +50,13 @@ _AT_LEAST = {
     "data.text_field_length": 0,
     "data.max_bad_lines": 0,
     "data.in_memory_gib": 0,
-    "content.trained_layers": -1,
-    "content.train_from_step": 0,
-    "content.micro_batch": 1,
+    "content.text.trained_layers": -1,
+    "content.text.lora_rank": 0,
+    "content.text.train_from_step": 0,
+    "content.text.micro_batch": 1,
+    "content.image.trained_stages": -1,
+    "content.image.train_from_step": 0,
+    "content.image.micro_batch": 1,
     "train.batch_size": 1,
     "train.window_stride": 1,
     "train.num_epochs": 1,
@@ -73,6 +82,9 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
         ("loss.negatives", NEGATIVES),
         ("model.compute_dtype", COMPUTE_DTYPES),
         ("train.windows", WINDOWS),
+        ("content.fusion", FUSIONS),
+        ("content.text.pooling", POOLINGS),
+        ("content.image.batch_statistics", BATCH_STATISTICS),
     ):
         if fields[name] not in known:
             raise UserError(f"--config.{name} is {fields[name]!r}; known: {', '.join(known)}.")
@@ -86,15 +98,29 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
 
 def _validate_content(config: ml_collections.ConfigDict) -> None:
     content = config.content
-    if content.pooling not in ("mean", "cls", "pooler"):
+    modalities = tuple(content.modalities)
+    if not modalities or len(set(modalities)) < len(modalities) or set(modalities) - {*MODALITIES}:
         raise UserError(
-            f"--config.content.pooling is {content.pooling!r}; known: mean, cls, pooler."
+            f"--config.content.modalities is {modalities}; it must be ('text',), ('image',) or "
+            "('text', 'image')."
         )
-    if content.trained_layers and config.model_devices > 1:
+    if content.text.lora_rank and not content.text.trained_layers:
         raise UserError(
-            f"--config.content.trained_layers is {content.trained_layers}: an encoder that is "
-            "trained needs the whole catalogue on each device; set --config.model_devices=1."
+            f"--config.content.text.lora_rank is {content.text.lora_rank}, but no layer is to be "
+            "adapted: set --config.content.text.trained_layers=-1, or the number of layers."
         )
+    if content.image.augment and content.image.trained_stages >= 0:
+        raise UserError(
+            "--config.content.image.augment shows the encoder other crops at each step, so that "
+            "nothing of it can be computed once: set --config.content.image.trained_stages=-1."
+        )
+    for name in modalities:
+        field = TRAINED_FIELDS[name]
+        if content[name][field] and config.model_devices > 1:
+            raise UserError(
+                f"--config.content.{name}.{field} is {content[name][field]}: an encoder that is "
+                "trained needs the whole catalogue on each device; set --config.model_devices=1."
+            )
 
 
 def _validate_model(model: ml_collections.ConfigDict) -> None:

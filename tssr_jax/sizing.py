@@ -149,13 +149,14 @@ def compile_step(
     rows = run.round_up(config.train.batch_size)
     model = make_model(config, run.catalogue(num_items), run.rows_axis)
     optimizer = make_optimizer(config.optimizer, model.catalogue)
-    width = feature_dim if "content" in model.streams else None
-    features = None
-    if width is not None:
-        features = jax.ShapeDtypeStruct((model.catalogue.padded_classes, width), jnp.float32)
+    widths = dict.fromkeys(model.modalities, feature_dim) if "content" in model.streams else {}
+    features = {
+        name: jax.ShapeDtypeStruct((model.catalogue.padded_classes, width), jnp.float32)
+        for name, width in widths.items()
+    }
 
     def start() -> Any:
-        return create_train_state(init_params(model, width, config.seed), optimizer, config)
+        return create_train_state(init_params(model, widths, config.seed), optimizer, config)
 
     window = jax.ShapeDtypeStruct((rows, config.model.max_length), jnp.int32)
     row_mask = jax.ShapeDtypeStruct((rows,), jnp.bool_)

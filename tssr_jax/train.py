@@ -12,7 +12,6 @@ from rich.progress import Progress as ProgressBar
 from rich.progress import TaskID
 
 from data_pipeline import report
-from data_pipeline.input_pipeline import Cut, make_train_batches
 from tssr_jax import placement, processes
 from tssr_jax.checkpointing import Checkpointer, Progress
 from tssr_jax.errors import UserError
@@ -30,7 +29,7 @@ from tssr_jax.experiment import (
     save_data_report,
 )
 from tssr_jax.optimizer import make_optimizer
-from tssr_jax.parallel import ROWS
+from tssr_jax.phases import Phases
 from tssr_jax.preemption import StopRequest
 from tssr_jax.reporting import MetricWriter, make_console, make_progress, pairs_table
 from tssr_jax.run_config import (
@@ -45,8 +44,7 @@ from tssr_jax.train_state import (
     TrainState,
     all_finite,
     create_train_state,
-    make_train_step,
-    with_encoder,
+    with_encoders,
     zero_sums,
 )
 
@@ -119,12 +117,10 @@ class Trainer:
     ):
         config = experiment.config
         self._config = config
-        self._content = experiment.content
         self._checkpointer = checkpointer
         self._console = console
-        text = experiment.text
         optimizer = make_optimizer(
-            config.optimizer, experiment.model.catalogue, config.content if text else None
+            config.optimizer, experiment.model.catalogue, experiment.encoder_steps()
         )
 
         def start() -> TrainState:
@@ -133,26 +129,15 @@ class Trainer:
         layout = placement.layout(jax.eval_shape(start))
         self._devices = devices = experiment.devices
         self.state: TrainState = devices.build(start, layout)
-        if text is not None:
-            self.state = with_encoder(self.state, devices.place(text.params))
+        self.state = with_encoders(self.state, devices.place(experiment.pretrained))
         self.progress = Progress()
         restored = checkpointer.restore_newest(self.state)
         if restored is not None:
             self.state, self.progress = restored
-        self._train_step = devices.run(
-            make_train_step(experiment.model, optimizer, config, text.encoder if text else None),
-            inputs=(layout, ROWS, experiment.content_layout),
-            output=layout,
-            donate=(0,),
-        )
         self._rank = Ranker(experiment)
-        num_rows = devices.round_up(config.train.batch_size)
-        self._batches = make_train_batches(
-            experiment.sequences,
-            config,
-            Cut(num_rows, devices.local_rows(num_rows), devices.num_devices),
-            text.distinct_items() if text else None,
-        )
+        self._phases = Phases(experiment, optimizer, layout, self._rank)
+        self._phase = self._phases.at(int(self.state.step), self.state.params)
+        self._batches = self._phase.batches
         if not self._batches.num_users:
             raise UserError("No user has the 4 interactions that a training window needs.")
         self._validation = make_eval_batches(experiment, "validation")
@@ -181,14 +166,17 @@ class Trainer:
         )
         with make_progress(self._console) as bar:
             task = bar.add_task("Training", total=self._total_steps, completed=step, message="")
-            batches = self._batches.iterate(step)
+            batches = self._phase.batches.iterate(step)
             while step < self._total_steps and not self._out_of_patience():
                 if self._must_stop(stop, step):
                     self._require_finite_losses()
                     self._save()
                     return False
+                if step == self._phase.end:
+                    self._phase = self._phases.at(step, self.state.params)
+                    batches = self._phase.batches.iterate(step)
                 started = time.monotonic()
-                self.state = self._train_step(self.state, next(batches), self._content)
+                self.state = self._phase.step(self.state, next(batches), self._phase.content)
                 step += 1
                 boundary = self._is_boundary(step)
                 if boundary or step % _STEPS_PER_SYNC == 0:

@@ -12,11 +12,11 @@ from flax import struct
 
 from tssr_jax import collectives, placement
 from tssr_jax.catalogue import Catalogue
+from tssr_jax.collectives import Axis
 from tssr_jax.losses.term import LossTerm
 from tssr_jax.losses.total import loss_terms, term_weights, total_loss
-from tssr_jax.models.content.text import TrainedText
+from tssr_jax.models.content.trained import TrainedEncoder, parameters_name
 from tssr_jax.models.tssr import TSSR, encode
-from tssr_jax.optimizer import TEXT_ENCODER
 
 NEVER = jnp.iinfo(jnp.int32).max
 TOTAL = "total"
@@ -50,12 +50,15 @@ class TrainState:
         return self.params if self.average is None else self.average
 
 
-def init_params(model: TSSR, feature_width: int | None, seed: int) -> Any:
+TrainStep = Callable[[TrainState, Mapping[str, Any], Any], TrainState]
+
+
+def init_params(model: TSSR, widths: Mapping[str, int], seed: int) -> Any:
     """Initial parameters, on any number of devices the same function of the model and the seed.
 
     Args:
       model: the module of one device.
-      feature_width: of the content features; None without a content stream.
+      widths: of the content features, by modality; {} without a content stream.
       seed: any integer.
 
     Returns:
@@ -65,7 +68,7 @@ def init_params(model: TSSR, feature_width: int | None, seed: int) -> Any:
 
     def init(key: jax.Array) -> Any:
         sequence = jnp.zeros((1, model.max_length), jnp.int32)
-        features = None if feature_width is None else jnp.zeros((1, feature_width))
+        features = {name: jnp.zeros((1, width)) for name, width in widths.items()}
         params = whole.init(key, sequence, features)["params"]
         return placement.pad_classes(params, model.catalogue)
 
@@ -87,12 +90,12 @@ def create_train_state(
     )
 
 
-def with_encoder(state: TrainState, encoder: Any) -> TrainState:
-    """The state with a text encoder's parameters in place of zeros, in the average too."""
+def with_encoders(state: TrainState, encoders: Mapping[str, Any]) -> TrainState:
+    """The state with encoders' parameters (by their names) for zeros, in the average too."""
     average = state.average
     if average is not None:
-        average = {**average, TEXT_ENCODER: jax.tree.map(jnp.copy, encoder)}
-    params = {**state.params, TEXT_ENCODER: encoder}
+        average = {**average, **jax.tree.map(jnp.copy, dict(encoders))}
+    params = {**state.params, **encoders}
     return dataclasses.replace(state, params=params, average=average)
 
 
@@ -118,8 +121,8 @@ def make_train_step(
     model: TSSR,
     optimizer: optax.GradientTransformation,
     config: ml_collections.ConfigDict,
-    text: TrainedText | None = None,
-) -> Callable[[TrainState, Mapping[str, Any], Any], TrainState]:
+    encoders: Mapping[str, TrainedEncoder] | None = None,
+) -> TrainStep:
     """Returns the step of one device, the pure function `(state, batch, content) -> state`.
 
     Each device gets its rows of the global batch; the loss and the new state are those of the
@@ -129,18 +132,18 @@ def make_train_step(
       model: tells how batch and catalogue lie on the devices.
       optimizer: whose state the train state holds.
       config: sections `loss` and `corrections`, and the seed.
-      text: the encoder, if it is trained; `content` is what it reads, otherwise item features.
+      encoders: content encoders that are trained, by modality. For these `content[modality]` is
+        what they read, and `batch["distinct"][modality]` their share of the batch's items;
+        otherwise it is a table of features.
     """
     weights, axis = term_weights(config), model.rows_axis
+    encoders = encoders or {}
 
     def train_step(state: TrainState, batch: Mapping[str, Any], content: Any) -> TrainState:
         dropout_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
 
-        def loss_fn(params: Any) -> tuple[jax.Array, dict[str, LossTerm]]:
-            features = content
-            if text is not None:
-                encoder = _unless_waiting(params[TEXT_ENCODER], state.step, config.content)
-                features = text.distinct_features(encoder, content, batch["distinct"], axis)
+        def loss_fn(params: Any) -> tuple[jax.Array, tuple[dict[str, LossTerm], Any]]:
+            features, replaced = _encode_content(encoders, params, content, batch, axis)
             outputs = encode(
                 model,
                 params,
@@ -150,14 +153,16 @@ def make_train_step(
                 dropout_key=dropout_key,
             )
             terms = loss_terms(model, params, outputs, batch, config)
-            return total_loss(terms, weights, axis), terms
+            return total_loss(terms, weights, axis), (terms, replaced)
 
-        shares, grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        total, terms = collectives.psum(shares, axis)
+        (share, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        shares, replaced = aux
+        total, terms = collectives.psum((share, shares), axis)
         grads = placement.sum_gradients(grads, model.catalogue, axis)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         terms = {**terms, TOTAL: LossTerm(total, jnp.ones(()))}
         params = optax.apply_updates(state.params, updates)
+        params = params | {name: params[name] | new for name, new in replaced.items()}
         return TrainState(
             step=state.step + 1,
             params=params,
@@ -170,6 +175,23 @@ def make_train_step(
     return train_step
 
 
+def _encode_content(
+    encoders: Mapping[str, TrainedEncoder],
+    params: Any,
+    content: Mapping[str, Any],
+    batch: Mapping[str, Any],
+    axis: Axis,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Features of all modalities, and parameters that encoders replace without a gradient."""
+    features, replaced = dict(content), {}
+    for modality, encoder in encoders.items():
+        name, part = parameters_name(modality), batch["distinct"][modality]
+        features[modality], replaced[name] = encoder.distinct_features(
+            params[name], content[modality], part, axis, train=True
+        )
+    return features, replaced
+
+
 def _first_nonfinite(state: TrainState, terms: Mapping[str, LossTerm]) -> dict[str, jax.Array]:
     now = state.step + 1
     return {
@@ -180,12 +202,3 @@ def _first_nonfinite(state: TrainState, terms: Mapping[str, LossTerm]) -> dict[s
         )
         for name, term in terms.items()
     }
-
-
-def _unless_waiting(encoder: Any, step: jax.Array, content: ml_collections.ConfigDict) -> Any:
-    """The encoder's parameters, through which no gradient flows before `train_from_step`."""
-    if not content.train_from_step:
-        return encoder
-    frozen = jax.lax.stop_gradient(encoder)
-    trained = step >= content.train_from_step
-    return jax.tree.map(lambda x, y: jnp.where(trained, x, y), encoder, frozen)

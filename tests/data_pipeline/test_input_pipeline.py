@@ -301,5 +301,7 @@ def test_a_cut_shard_is_an_error(stores, tmp_path):
     (path,) = (tmp_path / "cache").glob("datasets/*/users/*/*.tfrecord-00005*")
     path.write_bytes(path.read_bytes()[:-20])
     batches = TrainBatches(stores[1], batch_size=40, max_length=4, seed=0).iterate(0)
-    with pytest.raises(UserError, match=r"sequence of user 39 can't be read\. Delete the folder"):
+    with pytest.raises(
+        UserError, match=r"users is damaged: record 39 can't be read\. Delete the folder"
+    ):
         next(batches)

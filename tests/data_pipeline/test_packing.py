@@ -88,7 +88,7 @@ def test_losses_and_gradients_are_those_of_the_unpacked_windows(streams):
     windows = windows_of(sizes)
     features = jnp.asarray(np.random.default_rng(1).normal(size=(31, 5)), jnp.float32)
     model = make_model(config, Catalogue(30))
-    params = init_params(model, features.shape[1], seed=0)
+    params = init_params(model, {"text": features.shape[1]}, seed=0)
     # Residual scalars start at 1e-8: without larger ones attention would hardly show.
     params = jax.tree.map(lambda x: jnp.full_like(x, 0.7) if x.ndim == 0 else x, params)
     batch = {

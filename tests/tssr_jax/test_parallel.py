@@ -63,9 +63,8 @@ def fixture_features():
 @pytest.fixture(name="params", scope="module")
 def fixture_params(features):
     """Initial values, but for residual scalars that let attention show."""
-    params = init_params(
-        make_model(small_config(), Catalogue(NUM_ITEMS)), features.shape[1], seed=0
-    )
+    model = make_model(small_config(), Catalogue(NUM_ITEMS))
+    params = init_params(model, {"text": features.shape[1]}, seed=0)
     return jax.tree.map(lambda x: jnp.full_like(x, 0.5) if x.ndim == 0 else x, params)
 
 
@@ -208,7 +207,7 @@ def test_five_steps_with_dropout_are_those_of_one_device(params, batch, features
         )
         state = devices.place(state, layout)
         for _ in range(5):
-            state = step(state, batch, placed_features)
+            state = step(state, batch, {"text": placed_features})
         return state
 
     alone = train(Devices("shard_map", 1), small_config(dropout_rate=0.3))
@@ -248,13 +247,14 @@ def test_each_device_holds_its_part_of_the_catalogue():
     optimizer = make_optimizer(config.optimizer, model.catalogue)
 
     def start():
-        params = init_params(model, 6, seed=0)
+        params = init_params(model, {"text": 6}, seed=0)
         return create_train_state(params, optimizer, config)
 
     layout = placement.layout(jax.eval_shape(start))
     state = devices.build(start, layout)
     whole = Devices("pmap", 1)
-    params = whole.build(lambda: init_params(make_model(config, Catalogue(NUM_ITEMS)), 6, seed=0))
+    alone = make_model(config, Catalogue(NUM_ITEMS))
+    params = whole.build(lambda: init_params(alone, {"text": 6}, seed=0))
     assert_close(existing(state.params), params, 0)
     moments = state.opt_state[0].mu
     for tree in (state.params, moments):
@@ -311,7 +311,7 @@ def test_a_bfloat16_step_is_near_the_float32_one_and_keeps_float32_states(
             inputs=(layout, ROWS, CLASSES),
             output=layout,
         )
-        states[dtype] = step(devices.place(state, layout), batch, placed_features)
+        states[dtype] = step(devices.place(state, layout), batch, {"text": placed_features})
     jax.tree.map(lambda x, y: x.dtype == y.dtype or pytest.fail(str(x.dtype)), *states.values())
     exact, rounded = (
         {name: float(term.sum) for name, term in state.loss_sums.items()}

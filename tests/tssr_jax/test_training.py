@@ -79,7 +79,7 @@ def test_one_stream(config, tmp_path, streams):
 def test_a_text_encoder_is_trained_with_the_rest(
     config, tmp_path, trained_layers, parallel, num_devices
 ):
-    config.content.update(trained_layers=trained_layers, micro_batch=2, learning_rate=1e-2)
+    config.content.text.update(trained_layers=trained_layers, micro_batch=2, learning_rate=1e-2)
     config.update(parallel=parallel, num_devices=num_devices)
     config.optimizer.ema_decay = 0.5
     if num_devices == 1:
@@ -88,7 +88,7 @@ def test_a_text_encoder_is_trained_with_the_rest(
     trained = train(config, tmp_path / "run")
     assert evaluate(tmp_path / "run") == trained
     encoder = best_params(config, tmp_path / "run")["text_encoder"]
-    start = build_experiment(config).text.params
+    start = build_experiment(config).pretrained["text_encoder"]
     assert encoder.keys() == start.keys()
     moved = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), encoder, start)
     for i in range(2):
@@ -99,12 +99,14 @@ def test_a_text_encoder_is_trained_with_the_rest(
 
 
 def test_a_text_encoder_waits_for_its_step_and_a_run_resumes_within(config, tmp_path):
-    config.content.update(trained_layers=-1, micro_batch=4, train_from_step=5, learning_rate=1e-2)
+    config.content.text.update(
+        trained_layers=-1, micro_batch=4, train_from_step=5, learning_rate=1e-2
+    )
     config.optimizer.weight_decay = 0.1
     config.model.streams = ("content",)
     config.train.num_epochs = 1  # three steps: still waiting
     train(config, tmp_path / "run")
-    start = build_experiment(config).text.params
+    start = build_experiment(config).pretrained["text_encoder"]
     jax.tree.map(
         np.testing.assert_array_equal,
         best_params(config, tmp_path / "run")["text_encoder"],
@@ -218,7 +220,7 @@ def test_parameters_that_are_not_finite_are_not_saved(config, tmp_path):
 def test_the_first_bad_step_is_kept_not_a_later_one(config):
     experiment = build_experiment(config)
     optimizer = make_optimizer(config.optimizer)
-    params = init_params(experiment.model, experiment.feature_width, 0)
+    params = init_params(experiment.model, experiment.feature_widths, 0)
     state = create_train_state(params, optimizer, config)
     step = experiment.devices.run(
         make_train_step(experiment.model, optimizer, config), inputs=(WHOLE, ROWS, CLASSES)
@@ -228,7 +230,7 @@ def test_the_first_bad_step_is_kept_not_a_later_one(config):
     state = step(state, batch, experiment.content)
     never = {int(at) for at in state.first_nonfinite.values()}
     assert len(never) == 1 and min(never) > 10**9
-    bad = experiment.content.at[2].set(np.inf)
+    bad = {"text": experiment.content["text"].at[2].set(np.inf)}
     for _ in range(2):
         state = step(state, batch, bad)
     assert {int(at) for at in state.first_nonfinite.values()} == {2}
@@ -255,8 +257,8 @@ def test_another_configuration_or_other_data_is_refused(config, tmp_path):
         (["--config.modle.d_model=3"], "Unknown configuration field: modle Did you mean"),
         (["--config.model.d_modl=3"], 'Did you mean "d_model" instead of "d_modl"'),
         (["--config.model.num_heads=3"], "3 heads"),
-        (["--config.content.trained_layers=3"], "has 2 layers"),
-        (["--config.content.pooling=max"], "known: mean, cls, pooler"),
+        (["--config.content.text.trained_layers=3"], "has 2 layers"),
+        (["--config.content.text.pooling=max"], "known: mean, cls, pooler"),
         (["--config.train.batch_size=x"], "invalid literal"),
         (["--config=configs/reference.py:nope"], "there is no configs/nope.py"),
         (["--mode=dream"], "value should be one of"),

@@ -11,6 +11,7 @@ from tssr_jax.collectives import Axis
 from tssr_jax.models import initializers
 from tssr_jax.models.attention import causal_padding_mask, packed_mask
 from tssr_jax.models.content.frozen import FrozenContent
+from tssr_jax.models.content.fusion import ContentFeatures, FusedContent
 from tssr_jax.models.dropout import Dropout
 from tssr_jax.models.gate import Gate
 from tssr_jax.models.head import Head
@@ -70,6 +71,8 @@ class TSSR(nn.Module):
       dropout_rate: see `EncoderBlock`.
       no_content_vector: see `FrozenContent`.
       compute_dtype: one of `COMPUTE_DTYPES`, see `precision`.
+      modalities: of the content stream, one or two of `MODALITIES`.
+      fusion: of two modalities, see `FusedContent`.
       rows_axis: the device axis that batches are cut along; None on one device.
     """
 
@@ -84,6 +87,8 @@ class TSSR(nn.Module):
     dropout_rate: float
     no_content_vector: bool = True
     compute_dtype: str = "float32"
+    modalities: tuple[str, ...] = ("text",)
+    fusion: str = "sum"
     rows_axis: Axis = None
 
     def setup(self) -> None:
@@ -97,9 +102,7 @@ class TSSR(nn.Module):
             self.token_embedding = nn.Embed(classes, self.d_model, embedding_init=table)
             self.id_encoder = UnimodalEncoder(depth, *width)
         if "content" in self.streams:
-            self.content_projection = FrozenContent(
-                self.d_model, self.catalogue, self.no_content_vector, self.compute_dtype
-            )
+            self.content_projection = self._make_content_projection()
             self.content_encoder = UnimodalEncoder(depth, *width)
         if len(self.streams) == 2:
             self.id_cross = MultimodalEncoder(cross_depth, *width)
@@ -107,10 +110,16 @@ class TSSR(nn.Module):
             self.gate = Gate(self.compute_dtype)
         self.output = Head(classes, self.compute_dtype)
 
+    def _make_content_projection(self) -> nn.Module:
+        settings = (self.d_model, self.catalogue, self.no_content_vector, self.compute_dtype)
+        if len(self.modalities) == 1:
+            return FrozenContent(*settings)
+        return FusedContent(self.modalities, self.fusion, *settings)
+
     def encode(
         self,
         item_sequence: jax.Array,
-        item_features: jax.Array | None,
+        item_features: ContentFeatures | None,
         packed: Packed | None = None,
         *,
         deterministic: bool = True,
@@ -119,7 +128,8 @@ class TSSR(nn.Module):
 
         Args:
           item_sequence: int [batch, length], left padded with 0; length <= max_length.
-          item_features: [shard_classes, feature_dim]; may be None without a content stream.
+          item_features: [shard_classes, feature_dim], or one such table for each modality (see
+            `ItemFeatures` for others than tables); may be None without a content stream.
           packed: the same items in fewer rows, which are encoded instead; the states come back at
             the places of `item_sequence`, zeros on its padding.
           deterministic: whether dropout is off; if not, `apply` needs the rng "dropout".
@@ -146,7 +156,7 @@ class TSSR(nn.Module):
         item_sequence: jax.Array,
         mask: jax.Array,
         positions: jax.Array,
-        item_features: jax.Array | None,
+        item_features: ContentFeatures | None,
         deterministic: bool,
     ) -> TSSROutputs:
 
@@ -158,6 +168,8 @@ class TSSR(nn.Module):
         if "content" in self.streams:
             if item_features is None:
                 raise ValueError("the content stream needs item_features")
+            if len(self.modalities) == 1 and isinstance(item_features, Mapping):
+                item_features = item_features[self.modalities[0]]
             embedding = self.content_projection(item_sequence, item_features)
             encoded = self.content_encoder(embedding + positions, mask, deterministic=deterministic)
             content_states = StreamStates(embedding, encoded, encoded)
@@ -185,7 +197,7 @@ class TSSR(nn.Module):
     def __call__(
         self,
         item_sequence: jax.Array,
-        item_features: jax.Array | None,
+        item_features: ContentFeatures | None,
         *,
         deterministic: bool = True,
     ) -> tuple[TSSROutputs, jax.Array]:
@@ -198,7 +210,7 @@ def encode(
     model: TSSR,
     params: Mapping[str, Any],
     item_sequence: jax.Array,
-    item_features: jax.Array | None,
+    item_features: ContentFeatures | None,
     packed: Packed | None = None,
     *,
     dropout_key: jax.Array | None = None,

@@ -43,7 +43,7 @@ def batch():
 def terms_of(config, rows=None):
     features = jax.random.normal(jax.random.key(1), (NUM_ITEMS + 1, 6))
     model = make_model(config, Catalogue(NUM_ITEMS))
-    params = init_params(model, features.shape[1], seed=0)
+    params = init_params(model, {"text": features.shape[1]}, seed=0)
 
     def compute(params, batch):
         outputs = encode(model, params, batch["item_sequence"], features)

@@ -10,26 +10,21 @@ from data_pipeline import text_inputs
 from data_pipeline.distinct import DistinctItems
 from data_pipeline.text_features import TextEncoder, text_features
 from data_pipeline.text_inputs import prepare_text
+from tests import distinct_gradients
+from tests.distinct_gradients import NUM_ITEMS
 from tests.raw_data import WORDS, write_text_model
-from tssr_jax.catalogue import Catalogue
-from tssr_jax.experiment import make_model
-from tssr_jax.losses.total import loss_terms, term_weights, total_loss
 from tssr_jax.models.content.bert import Bert, load_params
-from tssr_jax.models.content.text import NO_ITEM
-from tssr_jax.models.tssr import encode
-from tssr_jax.optimizer import make_optimizer
-from tssr_jax.parallel import ROWS, WHOLE, Devices
-from tssr_jax.train_state import init_params
+from tssr_jax.models.content.trained import NO_ITEM, scatter
+from tssr_jax.optimizer import EncoderSteps, make_optimizer
 
-NUM_ITEMS = 20
 TEXTS = [" ".join(WORDS[(i + j) % 10] for j in range(1 + i % 5)) for i in range(NUM_ITEMS)]
 TEXTS[6] = ""  # item 7
 
 
 @pytest.fixture(name="content")
 def fixture_content(tmp_path):
-    content = default.get_config().content
-    content.text_model_dir = str(write_text_model(tmp_path / "model"))
+    content = default.get_config().content.text
+    content.model_dir = str(write_text_model(tmp_path / "model"))
     content.update(max_tokens=8, trained_layers=-1, micro_batch=2)
     return content
 
@@ -56,8 +51,9 @@ def test_before_training_vectors_are_the_frozen_features(
     content.update(trained_layers=trained_layers, pooling=pooling)
     text = prepare_text(TEXTS, content, str(tmp_path))
     inputs = jax.tree.map(jnp.asarray, text.inputs)
-    ids = jnp.asarray(text.encoder.shares(NUM_ITEMS + 1, num_devices=1))
-    vectors = text.encoder.catalogue(text.params, inputs, ids, None)
+    (part,) = text.catalogue_parts(num_devices=1, mine=slice(None))
+    features, _ = text.encoder.distinct_features(text.params, inputs, part, None, train=False)
+    vectors = scatter(jnp.zeros((NUM_ITEMS + 1, 16)), features)
     expected = text_features(TEXTS, content, str(tmp_path)).table
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
     assert not expected[7].any() and not vectors[0].any()
@@ -98,112 +94,85 @@ def test_distinct_items_are_dealt_out_by_bucket():
     assert long.numpy().tolist() == [[7, NO_ITEM], [NO_ITEM, NO_ITEM]]
 
 
-def small_config():
-    config = default.get_config()
-    config.model.update(d_model=8, d_ffn=8, num_heads=2, num_cross_layers=1, max_length=4)
-    config.model.dropout_rate = 0.0
-    return config
+def naive(text):
+    """The mean of the last states of each position's tokens, of length 1."""
+    inputs = jax.tree.map(jnp.asarray, text.inputs)
 
+    def vectors_of(params, items):
+        lengths = inputs.lengths[items]
+        mask = jnp.arange(inputs.tokens.shape[1]) < lengths[:, None]
+        weights = text.encoder.merged(params, inputs.base)
+        states = text.encoder.bert.apply({"params": weights}, inputs.tokens[items], mask)
+        mean = jnp.sum(states * mask[..., None], 1) / jnp.maximum(mask.sum(1), 1)[:, None]
+        norm = jnp.linalg.norm(mean + (lengths == 0)[:, None], axis=1, keepdims=True)
+        return jnp.where(lengths[:, None] > 0, mean / norm, 0.0)
 
-def as_arrays(batch):
-    return {name: jnp.asarray(batch[name]) for name in ("item_sequence", "labels", "row_mask")}
-
-
-def batch_of(rows):
-    rng = np.random.default_rng(0)
-    windows = rng.integers(1, NUM_ITEMS + 1, (rows, 5)).astype(np.int32)
-    windows[: rows // 2, :2] = 0
-    windows[0, 3] = 7  # an item without text
-    row_mask = np.ones(rows, bool)
-    return {"item_sequence": windows[:, :-1], "labels": windows[:, 1:], "row_mask": row_mask}
+    return vectors_of
 
 
 @pytest.mark.parametrize("way", [("shard_map", 1), ("pmap", 2), ("shard_map", 4)], ids=str)
-def test_gradients_are_those_of_encoding_every_position(content, tmp_path, way):
-    config, batch = small_config(), batch_of(8)
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_gradients_are_those_of_encoding_every_position(content, tmp_path, way, lora_rank):
+    content.lora_rank = lora_rank
     text = prepare_text(TEXTS, content, str(tmp_path))
-    inputs = jax.tree.map(jnp.asarray, text.inputs)
-    devices = Devices(*way)
-    model = make_model(config, Catalogue(NUM_ITEMS), devices.rows_axis)
-    alone = make_model(config, Catalogue(NUM_ITEMS))
-    params = init_params(alone, 16, seed=0) | {"text_encoder": text.params}
-    weights = term_weights(config)
-
-    def naive(params):
-        """Encodes the text of each position; the last one of an item stands for all of them."""
-        sequence = jnp.asarray(batch["item_sequence"])
-        flat = sequence.reshape(-1)
-        lengths = inputs.lengths[flat]
-        mask = jnp.arange(inputs.tokens.shape[1]) < lengths[:, None]
-        variables = {"params": params["text_encoder"]}
-        states = text.encoder.bert.apply(variables, inputs.tokens[flat], mask)
-        mean = jnp.sum(states * mask[..., None], 1) / jnp.maximum(mask.sum(1), 1)[:, None]
-        norm = jnp.linalg.norm(mean + (lengths == 0)[:, None], axis=1, keepdims=True)
-        vectors = jnp.where(lengths[:, None] > 0, mean / norm, 0.0)
-        # Each position's own vector, by a catalogue in which it is an item of its own.
-        projected = model_states(params, vectors.reshape(*sequence.shape, -1), sequence)
-        terms = loss_terms(alone, params, projected, as_arrays(batch), config)
-        return total_loss(terms, weights)
-
-    def model_states(params, vectors, sequence):
-        def mean_of_equals(vectors):
-            # The forward pass may read any position of an item: all are the same.
-            same = (sequence.reshape(-1)[:, None] == jnp.arange(NUM_ITEMS + 1)).astype(jnp.float32)
-            flat = vectors.reshape(-1, vectors.shape[-1])
-            return same.T @ flat / jnp.maximum(same.sum(0), 1.0)[:, None]
-
-        return encode(alone, params, sequence, mean_of_equals(vectors).at[0].set(0.0))
-
-    value, expected = jax.jit(jax.value_and_grad(naive))(params)
-    found = DistinctItems(text.bucket_of_item, len(text.encoder.buckets), 2)(
-        batch["item_sequence"], devices.num_devices
-    )
-    batch["distinct"] = tuple(ids.numpy().reshape(-1) for ids in found)
-
-    def body(params, batch, inputs):
-        def share(params):
-            features = text.encoder.distinct_features(
-                params["text_encoder"], inputs, batch["distinct"], model.rows_axis
-            )
-            outputs = encode(model, params, batch["item_sequence"], features)
-            terms = loss_terms(model, params, outputs, batch, config)
-            return total_loss(terms, weights, model.rows_axis)
-
-        shares, grads = jax.value_and_grad(share)(params)
-        if model.rows_axis is None:
-            return shares, grads
-        return jax.lax.psum((shares, grads), model.rows_axis)
-
-    run = devices.run(body, inputs=(WHOLE, ROWS, WHOLE))
-    total, grads = run(devices.place(params), batch, devices.place(inputs))
+    if lora_rank:  # B begins as zeros, so that A would have no gradient
+        rng = np.random.default_rng(0)
+        moved = jax.tree.map(lambda x: 0.1 * rng.normal(size=x.shape) + x, text.params)
+        text = text._replace(params=jax.tree.map(np.float32, moved))
+    config, batch = distinct_gradients.small_config(), distinct_gradients.batch_of(8)
+    case = (text, "text", config, batch)
+    value, expected = distinct_gradients.of_every_position(*case, naive(text))
+    total, grads, replaced = distinct_gradients.of_distinct_items(*case, way)
     np.testing.assert_allclose(total, value, rtol=1e-5)
+    distinct_gradients.assert_equal(grads, expected)
+    assert replaced == {}
+    moving = grads["text_encoder"]["layer_0"]["query"]
+    assert all(float(np.abs(x).max()) > 0 for x in moving.values())
+    assert ("word_embedding" in grads["text_encoder"]) == (lora_rank == 0)
 
-    def close(path, grad, wanted):
-        scale = max(float(np.abs(wanted).max()), 1e-2)
-        np.testing.assert_allclose(grad, wanted, rtol=1e-4, atol=1e-5 * scale, err_msg=str(path))
 
-    jax.tree_util.tree_map_with_path(close, grads, expected)
-    assert float(np.abs(grads["text_encoder"]["word_embedding"]["embedding"]).max()) > 0
+@pytest.mark.parametrize("trained_layers", [-1, 1])
+def test_adapters_begin_as_nothing_and_add_low_rank_products(content, tmp_path, trained_layers):
+    content.update(trained_layers=trained_layers, lora_rank=3, lora_alpha=6.0)
+    text = prepare_text(TEXTS, content, str(tmp_path))
+    whole = TextEncoder(tmp_path / "model", 8).params
+    merged = text.encoder.merged(text.params, text.inputs.base)
+    for name, layer in merged.items():
+        jax.tree.map(np.testing.assert_array_equal, layer, whole[name])
+    layers = {"layer_1"} if trained_layers == 1 else {"layer_0", "layer_1"}
+    assert text.params.keys() == layers
+    for modules in text.params.values():
+        assert modules.keys() == {"query", "key", "value", "attention_output"}
+        assert {x.shape for x in jax.tree.leaves(modules)} == {(16, 3), (3, 16)}
+    changed = jax.tree.map(lambda x: x + 0.5, text.params)
+    a, b = (changed["layer_1"]["value"][name] for name in "ab")
+    kernel = text.encoder.merged(changed, text.inputs.base)["layer_1"]["value"]["kernel"]
+    expected = whole["layer_1"]["value"]["kernel"] + 6.0 / 3 * (a @ b)
+    np.testing.assert_allclose(kernel, expected, rtol=1e-6)
 
 
 def test_layers_have_step_sizes_of_their_own():
-    config = default.get_config()
-    config.content.update(learning_rate=1e-4, layer_decay=0.5, train_from_step=1)
-    optimizer = make_optimizer(config.optimizer, content=config.content)
+    config = default.get_config().optimizer
+    depths = {"layer_0": 1, "layer_1": 0, "word_embedding": 2, "pooler_dense": 0}
+    steps = {"text_encoder": EncoderSteps(1e-4, 0.5, from_step=2, depth=depths.get)}
+    optimizer = make_optimizer(config, encoders=steps)
     one = {"kernel": jnp.ones(2)}
-    encoder = {"layer_0": one, "layer_1": one, "word_embedding": one, "pooler_dense": one}
-    params = {"output": one, "text_encoder": encoder}
+    params = {"output": one, "text_encoder": dict.fromkeys(depths, one)}
     state = optimizer.init(params)
-    for step in range(2):
+    for step in range(4):
         updates, state = optimizer.update(params, state, params)
         own = updates["text_encoder"]
-        sizes = [
-            -float(tree["kernel"][0])
-            for tree in (
-                updates["output"], own["pooler_dense"], own["layer_1"], own["layer_0"],
-                own["word_embedding"],
-            )
-        ]  # fmt: skip
-        waiting = [1e-3, 0, 0, 0, 0]
-        trained = [1e-3, 1e-4, 1e-4, 5e-5, 2.5e-5]
-        np.testing.assert_allclose(sizes, trained if step else waiting, rtol=1e-4)
+        trees = (updates["output"], *(own[name] for name in depths))
+        sizes = [-float(tree["kernel"][0]) for tree in trees]
+        # Adam's first steps have the full size: its averages begin with the encoder's training.
+        trained = [1e-3, 5e-5, 1e-4, 2.5e-5, 1e-4]
+        np.testing.assert_allclose(sizes, trained if step >= 2 else [1e-3, 0, 0, 0, 0], rtol=1e-4)
+
+
+def test_depths_of_a_bert(content, tmp_path):
+    text = prepare_text(TEXTS, content, str(tmp_path))
+    depths = {name: text.encoder.depth(name) for name in text.params}
+    assert depths == {
+        "layer_0": 1, "layer_1": 0, "word_embedding": 2, "position_embedding": 2,
+        "token_type_embedding": 2, "embedding_norm": 2,
+    }  # fmt: skip

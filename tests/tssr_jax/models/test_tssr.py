@@ -14,6 +14,7 @@ from tssr_jax.models.attention import causal_padding_mask
 from tssr_jax.train_state import init_params
 
 NUM_ITEMS, FEATURE_DIM = 12, 6
+WIDTHS = {"text": FEATURE_DIM}
 encode = jax.jit(tssr.encode, static_argnums=0)
 FEATURES = jax.random.normal(jax.random.key(9), (NUM_ITEMS + 1, FEATURE_DIM))
 
@@ -23,7 +24,7 @@ def make(streams=("id", "content"), **fields):
     config.model.update(d_model=8, d_ffn=16, num_heads=2, max_length=6, num_cross_layers=2)
     config.model.update(streams=streams, **fields)
     model = make_model(config, Catalogue(NUM_ITEMS))
-    params = init_params(model, FEATURE_DIM, seed=0)
+    params = init_params(model, WIDTHS, seed=0)
     # Residual scalars start at 1e-8: without larger ones attention would hardly show.
     flat = traverse_util.flatten_dict(params)
     flat = {k: jnp.ones(()) if k[-1].endswith("_scale") else v for k, v in flat.items()}
@@ -97,7 +98,7 @@ def test_projecting_before_or_after_the_gather_is_the_same():
 def test_initial_values_follow_the_reference():
     config = default.get_config()
     model = make_model(config, Catalogue(999))
-    params = init_params(model, 400, seed=0)
+    params = init_params(model, {"text": 400}, seed=0)
     table = params["token_embedding"]["embedding"]
     assert float(jnp.abs(table).max()) <= 1000**-0.5 < float(jnp.abs(table).max()) * 1.01
     block = params["id_encoder"]["layer_0"]

@@ -15,6 +15,8 @@ from safetensors.numpy import load_file
 
 from tssr_jax.errors import UserError
 
+POOLINGS = ("mean", "cls", "pooler")
+
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:

@@ -1,26 +1,24 @@
-"""Content stream from texts, with an encoder that is trained: each distinct item once.
+"""Content stream from texts, with an encoder that is trained.
 
-The batch brings the distinct items that occur in it, sorted into buckets by the length of their
-texts. Every device encodes its share, in micro-batches whose activations are computed again in the
-backward pass, and all get all vectors: what a step costs depends on the distinct items, and its
-memory on the size of a micro-batch.
+Of a BERT either layers are trained (all, or those at the top), or low-rank adapters of the
+attention of these layers (LoRA, arXiv 2106.09685): W + (alpha / rank) A B, with W as it was.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tssr_jax import collectives
 from tssr_jax.collectives import Axis
 from tssr_jax.models.content.bert import Bert, unit_length
 from tssr_jax.models.content.frozen import DistinctFeatures
+from tssr_jax.models.content.trained import NO_ITEM, in_micro_batches, joined
 
-# Fills up the distinct items of a batch: no item has this id.
-NO_ITEM = jnp.iinfo(jnp.int32).max
+# The layers of a BERT that LoRA adapts: those of attention.
+ADAPTED = ("query", "key", "value", "attention_output")
 
 
 class TextInputs(NamedTuple):
@@ -30,22 +28,26 @@ class TextInputs(NamedTuple):
       tokens: int [classes, tokens] if all of it is trained, else the states [classes, tokens,
         hidden] that its frozen layers give.
       lengths: int [classes], tokens of each text; 0 without one.
+      base: the parameters that adapters are added to; {} without adapters.
     """
 
     tokens: jax.Array | np.ndarray
     lengths: jax.Array | np.ndarray
+    base: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedText:
-    """The trained part of a text encoder, as a pure function of its parameters.
+    """The trained part of a text encoder; see `TrainedEncoder`.
 
     Attributes:
       bert: the whole encoder.
-      first_layer: the first trained layer; -1 if the embeddings are trained as well.
+      first_layer: the first trained layer; -1 if the embeddings are run as well.
       pooling: see `Bert.pool`.
       buckets: tokens that the texts of each bucket are cut to, ascending; the last holds all.
       micro_batch: texts encoded at a time.
+      lora_rank: of the adapters; 0 trains the layers themselves.
+      lora_alpha: adapters are scaled by lora_alpha / lora_rank.
     """
 
     bert: Bert
@@ -53,6 +55,24 @@ class TrainedText:
     pooling: str
     buckets: tuple[int, ...]
     micro_batch: int
+    lora_rank: int = 0
+    lora_alpha: float = 1.0
+
+    @property
+    def width(self) -> int:
+        """See `TrainedEncoder`."""
+        return self.bert.config.hidden_size
+
+    @property
+    def num_layers(self) -> int:
+        """See `TrainedEncoder`."""
+        return self.bert.config.num_hidden_layers
+
+    def depth(self, name: str) -> int:
+        """See `TrainedEncoder`."""
+        if name.startswith("layer_"):
+            return self.num_layers - 1 - int(name.removeprefix("layer_"))
+        return 0 if name == "pooler_dense" else self.num_layers
 
     def encode(self, params: Any, inputs: TextInputs, ids: jax.Array, length: int) -> jax.Array:
         """Unit vectors of items, zeros for those without text.
@@ -60,80 +80,78 @@ class TrainedText:
         Args:
           params: of the trained part.
           inputs: of all classes.
-          ids: int [number], a multiple of `micro_batch`; `NO_ITEM` where there is none. Where
-            all of a micro-batch are, nothing is computed.
+          ids: int [number], a multiple of `micro_batch`; see `in_micro_batches`.
           length: tokens that the texts have at most.
 
         Returns:
           [number, hidden].
         """
+        weights = self.merged(params, inputs.base)
 
-        def some(ids: jax.Array) -> jax.Array:
+        def some(ids: jax.Array, _: Any) -> jax.Array:
             exists = ids != NO_ITEM
             place = jnp.where(exists, ids, 0)
             lengths = jnp.where(exists, inputs.lengths[place], 0)
             mask = jnp.arange(length) < lengths[:, None]
             x = inputs.tokens[place, :length]
             if self.first_layer < 0:
-                x = self._apply(params, x, method=Bert.embed)
-            layers = (max(0, self.first_layer), self.bert.config.num_hidden_layers)
-            x = self._apply(params, x, mask, *layers, method=Bert.run)
-            pooled = self._apply(params, x, mask, self.pooling, method=Bert.pool)
+                x = self._apply(weights, x, method=Bert.embed)
+            layers = (max(0, self.first_layer), self.num_layers)
+            x = self._apply(weights, x, mask, *layers, method=Bert.run)
+            pooled = self._apply(weights, x, mask, self.pooling, method=Bert.pool)
             return jnp.where(lengths[:, None] > 0, unit_length(pooled), 0.0)
 
-        def some_or_none(ids: jax.Array) -> jax.Array:
-            hidden = self.bert.config.hidden_size
-            return jax.lax.cond(
-                jnp.any(ids != NO_ITEM),
-                jax.checkpoint(some),
-                lambda ids: jnp.zeros((ids.size, hidden), jnp.float32),
-                ids,
-            )
-
-        vectors = jax.lax.map(some_or_none, ids.reshape(-1, self.micro_batch))
-        return vectors.reshape(ids.size, -1)
+        return in_micro_batches(some, ids, (), self.micro_batch).reshape(ids.size, -1)
 
     def distinct_features(
-        self, params: Any, inputs: TextInputs, distinct: Sequence[jax.Array], axis: Axis
-    ) -> DistinctFeatures:
-        """Vectors of the distinct items of the global batch, on every device.
+        self, params: Any, inputs: TextInputs, part: Sequence[jax.Array], axis: Axis, *, train: bool
+    ) -> tuple[DistinctFeatures, Any]:
+        """See `TrainedEncoder`; `part` has of each bucket the ids, int [number]."""
+        del train
+        vectors = [
+            self.encode(params, inputs, own, length)
+            for length, own in zip(self.buckets, part, strict=True)
+        ]
+        return joined(list(part), vectors, axis), {}
+
+    def split(self, params: dict[str, Any], key: jax.Array) -> tuple[dict[str, Any], Any]:
+        """What is trained, and what stays as it is, of the whole encoder's parameters.
+
+        Adapters begin as nothing: A is random, B is zero.
 
         Args:
-          params: of the trained part.
-          inputs: of all classes.
-          distinct: of each bucket the ids, int [number], that this device encodes.
-          axis: the device axis that the batch is cut along.
+          params: of the whole encoder.
+          key: of the random values of adapters.
         """
-        ids, vectors = [], []
-        for length, own in zip(self.buckets, distinct, strict=True):
-            ids.append(collectives.all_gather(own, axis, 0))
-            encoded = self.encode(params, inputs, own, length)
-            vectors.append(collectives.all_gather(encoded, axis, 0))
-        joined = jnp.concatenate(ids)
-        order = jnp.argsort(joined)
-        return DistinctFeatures(joined[order], jnp.concatenate(vectors)[order])
+        run = {f"layer_{i}" for i in range(max(0, self.first_layer), self.num_layers)}
+        run |= {"pooler_dense"} & params.keys()
+        if self.first_layer < 0:
+            run = set(params)
+        own = {name: params[name] for name in sorted(run)}
+        if not self.lora_rank:
+            return own, {}
+        adapters: dict[str, Any] = {}
+        for name in (name for name in own if name.startswith("layer_")):
+            adapters[name] = {}
+            for module in ADAPTED:
+                key, own_key = jax.random.split(key)
+                rows, columns = own[name][module]["kernel"].shape
+                a = jax.random.normal(own_key, (rows, self.lora_rank)) * rows**-0.5
+                adapters[name][module] = {"a": a, "b": jnp.zeros((self.lora_rank, columns))}
+        return adapters, own
 
-    def shares(self, num_classes: int, num_devices: int) -> np.ndarray:
-        """Ids of all classes for as many devices: int32, filled up with `NO_ITEM`."""
-        unit = num_devices * self.micro_batch
-        ids = np.full(-(-num_classes // unit) * unit, NO_ITEM, np.int32)
-        ids[:num_classes] = np.arange(num_classes)
-        return ids
-
-    def catalogue(self, params: Any, inputs: TextInputs, own: jax.Array, axis: Axis) -> jax.Array:
-        """Vectors of all classes, [classes, hidden]; each device encodes its `own` ids."""
-        vectors = collectives.all_gather(
-            self.encode(params, inputs, own, self.buckets[-1]), axis, 0
-        )
-        return vectors[: inputs.lengths.size]
-
-    def trained(self, params: dict[str, Any]) -> dict[str, Any]:
-        """The parameters of the trained part, from those of the whole."""
-        names = {f"layer_{i}" for i in range(self.bert.config.num_hidden_layers)}
-        lower = {f"layer_{i}" for i in range(max(0, self.first_layer))}
-        if self.first_layer >= 0:
-            lower |= params.keys() - names - {"pooler_dense"}
-        return {name: value for name, value in params.items() if name not in lower}
+    def merged(self, params: Any, base: Mapping[str, Any]) -> Any:
+        """The parameters of the layers that are run: those trained, or with adapters added."""
+        if not self.lora_rank:
+            return params
+        scale = self.lora_alpha / self.lora_rank
+        weights = dict(base)
+        for name, modules in params.items():
+            weights[name] = dict(base[name])
+            for module, adapter in modules.items():
+                kernel = base[name][module]["kernel"] + scale * (adapter["a"] @ adapter["b"])
+                weights[name][module] = {**base[name][module], "kernel": kernel}
+        return weights
 
     def _apply(self, params: Any, *arguments: Any, method: Any) -> jax.Array:
         return cast(jax.Array, self.bert.apply({"params": params}, *arguments, method=method))

@@ -1,0 +1,119 @@
+"""PyTorch's files: read without PyTorch, and never run."""
+
+import io
+import pickle
+import shutil
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tssr_jax.errors import UserError
+from tssr_jax.models.content.weights import load_tensors
+
+FILES = Path(__file__).parents[2] / "image_reference"
+RAN = []
+
+
+@pytest.mark.parametrize("layout", ["zip", "legacy"])
+def test_a_state_dict_as_torch_save_writes_it(layout):
+    """What is in it: tests/image_reference/make.py."""
+    tensors = load_tensors(FILES / f"{layout}.pth")
+    base = np.arange(12, dtype=np.float32).reshape(3, 4)
+    expected = {
+        "float": base, "transposed": base.T, "part": base[1:, 2:], "half": base.astype(np.float16),
+        "bfloat16": base, "count": np.array(7), "empty": np.zeros((0, 3)), "parameter": base[0],
+    }  # fmt: skip
+    assert tensors.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(tensors[name].astype(values.dtype), values, err_msg=name)
+    assert tensors["half"].dtype == np.float16 and tensors["count"].dtype == np.int64
+
+
+class Evil:
+    """Runs code when a careless unpickler meets it."""
+
+    def __reduce__(self):
+        return RAN.append, (1,)
+
+
+def archive(path, pickled, **storages):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", pickled)
+        for name, data in storages.items():
+            file.writestr(f"archive/data/{name}", data)
+
+
+def legacy(pickled):
+    parts = [pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {})]
+    return b"".join(parts) + pickled
+
+
+@pytest.mark.parametrize(
+    "value", [Evil(), {"weight": Evil()}, {"weight": 3}, [1, 2]], ids=["a", "b", "c", "d"]
+)
+def test_anything_but_tensors_is_refused_and_not_run(tmp_path, value):
+    path = tmp_path / "weights.pth"
+    archive(path, pickle.dumps(value, 2))
+    with pytest.raises(UserError, match="not a PyTorch state dict that can be read safely"):
+        load_tensors(path)
+    path.write_bytes(legacy(pickle.dumps(value, 2)))
+    with pytest.raises(UserError, match="not a PyTorch state dict that can be read safely"):
+        load_tensors(path)
+    assert not RAN
+
+
+@pytest.mark.parametrize("name", ["os.system", "builtins.eval", "torch.load", "numpy.load"])
+def test_other_names_are_named(tmp_path, name):
+    module, _, function = name.rpartition(".")
+    path = tmp_path / "weights.pth"
+    archive(path, f"c{module}\n{function}\n.".encode())
+    with pytest.raises(UserError, match=f"asks for {name}"):
+        load_tensors(path)
+
+
+def test_a_tensor_may_not_reach_beyond_its_storage(tmp_path):
+    with zipfile.ZipFile(FILES / "zip.pth") as file:
+        names = [n for n in file.namelist() if "/data/" in n]
+        contents = {n: file.read(n) for n in file.namelist()}
+    contents[names[0]] = contents[names[0]][:-4]
+    path = tmp_path / "weights.pth"
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in contents.items():
+            file.writestr(name, data)
+    with pytest.raises(UserError, match="has 11 elements instead of 12"):
+        load_tensors(path)
+
+
+def test_a_view_beyond_its_storage(tmp_path):
+    """A tensor of 4 elements from place 9 of 12."""
+    buffer = io.BytesIO()
+    buffer.write(b"\x80\x02}X\x01\x00\x00\x00aR".replace(b"R", b""))
+    buffer.write(
+        b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+    )
+    buffer.write(b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x0ctQK\x09K\x04\x85K\x01\x85\x89NtRs.")
+    path = tmp_path / "weights.pth"
+    archive(path, buffer.getvalue(), **{"0": struct.pack("<12f", *range(12))})
+    with pytest.raises(UserError, match="beyond its storage"):
+        load_tensors(path)
+
+
+@pytest.mark.parametrize("name", ["zip.pth", "legacy.pth"])
+def test_cut_files(tmp_path, name):
+    whole = (FILES / name).read_bytes()
+    path = tmp_path / name
+    for size in (0, 10, len(whole) // 2, len(whole) - 30):
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserError):
+            load_tensors(path)
+
+
+def test_missing_and_broken_files(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        load_tensors(tmp_path / "none.pth")
+    shutil.copy(FILES / "zip.pth", tmp_path / "named_wrongly.safetensors")
+    with pytest.raises(UserError, match="as safetensors"):
+        load_tensors(tmp_path / "named_wrongly.safetensors")
