@@ -160,6 +160,14 @@ def _model() -> ml_collections.ConfigDict:
     # Items without content get a learnt vector in the content stream. (False: what the projection
     # makes of zeros, as the reference would.)
     model.no_content_vector = True
+    # What scores an item: "classes", weights of its own (as in the paper); "content", these and
+    # what a projection makes of its content. Then items that no training window contains are
+    # ranked by their content: their own weights and id vectors are left out. Needs features of
+    # the whole catalogue, so no encoder that is trained.
+    model.head = "classes"
+    # Share of the items that a step treats as if they were never trained, so that content learns
+    # to do without ids. Needs head="content".
+    model.id_dropout = 0.0
     # Inputs of matrix products: "float32", or "bfloat16" (faster and smaller on TPUs and GPUs).
     # Parameters, sums over layers, norms, softmaxes and losses are float32 with both.
     model.compute_dtype = "float32"
@@ -229,6 +237,9 @@ def _train() -> ml_collections.ConfigDict:
     train.windows = "last"
     # Items between the ends of two "strided" windows; at most max_length.
     train.window_stride = 10
+    # Share of the items that are kept out of all training windows, drawn by the seed. Metrics are
+    # then reported for users whose answer is one of them ("cold") and for the others ("warm").
+    train.held_out_items = 0.0
     # Put several short windows into one row, so that padding is not paid for. The same losses and
     # gradients (dropout draws other masks). Needs the corrections valid_positions_only and
     # pool_valid_positions.

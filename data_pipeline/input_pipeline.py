@@ -25,6 +25,7 @@ from tssr_jax.errors import UserError
 Batch = dict[str, Any]
 EvalSplit = Literal["validation", "test"]
 WINDOWS = ("last", "strided", "prefixes")
+_USERS_AT_A_TIME = 4096
 # Items at the end of a sequence that a split must not see as input.
 HELD_OUT = {"train": 2, "validation": 2, "test": 1}
 
@@ -98,6 +99,7 @@ class TrainBatches:
       packing: add the packed form of the windows.
       encoders: content encoders that are trained, by modality: add what they read of the distinct
         items of the global batch. (Processes then look at all rows.)
+      held_out: bool [num_classes], items that are left out of all windows.
       cut: what of a batch is read here; by default all.
     """
 
@@ -113,6 +115,7 @@ class TrainBatches:
         reorder_rate: float = 0.0,
         packing: bool = False,
         encoders: Mapping[str, PreparedEncoder] | None = None,
+        held_out: np.ndarray | None = None,
         cut: Cut | None = None,
     ):
         self._store = store
@@ -124,6 +127,7 @@ class TrainBatches:
         self._reorder_rate = reorder_rate
         self._packing = packing
         self._encoders = encoders or {}
+        self._held_out = held_out
         self._cut = cut or Cut(batch_size)
         self._rows = range(self._cut.num_rows)[self._cut.rows]
         self.num_users = self._windows.num_users
@@ -153,8 +157,14 @@ class TrainBatches:
         users, ends = self._windows(window)
         ends = tf.where(row_mask, ends, 0)  # an empty window
         own = slice(self._rows.start, self._rows.stop)
-        read = slice(0, self._cut.num_rows) if self._encoders else own
+        whole = bool(self._encoders) or self._held_out is not None
+        read = slice(0, self._cut.num_rows) if whole else own
         windows = self._store.rows(users[read]).windows(ends[read], self._max_length + 1)
+        sizes = tf.minimum(ends, self._max_length + 1)
+        if self._held_out is not None:
+            windows = without_items(windows, self._held_out, self._last_label_only)
+            sizes = tf.math.count_nonzero(windows, axis=1)
+            row_mask &= sizes > 0
         if self._reorder_rate:
             windows = _reorder(windows, self._reorder_rate, self._draws(step)[read])
         batch = {"row_mask": row_mask[own]}
@@ -165,15 +175,15 @@ class TrainBatches:
                 name: prepared.part(windows[:, :-1], step, devices, slice(first, end))
                 for name, prepared in self._encoders.items()
             }
+        if whole:
             windows = windows[own]
         inputs, labels = windows[:, :-1], windows[:, 1:]
         if self._last_label_only:
             labels = tf.concat([tf.zeros_like(labels[:, 1:]), labels[:, -1:]], axis=1)
         batch |= {"item_sequence": inputs, "labels": labels}
         if self._packing:
-            sizes = tf.maximum(tf.minimum(ends, self._max_length + 1) - 1, 0)
             first = self._rows.start * devices // self._cut.num_rows
-            batch["packed"] = pack_tensors(inputs, sizes, devices, first)
+            batch["packed"] = pack_tensors(inputs, tf.maximum(sizes - 1, 0), devices, first)
         return batch
 
     def _draws(self, step: tf.Tensor) -> tf.Tensor:
@@ -188,8 +198,17 @@ def make_train_batches(
     config: ml_collections.ConfigDict,
     cut: Cut | None = None,
     encoders: Mapping[str, PreparedEncoder] | None = None,
+    held_out: np.ndarray | None = None,
 ) -> TrainBatches:
-    """The training batches that the config asks for."""
+    """The training batches that the config asks for.
+
+    Args:
+      store: the sequences.
+      config: sections `train` and `model`, and the seed.
+      cut: see `TrainBatches`.
+      encoders: the same.
+      held_out: the same.
+    """
     train = config.train
     return TrainBatches(
         store,
@@ -201,6 +220,7 @@ def make_train_batches(
         reorder_rate=train.reorder_rate,
         packing=train.packing,
         encoders=encoders,
+        held_out=held_out,
         cut=cut,
     )
 
@@ -241,6 +261,15 @@ class EvalBatches:
         self.num_users = store.lengths.size
         self.num_batches = -(-self.num_users // batch_size)
 
+    def answers(self) -> np.ndarray:
+        """The item that was held out of each user's sequence, int32 [num_users]."""
+        return np.concatenate(
+            [
+                self._store.rows(users).windows(tf.gather(self._ends, users) + 1, 1)[:, 0]
+                for users in _in_chunks(np.arange(self.num_users))
+            ]
+        )
+
     def __iter__(self) -> Iterator[Batch]:
         """Yields the batches.
 
@@ -266,6 +295,58 @@ class EvalBatches:
             "excluded": excluded_classes(rows.windows(ends, self._seen), answers, with_padding),
             "row_mask": position < self.num_users,
         }
+
+
+def held_out_items(config: ml_collections.ConfigDict, num_items: int) -> np.ndarray | None:
+    """Bool [num_classes]: the share `train.held_out_items` of the items, drawn by the seed."""
+    share = config.train.held_out_items
+    if not share:
+        return None
+    draws = np.random.default_rng([config.seed, num_items]).random(num_items + 1)
+    return (draws < share) & (np.arange(num_items + 1) > 0)
+
+
+def trained_items(
+    store: SequenceStore, config: ml_collections.ConfigDict, num_items: int
+) -> np.ndarray:
+    """Which items some training window contains, bool [num_classes]."""
+    ends = store.lengths - HELD_OUT["train"]
+    longest = int(ends.max())
+    if config.train.windows == "last":
+        longest = min(longest, config.model.max_length + 1)
+    found = np.zeros(num_items + 1, bool)
+    held_out = held_out_items(config, num_items)
+    for users in _in_chunks(np.flatnonzero(ends >= 2)):
+        windows = store.rows(users).windows(tf.constant(ends[users.numpy()]), longest)
+        if held_out is not None:
+            windows = without_items(windows, held_out, last_label_only=False)
+        found[windows.numpy()] = True
+    found[0] = False
+    return found
+
+
+def without_items(windows: tf.Tensor, held_out: np.ndarray, last_label_only: bool) -> tf.Tensor:
+    """Windows int32 [rows, length] without these items; the others move to the right.
+
+    Where a single item is left there is nothing to predict, and the window is emptied.
+
+    Args:
+      windows: left padded.
+      held_out: bool [num_classes].
+      last_label_only: a window whose last item is held out has no label, and is emptied.
+    """
+    kept = (windows > 0) & ~tf.gather(tf.constant(held_out), windows)
+    kept &= tf.math.count_nonzero(kept, axis=1, keepdims=True) > 1
+    if last_label_only:
+        kept &= kept[:, -1:]
+    order = tf.argsort(tf.cast(kept, tf.int32), axis=1, stable=True)
+    return tf.gather(tf.where(kept, windows, 0), order, batch_dims=1)
+
+
+def _in_chunks(users: np.ndarray) -> Iterator[tf.Tensor]:
+    """Users int64, a few thousand at a time."""
+    for start in range(0, users.size, _USERS_AT_A_TIME):
+        yield tf.constant(users[start : start + _USERS_AT_A_TIME], tf.int64)
 
 
 def _stream(dataset: tf.data.Dataset) -> Iterator[Batch]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from etils import epath
 from rich.console import Console
@@ -19,13 +18,15 @@ from tssr_jax.experiment import Experiment, build_experiment, require_same_data
 from tssr_jax.metrics import answer_ranks, ranking_metrics
 from tssr_jax.models.content.fusion import ContentFeatures
 from tssr_jax.models.content.trained import TrainedEncoder, parameters_name, scatter
-from tssr_jax.models.tssr import TSSR, encode, score
+from tssr_jax.models.tssr import TSSR, encode, head_weights
 from tssr_jax.parallel import ROWS, WHOLE
 from tssr_jax.reporting import make_console, make_progress, metrics_table
 from tssr_jax.run_config import load_config, write_json
 from tssr_jax.train_state import init_params
 
 TEST_METRICS_FILE = "test_metrics.json"
+# Metrics of warm and of cold items.
+OF_PARTS = ("recall@10", "ndcg@10", "mrr")
 SPLITS: tuple[EvalSplit, ...] = ("validation", "test")
 EvalStep = Callable[[Any, Mapping[str, Any], ContentFeatures | None], jax.Array]
 
@@ -45,7 +46,9 @@ def make_eval_step(model: TSSR) -> EvalStep:
         states, answers, excluded = catalogue.gather_rows(
             (outputs.fused[:, -1], batch["answers"], batch["excluded"])
         )
-        ranks = answer_ranks(score(model, params, states), answers, excluded, catalogue)
+        weights = head_weights(model, params, item_features)
+        scores = weights.score(states, model.compute_dtype)
+        ranks = answer_ranks(scores, answers, excluded, catalogue)
         ranks = jnp.where(batch["row_mask"], ranks, -1)
         return collectives.all_gather(ranks, model.rows_axis, 0)
 
@@ -147,10 +150,24 @@ def make_eval_batches(experiment: Experiment, split: EvalSplit) -> EvalBatches:
     )
 
 
-def split_metrics(ranks: np.ndarray, config: ml_collections.ConfigDict) -> dict[str, float | int]:
-    """Metrics of one split, averaged as `config.corrections` asks for."""
+def split_metrics(
+    experiment: Experiment, batches: EvalBatches, ranks: np.ndarray
+) -> dict[str, float | int]:
+    """Metrics of one split, averaged as `config.corrections` asks for.
+
+    Where it is known which items training has seen, also those of users whose answer is one of
+    them ("warm/...") and of the others ("cold/...").
+    """
+    config = experiment.config
     full = config.corrections.full_history_ranking
-    return ranking_metrics(ranks, batch_size=None if full else config.evaluate.batch_size)
+    metrics = ranking_metrics(ranks, batch_size=None if full else config.evaluate.batch_size)
+    if experiment.known is not None:
+        warm = experiment.known[batches.answers()]
+        for name, some in (("warm", ranks[warm]), ("cold", ranks[~warm])):
+            if some.size:
+                own = ranking_metrics(some)
+                metrics |= {f"{name}/{key}": own[key] for key in (*OF_PARTS, "num_users")}
+    return metrics
 
 
 def evaluate_best(
@@ -175,7 +192,7 @@ def evaluate_best(
             batches = make_eval_batches(experiment, split)
             task = progress.add_task(f"Ranking, {split}", total=batches.num_batches, message="")
             ranks = rank(params, batches, functools.partial(progress.advance, task))
-            columns[split] = split_metrics(ranks, experiment.config)
+            columns[split] = split_metrics(experiment, batches, ranks)
     if processes.is_first():
         write_json(workdir / TEST_METRICS_FILE, columns["test"])
     console.print(metrics_table(f"{workdir}, step {step}", columns))

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 
 from data_pipeline.distinct import PreparedEncoder
 from data_pipeline.image_inputs import ImageFeatures, image_features, prepare_images
+from data_pipeline.input_pipeline import trained_items
 from data_pipeline.prepare import PreparedData, prepare
 from data_pipeline.store import SequenceStore, open_store
 from data_pipeline.text_features import TextFeatures, text_features
@@ -19,8 +20,9 @@ from tssr_jax import processes
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.collectives import Axis
 from tssr_jax.errors import UserError
+from tssr_jax.models.content.fusion import MODALITIES
 from tssr_jax.models.content.trained import TrainedEncoder, parameters_name
-from tssr_jax.models.tssr import TSSR
+from tssr_jax.models.tssr import KNOWN, TSSR
 from tssr_jax.optimizer import EncoderSteps
 from tssr_jax.parallel import CLASSES, WHOLE, Devices
 from tssr_jax.run_config import validate_config, write_json
@@ -38,9 +40,10 @@ class Experiment:
       sequences: its sequences, in memory or on disk.
       content: by modality what the content stream reads, on the devices as `content_layout` says:
         features float32 [padded_classes, feature_dim], or the inputs of an encoder that is
-        trained; {} without a content stream.
+        trained; {} without a content stream. For a head that reads content also "known".
       content_key: identifies it; "" without a content stream.
       encoders: content encoders that are trained, by modality.
+      known: bool [num_classes], items that a training window contains; None where nothing asks.
       devices: where it runs.
       model: the module; its parameters live elsewhere.
     """
@@ -51,6 +54,7 @@ class Experiment:
     content: dict[str, Any]
     content_key: str
     encoders: dict[str, PreparedEncoder]
+    known: np.ndarray | None
     devices: Devices
     model: TSSR
 
@@ -65,6 +69,7 @@ class Experiment:
         return {
             name: self.encoders[name].encoder.width if name in self.encoders else table.shape[-1]
             for name, table in self.content.items()
+            if name in MODALITIES
         }
 
     @property
@@ -109,9 +114,14 @@ def build_experiment(config: ml_collections.ConfigDict) -> Experiment:
     content |= {name: devices.place(prepared.inputs) for name, prepared in encoders.items()}
     keys = {name: part.key for name, part in (*features.items(), *encoders.items())}
     key = "-".join(keys[name] for name in sorted(keys))
-    model = make_model(config, catalogue, devices.rows_axis)
     sequences = open_store(data, config.data.in_memory_gib)
-    return Experiment(config, data, sequences, content, key, encoders, devices, model)
+    known = None
+    if config.model.head == "content" or config.train.held_out_items:
+        known = trained_items(sequences, config, data.num_items)
+    if known is not None and config.model.head == "content":
+        content[KNOWN] = devices.place(np.pad(known, fill[0]), CLASSES)
+    model = make_model(config, catalogue, devices.rows_axis)
+    return Experiment(config, data, sequences, content, key, encoders, known, devices, model)
 
 
 def _prepare_content(
@@ -135,6 +145,7 @@ def make_model(
     """The model of section `model` of the config, as one device runs it."""
     fields = config.model.to_dict()
     streams = tuple(fields.pop("streams"))
+    del fields["id_dropout"]  # the train step's
     return TSSR(
         catalogue=catalogue,
         streams=streams,

@@ -7,7 +7,12 @@ from typing import Any, NamedTuple
 
 import optax
 
-from data_pipeline.input_pipeline import Cut, TrainBatches, make_train_batches
+from data_pipeline.input_pipeline import (
+    Cut,
+    TrainBatches,
+    held_out_items,
+    make_train_batches,
+)
 from tssr_jax.evaluate import Ranker
 from tssr_jax.experiment import Experiment
 from tssr_jax.parallel import CLASSES, ROWS, WHOLE
@@ -79,6 +84,7 @@ class Phases:
                 config,
                 Cut(rows, devices.local_rows(rows), devices.num_devices),
                 {k: v for k, v in experiment.encoders.items() if k in trained},
+                held_out_items(config, experiment.data.num_items),
             ),
             self._ranker.content(params, waiting),
         )

@@ -14,6 +14,7 @@ from tssr_jax.losses.info_nce import NEGATIVES
 from tssr_jax.models.content.bert import POOLINGS
 from tssr_jax.models.content.fusion import FUSIONS, MODALITIES
 from tssr_jax.models.content.image import BATCH_STATISTICS
+from tssr_jax.models.head import HEADS
 from tssr_jax.models.precision import COMPUTE_DTYPES
 from tssr_jax.models.tssr import STREAMS
 from tssr_jax.parallel import KINDS
@@ -81,6 +82,7 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
         ("parallel", KINDS),
         ("loss.negatives", NEGATIVES),
         ("model.compute_dtype", COMPUTE_DTYPES),
+        ("model.head", HEADS),
         ("train.windows", WINDOWS),
         ("content.fusion", FUSIONS),
         ("content.text.pooling", POOLINGS),
@@ -88,7 +90,12 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
     ):
         if fields[name] not in known:
             raise UserError(f"--config.{name} is {fields[name]!r}; known: {', '.join(known)}.")
-    for name in ("model.dropout_rate", "optimizer.ema_decay"):
+    for name in (
+        "model.dropout_rate",
+        "model.id_dropout",
+        "optimizer.ema_decay",
+        "train.held_out_items",
+    ):
         if not 0 <= fields[name] < 1:
             raise UserError(f"--config.{name} is {fields[name]}; it must be in [0, 1).")
     _validate_model(config.model)
@@ -114,12 +121,35 @@ def _validate_content(config: ml_collections.ConfigDict) -> None:
             "--config.content.image.augment shows the encoder other crops at each step, so that "
             "nothing of it can be computed once: set --config.content.image.trained_stages=-1."
         )
+    if config.model.id_dropout and config.model.head != "content":
+        raise UserError(
+            f"--config.model.id_dropout is {config.model.id_dropout}; without "
+            "--config.model.head=content an item has nothing but its id to be ranked by."
+        )
+    if config.model.head == "content":
+        _validate_content_head(config)
     for name in modalities:
         field = TRAINED_FIELDS[name]
         if content[name][field] and config.model_devices > 1:
             raise UserError(
                 f"--config.content.{name}.{field} is {content[name][field]}: an encoder that is "
                 "trained needs the whole catalogue on each device; set --config.model_devices=1."
+            )
+
+
+def _validate_content_head(config: ml_collections.ConfigDict) -> None:
+    if "content" not in config.model.streams:
+        raise UserError(
+            "--config.model.head=content ranks items by their content; it needs the content stream "
+            f"(--config.model.streams is {tuple(config.model.streams)})."
+        )
+    for name in config.content.modalities:
+        field = TRAINED_FIELDS[name]
+        if config.content[name][field]:
+            raise UserError(
+                f"--config.model.head=content needs the whole catalogue's vectors at every step, "
+                f"which an encoder that is trained does not give: set "
+                f"--config.content.{name}.{field}=0."
             )
 
 

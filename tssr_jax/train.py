@@ -117,6 +117,7 @@ class Trainer:
     ):
         config = experiment.config
         self._config = config
+        self._experiment = experiment
         self._checkpointer = checkpointer
         self._console = console
         optimizer = make_optimizer(
@@ -266,7 +267,7 @@ class Trainer:
 
     def _validate(self, step: int) -> str:
         ranks = self._rank(self.state.eval_params, self._validation)
-        metrics = split_metrics(ranks, self._config)
+        metrics = split_metrics(self._experiment, self._validation, ranks)
         record = {f"validation/{name}": value for name, value in metrics.items()}
         self._writer.write(step, {"epoch": step / self._batches.steps_per_epoch} | record)
         value = float(metrics[SELECTION_METRIC])

@@ -16,7 +16,7 @@ from tssr_jax.collectives import Axis
 from tssr_jax.losses.term import LossTerm
 from tssr_jax.losses.total import loss_terms, term_weights, total_loss
 from tssr_jax.models.content.trained import TrainedEncoder, parameters_name
-from tssr_jax.models.tssr import TSSR, encode
+from tssr_jax.models.tssr import KNOWN, TSSR, encode
 
 NEVER = jnp.iinfo(jnp.int32).max
 TOTAL = "total"
@@ -144,6 +144,10 @@ def make_train_step(
 
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[dict[str, LossTerm], Any]]:
             features, replaced = _encode_content(encoders, params, content, batch, axis)
+            known = content.get(KNOWN)
+            if known is not None:
+                rate, key = config.model.id_dropout, jax.random.fold_in(dropout_key, 1)
+                features[KNOWN] = _some_ids(known, rate, key, model.catalogue)
             outputs = encode(
                 model,
                 params,
@@ -152,7 +156,9 @@ def make_train_step(
                 batch.get("packed"),
                 dropout_key=dropout_key,
             )
-            terms = loss_terms(model, params, outputs, batch, config)
+            terms = loss_terms(
+                model, params, outputs, batch, config, item_features=features, known=known
+            )
             return total_loss(terms, weights, axis), (terms, replaced)
 
         (share, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -190,6 +196,14 @@ def _encode_content(
             params[name], content[modality], part, axis, train=True
         )
     return features, replaced
+
+
+def _some_ids(known: jax.Array, rate: float, key: jax.Array, catalogue: Catalogue) -> jax.Array:
+    """Known classes but for a share that this step treats as unknown (DropoutNet, NIPS 2017)."""
+    if not rate:
+        return known
+    kept = jax.random.uniform(key, (catalogue.padded_classes,)) >= rate
+    return known & kept[catalogue.classes()]
 
 
 def _first_nonfinite(state: TrainState, terms: Mapping[str, LossTerm]) -> dict[str, jax.Array]:

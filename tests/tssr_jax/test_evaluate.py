@@ -32,6 +32,11 @@ def test_every_user_weighs_the_same_or_every_batch():
     config = default.get_config()
     config.evaluate.batch_size = 2
     ranks = np.array([0, 0, 50])  # batches of two and of one
-    np.testing.assert_allclose(split_metrics(ranks, config)["recall@10"], 2 / 3)
+    np.testing.assert_allclose(
+        split_metrics(SimpleNamespace(config=config, known=None), None, ranks)["recall@10"], 2 / 3
+    )
     config.corrections.full_history_ranking = False
-    np.testing.assert_allclose(split_metrics(ranks, config)["recall@10"], (1 + 0) / 2)
+    np.testing.assert_allclose(
+        split_metrics(SimpleNamespace(config=config, known=None), None, ranks)["recall@10"],
+        (1 + 0) / 2,
+    )

@@ -12,7 +12,7 @@ from tssr_jax.losses.contrastive import pool
 from tssr_jax.losses.total import ITEM_TERMS, PREDICTION, USER_TERMS, loss_terms, term_weights
 from tssr_jax.losses.total import total_loss as weighted_total
 from tssr_jax.metrics import ranking_metrics
-from tssr_jax.models.tssr import encode, score
+from tssr_jax.models.tssr import encode, head_weights
 from tssr_jax.optimizer import make_optimizer
 from tssr_jax.train_state import TOTAL, create_train_state, make_train_step, zero_sums
 
@@ -39,7 +39,7 @@ def test_outputs(case):
         "content_crossed": outputs.content.crossed,
         "gate": outputs.gate,
         "fused": outputs.fused,
-        "logits": score(case.model(), case.params, outputs.fused),
+        "logits": head_weights(case.model(), case.params, None).score(outputs.fused, "float32"),
         "pooled_id": pool(outputs.id.encoded, sequence, valid_positions=False),
         "pooled_content": pool(outputs.content.encoded, sequence, valid_positions=False),
     }

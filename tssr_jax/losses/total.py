@@ -12,7 +12,9 @@ from tssr_jax.collectives import Axis
 from tssr_jax.losses.contrastive import item_grained, pool, user_grained
 from tssr_jax.losses.next_item import next_item_loss
 from tssr_jax.losses.term import LossTerm
-from tssr_jax.models.tssr import TSSR, StreamStates, TSSROutputs
+from tssr_jax.models.content.fusion import ContentFeatures
+from tssr_jax.models.head import HeadWeights
+from tssr_jax.models.tssr import TSSR, StreamStates, TSSROutputs, head_weights
 
 PREDICTION = "prediction"
 USER_TERMS = ("user_text2id", "user_id2text")
@@ -34,20 +36,28 @@ def loss_terms(
     outputs: TSSROutputs,
     batch: Mapping[str, jax.Array],
     config: ml_collections.ConfigDict,
+    *,
+    item_features: ContentFeatures | None = None,
+    known: jax.Array | None = None,
 ) -> dict[str, LossTerm]:
     """Computes this device's share of the terms that `term_weights` lists.
 
     Args:
       model: tells how batch and catalogue lie on the devices.
-      params: the model's parameters; the head `output` is read here, not applied by the model,
+      params: the model's parameters; the head's weights are read here, not applied by the model,
         because the catalogue's scores are tiled.
       outputs: the model's states.
       batch: `item_sequence` and `labels` int [batch, length], `row_mask` bool [batch].
       config: sections `loss` and `corrections`.
+      item_features: for a head that reads content.
+      known: bool [shard_classes]; other items do not compete. None lets all compete.
     """
     axis = model.rows_axis
     names = term_weights(config)
-    terms = {PREDICTION: _prediction(model, params, outputs, batch, config.corrections)}
+    weights = head_weights(model, params, item_features)
+    if known is not None:
+        weights = weights._replace(bias=jnp.where(known, weights.bias, -jnp.inf))
+    terms = {PREDICTION: _prediction(model, weights, outputs, batch, config.corrections)}
     if outputs.id is None or outputs.content is None:
         return terms
     # Anchor stream and target stream of each direction, in the order of the names.
@@ -87,7 +97,7 @@ def total_loss(
 
 def _prediction(
     model: TSSR,
-    params: Mapping[str, Any],
+    weights: HeadWeights,
     outputs: TSSROutputs,
     batch: Mapping[str, jax.Array],
     corrections: ml_collections.ConfigDict,
@@ -97,8 +107,8 @@ def _prediction(
         counted = counted & (batch["item_sequence"] > 0)
     return next_item_loss(
         outputs.fused,
-        params["output"]["kernel"],
-        params["output"]["bias"],
+        weights.kernel,
+        weights.bias,
         batch["labels"],
         counted,
         exclude_padding_class=corrections.exclude_padding_class,

@@ -1,26 +1,46 @@
 """The prediction head: scores of all classes of the catalogue (SPEC, model step 6)."""
 
+from typing import NamedTuple
+
 import jax
 from flax import linen as nn
 
 from tssr_jax.models import initializers
 from tssr_jax.models.precision import product
 
+HEADS = ("classes", "content")
+
+
+class HeadWeights(NamedTuple):
+    """What scores the classes: `x @ kernel + bias`.
+
+    Attributes:
+      kernel: [d_model, shard_classes].
+      bias: [shard_classes].
+    """
+
+    kernel: jax.Array
+    bias: jax.Array
+
+    def score(self, x: jax.Array, compute_dtype: str) -> jax.Array:
+        """[..., d_model] -> [..., shard_classes]; float32 (fewer digits would make ties)."""
+        return product(x, self.kernel, compute_dtype) + self.bias
+
 
 class Head(nn.Module):
-    """`x @ kernel + bias`. The loss reads its parameters and does the same in tiles.
+    """Weights and bias of each class.
 
     Attributes:
       num_classes: classes that this device holds.
-      compute_dtype: of the product's inputs; scores are float32 (fewer digits would make ties).
+      d_model: width of what is scored.
     """
 
     num_classes: int
-    compute_dtype: str = "float32"
+    d_model: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [..., d_model] to [..., num_classes]."""
-        kernel = self.param("kernel", initializers.dense_kernel, (x.shape[-1], self.num_classes))
-        bias = self.param("bias", initializers.dense_bias, (self.num_classes,))
-        return product(x, kernel, self.compute_dtype) + bias
+    def __call__(self) -> HeadWeights:
+        """The parameters; the loss reads them in tiles."""
+        shape = (self.d_model, self.num_classes)
+        kernel = self.param("kernel", initializers.dense_kernel, shape)
+        return HeadWeights(kernel, self.param("bias", initializers.dense_bias, shape[1:]))

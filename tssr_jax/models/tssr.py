@@ -1,9 +1,10 @@
 """The two-stream sequential recommender (arXiv 2403.07623, section 3; SPEC "The model")."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from tssr_jax.catalogue import Catalogue
@@ -14,12 +15,14 @@ from tssr_jax.models.content.frozen import FrozenContent
 from tssr_jax.models.content.fusion import ContentFeatures, FusedContent
 from tssr_jax.models.dropout import Dropout
 from tssr_jax.models.gate import Gate
-from tssr_jax.models.head import Head
+from tssr_jax.models.head import Head, HeadWeights
 from tssr_jax.models.multimodal import MultimodalEncoder
 from tssr_jax.models.packing import Packed, unpack
 from tssr_jax.models.unimodal import UnimodalEncoder
 
 STREAMS = ("id", "content")
+# Beside the features of the modalities: bool [shard_classes], items that training has seen.
+KNOWN = "known"
 
 
 class StreamStates(NamedTuple):
@@ -73,6 +76,8 @@ class TSSR(nn.Module):
       compute_dtype: one of `COMPUTE_DTYPES`, see `precision`.
       modalities: of the content stream, one or two of `MODALITIES`.
       fusion: of two modalities, see `FusedContent`.
+      head: "classes", weights of its own for each class; "content", these and what a projection
+        makes of its content, so that items which were never trained are ranked by content alone.
       rows_axis: the device axis that batches are cut along; None on one device.
     """
 
@@ -89,6 +94,7 @@ class TSSR(nn.Module):
     compute_dtype: str = "float32"
     modalities: tuple[str, ...] = ("text",)
     fusion: str = "sum"
+    head: str = "classes"
     rows_axis: Axis = None
 
     def setup(self) -> None:
@@ -102,16 +108,19 @@ class TSSR(nn.Module):
             self.token_embedding = nn.Embed(classes, self.d_model, embedding_init=table)
             self.id_encoder = UnimodalEncoder(depth, *width)
         if "content" in self.streams:
-            self.content_projection = self._make_content_projection()
+            self.content_projection = self._make_content_projection(self.catalogue)
             self.content_encoder = UnimodalEncoder(depth, *width)
         if len(self.streams) == 2:
             self.id_cross = MultimodalEncoder(cross_depth, *width)
             self.content_cross = MultimodalEncoder(cross_depth, *width)
             self.gate = Gate(self.compute_dtype)
-        self.output = Head(classes, self.compute_dtype)
+        self.output = Head(classes, self.d_model)
+        if self.head == "content":
+            # Over this device's own classes, however they are cut.
+            self.output_content = self._make_content_projection(Catalogue(classes - 1))
 
-    def _make_content_projection(self) -> nn.Module:
-        settings = (self.d_model, self.catalogue, self.no_content_vector, self.compute_dtype)
+    def _make_content_projection(self, catalogue: Catalogue) -> nn.Module:
+        settings = (self.d_model, catalogue, self.no_content_vector, self.compute_dtype)
         if len(self.modalities) == 1:
             return FrozenContent(*settings)
         return FusedContent(self.modalities, self.fusion, *settings)
@@ -162,15 +171,13 @@ class TSSR(nn.Module):
 
         id_states = content_states = None
         if "id" in self.streams:
-            embedding = self.catalogue.lookup(self.token_embedding, item_sequence)
+            embedding = self.catalogue.lookup(self._own_vectors(item_features), item_sequence)
             encoded = self.id_encoder(embedding + positions, mask, deterministic=deterministic)
             id_states = StreamStates(embedding, encoded, encoded)
         if "content" in self.streams:
             if item_features is None:
                 raise ValueError("the content stream needs item_features")
-            if len(self.modalities) == 1 and isinstance(item_features, Mapping):
-                item_features = item_features[self.modalities[0]]
-            embedding = self.content_projection(item_sequence, item_features)
+            embedding = self.content_projection(item_sequence, self._content(item_features))
             encoded = self.content_encoder(embedding + positions, mask, deterministic=deterministic)
             content_states = StreamStates(embedding, encoded, encoded)
         if id_states is None or content_states is None:
@@ -190,9 +197,31 @@ class TSSR(nn.Module):
             fused=fused,
         )
 
-    def score(self, fused: jax.Array) -> jax.Array:
-        """Scores the classes: [..., d_model] -> [..., shard_classes]; class 0 is padding."""
-        return self.output(fused)
+    def head_weights(self, item_features: ContentFeatures | None) -> HeadWeights:
+        """What scores this device's classes; class 0 is padding."""
+        weights = self.output()
+        known = _known(item_features)
+        if known is not None:
+            weights = HeadWeights(weights.kernel * known, weights.bias * known)
+        if self.head == "classes":
+            return weights
+        if item_features is None:
+            raise ValueError("a head that reads content needs item_features")
+        classes = jnp.arange(weights.bias.size)[None]
+        content = self.output_content(classes, self._content(item_features))[0]
+        return weights._replace(kernel=weights.kernel + content.T)
+
+    def _own_vectors(self, item_features: ContentFeatures | None) -> Callable[..., jax.Array]:
+        """The id's row of each class on this device; zeros for items that were never trained."""
+        known = _known(item_features)
+        if known is None:
+            return self.token_embedding
+        return lambda place: self.token_embedding(place) * known[place][..., None]
+
+    def _content(self, item_features: ContentFeatures) -> ContentFeatures:
+        if len(self.modalities) == 1 and isinstance(item_features, Mapping):
+            return item_features[self.modalities[0]]
+        return item_features
 
     def __call__(
         self,
@@ -203,7 +232,7 @@ class TSSR(nn.Module):
     ) -> tuple[TSSROutputs, jax.Array]:
         """`encode`, then `score` at every position: logits [batch, length, shard_classes]."""
         outputs = self.encode(item_sequence, item_features, deterministic=deterministic)
-        return outputs, self.score(outputs.fused)
+        return outputs, self.head_weights(item_features).score(outputs.fused, self.compute_dtype)
 
 
 def encode(
@@ -228,6 +257,15 @@ def encode(
     return cast(TSSROutputs, outputs)
 
 
-def score(model: TSSR, params: Mapping[str, Any], fused: jax.Array) -> jax.Array:
-    """`TSSR.score` as a pure function of the parameters: [..., d_model] -> [..., classes]."""
-    return cast(jax.Array, model.apply({"params": params}, fused, method=TSSR.score))
+def head_weights(
+    model: TSSR, params: Mapping[str, Any], item_features: ContentFeatures | None
+) -> HeadWeights:
+    """`TSSR.head_weights` as a pure function of the parameters."""
+    weights = model.apply({"params": params}, item_features, method=TSSR.head_weights)
+    return cast(HeadWeights, weights)
+
+
+def _known(item_features: ContentFeatures | None) -> jax.Array | None:
+    """1 for the classes whose own vectors count, 0 for others; None where all do."""
+    known = item_features.get(KNOWN) if isinstance(item_features, Mapping) else None
+    return None if known is None else jnp.asarray(known, jnp.float32)

@@ -21,7 +21,7 @@ from tssr_jax.models.content.resnet import (
     normalise,
     pool,
 )
-from tssr_jax.models.content.trained import NO_ITEM, in_micro_batches, joined
+from tssr_jax.models.content.trained import NO_ITEM, MicroBatches, joined
 
 BATCH_STATISTICS = ("frozen", "synchronised")
 
@@ -78,15 +78,13 @@ class TrainedImages:
         del inputs
         by_batch = train and self.synchronised
         net = ResNet(self.config, axis)
-        variables = {
-            "params": {name: value for name, value in params.items() if name != STATISTICS},
-            STATISTICS: jax.lax.stop_gradient(params[STATISTICS]),
-        }
+        weights = {name: value for name, value in params.items() if name != STATISTICS}
+        kept = jax.lax.stop_gradient(params[STATISTICS])
 
-        def some(ids: jax.Array, rows: jax.Array) -> tuple[jax.Array, Any]:
+        def some(weights: Any, kept: Any, ids: jax.Array, rows: jax.Array) -> tuple[jax.Array, Any]:
             exists = ids != NO_ITEM
             x, new = net.apply(
-                variables,
+                {"params": weights, STATISTICS: kept},
                 normalise(rows) if self.first_stage < 0 else rows,
                 self.first_stage,
                 self.num_layers,
@@ -95,11 +93,10 @@ class TrainedImages:
                 mutable=[STATISTICS],
             )
             vectors = unit_length(pool(cast(jax.Array, x)))
-            return jnp.where(exists[:, None], vectors, 0.0), new.get(STATISTICS, {})
+            return jnp.where(exists[:, None], vectors, 0.0), new[STATISTICS] if by_batch else {}
 
-        vectors, statistics = in_micro_batches(
-            some, part.ids, part.rows, self.micro_batch, axis if by_batch else None
-        )
+        run = MicroBatches(some, self.micro_batch, axis if by_batch else None)
+        vectors, statistics = run(weights, kept, part.ids, part.rows)
         features = joined([part.ids], [vectors.reshape(part.ids.size, -1)], axis)
         if not by_batch:
             return features, {}

@@ -15,7 +15,7 @@ import numpy as np
 from tssr_jax.collectives import Axis
 from tssr_jax.models.content.bert import Bert, unit_length
 from tssr_jax.models.content.frozen import DistinctFeatures
-from tssr_jax.models.content.trained import NO_ITEM, in_micro_batches, joined
+from tssr_jax.models.content.trained import NO_ITEM, MicroBatches, joined
 
 # The layers of a BERT that LoRA adapts: those of attention.
 ADAPTED = ("query", "key", "value", "attention_output")
@@ -80,15 +80,15 @@ class TrainedText:
         Args:
           params: of the trained part.
           inputs: of all classes.
-          ids: int [number], a multiple of `micro_batch`; see `in_micro_batches`.
+          ids: int [number], a multiple of `micro_batch`; see `MicroBatches`.
           length: tokens that the texts have at most.
 
         Returns:
           [number, hidden].
         """
-        weights = self.merged(params, inputs.base)
 
-        def some(ids: jax.Array, _: Any) -> jax.Array:
+        def some(params: Any, inputs: TextInputs, ids: jax.Array, _: Any) -> jax.Array:
+            weights = self.merged(params, inputs.base)
             exists = ids != NO_ITEM
             place = jnp.where(exists, ids, 0)
             lengths = jnp.where(exists, inputs.lengths[place], 0)
@@ -101,7 +101,8 @@ class TrainedText:
             pooled = self._apply(weights, x, mask, self.pooling, method=Bert.pool)
             return jnp.where(lengths[:, None] > 0, unit_length(pooled), 0.0)
 
-        return in_micro_batches(some, ids, (), self.micro_batch).reshape(ids.size, -1)
+        run = MicroBatches(some, self.micro_batch)
+        return run(params, inputs, ids, ()).reshape(ids.size, -1)
 
     def distinct_features(
         self, params: Any, inputs: TextInputs, part: Sequence[jax.Array], axis: Axis, *, train: bool
