@@ -12,6 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from configs import csv
 from tests.resnet_weights import random_weights, resnet_shapes
+from tests.text_reference.weights import bert_shapes
+from tests.text_reference.weights import random_weights as random_bert
 from tssr_jax.models.content.bert import BertConfig
 
 WORDS = ("red", "blue", "green", "car", "boat", "plane", "game", "puzzle", "big", "small")
@@ -58,7 +60,7 @@ def write_text_model(folder: Path, hidden_size: int = 16) -> Path:
     )
     fields = vars(config) | {"model_type": "bert", "hidden_act": "gelu"}
     (folder / "config.json").write_text(json.dumps(fields))
-    save_file(_random_weights(config), folder / "model.safetensors")
+    save_file(random_bert(bert_shapes(vars(config))), folder / "model.safetensors")
     return folder
 
 
@@ -77,37 +79,6 @@ def tiny_config(folder: Path) -> ml_collections.ConfigDict:
     config.train.update(batch_size=16, num_epochs=3, reorder_rate=0.0)
     config.evaluate.batch_size = 32
     return config
-
-
-def _random_weights(config: BertConfig) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    d, f = config.hidden_size, config.intermediate_size
-    shapes = {
-        "embeddings.word_embeddings.weight": (config.vocab_size, d),
-        "embeddings.position_embeddings.weight": (config.max_position_embeddings, d),
-        "embeddings.token_type_embeddings.weight": (config.type_vocab_size, d),
-        "embeddings.LayerNorm.weight": (d,),
-        "embeddings.LayerNorm.bias": (d,),
-    }
-    dense = {
-        "attention.self.query": (d, d),
-        "attention.self.key": (d, d),
-        "attention.self.value": (d, d),
-        "attention.output.dense": (d, d),
-        "intermediate.dense": (f, d),
-        "output.dense": (d, f),
-    }
-    for i in range(config.num_hidden_layers):
-        for name, shape in dense.items():
-            shapes[f"encoder.layer.{i}.{name}.weight"] = shape
-            shapes[f"encoder.layer.{i}.{name}.bias"] = shape[:1]
-        for name in ("attention.output.LayerNorm", "output.LayerNorm"):
-            shapes[f"encoder.layer.{i}.{name}.weight"] = (d,)
-            shapes[f"encoder.layer.{i}.{name}.bias"] = (d,)
-    return {
-        name: (0.3 * rng.standard_normal(shape) + name.endswith("Norm.weight")).astype(np.float32)
-        for name, shape in shapes.items()
-    }
 
 
 def write_images(folder: Path, names: Sequence[str], seed: int = 0) -> None:

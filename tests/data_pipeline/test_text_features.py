@@ -6,6 +6,7 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from configs import default
 from data_pipeline import text_features as module
@@ -13,7 +14,11 @@ from data_pipeline.fetching import NotReachableError
 from data_pipeline.text_features import TextEncoder, text_features, text_model_folder
 from tests.raw_data import write_text_model
 from tests.reference_numbers import FOLDER
+from tests.text_reference.weights import FIELDS, bert_shapes, random_weights
 from tssr_jax.errors import UserError
+from tssr_jax.models.content.bert import Bert, BertConfig, load_params
+
+REFERENCE = Path(__file__).parents[1] / "text_reference" / "reference.npz"
 
 
 @pytest.fixture(scope="module", name="minilm")
@@ -32,6 +37,24 @@ def test_minilm_equals_the_original(minilm):
     texts = json.loads(str(reference["texts_json"]))
     assert minilm.tokenize(texts) == json.loads(str(reference["token_ids_json"]))
     np.testing.assert_allclose(minilm.encode(texts), reference["embeddings"], atol=1e-4)
+
+
+@pytest.mark.parametrize("prefix", ["", "bert."])
+def test_random_weights_equal_the_original(tmp_path, prefix):
+    """Numbers of tests/text_reference/make.py."""
+    reference = np.load(REFERENCE)
+    d = FIELDS["hidden_size"]
+    shapes = bert_shapes(FIELDS) | {"pooler.dense.weight": (d, d), "pooler.dense.bias": (d,)}
+    weights = random_weights(shapes)
+    save_file({prefix + n: w for n, w in weights.items()}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(FIELDS | {"model_type": "bert"}))
+    bert = Bert(BertConfig.from_folder(tmp_path), pooler=True)
+    variables = {"params": load_params(tmp_path, bert)}
+    mask = reference["mask"]
+    states = bert.apply(variables, reference["token_ids"], mask)
+    np.testing.assert_allclose(states[mask], reference["states"][mask], atol=1e-4)
+    pooled = bert.apply(variables, states, mask, "pooler", method=Bert.pool)
+    np.testing.assert_allclose(pooled, reference["pooled"], atol=1e-4)
 
 
 @pytest.fixture(name="content")
