@@ -146,16 +146,10 @@ def make_train_step(
             features, replaced = _encode_content(encoders, params, content, batch, axis)
             known = content.get(KNOWN)
             if known is not None:
-                rate, key = config.model.id_dropout, jax.random.fold_in(dropout_key, 1)
-                features[KNOWN] = _some_ids(known, rate, key, model.catalogue)
-            outputs = encode(
-                model,
-                params,
-                batch["item_sequence"],
-                features,
-                batch.get("packed"),
-                dropout_key=dropout_key,
-            )
+                rate = config.model.id_dropout
+                features[KNOWN] = _some_ids(known, rate, dropout_key, model.catalogue)
+            sequence, packed = batch["item_sequence"], batch.get("packed")
+            outputs = encode(model, params, sequence, features, packed, dropout_key=dropout_key)
             terms = loss_terms(
                 model, params, outputs, batch, config, item_features=features, known=known
             )
@@ -202,6 +196,7 @@ def _some_ids(known: jax.Array, rate: float, key: jax.Array, catalogue: Catalogu
     """Known classes but for a share that this step treats as unknown (DropoutNet, NIPS 2017)."""
     if not rate:
         return known
+    key = jax.random.fold_in(key, 1)
     kept = jax.random.uniform(key, (catalogue.padded_classes,)) >= rate
     return known & kept[catalogue.classes()]
 

@@ -10,6 +10,7 @@ of a group, each scores its own classes, and log-sum-exps and gradients are adde
 vocabulary-parallel loss of Megatron-LM, arXiv 1909.08053).
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -23,6 +24,9 @@ from tssr_jax.losses.term import LossTerm
 from tssr_jax.models.precision import product
 
 POSITIONS_PER_TILE = 512
+# Of a larger catalogue only so many scores of a tile are held at a time (256 MiB), and they are
+# computed twice.
+SCORES_PER_TILE = 2**26
 
 
 def next_item_loss(
@@ -37,6 +41,7 @@ def next_item_loss(
     rows_axis: Axis = None,
     compute_dtype: str = "float32",
     positions_per_tile: int = POSITIONS_PER_TILE,
+    scores_per_tile: int = SCORES_PER_TILE,
 ) -> LossTerm:
     """Cross entropy of `fused @ kernel + bias` with the labels, summed over counted positions.
 
@@ -51,6 +56,7 @@ def next_item_loss(
       rows_axis: the device axis that the batch is cut along; None on one device.
       compute_dtype: of the inputs of products, forward and backward; all else is float32.
       positions_per_tile: positions whose scores are held at a time.
+      scores_per_tile: scores that are held at a time; at least one class of each position.
 
     Returns:
       This device's share. (Devices that hold parts of one catalogue share their sum equally.)
@@ -65,17 +71,27 @@ def next_item_loss(
     classes = catalogue.classes()
     competes = (classes < catalogue.num_classes) & ((classes > 0) | (not exclude_padding_class))
     bias = jnp.where(competes, bias, -jnp.inf)
-    tiles = _Tiles(catalogue, rows_axis, tile, compute_dtype)
+    chunk = max(1, scores_per_tile // (tile * catalogue.num_shards))
+    tiles = _Tiles(catalogue, rows_axis, tile, chunk, compute_dtype)
     total = _sum_cross_entropy(states, kernel, bias, targets, count, tiles)
     return LossTerm(total / catalogue.num_shards, count.astype(total.dtype))
 
 
 class _Tiles(NamedTuple):
-    """How positions are gone through: `size` of each device's at a time."""
+    """How scores are gone through.
+
+    Attributes:
+      catalogue: how the classes lie on the devices.
+      rows_axis: the device axis that the batch is cut along.
+      size: positions of each device at a time.
+      chunk: classes of a device at a time.
+      compute_dtype: of products.
+    """
 
     catalogue: Catalogue
     rows_axis: Axis
     size: int
+    chunk: int
     compute_dtype: str
 
     def number(self, count: jax.Array) -> jax.Array:
@@ -96,6 +112,118 @@ class _Tiles(NamedTuple):
             )
         )
 
+    def losses(
+        self, x: jax.Array, y: jax.Array, kernel: jax.Array, bias: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Cross entropy, and log-sum-exp of all scores, of a tile's positions: both [rows]."""
+
+        def add(carry: tuple[jax.Array, ...], chunk: _Chunk) -> tuple[jax.Array, ...]:
+            highest, total, own = carry
+            scores = chunk.scores(x, self.compute_dtype)
+            new_highest = jnp.maximum(highest, scores.max(axis=1))
+            # Where all classes so far are excluded, the highest score is -inf.
+            safe = jnp.where(jnp.isfinite(new_highest), new_highest, 0.0)
+            total = total * jnp.exp(highest - safe) + jnp.exp(scores - safe[:, None]).sum(axis=1)
+            return new_highest, total, own + chunk.pick(scores, y)
+
+        start = jnp.full(x.shape[:1], -jnp.inf), jnp.zeros(x.shape[:1]), jnp.zeros(x.shape[:1])
+        highest, total, own = self._over_chunks(add, start, kernel, bias)
+        catalogue = self.catalogue
+        if catalogue.axis is not None:
+            everywhere = collectives.pmax(highest, catalogue.axis)
+            total = catalogue.sum(total * jnp.exp(highest - everywhere))
+            highest, own = everywhere, catalogue.sum(own)
+        log_normaliser = highest + jnp.log(total)
+        return log_normaliser - own, log_normaliser
+
+    def add_gradients(
+        self,
+        x: jax.Array,
+        weights: tuple[jax.Array, jax.Array],
+        gradient: Callable[[jax.Array, jax.Array], jax.Array],
+        d_weights: tuple[jax.Array, jax.Array],
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The tile's gradient of its own states, and what it adds to those of kernel and bias."""
+        kernel, bias = weights
+
+        def add(carry: tuple[jax.Array, ...], chunk: _Chunk) -> tuple[jax.Array, ...]:
+            d_x, d_kernel, d_bias = carry
+            d_scores = gradient(chunk.scores(x, self.compute_dtype), chunk.classes)
+            d_scores = jnp.where(chunk.fresh, d_scores, 0.0)
+            d_x += product(d_scores, chunk.kernel.T, self.compute_dtype)
+            d_own = product(x.T, d_scores, self.compute_dtype)
+            return (
+                d_x,
+                chunk.added(d_kernel, d_own, axis=1),
+                chunk.added(d_bias, d_scores.sum(axis=0), axis=0),
+            )
+
+        d_x, d_kernel, d_bias = self._over_chunks(
+            add, (jnp.zeros_like(x), *d_weights), kernel, bias
+        )
+        return self.catalogue.own_rows_of_sum(d_x), d_kernel, d_bias
+
+    def _over_chunks(
+        self,
+        body: Callable[[tuple[jax.Array, ...], "_Chunk"], tuple[jax.Array, ...]],
+        carry: tuple[jax.Array, ...],
+        kernel: jax.Array,
+        bias: jax.Array,
+    ) -> tuple[jax.Array, ...]:
+        classes = self.catalogue.classes()
+        if self.chunk >= bias.size:
+            return body(carry, _Chunk(None, kernel, bias, classes, jnp.array(True)))
+
+        def visit(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            # The last chunk overlaps the one before it, whose classes it leaves alone.
+            start = jnp.minimum(i * self.chunk, bias.size - self.chunk)
+            fresh = start + jnp.arange(self.chunk) >= i * self.chunk
+
+            def cut(x: jax.Array, axis: int) -> jax.Array:
+                return jax.lax.dynamic_slice_in_dim(x, start, self.chunk, axis)
+
+            own_bias = jnp.where(fresh, cut(bias, 0), -jnp.inf)
+            return body(carry, _Chunk(start, cut(kernel, 1), own_bias, cut(classes, 0), fresh))
+
+        return jax.lax.fori_loop(0, -(-bias.size // self.chunk), visit, carry)
+
+
+class _Chunk(NamedTuple):
+    """Some of a device's classes.
+
+    Attributes:
+      start: the first of them; None where they are all.
+      kernel: theirs.
+      bias: the same; -inf where a class does not compete, or is not fresh.
+      classes: which they are.
+      fresh: bool, those that no chunk before had.
+    """
+
+    start: jax.Array | None
+    kernel: jax.Array
+    bias: jax.Array
+    classes: jax.Array
+    fresh: jax.Array
+
+    def scores(self, x: jax.Array, compute_dtype: str) -> jax.Array:
+        """[rows, classes of the chunk]."""
+        return product(x, self.kernel, compute_dtype) + self.bias
+
+    def pick(self, scores: jax.Array, y: jax.Array) -> jax.Array:
+        """Each row's score of class y; 0 where that is none of these."""
+        place = y - self.classes[0]
+        first = self.classes.size - jnp.sum(self.fresh) if self.start is not None else 0
+        inside = (place >= first) & (place < self.classes.size)
+        place = jnp.where(inside, place, 0)
+        return jnp.where(inside, jnp.take_along_axis(scores, place[:, None], axis=1)[:, 0], 0.0)
+
+    def added(self, whole: jax.Array, own: jax.Array, axis: int) -> jax.Array:
+        """The whole with these classes' values added along an axis."""
+        if self.start is None:
+            return whole + own
+        before = jax.lax.dynamic_slice_in_dim(whole, self.start, own.shape[axis], axis)
+        return jax.lax.dynamic_update_slice_in_dim(whole, before + own, self.start, axis)
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _sum_cross_entropy(  # noqa: PLR0917
@@ -110,12 +238,10 @@ def _sum_cross_entropy(  # noqa: PLR0917
 
     All devices of the group get the same sum, and must give the same cotangent.
     """
-    catalogue = tiles.catalogue
 
     def body(i: jax.Array, total: jax.Array) -> jax.Array:
         x, y, weights = tiles.cut(states, targets, count, i)
-        logits = product(x, kernel, tiles.compute_dtype) + bias
-        losses = catalogue.logsumexp(logits) - catalogue.pick(logits, y)
+        losses, _ = tiles.losses(x, y, kernel, bias)
         return total + jnp.where(weights, losses, 0.0).sum()
 
     return jax.lax.fori_loop(0, tiles.number(count), body, jnp.zeros((), states.dtype))
@@ -129,25 +255,26 @@ def _forward(  # noqa: PLR0917
     count: jax.Array,
     tiles: _Tiles,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    catalogue = tiles.catalogue
-    classes = catalogue.classes()
 
     def body(
         i: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array, jax.Array]
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         total, d_states, d_kernel, d_bias = carry
         x, y, weights = tiles.cut(states, targets, count, i)
-        logits = product(x, kernel, tiles.compute_dtype) + bias
-        log_normaliser = catalogue.logsumexp(logits)
-        losses = jnp.where(weights, log_normaliser - catalogue.pick(logits, y), 0.0)
-        probabilities = jnp.exp(logits - log_normaliser[:, None])
-        d_logits = jnp.where(weights[:, None], probabilities - (classes == y[:, None]), 0.0)
-        d_tile = catalogue.own_rows_of_sum(product(d_logits, kernel.T, tiles.compute_dtype))
+        losses, log_normaliser = tiles.losses(x, y, kernel, bias)
+
+        def gradient(scores: jax.Array, classes: jax.Array) -> jax.Array:
+            probabilities = jnp.exp(scores - log_normaliser[:, None])
+            return jnp.where(weights[:, None], probabilities - (classes == y[:, None]), 0.0)
+
+        d_tile, d_kernel, d_bias = tiles.add_gradients(
+            x, (kernel, bias), gradient, (d_kernel, d_bias)
+        )
         return (
-            total + losses.sum(),
+            total + jnp.where(weights, losses, 0.0).sum(),
             jax.lax.dynamic_update_slice_in_dim(d_states, d_tile, i * tiles.size, 0),
-            d_kernel + product(x.T, d_logits, tiles.compute_dtype),
-            d_bias + d_logits.sum(axis=0),
+            d_kernel,
+            d_bias,
         )
 
     start = (

@@ -1,4 +1,11 @@
-"""Dropout whose masks do not depend on how a batch is cut over devices."""
+"""Dropout whose masks do not depend on how a batch is cut over devices, and cost next to nothing.
+
+JAX's generator takes longer than what it drops: a step at batch 128, length 50 asks for 37 million
+numbers. A mask needs no cryptographic strength: here a 32-bit mixing function of (key, row, place)
+is computed inside of the operation that uses it.
+"""
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +35,31 @@ class Dropout(nn.Module):
         if deterministic or not self.rate:
             return x
         rows = x.shape[0]
-        places = collectives.index(self.axis) * rows + jnp.arange(rows)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), places)
+        row = collectives.index(self.axis) * rows + jnp.arange(rows)
         keep_rate = 1.0 - self.rate
-        keep = jax.vmap(lambda key: jax.random.bernoulli(key, keep_rate, x.shape[1:]))(keys)
-        return jnp.where(keep, x / keep_rate, 0.0)
+        bits = random_bits(self.make_rng("dropout"), row, x.shape[1:])
+        return jnp.where(bits < jnp.uint32(keep_rate * 2**32), x / keep_rate, 0.0)
+
+
+def random_bits(key: jax.Array, row: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Uniform uint32 [rows, *shape], each row a function of the key and of its number only.
+
+    Args:
+      key: of jax.random.
+      row: int [rows].
+      shape: of a row's numbers; fewer than 2**32.
+    """
+    first, second = jax.random.key_data(key).reshape(-1)[-2:]
+    place = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape)
+    seeds = jnp.stack([_mix(row.astype(jnp.uint32) ^ first), _mix(row.astype(jnp.uint32) + second)])
+    own, other = seeds.reshape(2, -1, *[1] * len(shape))
+    return _mix((place ^ own) * jnp.uint32(0x9E3779B1) + other)
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    """A permutation of 32 bits that spreads each over all (C. Wellons' "lowbias32")."""
+    x ^= x >> 16
+    x *= jnp.uint32(0x7FEB352D)
+    x ^= x >> 15
+    x *= jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)

@@ -16,9 +16,8 @@ from tssr_jax.models.content.fusion import ContentFeatures, FusedContent
 from tssr_jax.models.dropout import Dropout
 from tssr_jax.models.gate import Gate
 from tssr_jax.models.head import Head, HeadWeights
-from tssr_jax.models.multimodal import MultimodalEncoder
 from tssr_jax.models.packing import Packed, unpack
-from tssr_jax.models.unimodal import UnimodalEncoder
+from tssr_jax.models.stack import Stack
 
 STREAMS = ("id", "content")
 # Beside the features of the modalities: bool [shard_classes], items that training has seen.
@@ -106,13 +105,13 @@ class TSSR(nn.Module):
         self.position_embedding = nn.Embed(self.max_length, self.d_model, embedding_init=table)
         if "id" in self.streams:
             self.token_embedding = nn.Embed(classes, self.d_model, embedding_init=table)
-            self.id_encoder = UnimodalEncoder(depth, *width)
+            self.id_encoder = Stack(depth, *width)
         if "content" in self.streams:
             self.content_projection = self._make_content_projection(self.catalogue)
-            self.content_encoder = UnimodalEncoder(depth, *width)
+            self.content_encoder = Stack(depth, *width)
         if len(self.streams) == 2:
-            self.id_cross = MultimodalEncoder(cross_depth, *width)
-            self.content_cross = MultimodalEncoder(cross_depth, *width)
+            self.id_cross = Stack(cross_depth, *width)
+            self.content_cross = Stack(cross_depth, *width)
             self.gate = Gate(self.compute_dtype)
         self.output = Head(classes, self.d_model)
         if self.head == "content":
@@ -172,13 +171,17 @@ class TSSR(nn.Module):
         id_states = content_states = None
         if "id" in self.streams:
             embedding = self.catalogue.lookup(self._own_vectors(item_features), item_sequence)
-            encoded = self.id_encoder(embedding + positions, mask, deterministic=deterministic)
+            encoded = self.id_encoder(
+                embedding + positions, None, mask, deterministic=deterministic
+            )
             id_states = StreamStates(embedding, encoded, encoded)
         if "content" in self.streams:
             if item_features is None:
                 raise ValueError("the content stream needs item_features")
             embedding = self.content_projection(item_sequence, self._content(item_features))
-            encoded = self.content_encoder(embedding + positions, mask, deterministic=deterministic)
+            encoded = self.content_encoder(
+                embedding + positions, None, mask, deterministic=deterministic
+            )
             content_states = StreamStates(embedding, encoded, encoded)
         if id_states is None or content_states is None:
             (only,) = (states for states in (id_states, content_states) if states is not None)

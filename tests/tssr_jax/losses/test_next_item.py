@@ -37,8 +37,12 @@ def fixture_inputs():
 
 
 @pytest.mark.parametrize("exclude_padding_class", [True, False])
-@pytest.mark.parametrize("tile", [1, 4, 5, 15, 512])
-def test_value_and_gradients_equal_the_dense_formula(inputs, tile, exclude_padding_class):
+@pytest.mark.parametrize(
+    ("tile", "scores"),
+    [(1, 99), (4, 99), (5, 99), (15, 999), (512, 999), (4, 4), (4, 12), (15, 60), (5, 50)],
+)
+def test_value_and_gradients_equal_the_dense_formula(inputs, tile, scores, exclude_padding_class):
+    """Also with chunks of 1, 3, 4 and 10 of the 11 classes at a time."""
     *arrays, labels, counted = inputs
 
     def tiled(fused, kernel, bias):
@@ -53,6 +57,7 @@ def test_value_and_gradients_equal_the_dense_formula(inputs, tile, exclude_paddi
                 exclude_padding_class=exclude_padding_class,
                 catalogue=CATALOGUE,
                 positions_per_tile=tile,
+                scores_per_tile=scores,
             ).sum
         )
 
