@@ -130,9 +130,11 @@ def _image() -> ml_collections.ConfigDict:
     # Train on random crops, mirrored at random, in place of the centre of the image. Needs
     # trained_stages=-1.
     image.augment = False
-    # The same as for texts.
+    # Adam's step size for the encoder's top stage.
     image.learning_rate = 5e-5
+    # Each stage below has this share of the step size of the one above.
     image.layer_decay = 0.9
+    # Steps before the encoder is trained, as for texts.
     image.train_from_step = 0
     # Images encoded at a time on a device.
     image.micro_batch = 16
