@@ -104,7 +104,8 @@ def _text() -> ml_collections.ConfigDict:
     text.lora_rank = 0
     # What adapters add is scaled by lora_alpha / lora_rank.
     text.lora_alpha = 16.0
-    # Adam's step size for the encoder's top layer. (Adapters want more: 1e-3.)
+    # Adam's step size for the encoder's top layer. (Adapters begin as
+    # nothing and take larger ones, e.g. 1e-3.)
     text.learning_rate = 5e-5
     # Each layer below has this share of the step size of the one above.
     text.layer_decay = 0.9

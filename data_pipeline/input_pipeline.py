@@ -25,7 +25,7 @@ from tssr_jax.errors import UserError
 Batch = dict[str, Any]
 EvalSplit = Literal["validation", "test"]
 WINDOWS = ("last", "strided", "prefixes")
-_USERS_AT_A_TIME = 4096
+_ITEMS_AT_A_TIME = 2**18
 # Items at the end of a sequence that a split must not see as input.
 HELD_OUT = {"train": 2, "validation": 2, "test": 1}
 
@@ -316,7 +316,7 @@ def trained_items(
         longest = min(longest, config.model.max_length + 1)
     found = np.zeros(num_items + 1, bool)
     held_out = held_out_items(config, num_items)
-    for users in _in_chunks(np.flatnonzero(ends >= 2)):
+    for users in _in_chunks(np.flatnonzero(ends >= 2), longest):
         windows = store.rows(users).windows(tf.constant(ends[users.numpy()]), longest)
         if held_out is not None:
             windows = without_items(windows, held_out, last_label_only=False)
@@ -343,10 +343,11 @@ def without_items(windows: tf.Tensor, held_out: np.ndarray, last_label_only: boo
     return tf.gather(tf.where(kept, windows, 0), order, batch_dims=1)
 
 
-def _in_chunks(users: np.ndarray) -> Iterator[tf.Tensor]:
-    """Users int64, a few thousand at a time."""
-    for start in range(0, users.size, _USERS_AT_A_TIME):
-        yield tf.constant(users[start : start + _USERS_AT_A_TIME], tf.int64)
+def _in_chunks(users: np.ndarray, length: int = 1) -> Iterator[tf.Tensor]:
+    """Users int64, so many at a time that windows of this length fit in memory with ease."""
+    number = max(1, _ITEMS_AT_A_TIME // length)
+    for start in range(0, users.size, number):
+        yield tf.constant(users[start : start + number], tf.int64)
 
 
 def _stream(dataset: tf.data.Dataset) -> Iterator[Batch]:

@@ -69,9 +69,9 @@ def make_optimizer(
 def together(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """An element-wise transformation that treats all small arrays as one.
 
-    A model has some two hundred arrays, nearly all of them small; to update each by itself was
-    more than half of the time that XLA needs to compile a step. Tables with one row per class stay
-    as they are: they may be cut over devices.
+    A model has some two hundred arrays, nearly all of them small; to update each by itself is a
+    kernel or more for each that XLA has to compile. Tables with one row per class stay as they
+    are: they may be cut over devices.
     """
 
     def init(params: Any) -> Any:

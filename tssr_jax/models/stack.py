@@ -1,8 +1,7 @@
 """A stack of encoder blocks, of which one is compiled.
 
-Blocks of a stack are alike but for their parameters. Written out one after the other, each is
-compiled by itself, forward and backward: for TSSR's four that is most of the time before the first
-step. In a loop over their parameters, it is one.
+Blocks of a stack are alike but for their parameters. Written out one after the other, each would be
+compiled by itself, forward and backward; in a loop over their parameters, one is.
 """
 
 from collections.abc import Mapping

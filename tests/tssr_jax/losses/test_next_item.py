@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.losses.next_item import next_item_loss
+from tssr_jax.parallel import MODEL_AXIS, ROWS, WHOLE, Devices
 
 BATCH, LENGTH, D_MODEL, CLASSES = 3, 5, 4, 11
 CATALOGUE = Catalogue(CLASSES - 1)
@@ -70,6 +72,37 @@ def test_value_and_gradients_equal_the_dense_formula(inputs, tile, scores, exclu
     np.testing.assert_allclose(tiled(*arrays), expected, rtol=1e-5)  # without differentiation
     for grad, expected_grad in zip(grads, expected_grads, strict=True):
         np.testing.assert_allclose(grad, expected_grad, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scores", [8, 16, 40, 999])
+def test_chunks_of_a_catalogue_that_is_cut_over_devices(inputs, scores):
+    """Two devices with six classes each (one only fills up), 1, 2, 5 or all of them at a time."""
+    fused, kernel, bias, labels, counted = (np.asarray(x)[:2] if x.ndim > 1 and len(x) == BATCH
+                                            else np.asarray(x) for x in inputs)  # fmt: skip
+    devices = Devices("shard_map", 2, 2)
+    catalogue = devices.catalogue(CLASSES - 1)
+    weights = np.pad(kernel, ((0, 0), (0, 1))), np.pad(bias, (0, 1))
+    layout = PartitionSpec(None, MODEL_AXIS), PartitionSpec(MODEL_AXIS)
+
+    def body(rows, weights):
+        def share(weights):
+            return next_item_loss(
+                rows[0], *weights, *rows[1:], exclude_padding_class=True, catalogue=catalogue,
+                rows_axis=devices.rows_axis, positions_per_tile=8, scores_per_tile=scores,
+            ).sum  # fmt: skip
+
+        value, gradients = jax.value_and_grad(share)(weights)
+        return jax.lax.psum(value, devices.rows_axis), gradients
+
+    run = devices.run(body, inputs=(ROWS, layout), output=(WHOLE, layout))
+    value, gradients = run((fused, labels, counted), devices.place(weights, layout))
+    expected, wanted = jax.value_and_grad(dense_loss, (1, 2))(
+        fused, kernel, bias, labels, counted, True
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for gradient, other in zip(gradients, wanted, strict=True):
+        np.testing.assert_allclose(gradient[..., :CLASSES], other, atol=1e-5, rtol=1e-5)
+        assert not np.asarray(gradient)[..., CLASSES:].any()
 
 
 def test_nothing_counted_is_a_zero_loss(inputs):
