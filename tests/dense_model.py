@@ -31,9 +31,10 @@ def block(p, x, other, allowed, heads):
     return norm(p["ffn_norm"], x + p["ffn_residual_scale"] * dense(p["ffn"]["down"], hidden))
 
 
-def stack(p, x, other, allowed, heads):
-    for i in range(len(p)):
-        x = block(p[f"layer_{i}"], x, x if other is None else other, allowed, heads)
+def stack(blocks, stream, x, other, allowed, heads):
+    for i in range(len(blocks["attention_residual_scale"])):
+        own = jax.tree.map(lambda p, i=i: p[i, stream], blocks)
+        x = block(own, x, x if other is None else other, allowed, heads)
     return x
 
 
@@ -46,16 +47,15 @@ def forward(params, sequence, features, heads):
         params["token_embedding"]["embedding"][sequence],
         dense(params["content_projection"], features[sequence]),
     )
+    # [layers, streams, ...]; one self-attention layer, the others cross.
+    unimodal, cross = (
+        jax.tree.map(lambda p, part=part: p[part], params["blocks"])
+        for part in (slice(0, 1), slice(1, None))
+    )
     encoded = [
-        stack(params[name], x + positions, None, allowed, heads)
-        for name, x in zip(("id_encoder", "content_encoder"), embedded, strict=True)
+        stack(unimodal, i, x + positions, None, allowed, heads) for i, x in enumerate(embedded)
     ]
-    crossed = [
-        stack(params[name], own, other, allowed, heads)
-        for name, own, other in zip(
-            ("id_cross", "content_cross"), encoded, encoded[::-1], strict=True
-        )
-    ]
+    crossed = [stack(cross, i, encoded[i], encoded[1 - i], allowed, heads) for i in range(2)]
     gate = jax.nn.sigmoid(dense(params["gate"], jnp.concatenate(crossed, axis=-1)))
     fused = gate * crossed[0] + (1 - gate) * crossed[1]
     return embedded, encoded, fused, dense(params["output"], fused)

@@ -27,6 +27,17 @@ def case_paths() -> list[Path]:
     return paths
 
 
+def with_stacked_blocks(tree: dict) -> dict:
+    """The files' blocks, each by itself, as our parameters: [layers, streams, ...] arrays."""
+    layers = []
+    for kind in ("encoder", "cross"):
+        streams = [tree.pop(f"{stream}_{kind}") for stream in ("id", "content")]
+        for i in range(len(streams[0])):
+            blocks = (stream[f"layer_{i}"] for stream in streams)
+            layers.append(jax.tree.map(lambda *x: np.stack(x), *blocks))
+    return tree | {"blocks": jax.tree.map(lambda *x: np.stack(x), *layers)}
+
+
 @dataclasses.dataclass(frozen=True)
 class GoldenCase:
     """One case: its settings, and its arrays grouped by the first part of their key."""
@@ -46,6 +57,7 @@ class GoldenCase:
         arrays |= dict(np.load(path.with_name(path.stem + "_grads.npz")))
         settings = json.loads(str(arrays.pop("config_json")))
         groups: dict = traverse_util.unflatten_dict(arrays, sep="/")
+        groups |= {name: with_stacked_blocks(groups[name]) for name in ("params", "grads")}
         return cls(settings=settings, trajectory=groups.pop("trajectory")["losses"], **groups)
 
     def config(self) -> ml_collections.ConfigDict:

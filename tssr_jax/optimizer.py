@@ -7,16 +7,12 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
-from flax import traverse_util
 
 from tssr_jax.catalogue import Catalogue
-from tssr_jax.placement import class_dimension, global_norm, path_names
+from tssr_jax.placement import global_norm
 
 # The last names of parameters that weight decay leaves alone; the last two are statistics.
 _NOT_DECAYED = ("bias", "scale", "mean", "var")
-
-# Arrays of up to so many elements are updated together.
-_SMALL, _LARGEST_SMALL = "small", 2**18
 
 
 class EncoderSteps(NamedTuple):
@@ -66,56 +62,6 @@ def make_optimizer(
     return optax.chain(*stages)
 
 
-def together(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """An element-wise transformation that treats all small arrays as one.
-
-    A model has some two hundred arrays, nearly all of them small; to update each by itself is a
-    kernel or more for each that XLA has to compile. Tables with one row per class stay as they
-    are: they may be cut over devices.
-    """
-
-    def init(params: Any) -> Any:
-        return inner.init(_pack(params))
-
-    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        del params
-        packed, state = inner.update(_pack(updates), state)
-        return _unpack(packed, updates), state
-
-    return optax.GradientTransformation(init, update)
-
-
-def _pack(tree: Any) -> dict[str, Any]:
-    """Large arrays in a dictionary like the tree, and "small", [number], all others."""
-    packed: dict[tuple[str, ...], Any] = {}
-    small = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if _is_small(path, leaf):
-            small.append(leaf.reshape(-1))
-        else:
-            packed[path_names(path)] = leaf
-    packed[_SMALL,] = jnp.concatenate([jnp.zeros(0), *small])
-    return traverse_util.unflatten_dict(packed)
-
-
-def _unpack(packed: dict[str, Any], like: Any) -> Any:
-    """The tree that `_pack` was made of."""
-    large = traverse_util.flatten_dict(packed)
-    small, start = large.pop((_SMALL,)), 0
-    leaves = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(like):
-        if _is_small(path, leaf):
-            leaves.append(small[start : start + leaf.size].reshape(leaf.shape))
-            start += leaf.size
-        else:
-            leaves.append(large[path_names(path)])
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
-
-
-def _is_small(path: tuple[Any, ...], leaf: jax.Array) -> bool:
-    return class_dimension(path_names(path)) is None and leaf.size <= _LARGEST_SMALL
-
-
 def clip_by_norm(max_norm: float, catalogue: Catalogue | None) -> optax.GradientTransformation:
     """`optax.clip_by_global_norm` for gradients that may lie on several devices."""
 
@@ -131,7 +77,7 @@ def _adam(
     config: ml_collections.ConfigDict, encoders: Mapping[str, EncoderSteps]
 ) -> optax.GradientTransformation:
     """Adam; that of an encoder which is trained later begins when that is."""
-    adam = together(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
+    adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
     later = {name: steps.from_step for name, steps in encoders.items() if steps.from_step}
     if not later:
         return adam

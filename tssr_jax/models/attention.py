@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from tssr_jax.models.dense import Dense
 from tssr_jax.models.dropout import Dropout
@@ -77,9 +78,11 @@ class MultiHeadAttention(nn.Module):
         d_head = d_model // self.num_heads
 
         dense = partial(Dense, d_model, dtype=self.compute_dtype)
-        q = dense(name="query")(query) * d_head**-0.5
-        k = dense(name="key")(key_value)
-        v = dense(name="value")(key_value)
+        q, k, v = (
+            checkpoint_name(dense(name=name)(states), "projected")
+            for name, states in (("query", query), ("key", key_value), ("value", key_value))
+        )
+        q = q * d_head**-0.5
         # One head at a time: a head's features lie side by side, so nothing is transposed, and on
         # a processor this takes two thirds of the time of one product over all heads.
         attended = []
@@ -94,4 +97,5 @@ class MultiHeadAttention(nn.Module):
             weights = jax.nn.softmax(jnp.where(mask, scores, MASKED_SCORE), axis=-1)
             weights = self.dropout(weights, deterministic=deterministic).astype(v.dtype)
             attended.append(jnp.einsum("bqk,bkd->bqd", weights, v[..., features]))
-        return dense(name="out")(jnp.concatenate(attended, axis=-1))
+        heads = checkpoint_name(jnp.concatenate(attended, axis=-1), "attended")
+        return checkpoint_name(dense(name="out")(heads), "sublayer")

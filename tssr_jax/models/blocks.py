@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from tssr_jax.models import initializers
 from tssr_jax.models.attention import MultiHeadAttention
@@ -11,6 +12,8 @@ from tssr_jax.models.dense import Dense
 from tssr_jax.models.dropout import Dropout
 
 LAYER_NORM_EPSILON = 1e-5
+# Names of what is worth keeping for the gradient: results of products with parameters.
+SAVED = ("projected", "attended", "sublayer", "hidden")
 
 
 def layer_norm(name: str) -> nn.LayerNorm:
@@ -29,8 +32,9 @@ class FeedForward(nn.Module):
     def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
         """Maps [..., d_model] to the same shape, of `compute_dtype`."""
         dense = partial(Dense, dtype=self.compute_dtype)
-        hidden = nn.gelu(dense(self.d_ffn, name="up")(x), approximate=False)
-        output = dense(x.shape[-1], name="down")(hidden)
+        hidden = checkpoint_name(dense(self.d_ffn, name="up")(x), "hidden")
+        hidden = nn.gelu(hidden, approximate=False)
+        output = checkpoint_name(dense(x.shape[-1], name="down")(hidden), "sublayer")
         return self.dropout(output, deterministic=deterministic)
 
 

@@ -11,13 +11,14 @@ from tssr_jax.catalogue import Catalogue
 from tssr_jax.collectives import Axis
 from tssr_jax.models import initializers
 from tssr_jax.models.attention import causal_padding_mask, packed_mask
+from tssr_jax.models.blocks import EncoderBlock
 from tssr_jax.models.content.frozen import FrozenContent
 from tssr_jax.models.content.fusion import ContentFeatures, FusedContent
 from tssr_jax.models.dropout import Dropout
 from tssr_jax.models.gate import Gate
 from tssr_jax.models.head import Head, HeadWeights
 from tssr_jax.models.packing import Packed, unpack
-from tssr_jax.models.stack import Stack
+from tssr_jax.models.streams import StreamEncoders
 
 STREAMS = ("id", "content")
 # Beside the features of the modalities: bool [shard_classes], items that training has seen.
@@ -98,20 +99,19 @@ class TSSR(nn.Module):
 
     def setup(self) -> None:
         """Makes the layers that the streams need; the names are those of the parameters."""
-        depth, cross_depth = self.num_unimodal_layers, self.num_cross_layers
-        self.dropout = Dropout(self.dropout_rate, self.rows_axis)
-        width = (self.num_heads, self.d_ffn, self.dropout, self.compute_dtype)
         table, classes = initializers.table(self.catalogue.num_items), self.catalogue.shard_classes
         self.position_embedding = nn.Embed(self.max_length, self.d_model, embedding_init=table)
         if "id" in self.streams:
             self.token_embedding = nn.Embed(classes, self.d_model, embedding_init=table)
-            self.id_encoder = Stack(depth, *width)
         if "content" in self.streams:
             self.content_projection = self._make_content_projection(self.catalogue)
-            self.content_encoder = Stack(depth, *width)
-        if len(self.streams) == 2:
-            self.id_cross = Stack(cross_depth, *width)
-            self.content_cross = Stack(cross_depth, *width)
+        dropout = Dropout(self.dropout_rate, self.rows_axis, parent=None)
+        block = EncoderBlock(self.num_heads, self.d_ffn, dropout, self.compute_dtype, parent=None)
+        both = len(self.streams) == 2
+        self.blocks = StreamEncoders(
+            block, self.num_unimodal_layers, self.num_cross_layers if both else 0
+        )
+        if both:
             self.gate = Gate(self.compute_dtype)
         self.output = Head(classes, self.d_model)
         if self.head == "content":
@@ -167,38 +167,34 @@ class TSSR(nn.Module):
         item_features: ContentFeatures | None,
         deterministic: bool,
     ) -> TSSROutputs:
-
-        id_states = content_states = None
-        if "id" in self.streams:
-            embedding = self.catalogue.lookup(self._own_vectors(item_features), item_sequence)
-            encoded = self.id_encoder(
-                embedding + positions, None, mask, deterministic=deterministic
-            )
-            id_states = StreamStates(embedding, encoded, encoded)
-        if "content" in self.streams:
-            if item_features is None:
-                raise ValueError("the content stream needs item_features")
-            embedding = self.content_projection(item_sequence, self._content(item_features))
-            encoded = self.content_encoder(
-                embedding + positions, None, mask, deterministic=deterministic
-            )
-            content_states = StreamStates(embedding, encoded, encoded)
-        if id_states is None or content_states is None:
-            (only,) = (states for states in (id_states, content_states) if states is not None)
-            return TSSROutputs(id_states, content_states, None, only.crossed)
-
-        id_encoded, content_encoded = id_states.encoded, content_states.encoded
-        id_crossed = self.id_cross(id_encoded, content_encoded, mask, deterministic=deterministic)
-        content_crossed = self.content_cross(
-            content_encoded, id_encoded, mask, deterministic=deterministic
+        embeddings = {}
+        for stream in STREAMS:
+            if stream in self.streams:
+                embeddings[stream] = self._embed(stream, item_sequence, item_features)
+        dropout = not deterministic and self.dropout_rate > 0
+        encoded = self.blocks(
+            jnp.stack([embedding + positions for embedding in embeddings.values()]),
+            mask,
+            self.make_rng("dropout") if dropout else None,
         )
-        gate, fused = self.gate(id_crossed, content_crossed)
-        return TSSROutputs(
-            id=id_states._replace(crossed=id_crossed),
-            content=content_states._replace(crossed=content_crossed),
-            gate=gate,
-            fused=fused,
-        )
+        states = {
+            stream: StreamStates(embedding, encoded.unimodal[i], encoded.crossed[i])
+            for i, (stream, embedding) in enumerate(embeddings.items())
+        }
+        gate, fused = None, encoded.crossed[0]
+        if len(states) == 2:
+            gate, fused = self.gate(*(own.crossed for own in states.values()))
+        return TSSROutputs(states.get("id"), states.get("content"), gate, fused)
+
+    def _embed(
+        self, stream: str, item_sequence: jax.Array, item_features: ContentFeatures | None
+    ) -> jax.Array:
+        """Item embeddings without positions, [batch, length, d_model]."""
+        if stream == "id":
+            return self.catalogue.lookup(self._own_vectors(item_features), item_sequence)
+        if item_features is None:
+            raise ValueError("the content stream needs item_features")
+        return self.content_projection(item_sequence, self._content(item_features))
 
     def head_weights(self, item_features: ContentFeatures | None) -> HeadWeights:
         """What scores this device's classes; class 0 is padding."""

@@ -1,0 +1,100 @@
+"""The encoder blocks of all streams and layers, of which one is compiled.
+
+They are alike but for their parameters, and the streams do the same at the same time. Written out
+one after the other each would be compiled by itself, forward and backward. Here parameters and
+states of the streams lie side by side in a leading axis, and a loop runs over the layers.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from tssr_jax.models.blocks import SAVED, EncoderBlock
+
+
+class Encoded(NamedTuple):
+    """States of all streams, each [streams, batch, length, d_model].
+
+    Attributes:
+      unimodal: after the self-attention blocks.
+      crossed: after the cross-attention blocks; `unimodal` where there are none.
+    """
+
+    unimodal: jax.Array
+    crossed: jax.Array
+
+
+class StreamEncoders(nn.Module):
+    """Self-attention blocks of each stream, then blocks that attend to the other stream.
+
+    Every cross-attention block attends to what the OTHER stream was before the first of them. A
+    parameter is [layers, streams, ...], the self-attention blocks first.
+
+    Attributes:
+      block: what all blocks are alike in.
+      num_unimodal: self-attention blocks of each stream.
+      num_cross: cross-attention blocks of each stream; 0 with one stream.
+    """
+
+    block: EncoderBlock
+    num_unimodal: int
+    num_cross: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array, key: jax.Array | None) -> Encoded:
+        """Encodes the streams.
+
+        Args:
+          x: [streams, batch, length, d_model].
+          mask: bool [batch, length, length], see `EncoderBlock`.
+          key: of dropout; None switches it off.
+        """
+        shape = (self.num_unimodal + self.num_cross, len(x))
+        if not shape[0]:
+            return Encoded(x, x)
+        keys = None if key is None else jax.random.split(key, shape)
+        layers = (jnp.arange(shape[0]), self._parameters(shape, x.shape[-1]), keys)
+
+        def run(states: tuple[jax.Array, jax.Array], layer: Any) -> tuple[Any, None]:
+            x, other = states
+            place, params, keys = layer
+            attended = x
+            if self.num_cross:
+                # What the other stream is now, and stays for all layers that follow.
+                other = jnp.where(place == self.num_unimodal, x[::-1], other)
+                attended = jnp.where(place < self.num_unimodal, x, other)
+            return (
+                jax.vmap(self._apply, (0, 0, 0, None, 0))(params, x, attended, mask, keys),
+                other,
+            ), None
+
+        # What is between the products is computed again for the gradient, which takes less time
+        # than to write it to memory and to read it.
+        kept = jax.checkpoint_policies.save_only_these_names(*SAVED)
+        run = jax.checkpoint(run, policy=kept, prevent_cse=False)
+        (x, other), _ = jax.lax.scan(run, (x, x), layers)
+        return Encoded(other[::-1] if self.num_cross else x, x)
+
+    def _apply(
+        self, params: Any, x: jax.Array, other: jax.Array, mask: jax.Array, key: jax.Array | None
+    ) -> Any:
+        rngs = None if key is None else {"dropout": key}
+        return self.block.apply(
+            {"params": params}, x, other, mask, deterministic=key is None, rngs=rngs
+        )
+
+    def _parameters(self, shape: tuple[int, int], d_model: int) -> Mapping[str, Any]:
+        """Of all blocks, by the names that a block gives them."""
+        if not self.is_initializing():
+            return self.variables["params"]
+
+        def init(key: jax.Array) -> Any:
+            states, mask = jnp.zeros((1, 1, d_model)), jnp.ones((1, 1, 1), bool)
+            return self.block.init(key, states, states, mask, deterministic=True)["params"]
+
+        keys = jax.random.split(self.make_rng("params"), shape)
+        stacked = jax.vmap(jax.vmap(init))(keys)
+        return {name: self.param(name, lambda _, own=own: own) for name, own in stacked.items()}
