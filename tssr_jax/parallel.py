@@ -1,4 +1,4 @@
-"""Runs one per-device body on all devices: by pmap, or by shard_map over a mesh.
+"""Runs one per-device body on all devices: by pmap, or by shard_map over a mesh; by jit on one.
 
 A body is written for one device: it gets that device's rows of the global batch, its shard of what
 is cut along the model axis, whole copies of everything else, and meets the other devices in
@@ -31,7 +31,7 @@ class Devices:
 
     Attributes:
       num_devices: how many there are, in all processes; each gets as many rows of a batch.
-      rows_axis: what bodies call the axis that batches are cut along.
+      rows_axis: what bodies call the axis that batches are cut along; None on a single device.
 
     Args:
       kind: "pmap" or "shard_map".
@@ -73,6 +73,8 @@ class Devices:
                 f"--config.model_devices is {model_devices}: cutting the catalogue over devices "
                 "needs --config.parallel=shard_map."
             )
+        # A single device meets no other: its body is compiled as it is, without collectives.
+        self._alone = self.num_devices == jax.process_count() == 1
         self._kind = kind
         self._model_devices = model_devices
         # The very mesh that pmap makes: results of a step are taken by the next one as they are,
@@ -81,6 +83,8 @@ class Devices:
         grid = np.array(devices).reshape(-1, *(model_devices,) * (len(axes) - 1))
         self._mesh = Mesh(grid, axes, axis_types=(AxisType.Auto,) * len(axes))
         self.rows_axis: Axis = DATA_AXIS if kind == "pmap" else axes
+        if self._alone:
+            self.rows_axis = None
 
     def catalogue(self, num_items: int) -> Catalogue:
         """How a catalogue lies on these devices."""
@@ -147,6 +151,8 @@ class Devices:
           donate: places of the arguments whose memory the result may take.
         """
         body = _exactly(body)
+        if self._alone:
+            return jax.jit(body, out_shardings=self.shardings(output), donate_argnums=donate)
         if self._kind == "pmap":
             compiled = jax.pmap(
                 body,

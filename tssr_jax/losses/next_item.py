@@ -23,10 +23,12 @@ from tssr_jax.collectives import Axis
 from tssr_jax.losses.term import LossTerm
 from tssr_jax.models.precision import product
 
-POSITIONS_PER_TILE = 512
-# Of a larger catalogue only so many scores of a tile are held at a time (256 MiB), and they are
-# computed twice.
-SCORES_PER_TILE = 2**26
+POSITIONS_PER_TILE = 1536
+# Up to so many scores of a tile are held (128 MiB) and computed once. Of a larger catalogue a chunk
+# is (8 MiB: a cache's size), and each is computed twice; that takes no longer than to write them
+# all to memory.
+SCORES_PER_TILE = 2**25
+SCORES_PER_CHUNK = 2**21
 
 
 def next_item_loss(
@@ -42,6 +44,7 @@ def next_item_loss(
     compute_dtype: str = "float32",
     positions_per_tile: int = POSITIONS_PER_TILE,
     scores_per_tile: int = SCORES_PER_TILE,
+    scores_per_chunk: int = SCORES_PER_CHUNK,
 ) -> LossTerm:
     """Cross entropy of `fused @ kernel + bias` with the labels, summed over counted positions.
 
@@ -55,14 +58,16 @@ def next_item_loss(
       catalogue: how the classes lie on the devices.
       rows_axis: the device axis that the batch is cut along; None on one device.
       compute_dtype: of the inputs of products, forward and backward; all else is float32.
-      positions_per_tile: positions whose scores are held at a time.
-      scores_per_tile: scores that are held at a time; at least one class of each position.
+      positions_per_tile: at most so many positions are scored at a time.
+      scores_per_tile: more scores than this are gone through in chunks of classes.
+      scores_per_chunk: of a chunk; at least one class of each position.
 
     Returns:
       This device's share. (Devices that hold parts of one catalogue share their sum equally.)
     """
     num_positions = labels.size
-    tile = max(1, min(positions_per_tile // catalogue.num_shards, num_positions))
+    most = max(1, positions_per_tile // catalogue.num_shards)
+    tile = -(-num_positions // -(-num_positions // most))  # as equal as can be
     order = jnp.argsort(~counted.reshape(-1), stable=True)
     order = jnp.pad(order, (0, -num_positions % tile))
     count = counted.sum()
@@ -71,7 +76,10 @@ def next_item_loss(
     classes = catalogue.classes()
     competes = (classes < catalogue.num_classes) & ((classes > 0) | (not exclude_padding_class))
     bias = jnp.where(competes, bias, -jnp.inf)
-    chunk = max(1, scores_per_tile // (tile * catalogue.num_shards))
+    rows = tile * catalogue.num_shards
+    chunk = catalogue.shard_classes
+    if rows * chunk > scores_per_tile:
+        chunk = max(1, min(scores_per_chunk, scores_per_tile) // rows)
     tiles = _Tiles(catalogue, rows_axis, tile, chunk, compute_dtype)
     total = _sum_cross_entropy(states, kernel, bias, targets, count, tiles)
     return LossTerm(total / catalogue.num_shards, count.astype(total.dtype))

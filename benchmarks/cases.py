@@ -1,0 +1,92 @@
+"""What is measured: sizes of each case, and the arithmetic that its mathematics needs."""
+
+import dataclasses
+from typing import Any
+
+FEATURE_DIM = 384
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One thing to measure.
+
+    Attributes:
+      name: in the table.
+      kind: "train", one step; "epoch", some steps on amazon_toys as it is; "rank", `users` users.
+      length: of windows, which are full where the data is made up.
+      num_items: of the catalogue.
+      contenders: who runs it, ours first.
+      batch: users of a step, or ranked at a time.
+      streams: of the model.
+      d_model: its width.
+      d_ffn: of its feed-forward layers.
+      num_heads: of its attention.
+      num_unimodal: self-attention blocks of each stream.
+      num_cross: cross-attention blocks of each stream.
+      users: ranked in a repeat.
+      steps: of a repeat.
+      last_label_only: a window has one label, its last.
+      folder: of the data, where it is not made up.
+    """
+
+    name: str
+    kind: str
+    length: int
+    num_items: int
+    contenders: tuple[str, ...]
+    batch: int = 128
+    streams: tuple[str, ...] = ("id", "content")
+    d_model: int = 128
+    d_ffn: int = 256
+    num_heads: int = 4
+    num_unimodal: int = 1
+    num_cross: int = 4
+    users: int = 0
+    steps: int = 1
+    last_label_only: bool = False
+    folder: str = ""
+
+    def fields(self) -> dict[str, Any]:
+        """For the worker's command line."""
+        return dataclasses.asdict(self)
+
+    def flops(self) -> float:
+        """Of a repeat's products, in multiplications and additions; 0 where windows vary.
+
+        A position sees half of its window on average; each product has two of its size in the
+        gradient; features have none.
+        """
+        if self.kind == "epoch":
+            return 0.0
+        d, both = self.d_model, len(self.streams) == 2
+        rows = self.users or self.batch
+        positions = rows * self.length
+        keys = (self.length + 1) / 2
+        block = 2 * (4 * d * d + 2 * d * self.d_ffn) + 4 * keys * d
+        blocks = len(self.streams) * (self.num_unimodal + both * self.num_cross)
+        per_position = blocks * block + both * 4 * d * d
+        head = 2 * d * (self.num_items + 1)
+        labels = rows if self.last_label_only else positions
+        features = both * 2 * FEATURE_DIM * d * min(positions, self.num_items + 1)
+        if self.kind == "rank":
+            return positions * per_position + rows * head + features
+        contrast = both * 4 * rows * d
+        return 3 * (positions * (per_position + contrast) + labels * head) + 2 * features
+
+
+TWINS = ("ours", "twin", "twin, tuned")
+RANKERS = ("ours", "twin, argsort", "twin, topk")
+IDS_ONLY: dict[str, Any] = {"streams": ("id",), "num_unimodal": 2, "num_cross": 0}
+CASES = (
+    Case("step, length 10, 10k items", "train", 10, 10_000, TWINS),
+    Case("step, length 50, 3.7k items", "train", 50, 3_700, TWINS),
+    Case("step, length 10, 105k items", "train", 10, 105_000, TWINS),
+    Case("toys, length 50, a step of an epoch", "epoch", 50, 0, TWINS, steps=5),
+    Case("ids only, length 50, 3.7k items", "train", 50, 3_700, ("ours", "rectools"), **IDS_ONLY),
+    Case(
+        "ids only, one label a window", "train", 50, 3_700, ("ours", "recbole"),
+        last_label_only=True, **IDS_ONLY,
+    ),
+    Case("rank 1,000 users, 10k items", "rank", 50, 10_000, RANKERS, users=1_000),
+    Case("rank 1,000 users, 105k items", "rank", 50, 105_000, RANKERS, users=1_000),
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""What others would run, for comparison; needs the packages of requirements.txt beside this."""

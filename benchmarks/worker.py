@@ -1,0 +1,41 @@
+"""The process that runs one contender of one case, on the orders of `benchmarks.bench`.
+
+Only the standard library: peers run under an interpreter of their own. A contender's module calls
+`serve`; the orchestrator writes "go" for one timed repeat, and the end of its input ends it.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+Repeat = Callable[[], dict[str, float] | None]
+
+
+def serve(prepare: Callable[[dict[str, Any]], Repeat]) -> None:
+    """Prepares the case of the command line, repeats it once, and then at every "go".
+
+    Args:
+      prepare: makes of a case, the fields of `cases.Case`, what one repeat calls. A repeat may
+        return numbers of its own.
+    """
+    # Libraries print what they like; answers go where nobody else writes.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(**fields: Any) -> None:
+        print(json.dumps(fields), file=answers, flush=True)
+
+    repeat = prepare(json.loads(sys.argv[1]))
+
+    def timed() -> dict[str, float]:
+        begin = time.perf_counter()
+        own = repeat() or {}
+        return {"seconds": time.perf_counter() - begin} | own
+
+    answer(first=timed())
+    for _ in sys.stdin:
+        answer(**timed(), peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
