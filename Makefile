@@ -1,5 +1,7 @@
 # make train   environment, pinned install, data, training of configs/ml100k.py, table of results
 # make test    environment and tests
+# make bench   speed against a PyTorch twin, RecTools and RecBole (an environment of their own, 3 GB)
+# make bench-check   the same, and compare the ratios with benchmarks/baseline.json
 # PYTHON names another interpreter (3.11 to 3.13), e.g. make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -9,7 +11,12 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 WORKDIR ?= runs/ml100k
 
-.PHONY: train test slow-test lint format env clean
+# Where the peers' environment finds PyTorch; --toys=FOLDER adds a data set to the benchmarks.
+PEERS ?= .venv-peers
+PEERS_PIP_FLAGS ?= --extra-index-url https://download.pytorch.org/whl/cpu
+BENCH_FLAGS ?=
+
+.PHONY: train test slow-test lint format bench bench-check env clean
 
 train: env
 	$(BIN)/python -m tssr_jax.main --config=configs/ml100k.py --workdir=$(WORKDIR)
@@ -30,6 +37,17 @@ format: env
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: env $(PEERS)/installed
+	$(BIN)/python -m benchmarks.bench --peers_python=$(PEERS)/bin/python $(BENCH_FLAGS)
+
+bench-check: env $(PEERS)/installed
+	$(BIN)/python -m benchmarks.bench --peers_python=$(PEERS)/bin/python --check $(BENCH_FLAGS)
+
+$(PEERS)/installed: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet $(PEERS_PIP_FLAGS) -r $<
+	touch $@
+
 env: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml requirements.txt constraints.txt
@@ -40,4 +58,4 @@ $(VENV)/installed: pyproject.toml requirements.txt constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) *.egg-info
+	rm -rf $(VENV) $(PEERS) *.egg-info

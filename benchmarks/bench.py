@@ -32,6 +32,7 @@ from rich.table import Table
 
 from benchmarks.cases import CASES, Case
 from tssr_jax.errors import UserError
+from tssr_jax.huge_pages import wanted_environment
 from tssr_jax.run_config import write_json
 
 ROOT = Path(__file__).parents[1]
@@ -63,12 +64,13 @@ class Worker:
             "rectools": [_PEERS.value, "-m", "benchmarks.peers.run_rectools"],
             "recbole": [_PEERS.value, "-m", "benchmarks.peers.run_recbole"],
         }.get(contender, [_PEERS.value, "-m", "benchmarks.peers.run_twin"])
+        self._contender = contender
         begin = time.perf_counter()
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
         self._process = subprocess.Popen(
             [*command, json.dumps(case), contender],
             cwd=ROOT,
-            env=os.environ | settings,
+            env=os.environ | settings | (wanted_environment() if contender == "ours" else {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -99,7 +101,7 @@ class Worker:
         if not line:
             self._process.wait()
             self._log.seek(0)
-            raise UserError(f"{self._process.args} ended:\n{self._log.read()[-3_000:]}")
+            raise UserError(f"{self._contender} ended:\n{self._log.read()[-3_000:]}")
         return json.loads(line)
 
 
@@ -200,6 +202,7 @@ def main(argv: Sequence[str]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     if not (ROOT / _PEERS.value).is_file():
         raise UserError(f"{_PEERS.value} does not exist: `make bench` makes it.")
+    subprocess.run([_PEERS.value, "-m", "benchmarks.peers.check_twin"], cwd=ROOT, check=True)
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         settings: dict[str, str] = {}

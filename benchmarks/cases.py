@@ -87,6 +87,7 @@ CASES = (
         "ids only, one label a window", "train", 50, 3_700, ("ours", "recbole"),
         last_label_only=True, **IDS_ONLY,
     ),
-    Case("rank 1,000 users, 10k items", "rank", 50, 10_000, RANKERS, users=1_000),
-    Case("rank 1,000 users, 105k items", "rank", 50, 105_000, RANKERS, users=1_000),
+    Case("rank 1,000 users, length 10, 10k items", "rank", 10, 10_000, RANKERS, users=1_000),
+    Case("rank 1,000 users, length 10, 105k items", "rank", 10, 105_000, RANKERS, users=1_000),
+    Case("rank 1,000 users, length 50, 10k items", "rank", 50, 10_000, RANKERS, users=1_000),
 )  # fmt: skip

@@ -3,33 +3,29 @@
 python -m benchmarks.ours '{"kind": "peak"}' is the measured peak of a 2,048^3 product.
 """
 
-from tssr_jax.huge_pages import use_huge_pages
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
 
-use_huge_pages()
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
 
-import os  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
-from typing import Any  # noqa: E402
-
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import ml_collections  # noqa: E402
-import numpy as np  # noqa: E402
-
-from benchmarks.cases import FEATURE_DIM  # noqa: E402
-from benchmarks.worker import Repeat, serve  # noqa: E402
-from configs import csv, default  # noqa: E402
-from data_pipeline.input_pipeline import EvalBatches, make_train_batches  # noqa: E402
-from data_pipeline.store import SequenceStore  # noqa: E402
-from data_pipeline.tensorflow_cpu import tf  # noqa: E402
-from tssr_jax import placement  # noqa: E402
-from tssr_jax.evaluate import make_eval_step  # noqa: E402
-from tssr_jax.experiment import build_experiment, make_model  # noqa: E402
-from tssr_jax.models.tssr import TSSR  # noqa: E402
-from tssr_jax.optimizer import make_optimizer  # noqa: E402
-from tssr_jax.parallel import CLASSES, ROWS, Devices  # noqa: E402
-from tssr_jax.train_state import create_train_state, init_params, make_train_step  # noqa: E402
+from benchmarks.cases import FEATURE_DIM
+from benchmarks.worker import Repeat, serve
+from configs import csv, default
+from data_pipeline.input_pipeline import EvalBatches, make_train_batches
+from data_pipeline.store import SequenceStore
+from data_pipeline.tensorflow_cpu import tf
+from tssr_jax import placement
+from tssr_jax.evaluate import make_eval_step
+from tssr_jax.experiment import build_experiment, make_model
+from tssr_jax.models.tssr import TSSR
+from tssr_jax.optimizer import make_optimizer
+from tssr_jax.parallel import CLASSES, ROWS, Devices
+from tssr_jax.train_state import create_train_state, init_params, make_train_step
 
 PEAK_SIZE = 2_048
 

@@ -31,7 +31,7 @@ def block(p, x, other, allowed, heads):
     return norm(p["ffn_norm"], x + p["ffn_residual_scale"] * dense(p["ffn"]["down"], hidden))
 
 
-def stack(blocks, stream, x, other, allowed, heads):
+def stack(blocks, stream, x, other, *, allowed, heads):
     for i in range(len(blocks["attention_residual_scale"])):
         own = jax.tree.map(lambda p, i=i: p[i, stream], blocks)
         x = block(own, x, x if other is None else other, allowed, heads)
@@ -53,9 +53,12 @@ def forward(params, sequence, features, heads):
         for part in (slice(0, 1), slice(1, None))
     )
     encoded = [
-        stack(unimodal, i, x + positions, None, allowed, heads) for i, x in enumerate(embedded)
+        stack(unimodal, i, x + positions, None, allowed=allowed, heads=heads)
+        for i, x in enumerate(embedded)
     ]
-    crossed = [stack(cross, i, encoded[i], encoded[1 - i], allowed, heads) for i in range(2)]
+    crossed = [
+        stack(cross, i, encoded[i], encoded[1 - i], allowed=allowed, heads=heads) for i in range(2)
+    ]
     gate = jax.nn.sigmoid(dense(params["gate"], jnp.concatenate(crossed, axis=-1)))
     fused = gate * crossed[0] + (1 - gate) * crossed[1]
     return embedded, encoded, fused, dense(params["output"], fused)

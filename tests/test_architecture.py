@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     "tssr_jax.errors",
     "tssr_jax.command_line",
+    "tssr_jax.huge_pages",
     "configs",
     "tssr_jax.collectives",
     "tssr_jax.catalogue",
@@ -41,6 +42,7 @@ LAYERS = (
     "data_pipeline.input_pipeline",
     "tssr_jax.run_config",
     "tssr_jax.preemption",
+    "tssr_jax.compiled_programs",
     "tssr_jax.experiment",
     "tssr_jax.train_state",
     "tssr_jax.fingerprint",

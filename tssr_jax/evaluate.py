@@ -15,7 +15,7 @@ from data_pipeline.input_pipeline import EvalBatches, EvalSplit
 from tssr_jax import collectives, placement, processes
 from tssr_jax.checkpointing import Checkpointer
 from tssr_jax.experiment import Experiment, build_experiment, require_same_data
-from tssr_jax.metrics import answer_ranks, ranking_metrics
+from tssr_jax.metrics import competitors_above, ranking_metrics
 from tssr_jax.models.content.fusion import ContentFeatures
 from tssr_jax.models.content.trained import TrainedEncoder, parameters_name, scatter
 from tssr_jax.models.tssr import TSSR, encode, head_weights
@@ -27,6 +27,8 @@ from tssr_jax.train_state import init_params
 TEST_METRICS_FILE = "test_metrics.json"
 # Metrics of warm and of cold items.
 OF_PARTS = ("recall@10", "ndcg@10", "mrr")
+# Scores that ranking holds at a time: 32 MiB.
+SCORES_PER_TILE = 2**23
 SPLITS: tuple[EvalSplit, ...] = ("validation", "test")
 EvalStep = Callable[[Any, Mapping[str, Any], ContentFeatures | None], jax.Array]
 
@@ -42,17 +44,43 @@ def make_eval_step(model: TSSR) -> EvalStep:
     def eval_step(
         params: Any, batch: Mapping[str, Any], item_features: ContentFeatures | None
     ) -> jax.Array:
-        outputs = encode(model, params, batch["item_sequence"], item_features)
+        outputs = encode(model, params, batch["item_sequence"], item_features, last_only=True)
         states, answers, excluded = catalogue.gather_rows(
             (outputs.fused[:, -1], batch["answers"], batch["excluded"])
         )
         weights = head_weights(model, params, item_features)
-        scores = weights.score(states, model.compute_dtype)
-        ranks = answer_ranks(scores, answers, excluded, catalogue)
+
+        def count(rows: tuple[jax.Array, ...]) -> jax.Array:
+            states, answers, excluded = rows
+            scores = weights.score(states, model.compute_dtype)
+            return competitors_above(scores, answers, excluded, catalogue)
+
+        above = _in_tiles(count, (states, answers, excluded), catalogue.shard_classes)
+        ranks = catalogue.own_rows_of_sum(above)
         ranks = jnp.where(batch["row_mask"], ranks, -1)
         return collectives.all_gather(ranks, model.rows_axis, 0)
 
     return eval_step
+
+
+def _in_tiles(
+    count: Callable[[tuple[jax.Array, ...]], jax.Array], rows: tuple[jax.Array, ...], classes: int
+) -> jax.Array:
+    """Applies a function of rows, [rows, ...] -> [rows], to some of them at a time.
+
+    So many that the scores of all classes which it looks at stay small, whatever the catalogue.
+    """
+    number = rows[0].shape[0]
+    tiles = min(number, -(-number * classes // SCORES_PER_TILE))
+    if tiles == 1:
+        return count(rows)
+    size = -(-number // tiles)
+
+    def cut(x: jax.Array) -> jax.Array:
+        filled = jnp.pad(x, ((0, -number % size), *((0, 0),) * (x.ndim - 1)))
+        return filled.reshape(-1, size, *x.shape[1:])
+
+    return jax.lax.map(count, jax.tree.map(cut, rows)).reshape(-1)[:number]
 
 
 def _catalogue_body(modality: str, encoder: TrainedEncoder, model: TSSR) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from data_pipeline.text_inputs import prepare_text
 from tssr_jax import processes
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.collectives import Axis
+from tssr_jax.compiled_programs import keep_compiled_programs
 from tssr_jax.errors import UserError
 from tssr_jax.models.content.fusion import MODALITIES
 from tssr_jax.models.content.trained import TrainedEncoder, parameters_name
@@ -96,6 +97,7 @@ class Experiment:
 def build_experiment(config: ml_collections.ConfigDict) -> Experiment:
     """Prepares data and features (or finds them in the cache) and makes the model."""
     validate_config(config)
+    keep_compiled_programs(config.data.cache_dir)
     devices = Devices(config.parallel, config.num_devices, config.model_devices)
     encoders: dict[str, PreparedEncoder] = {}
     features: dict[str, TextFeatures | ImageFeatures] = {}

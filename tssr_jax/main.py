@@ -14,6 +14,7 @@ from ml_collections import config_flags
 
 from tssr_jax import command_line
 from tssr_jax.errors import UserError
+from tssr_jax.huge_pages import use_huge_pages
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, e.g. configs/ml100k.py or configs/csv.py:FOLDER."
@@ -85,4 +86,5 @@ def _require_config() -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     command_line.run(main)

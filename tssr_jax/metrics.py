@@ -11,14 +11,15 @@ from tssr_jax.catalogue import Catalogue
 CUTOFFS = (10, 20, 50, 100)
 
 
-def answer_ranks(
+def competitors_above(
     scores: jax.Array, answers: jax.Array, excluded: jax.Array, catalogue: Catalogue
 ) -> jax.Array:
-    """0-based rank of each answer among all classes that compete with it.
+    """Counts for each answer the classes of this device that rank above it.
 
-    The rank is the number of competing items whose score is not below the answer's: a tie (or a
-    NaN) counts against the answer. It is found by counting, without a sort and without a dense
-    mask: count over all classes, then take back the answer itself and the excluded ones.
+    Added up over the devices that share a catalogue, this is the answer's 0-based rank among all
+    classes that compete with it: the number of competitors whose score is not below its own (a tie,
+    or a NaN, counts against it). There is no sort and no dense mask: count all classes, then take
+    back the excluded ones and, where it lies, the answer itself.
 
     Args:
       scores: [group_rows, shard_classes]; rows and classes are those of one device unless the
@@ -29,14 +30,14 @@ def answer_ranks(
       catalogue: how the classes lie on the devices.
 
     Returns:
-      int32 [rows], those of this device.
+      int32 [group_rows].
     """
     own = catalogue.pick(scores, answers)[:, None]
     exists = catalogue.classes() < catalogue.num_classes
     above = (~(scores < own) & exists).sum(axis=1, dtype=jnp.int32)
-    excluded_scores, inside = catalogue.pick_own(scores, excluded)
-    excluded_above = (~(excluded_scores < own) & inside).sum(axis=1, dtype=jnp.int32)
-    return catalogue.own_rows_of_sum(above - excluded_above) - 1
+    others = jnp.concatenate([excluded, answers[:, None]], axis=1)
+    other_scores, inside = catalogue.pick_own(scores, others)
+    return above - (~(other_scores < own) & inside).sum(axis=1, dtype=jnp.int32)
 
 
 def ranking_metrics(

@@ -106,8 +106,12 @@ class Devices:
         return jax.device_put(jax.tree.map(np.asarray, tree), self.shardings(layout))
 
     def build(self, function: Callable[[], Any], layout: Any = WHOLE) -> Any:
-        """The result of a function, computed where it is to lie."""
-        return jax.jit(function, out_shardings=self.shardings(layout))()
+        """The result of a function that runs once, computed where it is to lie."""
+        options = None
+        if self._mesh.devices.flat[0].platform == "cpu":
+            # What the compiler would spend on making it fast (seconds) is not earned back.
+            options = {"xla_backend_optimization_level": 1}
+        return jax.jit(function, out_shardings=self.shardings(layout), compiler_options=options)()
 
     def shardings(self, layout: Any) -> Any:
         """The shardings of a tree of partition specs; pmap knows whole copies only."""

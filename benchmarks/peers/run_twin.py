@@ -7,11 +7,12 @@ PyTorch does not by itself. "twin, argsort" ranks by a sort of all scores and a 
 
 import os
 import sys
+import time
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as functional
+from torch.nn import functional
 
 from benchmarks.cases import FEATURE_DIM
 from benchmarks.peers.twin import Sizes, Twin, losses
@@ -61,8 +62,6 @@ def training(case: dict[str, Any], tuned: bool) -> Repeat:
 
     def step() -> dict[str, float]:
         nonlocal place
-        import time  # noqa: PLC0415
-
         begin = time.perf_counter()
         for _ in range(case["steps"]):
             batch = batches[place % len(batches)]

@@ -1,8 +1,8 @@
-"""The two-stream model in PyTorch, written from the same description: what our speed is told against.
+"""The two-stream model in PyTorch, from the same description: what our speed is told against.
 
 It is the reference mode (tests/golden/README.md states its arithmetic) as one would write it down:
 scores of every position over the whole catalogue, cross entropy that ignores padding, Adam. The
-names of its parameters are those of our own tree, so that `load` takes a golden case's weights.
+names of its parameters are those of the golden cases, whose weights `load` takes.
 """
 
 import math
@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 MASKED_SCORE = -1e9
 
@@ -66,7 +66,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., d_model] to the same."""
-        return self.dropout(self.down(F.gelu(self.up(x))))
+        return self.dropout(self.down(functional.gelu(self.up(x))))
 
 
 class Block(nn.Module):
@@ -122,10 +122,9 @@ class Twin(nn.Module):
             self.content_cross = stack(sizes.num_cross_layers)
             self.gate = nn.Linear(2 * d, d)
         for name, parameter in self.named_parameters():
-            if name.endswith(("_embedding.weight",)):
-                nn.init.uniform_(
-                    parameter, -((sizes.num_items + 1) ** -0.5), (sizes.num_items + 1) ** -0.5
-                )
+            if name.endswith("_embedding.weight"):
+                bound = (sizes.num_items + 1) ** -0.5
+                nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, sequence: torch.Tensor, features: torch.Tensor | None) -> Outputs:
         """States of histories int64 [batch, length], with a feature table [items + 1, width]."""
@@ -151,7 +150,7 @@ class Twin(nn.Module):
         return Outputs(embedding, encoded, content_embedding, content, fused)
 
     def load(self, params: Mapping[str, np.ndarray]) -> None:
-        """Takes weights by the names of our own tree ("id_encoder/layer_0/attention/query/kernel")."""
+        """Takes weights by the names of a golden case ("id_encoder/layer_0/ffn/up/kernel")."""
         state = {}
         for name, value in params.items():
             parts = name.replace("layer_", "").split("/")
@@ -168,6 +167,7 @@ def losses(
     outputs: Outputs,
     sequence: torch.Tensor,
     labels: torch.Tensor,
+    *,
     temperature: float = 0.2,
     labelled_only: bool = False,
 ) -> dict[str, torch.Tensor]:
@@ -185,14 +185,16 @@ def losses(
     if labelled_only:
         chosen = targets.nonzero()[:, 0]
         fused, targets = fused[chosen], targets[chosen]
-    terms = {"prediction": F.cross_entropy(model.output(fused), targets, ignore_index=0)}
+    terms = {"prediction": functional.cross_entropy(model.output(fused), targets, ignore_index=0)}
     if outputs.content_encoded is None or outputs.content_embedding is None:
         return terms
     pooled, other = outputs.id_encoded.mean(1), outputs.content_encoded.mean(1)
-    cosines = F.normalize(other, dim=-1) @ F.normalize(pooled, dim=-1).T / temperature
+    cosines = (
+        functional.normalize(other, dim=-1) @ functional.normalize(pooled, dim=-1).T / temperature
+    )
     own = torch.arange(len(sequence))
-    terms["user_text2id"] = F.cross_entropy(cosines, own)
-    terms["user_id2text"] = F.cross_entropy(cosines.T, own)
+    terms["user_text2id"] = functional.cross_entropy(cosines, own)
+    terms["user_id2text"] = functional.cross_entropy(cosines.T, own)
     valid = (sequence[:, 1:] > 0).T
     for name, states, embedding in (
         ("item_text2id", outputs.content_encoded, outputs.id_embedding),
@@ -201,5 +203,5 @@ def losses(
         scores = states[:, :-1].transpose(0, 1) @ embedding[:, 1:].permute(1, 2, 0)
         scores = scores.masked_fill(~(valid[:, :, None] & valid[:, None, :]), MASKED_SCORE)
         everyone = own.expand(len(valid), -1)
-        terms[name] = F.cross_entropy(scores[valid], everyone[valid])
+        terms[name] = functional.cross_entropy(scores[valid], everyone[valid])
     return terms

@@ -1,14 +1,19 @@
-"""The switch of ranking: whose items are masked, and how users are averaged."""
+"""Ranking: whose items are masked, how users are averaged, and how many are ranked at a time."""
 
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from configs import default
 from data_pipeline.store import SequenceStore
 from data_pipeline.tensorflow_cpu import tf
-from tssr_jax.evaluate import make_eval_batches, split_metrics
+from tssr_jax import evaluate
+from tssr_jax.catalogue import Catalogue
+from tssr_jax.evaluate import make_eval_batches, make_eval_step, split_metrics
+from tssr_jax.experiment import make_model
 from tssr_jax.parallel import Devices
+from tssr_jax.train_state import init_params
 
 
 def excluded(full_history):
@@ -40,3 +45,22 @@ def test_every_user_weighs_the_same_or_every_batch():
         split_metrics(SimpleNamespace(config=config, known=None), None, ranks)["recall@10"],
         (1 + 0) / 2,
     )
+
+
+@pytest.mark.parametrize("users_at_a_time", [1, 3, 5, 7])
+def test_users_are_ranked_some_at_a_time(users_at_a_time, monkeypatch):
+    config = default.get_config()
+    config.model.update(d_model=8, d_ffn=8, num_heads=1, max_length=4, streams=("id",))
+    model = make_model(config, Catalogue(20))
+    params = init_params(model, {}, seed=0)
+    rng = np.random.default_rng(0)
+    batch = {
+        "item_sequence": rng.integers(1, 21, (7, 4)),
+        "answers": rng.integers(1, 21, 7),
+        "excluded": np.tile(np.array([0, -1]), (7, 1)),
+        "row_mask": np.arange(7) < 6,
+    }
+    whole = make_eval_step(model)(params, batch, None)
+    assert whole[6] == -1 and len(np.unique(whole)) > 3
+    monkeypatch.setattr(evaluate, "SCORES_PER_TILE", users_at_a_time * 21)
+    np.testing.assert_array_equal(make_eval_step(model)(params, batch, None), whole)

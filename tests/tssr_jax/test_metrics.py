@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from tssr_jax.catalogue import Catalogue
-from tssr_jax.metrics import answer_ranks, ranking_metrics
+from tssr_jax.metrics import competitors_above, ranking_metrics
 
 SCORES = np.array([[9.0, 1.0, 5.0, 3.0, 3.0]])  # class 0 is padding
 
 
 def rank(answer, excluded, scores=SCORES):
     catalogue = Catalogue(num_items=4)
-    return int(answer_ranks(scores, np.array([answer]), np.array([excluded]), catalogue)[0])
+    return int(competitors_above(scores, np.array([answer]), np.array([excluded]), catalogue)[0])
 
 
 def test_rank_counts_competitors_above():

@@ -44,19 +44,24 @@ class StreamEncoders(nn.Module):
     num_cross: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, key: jax.Array | None) -> Encoded:
+    def __call__(
+        self, x: jax.Array, mask: jax.Array, key: jax.Array | None, *, last_only: bool = False
+    ) -> Encoded:
         """Encodes the streams.
 
         Args:
           x: [streams, batch, length, d_model].
           mask: bool [batch, length, length], see `EncoderBlock`.
           key: of dropout; None switches it off.
+          last_only: `crossed` is that of the last position, [streams, batch, 1, d_model].
         """
         shape = (self.num_unimodal + self.num_cross, len(x))
         if not shape[0]:
-            return Encoded(x, x)
+            return Encoded(x, x[:, :, -1:] if last_only else x)
+        params = self._parameters(shape, x.shape[-1])
+        if last_only and key is None:
+            return self._last_only(params, x, mask)
         keys = None if key is None else jax.random.split(key, shape)
-        layers = (jnp.arange(shape[0]), self._parameters(shape, x.shape[-1]), keys)
 
         def run(states: tuple[jax.Array, jax.Array], layer: Any) -> tuple[Any, None]:
             x, other = states
@@ -66,25 +71,56 @@ class StreamEncoders(nn.Module):
                 # What the other stream is now, and stays for all layers that follow.
                 other = jnp.where(place == self.num_unimodal, x[::-1], other)
                 attended = jnp.where(place < self.num_unimodal, x, other)
-            return (
-                jax.vmap(self._apply, (0, 0, 0, None, 0))(params, x, attended, mask, keys),
-                other,
-            ), None
+            return (self._apply(params, x, attended, mask, keys), other), None
 
         # What is between the products is computed again for the gradient, which takes less time
         # than to write it to memory and to read it.
         kept = jax.checkpoint_policies.save_only_these_names(*SAVED)
         run = jax.checkpoint(run, policy=kept, prevent_cse=False)
-        (x, other), _ = jax.lax.scan(run, (x, x), layers)
+        (x, other), _ = jax.lax.scan(run, (x, x), (jnp.arange(shape[0]), params, keys))
         return Encoded(other[::-1] if self.num_cross else x, x)
 
-    def _apply(
-        self, params: Any, x: jax.Array, other: jax.Array, mask: jax.Array, key: jax.Array | None
-    ) -> Any:
-        rngs = None if key is None else {"dropout": key}
-        return self.block.apply(
-            {"params": params}, x, other, mask, deterministic=key is None, rngs=rngs
+    def _last_only(self, params: Mapping[str, Any], x: jax.Array, mask: jax.Array) -> Encoded:
+        """Leaves out what the last position's state does not depend on.
+
+        A cross-attention block reads other positions of the other stream only, as that was before
+        the first of them; and of the last self-attention block, without any, one query is asked.
+        """
+        whole = self.num_unimodal - (not self.num_cross)
+        first, rest = (
+            jax.tree.map(lambda p, part=part: p[part], params)
+            for part in (slice(0, whole), slice(whole, None))
         )
+
+        def attend_to_itself(x: jax.Array, layer: Any) -> tuple[jax.Array, None]:
+            return self._apply(layer, x, x, mask), None
+
+        unimodal, _ = jax.lax.scan(attend_to_itself, x, first)
+        attended = unimodal[::-1] if self.num_cross else unimodal
+
+        def attend(x: jax.Array, layer: Any) -> tuple[jax.Array, None]:
+            return self._apply(layer, x, attended, mask[:, -1:]), None
+
+        crossed, _ = jax.lax.scan(attend, unimodal[:, :, -1:], rest)
+        return Encoded(unimodal if self.num_cross else crossed, crossed)
+
+    def _apply(
+        self,
+        params: Any,
+        x: jax.Array,
+        other: jax.Array,
+        mask: jax.Array,
+        keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """One layer of all streams."""
+
+        def apply(params: Any, x: jax.Array, other: jax.Array, key: jax.Array | None) -> Any:
+            rngs = None if key is None else {"dropout": key}
+            return self.block.apply(
+                {"params": params}, x, other, mask, deterministic=key is None, rngs=rngs
+            )
+
+        return jax.vmap(apply)(params, x, other, keys)
 
     def _parameters(self, shape: tuple[int, int], d_model: int) -> Mapping[str, Any]:
         """Of all blocks, by the names that a block gives them."""

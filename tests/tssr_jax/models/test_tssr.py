@@ -15,7 +15,7 @@ from tssr_jax.train_state import init_params
 
 NUM_ITEMS, FEATURE_DIM = 12, 6
 WIDTHS = {"text": FEATURE_DIM}
-encode = jax.jit(tssr.encode, static_argnums=0)
+encode = jax.jit(tssr.encode, static_argnums=0, static_argnames="last_only")
 FEATURES = jax.random.normal(jax.random.key(9), (NUM_ITEMS + 1, FEATURE_DIM))
 
 
@@ -82,6 +82,17 @@ def test_one_stream_uses_the_same_modules(streams, absent):
     states = outputs.id if streams == ("id",) else outputs.content
     assert outputs.gate is None
     np.testing.assert_array_equal(outputs.fused, states.encoded)
+
+
+@pytest.mark.parametrize("streams", [("id", "content"), ("id",), ("content",)])
+@pytest.mark.parametrize("num_unimodal_layers", [0, 1, 2])
+def test_the_last_state_alone_is_that_of_the_whole(streams, num_unimodal_layers):
+    model, params = make(streams, num_unimodal_layers=num_unimodal_layers)
+    sequence = jnp.array([[0, 0, 1, 2, 3, 4], [5, 6, 7, 8, 9, 10], [0, 0, 0, 0, 0, 3]])
+    whole = encode(model, params, sequence, FEATURES).fused
+    last = encode(model, params, sequence, FEATURES, last_only=True).fused
+    assert last.shape == (3, 1, 8)
+    np.testing.assert_allclose(last[:, 0], whole[:, -1], atol=1e-6)
 
 
 def test_content_stream_without_features_is_an_error():
