@@ -54,12 +54,17 @@ class StreamEncoders(nn.Module):
           mask: bool [batch, length, length], see `EncoderBlock`.
           key: of dropout; None switches it off.
           last_only: `crossed` is that of the last position, [streams, batch, 1, d_model].
+
+        Raises:
+          ValueError: if `last_only` is asked for with dropout.
         """
         shape = (self.num_unimodal + self.num_cross, len(x))
         if not shape[0]:
             return Encoded(x, x[:, :, -1:] if last_only else x)
         params = self._parameters(shape, x.shape[-1])
-        if last_only and key is None:
+        if last_only:
+            if key is not None:
+                raise ValueError("last_only is for ranking, without dropout")
             return self._last_only(params, x, mask)
         keys = None if key is None else jax.random.split(key, shape)
 
@@ -73,7 +78,7 @@ class StreamEncoders(nn.Module):
                 attended = jnp.where(place < self.num_unimodal, x, other)
             return (self._apply(params, x, attended, mask, keys), other), None
 
-        # What is between the products is computed again for the gradient, which takes less time
+        # What is between the products is computed again for the gradient, which takes no longer
         # than to write it to memory and to read it.
         kept = jax.checkpoint_policies.save_only_these_names(*SAVED)
         run = jax.checkpoint(run, policy=kept, prevent_cse=False)

@@ -146,9 +146,11 @@ class TSSR(nn.Module):
             ranking needs no others, and this costs less than half. Not with `packed` or dropout.
 
         Raises:
-          ValueError: if a content stream gets no features.
+          ValueError: if a content stream gets no features, or `last_only` does not go with the rest.
         """
         if packed is not None:
+            if last_only:
+                raise ValueError("last_only is for ranking, which packs no windows")
             outputs = self._encode(
                 packed["items"],
                 packed_mask(packed["segments"]),
