@@ -146,7 +146,7 @@ class TSSR(nn.Module):
             ranking needs no others, and this costs less than half. Not with `packed` or dropout.
 
         Raises:
-          ValueError: if a content stream gets no features, or `last_only` does not go with the rest.
+          ValueError: if a content stream gets no features, or `last_only` meets packed windows.
         """
         if packed is not None:
             if last_only:
