@@ -12,7 +12,7 @@ class Case:
 
     Attributes:
       name: in the table.
-      kind: "train", one step; "epoch", some steps on amazon_toys as it is; "rank", `users` users.
+      kind: "train", steps; "epoch", steps on amazon_toys as it is; "rank", `users` users.
       length: of windows, which are full where the data is made up.
       num_items: of the catalogue.
       contenders: who runs it, ours first.
@@ -24,7 +24,7 @@ class Case:
       num_unimodal: self-attention blocks of each stream.
       num_cross: cross-attention blocks of each stream.
       users: ranked in a repeat.
-      steps: of a repeat.
+      steps: timed in a repeat, see `worker.steps_in_a_row`.
       last_label_only: a window has one label, its last.
       folder: of the data, where it is not made up.
     """
@@ -42,7 +42,7 @@ class Case:
     num_unimodal: int = 1
     num_cross: int = 4
     users: int = 0
-    steps: int = 1
+    steps: int = 5
     last_label_only: bool = False
     folder: str = ""
 
@@ -51,7 +51,7 @@ class Case:
         return dataclasses.asdict(self)
 
     def flops(self) -> float:
-        """Of a repeat's products, in multiplications and additions; 0 where windows vary.
+        """Multiplications and additions of a step, or a ranking; 0 where windows vary.
 
         A position sees half of its window on average; each product has two of its size in the
         gradient; features have none.
@@ -81,7 +81,7 @@ CASES = (
     Case("step, length 10, 10k items", "train", 10, 10_000, TWINS),
     Case("step, length 50, 3.7k items", "train", 50, 3_700, TWINS),
     Case("step, length 10, 105k items", "train", 10, 105_000, TWINS),
-    Case("toys, length 50, a step of an epoch", "epoch", 50, 0, TWINS, steps=5),
+    Case("toys, length 50, a step of an epoch", "epoch", 50, 0, TWINS),
     Case("ids only, length 50, 3.7k items", "train", 50, 3_700, ("ours", "rectools"), **IDS_ONLY),
     Case(
         "ids only, one label a window", "train", 50, 3_700, ("ours", "recbole"),

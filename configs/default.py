@@ -188,6 +188,17 @@ def _loss() -> ml_collections.ConfigDict:
     # How the contrasting terms reach the negatives of other devices: "all_gather" is the fastest;
     # "ring" needs memory that grows neither with the number of devices nor with all their scores.
     loss.negatives = "all_gather"
+    # What a label competes with in next-item prediction: "full", all items (exact); "sampled", some
+    # that each step draws, weighed by how likely that was; "sce", items that score highly, found
+    # by buckets (scalable cross entropy). The last two are for catalogues of a million items.
+    loss.next_item = "full"
+    # "sampled" only: items that a step draws.
+    loss.num_negatives = 1024
+    # Items are drawn in proportion to how often training sees them, to this power: 0 draws all
+    # alike, 1 popular ones as often as they occur.
+    loss.negative_power = 0.0
+    # "sce" only: items in each bucket.
+    loss.items_per_bucket = 256
     return loss
 
 
@@ -225,6 +236,10 @@ def _optimizer() -> ml_collections.ConfigDict:
     optimizer.b1 = 0.9
     optimizer.b2 = 0.999
     optimizer.eps = 1e-8
+    # Rows of the item table (and of the head, with loss.next_item="sampled") that a step does not
+    # touch stay as they are: Adam neither moves them nor lets their moments fade. A step's time and
+    # memory then grow no more with the catalogue, but for the tables themselves.
+    optimizer.lazy_rows = False
     return optimizer
 
 

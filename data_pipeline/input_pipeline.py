@@ -306,23 +306,26 @@ def held_out_items(config: ml_collections.ConfigDict, num_items: int) -> np.ndar
     return (draws < share) & (np.arange(num_items + 1) > 0)
 
 
-def trained_items(
+def training_counts(
     store: SequenceStore, config: ml_collections.ConfigDict, num_items: int
 ) -> np.ndarray:
-    """Which items some training window contains, bool [num_classes]."""
+    """How often training windows contain each item, int64 [num_classes]; 0 for padding.
+
+    Windows of a user overlap; what is counted are the places of the sequence that are in any.
+    """
     ends = store.lengths - HELD_OUT["train"]
     longest = int(ends.max())
     if config.train.windows == "last":
         longest = min(longest, config.model.max_length + 1)
-    found = np.zeros(num_items + 1, bool)
+    counts = np.zeros(num_items + 1, np.int64)
     held_out = held_out_items(config, num_items)
     for users in _in_chunks(np.flatnonzero(ends >= 2), longest):
         windows = store.rows(users).windows(tf.constant(ends[users.numpy()]), longest)
         if held_out is not None:
             windows = without_items(windows, held_out, last_label_only=False)
-        found[windows.numpy()] = True
-    found[0] = False
-    return found
+        counts += np.bincount(windows.numpy().reshape(-1), minlength=num_items + 1)
+    counts[0] = 0
+    return counts
 
 
 def without_items(windows: tf.Tensor, held_out: np.ndarray, last_label_only: bool) -> tf.Tensor:

@@ -20,6 +20,7 @@ LAYERS = (
     "tssr_jax.losses",
     "tssr_jax.metrics",
     "tssr_jax.optimizer",
+    "tssr_jax.touched_rows",
     "data_pipeline.cache",
     "data_pipeline.fetching",
     "data_pipeline.tensorflow_cpu",

@@ -76,6 +76,20 @@ class Catalogue:
         place, inside = self._place(self.gather_rows(ids))
         return self.own_rows_of_sum(jnp.where(inside[..., None], rows_of(place), 0.0))
 
+    def lookup_shared(self, rows_of: Callable[[jax.Array], jax.Array], ids: jax.Array) -> jax.Array:
+        """`lookup` of ids int [number] that are the same on all devices of the group.
+
+        Each device asks for a share of them. (Did all ask for all, a vector's gradient would come
+        home as often.)
+        """
+        if self.axis is None:
+            return rows_of(ids)
+        share = -(-ids.size // self.num_shards)
+        padded = jnp.pad(ids, (0, share * self.num_shards - ids.size))
+        start = collectives.index(self.axis) * share
+        own = self.lookup(rows_of, jax.lax.dynamic_slice_in_dim(padded, start, share))
+        return collectives.all_gather(own, self.axis, 0)[: ids.size]
+
     def pick(self, scores: jax.Array, classes: jax.Array) -> jax.Array:
         """Each row's score of one class, [rows, shard_classes] and int [rows] -> [rows]."""
         if self.axis is None:

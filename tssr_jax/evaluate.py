@@ -105,7 +105,7 @@ class Ranker:
         layout, devices = params_layout(experiment), experiment.devices
         self._experiment = experiment
         self._eval_step = devices.run(
-            make_eval_step(experiment.model), inputs=(layout, ROWS, experiment.content_layout)
+            make_eval_step(experiment.model), inputs=(layout, ROWS, experiment.content_layout())
         )
         self._encode = {}
         for name, encoder in experiment.trained.items():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Collection
 from typing import Any
 
 import ml_collections
@@ -11,7 +12,7 @@ from jax.sharding import PartitionSpec
 
 from data_pipeline.distinct import PreparedEncoder
 from data_pipeline.image_inputs import ImageFeatures, image_features, prepare_images
-from data_pipeline.input_pipeline import trained_items
+from data_pipeline.input_pipeline import training_counts
 from data_pipeline.prepare import PreparedData, prepare
 from data_pipeline.store import SequenceStore, open_store
 from data_pipeline.text_features import TextFeatures, text_features
@@ -21,6 +22,7 @@ from tssr_jax.catalogue import Catalogue
 from tssr_jax.collectives import Axis
 from tssr_jax.compiled_programs import keep_compiled_programs
 from tssr_jax.errors import UserError
+from tssr_jax.losses.negatives import CHANCES, cumulative_chances
 from tssr_jax.models.content.fusion import MODALITIES
 from tssr_jax.models.content.trained import TrainedEncoder, parameters_name
 from tssr_jax.models.tssr import KNOWN, TSSR
@@ -41,7 +43,8 @@ class Experiment:
       sequences: its sequences, in memory or on disk.
       content: by modality what the content stream reads, on the devices as `content_layout` says:
         features float32 [padded_classes, feature_dim], or the inputs of an encoder that is
-        trained; {} without a content stream. For a head that reads content also "known".
+        trained; {} without a content stream. For a head that reads content also "known", for
+        drawn negatives "chances".
       content_key: identifies it; "" without a content stream.
       encoders: content encoders that are trained, by modality.
       known: bool [num_classes], items that a training window contains; None where nothing asks.
@@ -59,10 +62,15 @@ class Experiment:
     devices: Devices
     model: TSSR
 
-    @property
-    def content_layout(self) -> dict[str, PartitionSpec]:
-        """How `content` lies on the devices."""
-        return {name: WHOLE if name in self.encoders else CLASSES for name in self.content}
+    def content_layout(self, trained: Collection[str] | None = None) -> dict[str, PartitionSpec]:
+        """How `content` lies on the devices.
+
+        Args:
+          trained: modalities whose inputs are read in place of features; by default those of all
+            encoders that are trained.
+        """
+        whole = {*(self.encoders if trained is None else trained), CHANCES}
+        return {name: WHOLE if name in whole else CLASSES for name in self.content}
 
     @property
     def feature_widths(self) -> dict[str, int]:
@@ -117,13 +125,25 @@ def build_experiment(config: ml_collections.ConfigDict) -> Experiment:
     keys = {name: part.key for name, part in (*features.items(), *encoders.items())}
     key = "-".join(keys[name] for name in sorted(keys))
     sequences = open_store(data, config.data.in_memory_gib)
-    known = None
-    if config.model.head == "content" or config.train.held_out_items:
-        known = trained_items(sequences, config, data.num_items)
+    known, sampled = None, config.loss.next_item == "sampled"
+    asked = config.model.head == "content" or config.train.held_out_items > 0
+    if asked or sampled:
+        counts = training_counts(sequences, config, data.num_items)
+        known = counts > 0 if asked else None
+        if sampled:
+            content[CHANCES] = devices.place(_chances(counts, config))
     if known is not None and config.model.head == "content":
         content[KNOWN] = devices.place(np.pad(known, fill[0]), CLASSES)
     model = make_model(config, catalogue, devices.rows_axis)
     return Experiment(config, data, sequences, content, key, encoders, known, devices, model)
+
+
+def _chances(counts: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:
+    """With which items are drawn; those that do not compete, and padding, never are."""
+    competes = np.arange(counts.size) > 0
+    if config.model.head == "content":
+        competes &= counts > 0
+    return cumulative_chances(np.where(competes, counts, -1), config.loss.negative_power)
 
 
 def _prepare_content(

@@ -15,7 +15,7 @@ from data_pipeline.input_pipeline import (
 )
 from tssr_jax.evaluate import Ranker
 from tssr_jax.experiment import Experiment
-from tssr_jax.parallel import CLASSES, ROWS, WHOLE
+from tssr_jax.parallel import ROWS
 from tssr_jax.train_state import TrainStep, make_train_step
 
 
@@ -68,14 +68,11 @@ class Phases:
         waiting = {name for name, start in self._starts.items() if step < start}
         trained = {k: v for k, v in experiment.trained.items() if k not in waiting}
         rows = devices.round_up(config.train.batch_size)
-        content_layout = {
-            name: WHOLE if name in trained else CLASSES for name in experiment.content
-        }
         return Phase(
             min((self._starts[name] for name in waiting), default=None),
             devices.run(
                 make_train_step(experiment.model, self._optimizer, config, trained),
-                inputs=(self._layout, ROWS, content_layout),
+                inputs=(self._layout, ROWS, experiment.content_layout(trained)),
                 output=self._layout,
                 donate=(0,),
             ),

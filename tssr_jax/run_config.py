@@ -11,6 +11,7 @@ from configs import default
 from data_pipeline.input_pipeline import WINDOWS
 from tssr_jax.errors import UserError
 from tssr_jax.losses.info_nce import NEGATIVES
+from tssr_jax.losses.total import NEXT_ITEM
 from tssr_jax.models.content.bert import POOLINGS
 from tssr_jax.models.content.fusion import FUSIONS, MODALITIES
 from tssr_jax.models.content.image import BATCH_STATISTICS
@@ -45,6 +46,9 @@ _AT_LEAST = {
     "model.max_length": 1,
     "loss.lambda_user": 0,
     "loss.lambda_item": 0,
+    "loss.num_negatives": 1,
+    "loss.negative_power": 0,
+    "loss.items_per_bucket": 1,
     "optimizer.warmup_steps": 0,
     "optimizer.weight_decay": 0,
     "optimizer.clip_norm": 0,
@@ -81,6 +85,7 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
     for name, known in (
         ("parallel", KINDS),
         ("loss.negatives", NEGATIVES),
+        ("loss.next_item", NEXT_ITEM),
         ("model.compute_dtype", COMPUTE_DTYPES),
         ("model.head", HEADS),
         ("train.windows", WINDOWS),
@@ -101,6 +106,7 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
     _validate_model(config.model)
     _validate_windows(config)
     _validate_content(config)
+    _validate_large_catalogue(config)
 
 
 def _validate_content(config: ml_collections.ConfigDict) -> None:
@@ -134,6 +140,40 @@ def _validate_content(config: ml_collections.ConfigDict) -> None:
             raise UserError(
                 f"--config.content.{name}.{field} is {content[name][field]}: an encoder that is "
                 "trained needs the whole catalogue on each device; set --config.model_devices=1."
+            )
+
+
+def _validate_large_catalogue(config: ml_collections.ConfigDict) -> None:
+    kind, cut = config.loss.next_item, config.model_devices > 1
+    if kind == "sampled" and not config.corrections.exclude_padding_class:
+        raise UserError(
+            "--config.loss.next_item=sampled draws items, never the padding class, which the "
+            "reference lets compete: it goes with --config.corrections.exclude_padding_class only."
+        )
+    if kind == "sce" and cut:
+        raise UserError(
+            f"--config.loss.next_item=sce looks for items in the whole catalogue, which "
+            f"--config.model_devices={config.model_devices} cuts: set it to 1, or take full or "
+            "sampled."
+        )
+    if not config.optimizer.lazy_rows:
+        return
+    if cut:
+        raise UserError(
+            f"--config.optimizer.lazy_rows needs whole tables on each device; "
+            f"--config.model_devices is {config.model_devices}: set it to 1."
+        )
+    if config.model.head == "content" and kind != "sampled":
+        raise UserError(
+            "--config.model.head=content reads the content of every item that a label competes "
+            f"with; --config.loss.next_item={kind} and --config.optimizer.lazy_rows don't go "
+            "together with it: set --config.loss.next_item=sampled."
+        )
+    for name in config.content.modalities:
+        if config.content[name][TRAINED_FIELDS[name]]:
+            raise UserError(
+                f"--config.optimizer.lazy_rows goes with frozen features only: set "
+                f"--config.content.{name}.{TRAINED_FIELDS[name]}=0."
             )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,12 @@ from flax import struct
 from tssr_jax import collectives, placement
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.collectives import Axis
+from tssr_jax.losses.negatives import CHANCES, Negatives, draw
 from tssr_jax.losses.term import LossTerm
 from tssr_jax.losses.total import loss_terms, term_weights, total_loss
 from tssr_jax.models.content.trained import TrainedEncoder, parameters_name
 from tssr_jax.models.tssr import KNOWN, TSSR, encode
+from tssr_jax.touched_rows import HEAD, ITEM_TABLE, TouchedRows, touched_rows
 
 NEVER = jnp.iinfo(jnp.int32).max
 TOTAL = "total"
@@ -126,7 +128,8 @@ def make_train_step(
     """Returns the step of one device, the pure function `(state, batch, content) -> state`.
 
     Each device gets its rows of the global batch; the loss and the new state are those of the
-    whole, the same on all devices. Dropout is a function of (config.seed, step, row).
+    whole, the same on all devices. Dropout is a function of (config.seed, step, row); what else is
+    drawn, of (config.seed, step).
 
     Args:
       model: tells how batch and catalogue lie on the devices.
@@ -136,33 +139,24 @@ def make_train_step(
         what they read, and `batch["distinct"][modality]` their share of the batch's items;
         otherwise it is a table of features.
     """
-    weights, axis = term_weights(config), model.rows_axis
-    encoders = encoders or {}
+    gradients = _make_gradients(model, config, encoders or {})
+    lazy, sampled = config.optimizer.lazy_rows, config.loss.next_item == "sampled"
+    tables = (ITEM_TABLE, HEAD) if sampled else (ITEM_TABLE,)
 
     def train_step(state: TrainState, batch: Mapping[str, Any], content: Any) -> TrainState:
-        dropout_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-
-        def loss_fn(params: Any) -> tuple[jax.Array, tuple[dict[str, LossTerm], Any]]:
-            features, replaced = _encode_content(encoders, params, content, batch, axis)
-            known = content.get(KNOWN)
-            if known is not None:
-                rate = config.model.id_dropout
-                features[KNOWN] = _some_ids(known, rate, dropout_key, model.catalogue)
-            sequence, packed = batch["item_sequence"], batch.get("packed")
-            outputs = encode(model, params, sequence, features, packed, dropout_key=dropout_key)
-            terms = loss_terms(
-                model, params, outputs, batch, config, item_features=features, known=known
-            )
-            return total_loss(terms, weights, axis), (terms, replaced)
-
-        (share, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        shares, replaced = aux
-        total, terms = collectives.psum((share, shares), axis)
-        grads = placement.sum_gradients(grads, model.catalogue, axis)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        terms = {**terms, TOTAL: LossTerm(total, jnp.ones(()))}
-        params = optax.apply_updates(state.params, updates)
+        draws = _draw(config, state.step, content, model.catalogue)
+        params, opt_state = own = state.params, state.opt_state
+        rows = None
+        if lazy:
+            more = draws.negatives and draws.negatives.classes
+            rows = touched_rows(batch, more, tables, model.catalogue, model.rows_axis)
+            params, opt_state = rows.take(own)
+        grads, terms, replaced = gradients(params, batch, content, draws, rows)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
         params = params | {name: params[name] | new for name, new in replaced.items()}
+        if rows is not None:
+            params, opt_state = rows.put(own, (params, opt_state))
         return TrainState(
             step=state.step + 1,
             params=params,
@@ -173,6 +167,86 @@ def make_train_step(
         )
 
     return train_step
+
+
+class _Draws(NamedTuple):
+    """What a step draws, the same on all devices.
+
+    Attributes:
+      key: of dropout and of buckets.
+      known: bool [shard_classes], see `_some_ids`; None where all items are known.
+      negatives: see `losses.sampled`; None without.
+    """
+
+    key: jax.Array
+    known: jax.Array | None
+    negatives: Negatives | None
+
+
+def _draw(
+    config: ml_collections.ConfigDict,
+    step: jax.Array,
+    content: Mapping[str, Any],
+    catalogue: Catalogue,
+) -> _Draws:
+    key = jax.random.fold_in(jax.random.key(config.seed), step)
+    known, negatives = content.get(KNOWN), None
+    if known is not None:
+        known = _some_ids(known, config.model.id_dropout, key, catalogue)
+    if CHANCES in content:
+        own_key = jax.random.fold_in(key, 2)
+        negatives = draw(content[CHANCES], config.loss.num_negatives, own_key)
+    return _Draws(key, known, negatives)
+
+
+def _make_gradients(
+    model: TSSR, config: ml_collections.ConfigDict, encoders: Mapping[str, TrainedEncoder]
+) -> Callable[..., tuple[Any, dict[str, LossTerm], dict[str, Any]]]:
+    """Returns `(params, batch, content, draws, rows) -> gradient, terms, replaced parameters`.
+
+    All are those of the global batch. With `rows` the parameters are cut down to these.
+    """
+    weights, axis = term_weights(config), model.rows_axis
+
+    def gradients(
+        params: Any,
+        batch: Mapping[str, Any],
+        content: Mapping[str, Any],
+        draws: _Draws,
+        rows: TouchedRows | None,
+    ) -> tuple[Any, dict[str, LossTerm], dict[str, Any]]:
+        known = content.get(KNOWN)
+        encoder_model = head_model = model
+        negatives = draws.negatives
+        content = dict(content) if draws.known is None else {**content, KNOWN: draws.known}
+        if rows is not None:
+            batch = rows.places_in(batch)
+            content = {n: x if n == CHANCES else rows.rows_of(x) for n, x in content.items()}
+            encoder_model = model.clone(catalogue=rows.catalogue)
+            if negatives is not None:
+                head_model = encoder_model
+                known = known if known is None else rows.rows_of(known)
+                negatives = negatives._replace(classes=rows.places(negatives.classes))
+
+        def loss_fn(params: Any) -> tuple[jax.Array, tuple[dict[str, LossTerm], Any]]:
+            features, replaced = _encode_content(encoders, params, content, batch, axis)
+            sequence, packed = batch["item_sequence"], batch.get("packed")
+            outputs = encode(
+                encoder_model, params, sequence, features, packed, dropout_key=draws.key
+            )
+            terms = loss_terms(
+                head_model, params, outputs, batch, config, item_features=features, known=known,
+                negatives=negatives, key=jax.random.fold_in(draws.key, 3),
+            )  # fmt: skip
+            return total_loss(terms, weights, axis), (terms, replaced)
+
+        (share, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        shares, replaced = aux
+        total, terms = collectives.psum((share, shares), axis)
+        grads = placement.sum_gradients(grads, model.catalogue, axis)
+        return grads, {**terms, TOTAL: LossTerm(total, jnp.ones(()))}, replaced
+
+    return gradients
 
 
 def _encode_content(

@@ -7,7 +7,6 @@ PyTorch does not by itself. "twin, argsort" ranks by a sort of all scores and a 
 
 import os
 import sys
-import time
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch.nn import functional
 
 from benchmarks.cases import FEATURE_DIM
 from benchmarks.peers.twin import Sizes, Twin, losses
-from benchmarks.worker import Repeat, serve
+from benchmarks.worker import Repeat, serve, steps_in_a_row
 
 LARGEST_CUTOFF = 100
 
@@ -60,20 +59,17 @@ def training(case: dict[str, Any], tuned: bool) -> Repeat:
     features = torch.randn(case["num_items"] + 1, FEATURE_DIM) if model.both else None
     place = 0
 
-    def step() -> dict[str, float]:
+    def step() -> None:
         nonlocal place
-        begin = time.perf_counter()
-        for _ in range(case["steps"]):
-            batch = batches[place % len(batches)]
-            place += 1
-            sequence, labels = batch[:, :-1], batch[:, 1:]
-            optimizer.zero_grad()
-            terms = losses(model, model(sequence, features), sequence, labels, labelled_only=tuned)
-            torch.stack(list(terms.values())).sum().backward()
-            optimizer.step()
-        return {"seconds": (time.perf_counter() - begin) / case["steps"]}
+        batch = batches[place % len(batches)]
+        place += 1
+        sequence, labels = batch[:, :-1], batch[:, 1:]
+        optimizer.zero_grad()
+        terms = losses(model, model(sequence, features), sequence, labels, labelled_only=tuned)
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step()
 
-    return step
+    return steps_in_a_row(step, case["steps"])
 
 
 def ranking(case: dict[str, Any], by_sort: bool) -> Repeat:

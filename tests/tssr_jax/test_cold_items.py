@@ -12,7 +12,7 @@ from configs import default
 from data_pipeline.input_pipeline import (
     TrainBatches,
     held_out_items,
-    trained_items,
+    training_counts,
     without_items,
 )
 from data_pipeline.store import SequenceStore
@@ -72,7 +72,7 @@ def test_which_items_training_sees(store):
 
     def seen(**train_settings):
         config.train.update(**train_settings)
-        return np.flatnonzero(trained_items(store, config, 9)).tolist()
+        return np.flatnonzero(training_counts(store, config, 9)).tolist()
 
     assert seen(windows="last") == [2, 3, 4, 5, 6]  # three items at most; 7 is alone
     assert seen(windows="prefixes") == [1, 2, 3, 4, 5, 6]

@@ -21,6 +21,7 @@ from tssr_jax import collectives
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.collectives import Axis
 from tssr_jax.losses.term import LossTerm
+from tssr_jax.models.head import HeadWeights
 from tssr_jax.models.precision import product
 
 POSITIONS_PER_TILE = 1536
@@ -33,8 +34,7 @@ SCORES_PER_CHUNK = 2**21
 
 def next_item_loss(
     fused: jax.Array,
-    kernel: jax.Array,
-    bias: jax.Array,
+    weights: HeadWeights,
     labels: jax.Array,
     counted: jax.Array,
     *,
@@ -46,12 +46,11 @@ def next_item_loss(
     scores_per_tile: int = SCORES_PER_TILE,
     scores_per_chunk: int = SCORES_PER_CHUNK,
 ) -> LossTerm:
-    """Cross entropy of `fused @ kernel + bias` with the labels, summed over counted positions.
+    """Cross entropy of the scores of all classes with the labels, summed over counted positions.
 
     Args:
       fused: [batch, length, d_model].
-      kernel: [d_model, shard_classes].
-      bias: [shard_classes].
+      weights: of the classes of this device.
       labels: int [batch, length]; read where `counted` is True.
       counted: bool [batch, length].
       exclude_padding_class: class 0 does not compete in the softmax.
@@ -68,21 +67,25 @@ def next_item_loss(
     num_positions = labels.size
     most = max(1, positions_per_tile // catalogue.num_shards)
     tile = -(-num_positions // -(-num_positions // most))  # as equal as can be
-    order = jnp.argsort(~counted.reshape(-1), stable=True)
+    order, count = counted_first(counted)
     order = jnp.pad(order, (0, -num_positions % tile))
-    count = counted.sum()
     states = fused.reshape(num_positions, -1)[order]
     targets = labels.reshape(-1)[order]
     classes = catalogue.classes()
     competes = (classes < catalogue.num_classes) & ((classes > 0) | (not exclude_padding_class))
-    bias = jnp.where(competes, bias, -jnp.inf)
+    bias = jnp.where(competes, weights.bias, -jnp.inf)
     rows = tile * catalogue.num_shards
     chunk = catalogue.shard_classes
     if rows * chunk > scores_per_tile:
         chunk = max(1, min(scores_per_chunk, scores_per_tile) // rows)
     tiles = _Tiles(catalogue, rows_axis, tile, chunk, compute_dtype)
-    total = _sum_cross_entropy(states, kernel, bias, targets, count, tiles)
+    total = _sum_cross_entropy(states, weights.kernel, bias, targets, count, tiles)
     return LossTerm(total / catalogue.num_shards, count.astype(total.dtype))
+
+
+def counted_first(counted: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The order that puts what counts first, int [counted.size], and how many that are."""
+    return jnp.argsort(~counted.reshape(-1), stable=True), counted.sum()
 
 
 class _Tiles(NamedTuple):

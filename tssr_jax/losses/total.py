@@ -10,13 +10,18 @@ import ml_collections
 from tssr_jax import collectives
 from tssr_jax.collectives import Axis
 from tssr_jax.losses.contrastive import item_grained, pool, user_grained
+from tssr_jax.losses.negatives import Negatives
 from tssr_jax.losses.next_item import next_item_loss
+from tssr_jax.losses.sampled import sampled_next_item_loss
+from tssr_jax.losses.sce import scalable_next_item_loss
 from tssr_jax.losses.term import LossTerm
 from tssr_jax.models.content.fusion import ContentFeatures
 from tssr_jax.models.head import HeadWeights
 from tssr_jax.models.tssr import TSSR, StreamStates, TSSROutputs, head_weights
 
 PREDICTION = "prediction"
+# How next items are predicted: against all classes, drawn ones, or those of buckets.
+NEXT_ITEM = ("full", "sampled", "sce")
 USER_TERMS = ("user_text2id", "user_id2text")
 ITEM_TERMS = ("item_text2id", "item_id2text")
 
@@ -39,6 +44,8 @@ def loss_terms(
     *,
     item_features: ContentFeatures | None = None,
     known: jax.Array | None = None,
+    negatives: Negatives | None = None,
+    key: jax.Array | None = None,
 ) -> dict[str, LossTerm]:
     """Computes this device's share of the terms that `term_weights` lists.
 
@@ -51,13 +58,19 @@ def loss_terms(
       config: sections `loss` and `corrections`.
       item_features: for a head that reads content.
       known: bool [shard_classes]; other items do not compete. None lets all compete.
+      negatives: for `config.loss.next_item="sampled"`.
+      key: for "sce".
     """
     axis = model.rows_axis
     names = term_weights(config)
     weights = head_weights(model, params, item_features)
     if known is not None:
         weights = weights._replace(bias=jnp.where(known, weights.bias, -jnp.inf))
-    terms = {PREDICTION: _prediction(model, weights, outputs, batch, config.corrections)}
+    terms = {
+        PREDICTION: _prediction(
+            model, weights, outputs, batch, config, negatives=negatives, key=key
+        )
+    }
     if outputs.id is None or outputs.content is None:
         return terms
     # Anchor stream and target stream of each direction, in the order of the names.
@@ -100,17 +113,32 @@ def _prediction(
     weights: HeadWeights,
     outputs: TSSROutputs,
     batch: Mapping[str, jax.Array],
-    corrections: ml_collections.ConfigDict,
+    config: ml_collections.ConfigDict,
+    *,
+    negatives: Negatives | None,
+    key: jax.Array | None,
 ) -> LossTerm:
+    corrections, loss = config.corrections, config.loss
     counted = batch["labels"] > 0
     if corrections.valid_positions_only:
         counted = counted & (batch["item_sequence"] > 0)
+    inputs = outputs.fused, weights, batch["labels"], counted
+    if loss.next_item == "sampled":
+        assert negatives is not None
+        return sampled_next_item_loss(
+            *inputs, negatives, catalogue=model.catalogue, compute_dtype=model.compute_dtype
+        )
+    if loss.next_item == "sce":
+        assert key is not None
+        return scalable_next_item_loss(
+            *inputs,
+            key,
+            items_per_bucket=loss.items_per_bucket,
+            exclude_padding_class=corrections.exclude_padding_class,
+            compute_dtype=model.compute_dtype,
+        )
     return next_item_loss(
-        outputs.fused,
-        weights.kernel,
-        weights.bias,
-        batch["labels"],
-        counted,
+        *inputs,
         exclude_padding_class=corrections.exclude_padding_class,
         catalogue=model.catalogue,
         rows_axis=model.rows_axis,

@@ -8,6 +8,7 @@ from jax.sharding import PartitionSpec
 
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.losses.next_item import next_item_loss
+from tssr_jax.models.head import HeadWeights
 from tssr_jax.parallel import MODEL_AXIS, ROWS, WHOLE, Devices
 
 BATCH, LENGTH, D_MODEL, CLASSES = 3, 5, 4, 11
@@ -52,8 +53,7 @@ def test_value_and_gradients_equal_the_dense_formula(inputs, tile, scores, exclu
             1.7
             * next_item_loss(
                 fused,
-                kernel,
-                bias,
+                HeadWeights(kernel, bias),
                 labels,
                 counted,
                 exclude_padding_class=exclude_padding_class,
@@ -87,8 +87,9 @@ def test_chunks_of_a_catalogue_that_is_cut_over_devices(inputs, scores):
     def body(rows, weights):
         def share(weights):
             return next_item_loss(
-                rows[0], *weights, *rows[1:], exclude_padding_class=True, catalogue=catalogue,
-                rows_axis=devices.rows_axis, positions_per_tile=8, scores_per_tile=scores,
+                rows[0], HeadWeights(*weights), *rows[1:], exclude_padding_class=True,
+                catalogue=catalogue, rows_axis=devices.rows_axis,
+                positions_per_tile=8, scores_per_tile=scores,
             ).sum  # fmt: skip
 
         value, gradients = jax.value_and_grad(share)(weights)
@@ -106,9 +107,14 @@ def test_chunks_of_a_catalogue_that_is_cut_over_devices(inputs, scores):
 
 
 def test_nothing_counted_is_a_zero_loss(inputs):
-    *arrays, labels, counted = inputs
+    fused, kernel, bias, labels, counted = inputs
     term = next_item_loss(
-        *arrays, labels, counted & False, exclude_padding_class=True, catalogue=CATALOGUE
+        fused,
+        HeadWeights(kernel, bias),
+        labels,
+        counted & False,
+        exclude_padding_class=True,
+        catalogue=CATALOGUE,
     )
     assert term.sum == 0 and term.weight == 0 and term.mean() == 0
 
@@ -120,8 +126,7 @@ def test_padding_class_by_hand():
     for exclude, expected in ((True, np.log(2)), (False, 50.0)):
         term = next_item_loss(
             fused,
-            kernel,
-            bias,
+            HeadWeights(kernel, bias),
             label,
             counted,
             exclude_padding_class=exclude,
@@ -136,7 +141,7 @@ def test_bfloat16_rounds_the_inputs_of_products_and_nothing_else(inputs):
 
     def tiled(fused, kernel, bias):
         return next_item_loss(
-            fused, kernel, bias, labels, counted,
+            fused, HeadWeights(kernel, bias), labels, counted,
             exclude_padding_class=True, catalogue=CATALOGUE, compute_dtype="bfloat16",
         ).sum  # fmt: skip
 
