@@ -94,7 +94,7 @@ class Training:
             output=layout,
             donate=(0,),
         )
-        self._batches: Iterator[Any] = make_train_batches(store, config).iterate(0)
+        self._batches: Iterator[Any] = devices.ahead(make_train_batches(store, config).iterate(0))
 
     def __call__(self) -> dict[str, float]:
         """One step; returns the seconds of waiting for its batch."""

@@ -7,7 +7,8 @@ consecutive rows, so that a process reads only its part of a batch.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -105,6 +106,17 @@ class Devices:
         """Puts arrays, which all processes hold whole, on the devices."""
         return jax.device_put(jax.tree.map(np.asarray, tree), self.shardings(layout))
 
+    def ahead(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The same batches, rows of this process, each on its way to the devices a step early.
+
+        While a step runs, the batch of the next one is copied.
+        """
+        upcoming = [self._place_rows(batch) for batch in itertools.islice(batches, 1)]
+        for batch in batches:
+            upcoming.append(self._place_rows(batch))
+            yield upcoming.pop(0)
+        yield from upcoming
+
     def build(self, function: Callable[[], Any], layout: Any = WHOLE) -> Any:
         """The result of a function that runs once, computed where it is to lie."""
         options = None
@@ -150,7 +162,7 @@ class Devices:
         Args:
           body: a pure function of as many pytrees as there are `inputs`.
           inputs: how each argument lies: one partition spec, or a tree of them. Those with ROWS
-            are host arrays with the rows of this process (`local_rows`).
+            are host arrays with the rows of this process (`local_rows`), or come from `ahead`.
           output: how the result lies; not in rows.
           donate: places of the arguments whose memory the result may take.
         """
@@ -166,7 +178,6 @@ class Devices:
                 devices=list(self._mesh.devices.flat),
                 donate_argnums=donate,
             )
-            cut: Callable[[np.ndarray], Any] = self._cut
         else:
             sharded = jax.shard_map(
                 body, mesh=self._mesh, in_specs=inputs, out_specs=output, check_vma=False
@@ -174,24 +185,30 @@ class Devices:
             compiled = jax.jit(sharded, donate_argnums=donate)
             if jax.process_count() == 1:
                 return compiled
-            cut = self._join
 
         def call(*arguments: Any) -> Any:
             placed = (
-                jax.tree.map(cut, argument) if layout is ROWS else argument
+                self._place_rows(argument) if layout is ROWS else argument
                 for argument, layout in zip(arguments, inputs, strict=True)
             )
             return compiled(*placed)
 
         return call
 
-    def _cut(self, x: np.ndarray) -> np.ndarray:
-        """[rows of this process, ...] -> [its devices, rows of each, ...]."""
-        return x.reshape(self.num_devices // jax.process_count(), -1, *x.shape[1:])
+    def _place_rows(self, batch: Any) -> Any:
+        """Rows of this process as compiled bodies take them; what is placed stays as it is."""
+        return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else self._placed(x), batch)
 
-    def _join(self, x: np.ndarray) -> jax.Array:
-        """[rows of this process, ...] -> [rows, ...], a global array."""
-        return jax.make_array_from_process_local_data(NamedSharding(self._mesh, ROWS), x)
+    def _placed(self, x: np.ndarray) -> Any:
+        """[rows of this process, ...] on its devices; for pmap [its devices, their rows, ...]."""
+        if self._alone:
+            return jax.device_put(x, self.shardings(WHOLE))
+        if self._kind == "shard_map":
+            return jax.make_array_from_process_local_data(NamedSharding(self._mesh, ROWS), x)
+        cut = x.reshape(self.num_devices // jax.process_count(), -1, *x.shape[1:])
+        if jax.process_count() > 1:
+            return cut  # pmap itself makes a global array of what processes hold
+        return jax.device_put(cut, NamedSharding(self._mesh, PartitionSpec(DATA_AXIS)))
 
 
 def _exactly(body: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,6 +3,8 @@
 import dataclasses
 import datetime
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import ml_collections
@@ -167,7 +169,7 @@ class Trainer:
         )
         with make_progress(self._console) as bar:
             task = bar.add_task("Training", total=self._total_steps, completed=step, message="")
-            batches = self._phase.batches.iterate(step)
+            batches = self._batches_from(step)
             while step < self._total_steps and not self._out_of_patience():
                 if self._must_stop(stop, step):
                     self._require_finite_losses()
@@ -175,7 +177,7 @@ class Trainer:
                     return False
                 if step == self._phase.end:
                     self._phase = self._phases.at(step, self.state.params)
-                    batches = self._phase.batches.iterate(step)
+                    batches = self._batches_from(step)
                 started = time.monotonic()
                 self.state = self._phase.step(self.state, next(batches), self._phase.content)
                 step += 1
@@ -188,6 +190,9 @@ class Trainer:
                 if boundary:
                     self._at_boundary(step, bar, task)
         return True
+
+    def _batches_from(self, step: int) -> Iterator[Any]:
+        return self._devices.ahead(self._phase.batches.iterate(step))
 
     def _must_stop(self, stop: StopRequest, step: int) -> bool:
         if jax.process_count() > 1 and step % _STEPS_PER_SYNC:

@@ -277,9 +277,10 @@ def test_results_go_into_the_next_step_without_compiling_it_again(kind):
     state, rows = devices.build(lambda: jnp.zeros(3)), np.ones(8, np.float32)
     jax.monitoring.register_event_duration_secs_listener(note)
     try:
-        first = step(state, rows)
-        step(first, rows)
-        step(devices.place(np.zeros(3, np.float32)), rows)
+        batches = devices.ahead(iter([rows] * 3))
+        first = step(state, next(batches))
+        step(first, next(batches))
+        step(devices.place(np.zeros(3, np.float32)), next(batches))
     finally:
         jax.monitoring.unregister_event_duration_listener(note)
     assert len(lowered) == 1
@@ -321,6 +322,30 @@ def test_a_bfloat16_step_is_near_the_float32_one_and_keeps_float32_states(
         # Eight bits of mantissa in the inputs of products; sums and softmaxes are float32.
         assert rounded[name] == pytest.approx(value, rel=1e-2), name
         assert rounded[name] != value, name
+
+
+@pytest.mark.parametrize("way", [("pmap", 1), ("pmap", 4), ("shard_map", 8, 2)], ids=str)
+def test_batches_are_placed_a_step_ahead(way):
+    devices, asked = Devices(*way), []
+
+    def batches():
+        for i in range(4):
+            asked.append(i)
+            yield {
+                "items": np.arange(16, dtype=np.int32).reshape(8, 2) + i,
+                "odd": {"x": np.ones(8)},
+            }
+
+    total = devices.run(
+        lambda batch: collectives.psum(batch["items"].sum(), devices.rows_axis), inputs=(ROWS,)
+    )
+    found = []
+    for number, batch in enumerate(devices.ahead(batches())):
+        assert asked == list(range(min(number + 2, 4)))
+        assert isinstance(batch["items"], jax.Array)
+        assert len(batch["items"].sharding.device_set) == way[1]
+        found.append(int(total(batch)))
+    assert found == [120 + 16 * i for i in range(4)]
 
 
 def test_rounding_up_to_what_devices_can_share():
