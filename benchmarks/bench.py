@@ -12,6 +12,7 @@ of the first step (ours again with a warm compilation cache). Peers need an envi
 own, which the Makefile makes.
 """
 
+import dataclasses
 import datetime
 import json
 import os
@@ -171,29 +172,12 @@ def losses(results: dict[str, Any]) -> list[str]:
     ]
 
 
-def toys_settings(folder: Path) -> dict[str, str]:
-    """Writes the padded batches of an epoch of the toys, which the twin reads."""
-    code = (
-        "import sys, numpy as np\n"
-        "from benchmarks.ours import configure\n"
-        "from benchmarks.cases import CASES\n"
-        "from tssr_jax.experiment import build_experiment\n"
-        "from data_pipeline.input_pipeline import make_train_batches\n"
-        "case = next(c for c in CASES if c.kind == 'epoch').fields() | {'folder': sys.argv[1]}\n"
-        "config = configure(case)\n"
-        "experiment = build_experiment(config)\n"
-        "config.train.packing = False\n"
-        "stream = make_train_batches(experiment.sequences, config).iterate(0)\n"
-        "rows = [next(stream) for _ in range(60)]\n"
-        "windows = [np.c_[b['item_sequence'], b['labels'][:, -1:]] for b in rows]\n"
-        "np.save(sys.argv[2], np.stack(windows))\n"
-        "print(experiment.data.num_items)\n"
-    )
-    path = folder / "toys.npy"
-    command = [sys.executable, "-c", code, _TOYS.value, str(path)]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    items = done.stdout.split()[-1]
-    return {"BENCH_BATCHES": str(path), "BENCH_NUM_ITEMS": items}
+def recorded(case: Case, folder: Path) -> dict[str, str]:
+    """Writes batches of the case's data, which the twin reads."""
+    path = tempfile.mkdtemp(dir=folder) + "/recorded.npz"
+    command = [sys.executable, "-m", "benchmarks.recorded", json.dumps(case.fields()), path]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return {"BENCH_RECORDED": path}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -205,17 +189,16 @@ def main(argv: Sequence[str]) -> None:
     subprocess.run([_PEERS.value, "-m", "benchmarks.peers.check_twin"], cwd=ROOT, check=True)
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        settings: dict[str, str] = {}
         for case in CASES:
             if _ONLY.value not in case.name:
                 continue
-            own = case
+            own, settings = case, {}
             if case.kind == "epoch":
                 if not _TOYS.value:
                     console.print(f"Left out for want of --toys=FOLDER: {case.name}")
                     continue
-                settings |= toys_settings(Path(folder))
-                own = Case(**{**case.fields(), "folder": _TOYS.value})
+                own = dataclasses.replace(case, folder=_TOYS.value)
+                settings = recorded(own, Path(folder))
             cache = {"BENCH_COMPILED": tempfile.mkdtemp(dir=folder)}
             results[case.name] = run_case(own, settings | cache)
             console.print(make_table({case.name: results[case.name]}))

@@ -4,6 +4,8 @@ import dataclasses
 from typing import Any
 
 FEATURE_DIM = 384
+# That a step draws where it draws them: the default of the configuration.
+NUM_NEGATIVES = 1_024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +26,11 @@ class Case:
       num_unimodal: self-attention blocks of each stream.
       num_cross: cross-attention blocks of each stream.
       users: ranked in a repeat.
-      steps: timed in a repeat, see `worker.steps_in_a_row`.
+      steps: timed in a row, where steps are measured.
+      next_item: the loss, `config.loss.next_item`.
+      lazy_rows: `config.optimizer.lazy_rows`.
       last_label_only: a window has one label, its last.
+      trained_text: the text encoder (all-MiniLM-L6-v2's layers) is trained with the model.
       folder: of the data, where it is not made up.
     """
 
@@ -43,7 +48,10 @@ class Case:
     num_cross: int = 4
     users: int = 0
     steps: int = 5
+    next_item: str = "full"
+    lazy_rows: bool = False
     last_label_only: bool = False
+    trained_text: bool = False
     folder: str = ""
 
     def fields(self) -> dict[str, Any]:
@@ -65,7 +73,8 @@ class Case:
         block = 2 * (4 * d * d + 2 * d * self.d_ffn) + 4 * keys * d
         blocks = len(self.streams) * (self.num_unimodal + both * self.num_cross)
         per_position = blocks * block + both * 4 * d * d
-        head = 2 * d * (self.num_items + 1)
+        classes = self.num_items + 1 if self.next_item == "full" else NUM_NEGATIVES + 1
+        head = 2 * d * classes
         labels = rows if self.last_label_only else positions
         features = both * 2 * FEATURE_DIM * d * min(positions, self.num_items + 1)
         if self.kind == "rank":
@@ -77,11 +86,18 @@ class Case:
 TWINS = ("ours", "twin", "twin, tuned")
 RANKERS = ("ours", "twin, argsort", "twin, topk")
 IDS_ONLY: dict[str, Any] = {"streams": ("id",), "num_unimodal": 2, "num_cross": 0}
+DRAWN: dict[str, Any] = {"next_item": "sampled", "lazy_rows": True}
 CASES = (
     Case("step, length 10, 10k items", "train", 10, 10_000, TWINS),
     Case("step, length 50, 3.7k items", "train", 50, 3_700, TWINS),
     Case("step, length 10, 105k items", "train", 10, 105_000, TWINS),
+    Case("step, length 10, 105k items, 1,024 drawn", "train", 10, 105_000, ("ours",), **DRAWN),
+    Case("step, length 10, 1M items, 1,024 drawn", "train", 10, 1_000_000, ("ours",), **DRAWN),
     Case("toys, length 50, a step of an epoch", "epoch", 50, 0, TWINS),
+    Case(
+        "toys, length 50, text encoder trained, batch 32", "epoch", 50, 0, ("ours", "twin, tuned"),
+        batch=32, trained_text=True, steps=2,
+    ),
     Case("ids only, length 50, 3.7k items", "train", 50, 3_700, ("ours", "rectools"), **IDS_ONLY),
     Case(
         "ids only, one label a window", "train", 50, 3_700, ("ours", "recbole"),

@@ -6,6 +6,7 @@ python -m benchmarks.ours '{"kind": "peak"}' is the measured peak of a 2,048^3 p
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,18 +15,19 @@ import ml_collections
 import numpy as np
 
 from benchmarks.cases import FEATURE_DIM
-from benchmarks.worker import Repeat, serve, steps_in_a_row
+from benchmarks.worker import Repeat, serve
 from configs import csv, default
-from data_pipeline.input_pipeline import EvalBatches, make_train_batches
+from data_pipeline.prepare import PreparedData
 from data_pipeline.store import SequenceStore
 from data_pipeline.tensorflow_cpu import tf
 from tssr_jax import placement
-from tssr_jax.evaluate import make_eval_step
-from tssr_jax.experiment import build_experiment, make_model
-from tssr_jax.models.tssr import TSSR
+from tssr_jax.evaluate import Ranker, initial_params, make_eval_batches, params_layout
+from tssr_jax.experiment import Experiment, build_experiment, make_model
+from tssr_jax.losses.negatives import CHANCES, cumulative_chances
 from tssr_jax.optimizer import make_optimizer
-from tssr_jax.parallel import CLASSES, ROWS, Devices
-from tssr_jax.train_state import create_train_state, init_params, make_train_step
+from tssr_jax.parallel import CLASSES, Devices
+from tssr_jax.phases import Phases
+from tssr_jax.train_state import create_train_state, with_encoders
 
 PEAK_SIZE = 2_048
 
@@ -44,6 +46,9 @@ def configure(case: dict[str, Any]) -> ml_collections.ConfigDict:
     )
     config.train.batch_size = config.evaluate.batch_size = case["batch"]
     config.train.packing = bool(case["folder"])
+    config.content.text.trained_layers = -1 if case["trained_text"] else 0
+    config.loss.next_item = case["next_item"]
+    config.optimizer.lazy_rows = case["lazy_rows"]
     if case["last_label_only"]:
         config.train.windows = "prefixes"
     config.num_devices = 1
@@ -58,13 +63,21 @@ def full_windows(case: dict[str, Any]) -> SequenceStore:
     return SequenceStore.in_memory(tf.constant(items), tf.constant(offsets))
 
 
-def features(case: dict[str, Any], devices: Devices) -> dict[str, jax.Array]:
-    """Made-up content features."""
-    if "content" not in case["streams"]:
-        return {}
-    shape = (case["num_items"] + 1, FEATURE_DIM)
-    table = np.random.default_rng(1).standard_normal(shape, np.float32)
-    return {"text": devices.place(table, CLASSES)}
+def made_up_experiment(case: dict[str, Any]) -> Experiment:
+    """As the program builds it, but of full windows and features that are made up."""
+    config = configure(case)
+    devices = Devices(config.parallel, config.num_devices)
+    model = make_model(config, devices.catalogue(case["num_items"]), devices.rows_axis)
+    content = {}
+    if "content" in case["streams"]:
+        shape = (case["num_items"] + 1, FEATURE_DIM)
+        table = np.random.default_rng(1).standard_normal(shape, np.float32)
+        content["text"] = devices.place(table, CLASSES)
+    if case["next_item"] == "sampled":
+        competes = np.minimum(np.arange(-1, case["num_items"]), 1)
+        content[CHANCES] = devices.place(cumulative_chances(competes, 0.0))
+    data = PreparedData("", Path(), {"items": case["num_items"]})
+    return Experiment(config, data, full_windows(case), content, "", {}, None, devices, model)
 
 
 class Training:
@@ -72,36 +85,26 @@ class Training:
 
     def __init__(self, case: dict[str, Any]):
         config = configure(case)
-        if case["folder"]:
-            experiment = build_experiment(config)
-            devices, model, store = experiment.devices, experiment.model, experiment.sequences
-            self._content: dict[str, Any] = experiment.content
-        else:
-            devices = Devices(config.parallel, config.num_devices)
-            model = make_model(config, devices.catalogue(case["num_items"]), devices.rows_axis)
-            store, self._content = full_windows(case), features(case, devices)
-        widths = {name: table.shape[1] for name, table in self._content.items()}
-        optimizer = make_optimizer(config.optimizer, model.catalogue)
+        experiment = build_experiment(config) if case["folder"] else made_up_experiment(case)
+        devices, model = experiment.devices, experiment.model
+        optimizer = make_optimizer(config.optimizer, model.catalogue, experiment.encoder_steps())
 
         def start() -> Any:
-            return create_train_state(init_params(model, widths, config.seed), optimizer, config)
+            return create_train_state(initial_params(experiment), optimizer, config)
 
         layout = placement.layout(jax.eval_shape(start))
-        self._state = devices.build(start, layout)
-        self._step = devices.run(
-            make_train_step(model, optimizer, config),
-            inputs=(layout, ROWS, CLASSES),
-            output=layout,
-            donate=(0,),
-        )
-        self._batches: Iterator[Any] = devices.ahead(make_train_batches(store, config).iterate(0))
+        state = devices.build(start, layout)
+        self._state = with_encoders(state, devices.place(experiment.pretrained))
+        phases = Phases(experiment, optimizer, layout, Ranker(experiment))
+        self._phase = phases.at(0, self._state.params)
+        self._batches: Iterator[Any] = devices.ahead(self._phase.batches.iterate(0))
 
     def __call__(self) -> dict[str, float]:
         """One step; returns the seconds of waiting for its batch."""
         begin = time.perf_counter()
         batch = next(self._batches)
         waited = time.perf_counter() - begin
-        self._state = self._step(self._state, batch, self._content)
+        self._state = self._phase.step(self._state, batch, self._phase.content)
         jax.block_until_ready(self._state)
         return {"waited": waited}
 
@@ -110,24 +113,16 @@ class Ranking:
     """Ranks of all users of a made-up data set."""
 
     def __init__(self, case: dict[str, Any]):
-        config = configure(case)
-        devices = Devices(config.parallel, config.num_devices)
-        model: TSSR = make_model(config, devices.catalogue(case["num_items"]), devices.rows_axis)
-        self._content = features(case, devices)
-        widths = {name: table.shape[1] for name, table in self._content.items()}
-        params = jax.eval_shape(lambda: init_params(model, widths, config.seed))
-        layout = placement.layout(params)
-        self._params = devices.build(lambda: init_params(model, widths, config.seed), layout)
-        self._step = devices.run(make_eval_step(model), inputs=(layout, ROWS, CLASSES))
-        self._batches = EvalBatches(
-            full_windows(case), "test", batch_size=case["batch"], max_length=case["length"],
-            full_history=True, exclude_padding_class=True,
-        )  # fmt: skip
+        experiment = made_up_experiment(case)
+        self._params = experiment.devices.build(
+            lambda: initial_params(experiment), params_layout(experiment)
+        )
+        self._rank = Ranker(experiment)
+        self._batches = make_eval_batches(experiment, "test")
 
     def __call__(self) -> None:
         """Ranks everybody once."""
-        for batch in self._batches:
-            np.asarray(self._step(self._params, batch, self._content))
+        self._rank(self._params, self._batches)
 
 
 def peak() -> Repeat:
@@ -148,9 +143,7 @@ def prepare(case: dict[str, Any]) -> Repeat:
         jax.config.update("jax_compilation_cache_dir", cache)
     if case["kind"] == "peak":
         return peak()
-    if case["kind"] == "rank":
-        return Ranking(case)
-    return steps_in_a_row(Training(case), case["steps"])
+    return Ranking(case) if case["kind"] == "rank" else Training(case)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,9 @@ class EveryPosition(TrainedText):
         """All positions' vectors, then the mean of each item's, which are equal."""
         del axis, train
         (positions,) = part
-        fill = -positions.size % self.micro_batch
-        vectors = self.encode(params, inputs, jnp.pad(positions, (0, fill)), self.buckets[-1])
+        longest = self.buckets[-1]
+        fill = -positions.size % self.texts_at_a_time(longest)
+        vectors = self.encode(params, inputs, jnp.pad(positions, (0, fill)), longest)
         classes = inputs.lengths.size
         total = jax.ops.segment_sum(vectors[: positions.size], positions, classes)
         number = jnp.bincount(positions, length=classes)

@@ -15,12 +15,13 @@ from typing import Any
 Repeat = Callable[[], dict[str, float] | None]
 
 
-def serve(prepare: Callable[[dict[str, Any]], Repeat]) -> None:
-    """Prepares the case of the command line, repeats it once, and then at every "go".
+def serve(prepare: Callable[[dict[str, Any]], Repeat], *, one_step: bool = True) -> None:
+    """Prepares the case of the command line, runs it once, and then at every "go".
 
     Args:
-      prepare: makes of a case, the fields of `cases.Case`, what one repeat calls. A repeat may
-        return numbers of its own.
+      prepare: makes of a case, the fields of `cases.Case`, what is run. It may return numbers of
+        its own.
+      one_step: where steps are measured, that is one of them, and a "go" is some in a row.
     """
     # Libraries print what they like; answers go where nobody else writes.
     answers = os.fdopen(os.dup(1), "w")
@@ -29,19 +30,24 @@ def serve(prepare: Callable[[dict[str, Any]], Repeat]) -> None:
     def answer(**fields: Any) -> None:
         print(json.dumps(fields), file=answers, flush=True)
 
-    repeat = prepare(json.loads(sys.argv[1]))
+    case = json.loads(sys.argv[1])
+    repeat = prepare(case)
 
-    def timed() -> dict[str, float]:
+    def timed(run: Repeat) -> dict[str, float]:
         begin = time.perf_counter()
-        own = repeat() or {}
+        own = run() or {}
         return {"seconds": time.perf_counter() - begin} | own
 
-    answer(first=timed())
+    answer(first=timed(repeat))
+    if one_step and case["kind"] in {"train", "epoch"}:
+        repeat = _steps_in_a_row(repeat, case["steps"])
     for _ in sys.stdin:
-        answer(**timed(), peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        answer(
+            **timed(repeat), peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        )
 
 
-def steps_in_a_row(step: Repeat, steps: int) -> Repeat:
+def _steps_in_a_row(step: Repeat, steps: int) -> Repeat:
     """A repeat of some steps, as training takes them; the mean of each of their numbers is told.
 
     The first is not timed: after a rest, in which the host takes back the pages that the process

@@ -112,7 +112,8 @@ def _text() -> ml_collections.ConfigDict:
     # Steps before the encoder is trained, the rest of the model is from the start. Until then the
     # catalogue is encoded once, and a step costs what it costs with frozen features.
     text.train_from_step = 0
-    # Texts encoded at a time on a device: bounds the memory of a step.
+    # Texts encoded at a time on a device, of the shortest; of longer ones fewer, with as many
+    # tokens in all. Bounds the memory of a step.
     text.micro_batch = 64
     return text
 

@@ -52,13 +52,11 @@ class DistinctItems:
 
     Attributes:
       bucket_of_item: int [num_classes]; items with a negative one are left out.
-      num_buckets: how many there are.
-      unit: micro-batch of the encoder.
+      units: the encoder's micro-batch in each bucket.
     """
 
     bucket_of_item: np.ndarray
-    num_buckets: int
-    unit: int
+    units: tuple[int, ...]
 
     def __call__(self, items: tf.Tensor, num_devices: int) -> tuple[tf.Tensor, ...]:
         """Of each bucket, the distinct items of a batch, dealt out to the devices.
@@ -74,10 +72,10 @@ class DistinctItems:
         distinct = tf.sort(tf.unique(tf.reshape(items, [-1])).y)
         buckets = tf.gather(tf.constant(self.bucket_of_item, tf.int32), distinct)
         found = []
-        for bucket in range(self.num_buckets):
+        for bucket, unit in enumerate(self.units):
             own = tf.boolean_mask(distinct, (buckets == bucket) & (distinct > 0))
             most = min(int((self.bucket_of_item == bucket).sum()), int(np.prod(items.shape)))
-            share = -(-most // (num_devices * self.unit)) * self.unit
+            share = -(-most // (num_devices * unit)) * unit
             room = share * num_devices
             own = tf.pad(own, [[0, room - tf.size(own)]], constant_values=NO_ITEM)
             # Dealt out like cards: every device gets as much to do.

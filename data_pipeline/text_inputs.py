@@ -19,8 +19,9 @@ from tssr_jax.errors import UserError
 from tssr_jax.models.content.bert import Bert
 from tssr_jax.models.content.text import TextInputs, TrainedText
 
-# Shares of the texts that go to the buckets for short ones: half of all, and most.
-_QUANTILES = (0.5, 0.9, 1.0)
+# Shares of the texts that are no longer than those of each bucket. (The few longest ones would
+# otherwise have all others padded to their length.)
+_QUANTILES = (0.6, 0.96, 1.0)
 _LENGTH_UNIT = 4
 _TEXTS_PER_BATCH = 64
 
@@ -45,8 +46,8 @@ class PreparedText(NamedTuple):
     def part(self, items: tf.Tensor, step: tf.Tensor, num_devices: int, mine: slice) -> Any:
         """See `PreparedEncoder`: of each bucket the ids, int32 [number]."""
         del step
-        number, unit = len(self.encoder.buckets), self.encoder.micro_batch
-        found = DistinctItems(self.bucket_of_item, number, unit)(items, num_devices)
+        units = tuple(map(self.encoder.texts_at_a_time, self.encoder.buckets))
+        found = DistinctItems(self.bucket_of_item, units)(items, num_devices)
         return tuple(tf.reshape(ids[mine], [-1]) for ids in found)
 
     def catalogue_parts(self, num_devices: int, mine: slice) -> Iterator[Any]:

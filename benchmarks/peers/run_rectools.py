@@ -86,4 +86,4 @@ def prepare(case: dict[str, Any]) -> Repeat:
 
 
 if __name__ == "__main__":
-    serve(prepare)
+    serve(prepare, one_step=False)

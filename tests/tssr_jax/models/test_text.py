@@ -88,10 +88,10 @@ def test_frozen_layers_run_once(content, tmp_path, monkeypatch):
 
 def test_distinct_items_are_dealt_out_by_bucket():
     buckets = np.array([-1, 0, 0, 0, 0, 0, 1, 1, -1])
-    find = DistinctItems(buckets, num_buckets=2, unit=2)
+    find = DistinctItems(buckets, units=(2, 1))
     short, long = find(np.array([[0, 5, 1], [7, 3, 1], [8, 8, 2]], np.int32), num_devices=2)
     assert short.numpy().tolist() == [[1, 3, NO_ITEM, NO_ITEM], [2, 5, NO_ITEM, NO_ITEM]]
-    assert long.numpy().tolist() == [[7, NO_ITEM], [NO_ITEM, NO_ITEM]]
+    assert long.numpy().tolist() == [[7], [NO_ITEM]]
 
 
 def naive(text):

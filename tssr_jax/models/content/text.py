@@ -45,7 +45,7 @@ class TrainedText:
       first_layer: the first trained layer; -1 if the embeddings are run as well.
       pooling: see `Bert.pool`.
       buckets: tokens that the texts of each bucket are cut to, ascending; the last holds all.
-      micro_batch: texts encoded at a time.
+      micro_batch: the shortest texts that are encoded at a time, see `texts_at_a_time`.
       lora_rank: of the adapters; 0 trains the layers themselves.
       lora_alpha: adapters are scaled by lora_alpha / lora_rank.
     """
@@ -74,13 +74,17 @@ class TrainedText:
             return self.num_layers - 1 - int(name.removeprefix("layer_"))
         return 0 if name == "pooler_dense" else self.num_layers
 
+    def texts_at_a_time(self, length: int) -> int:
+        """A micro-batch of texts of this length: as many tokens as one of the shortest bucket."""
+        return max(1, self.micro_batch * self.buckets[0] // length)
+
     def encode(self, params: Any, inputs: TextInputs, ids: jax.Array, length: int) -> jax.Array:
         """Unit vectors of items, zeros for those without text.
 
         Args:
           params: of the trained part.
           inputs: of all classes.
-          ids: int [number], a multiple of `micro_batch`; see `MicroBatches`.
+          ids: int [number], a multiple of `texts_at_a_time`; see `MicroBatches`.
           length: tokens that the texts have at most.
 
         Returns:
@@ -101,7 +105,7 @@ class TrainedText:
             pooled = self._apply(weights, x, mask, self.pooling, method=Bert.pool)
             return jnp.where(lengths[:, None] > 0, unit_length(pooled), 0.0)
 
-        run = MicroBatches(some, self.micro_batch)
+        run = MicroBatches(some, self.texts_at_a_time(length))
         return run(params, inputs, ids, ()).reshape(ids.size, -1)
 
     def distinct_features(
