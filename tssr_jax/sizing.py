@@ -20,9 +20,11 @@ from tssr_jax import placement
 from tssr_jax.errors import UserError
 from tssr_jax.experiment import make_model
 from tssr_jax.hlo import Traffic, collective_traffic
+from tssr_jax.losses.negatives import CHANCES
 from tssr_jax.losses.next_item import POSITIONS_PER_TILE
+from tssr_jax.models.tssr import KNOWN
 from tssr_jax.optimizer import make_optimizer
-from tssr_jax.parallel import CLASSES, ROWS, Devices
+from tssr_jax.parallel import CLASSES, ROWS, WHOLE, Devices
 from tssr_jax.reporting import make_console
 from tssr_jax.run_config import validate_config
 from tssr_jax.train_state import create_train_state, init_params, make_train_step
@@ -154,6 +156,13 @@ def compile_step(
         name: jax.ShapeDtypeStruct((model.catalogue.padded_classes, width), jnp.float32)
         for name, width in widths.items()
     }
+    layouts = dict.fromkeys(features, CLASSES)
+    if config.model.head == "content":
+        classes = (model.catalogue.padded_classes,)
+        features[KNOWN], layouts[KNOWN] = jax.ShapeDtypeStruct(classes, jnp.bool_), CLASSES
+    if config.loss.next_item == "sampled":
+        chances = jax.ShapeDtypeStruct((model.catalogue.num_classes,), jnp.int32)
+        features[CHANCES], layouts[CHANCES] = chances, WHOLE
 
     def start() -> Any:
         return create_train_state(init_params(model, widths, config.seed), optimizer, config)
@@ -165,7 +174,7 @@ def compile_step(
     layout = placement.layout(state)
     step: Any = run.run(
         make_train_step(model, optimizer, config),
-        inputs=(layout, ROWS, CLASSES),
+        inputs=(layout, ROWS, layouts),
         output=layout,
         donate=(0,),
     )

@@ -39,6 +39,31 @@ def test_values_that_make_no_sense(field, value, message):
         validate_config(config)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"loss.next_item": "some"}, "known: full, sampled, sce"),
+        ({"loss.num_negatives": 0}, "must be at least 1"),
+        (
+            {"loss.next_item": "sampled", "corrections.exclude_padding_class": False},
+            "exclude_padding_class only",
+        ),
+        ({"loss.next_item": "sce", "model_devices": 2}, "model_devices=2 cuts"),
+        ({"optimizer.lazy_rows": True, "model_devices": 2}, "model_devices is 2"),
+        ({"optimizer.lazy_rows": True, "model.head": "content"}, "next_item=sampled"),
+        (
+            {"optimizer.lazy_rows": True, "content.text.trained_layers": 1},
+            "content.text.trained_layers=0",
+        ),
+    ],
+)
+def test_what_does_not_go_with_a_large_catalogue(fields, message):
+    config = default.get_config()
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(UserError, match=message):
+        validate_config(config)
+
+
 def test_a_configuration_survives_its_file(tmp_path):
     config = ml100k.get_config()
     config.model.streams = ("id",)

@@ -43,6 +43,19 @@ def test_memory_of_the_ring_does_not_grow_with_the_devices():
     assert temporary["all_gather", 8] > 2 * temporary["ring", 8]
 
 
+def test_a_step_with_drawn_negatives_needs_no_memory_for_the_other_items():
+    """Compiled: beside the tables, ten times the items cost a table of chances and no more."""
+    config = default.get_config()
+    config.model.update(streams=("id",), max_length=4, d_model=32, num_unimodal_layers=1)
+    config.train.batch_size = 16
+    config.loss.update(next_item="sampled", num_negatives=64)
+    config.optimizer.lazy_rows = True
+    sizes = [step_size(config, find_devices("cpu:1"), n, 1) for n in (100_000, 1_000_000)]
+    growth = sizes[1].held - sizes[0].held
+    assert growth == pytest.approx(900_000 * 4 * (3 * (2 * 32 + 1) + 1), rel=0.01)
+    assert sizes[1].temporary < sizes[0].temporary + 2**20
+
+
 @pytest.mark.parametrize("topology", ["cpu:64", "cpu", "abacus:1x1"])
 def test_devices_that_can_not_be_had(topology):
     assert len(jax.devices()) < 64

@@ -123,6 +123,25 @@ def test_a_text_encoder_waits_for_its_step_and_a_run_resumes_within(config, tmp_
     assert moved.max() > 1e-4
 
 
+@pytest.mark.parametrize(
+    ("next_item", "fields"),
+    [
+        ("sampled", {"loss.num_negatives": 8, "loss.negative_power": 0.5}),
+        ("sampled", {"loss.num_negatives": 8, "model.head": "content", "model.id_dropout": 0.2}),
+        ("sce", {"loss.items_per_bucket": 6}),
+    ],
+)
+def test_a_catalogue_that_is_not_scored_whole(config, tmp_path, next_item, fields):
+    """Learns the pattern, and evaluates as it was tested."""
+    config.loss.next_item = next_item
+    config.update_from_flattened_dict(fields)
+    config.train.update(num_epochs=40, epochs_per_evaluation=20)
+    config.optimizer.lazy_rows = True
+    trained = train(config, tmp_path / "run")
+    assert trained["recall@10"] > 0.9 and trained["mrr"] > 0.4
+    assert evaluate(tmp_path / "run") == trained
+
+
 def test_a_finished_run_is_extended_as_if_it_had_been_longer(config, tmp_path):
     train(config, tmp_path / "long")
     config.train.num_epochs = 1

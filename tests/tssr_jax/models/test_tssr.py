@@ -101,6 +101,16 @@ def test_content_stream_without_features_is_an_error():
         encode(model, params, jnp.array([[1, 2]]), None)
 
 
+def test_last_only_is_for_ranking():
+    model, params = make()
+    sequence = jnp.array([[1, 2, 3]])
+    packed = {"items": sequence, "segments": sequence, "positions": sequence, "places": sequence}
+    with pytest.raises(ValueError, match="packs no windows"):
+        encode(model, params, sequence, FEATURES, packed, last_only=True)
+    with pytest.raises(ValueError, match="dropout"):
+        encode(model, params, sequence, FEATURES, dropout_key=jax.random.key(0), last_only=True)
+
+
 def test_projecting_before_or_after_the_gather_is_the_same():
     model, params = make()
     few = encode(model, params, jnp.array([[1, 2]]), FEATURES)  # 2 positions, 13 rows
