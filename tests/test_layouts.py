@@ -46,7 +46,10 @@ def test_from_raw_files_to_test_metrics(tmp_path, name):
     )
 
 
-@pytest.mark.parametrize(("fusion", "statistics"), [("gate", "synchronised"), ("sum", "frozen")])
+@pytest.mark.parametrize(
+    ("fusion", "statistics"),
+    [("gate", "synchronised"), pytest.param("sum", "frozen", marks=pytest.mark.slow)],
+)
 def test_hm_with_pictures_and_both_encoders_trained(tmp_path, fusion, statistics):
     """The pictures' encoder begins with the second step; the texts' is adapted."""
     config = small("hm", tmp_path)

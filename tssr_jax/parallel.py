@@ -77,6 +77,7 @@ class Devices:
         # A single device meets no other: its body is compiled as it is, without collectives.
         self._alone = self.num_devices == jax.process_count() == 1
         self._kind = kind
+        self._host_arrays_only = kind == "pmap" and jax.process_count() > 1
         self._model_devices = model_devices
         # The very mesh that pmap makes: results of a step are taken by the next one as they are,
         # and by no other mesh, for which the step would be compiled again.
@@ -109,8 +110,12 @@ class Devices:
     def ahead(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The same batches, rows of this process, each on its way to the devices a step early.
 
-        While a step runs, the batch of the next one is copied.
+        While a step runs, the batch of the next one is copied. (Several processes by pmap copy when
+        it is called: there it takes host arrays only.)
         """
+        if self._host_arrays_only:
+            yield from batches
+            return
         upcoming = [self._place_rows(batch) for batch in itertools.islice(batches, 1)]
         for batch in batches:
             upcoming.append(self._place_rows(batch))
@@ -206,8 +211,8 @@ class Devices:
         if self._kind == "shard_map":
             return jax.make_array_from_process_local_data(NamedSharding(self._mesh, ROWS), x)
         cut = x.reshape(self.num_devices // jax.process_count(), -1, *x.shape[1:])
-        if jax.process_count() > 1:
-            return cut  # pmap itself makes a global array of what processes hold
+        if self._host_arrays_only:
+            return cut
         return jax.device_put(cut, NamedSharding(self._mesh, PartitionSpec(DATA_AXIS)))
 
 
