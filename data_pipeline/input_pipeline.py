@@ -10,6 +10,7 @@ task"), with s the sequence of a user:
     test         predicts s[-1] from what is before it
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -276,10 +277,14 @@ class EvalBatches:
         Each is {"item_sequence": int32 [rows, L], "answers": int32 [rows],
         "excluded": int32 [rows, width] (-1 where there is nothing), "row_mask": bool [rows]}.
         """
-        dataset = tf.data.Dataset.range(self.num_batches).map(
+        return _stream(self._dataset)
+
+    @functools.cached_property
+    def _dataset(self) -> tf.data.Dataset:
+        """Traced once, however often it is gone through."""
+        return tf.data.Dataset.range(self.num_batches).map(
             self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
-        return _stream(dataset)
 
     def _batch(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
         row = tf.range(self._rows.start, self._rows.stop, dtype=tf.int64)
