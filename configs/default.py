@@ -238,8 +238,9 @@ def _optimizer() -> ml_collections.ConfigDict:
     optimizer.b2 = 0.999
     optimizer.eps = 1e-8
     # Rows of the item table (and of the head, with loss.next_item="sampled") that a step does not
-    # touch stay as they are: Adam neither moves them nor lets their moments fade. A step's time and
-    # memory then grow no more with the catalogue, but for the tables themselves.
+    # touch stay as they are: Adam neither moves nor decays them, nor lets their moments fade. A
+    # step's time and memory then grow no more with the catalogue, but for the tables themselves
+    # (and a moving average, ema_decay, which is taken over all rows).
     optimizer.lazy_rows = False
     return optimizer
 

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.head_inputs import make_inputs
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.losses import sampled
 from tssr_jax.losses.negatives import Negatives, cumulative_chances, draw
 from tssr_jax.losses.sampled import sampled_next_item_loss
-from tssr_jax.models.head import HeadWeights
 
 BATCH, LENGTH, D_MODEL, CLASSES = 3, 5, 4, 11
 CATALOGUE = Catalogue(CLASSES - 1)
@@ -17,16 +17,7 @@ CATALOGUE = Catalogue(CLASSES - 1)
 
 @pytest.fixture(name="inputs")
 def fixture_inputs():
-    keys = jax.random.split(jax.random.key(0), 5)
-    weights = HeadWeights(
-        jax.random.normal(keys[1], (D_MODEL, CLASSES)), jax.random.normal(keys[2], (CLASSES,))
-    )
-    return (
-        jax.random.normal(keys[0], (BATCH, LENGTH, D_MODEL)),
-        weights,
-        jax.random.randint(keys[3], (BATCH, LENGTH), 1, CLASSES),
-        jax.random.bernoulli(keys[4], 0.6, (BATCH, LENGTH)),
-    )
+    return make_inputs(batch=BATCH, length=LENGTH, d_model=D_MODEL, classes=CLASSES, counted=0.6)
 
 
 def dense(fused, weights, labels, counted, negatives):

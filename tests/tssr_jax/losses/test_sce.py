@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.head_inputs import make_inputs
 from tssr_jax.losses import sce
 from tssr_jax.losses.sce import scalable_next_item_loss
 from tssr_jax.models.head import HeadWeights
@@ -14,16 +15,7 @@ BATCH, LENGTH, D_MODEL, CLASSES = 4, 5, 4, 30
 
 @pytest.fixture(name="inputs")
 def fixture_inputs():
-    keys = jax.random.split(jax.random.key(0), 5)
-    weights = HeadWeights(
-        jax.random.normal(keys[1], (D_MODEL, CLASSES)), jax.random.normal(keys[2], (CLASSES,))
-    )
-    return (
-        jax.random.normal(keys[0], (BATCH, LENGTH, D_MODEL)),
-        weights,
-        jax.random.randint(keys[3], (BATCH, LENGTH), 1, CLASSES),
-        jax.random.bernoulli(keys[4], 0.8, (BATCH, LENGTH)),
-    )
+    return make_inputs(batch=BATCH, length=LENGTH, d_model=D_MODEL, classes=CLASSES, counted=0.8)
 
 
 def by_definition(inputs, key, items_per_bucket):
