@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.cases import CASES, Case
+from benchmarks.cases import CASES, PEAK_FLOPS, Case
 from tssr_jax.errors import UserError
 from tssr_jax.huge_pages import wanted_environment
 from tssr_jax.run_config import write_json
@@ -39,7 +39,6 @@ from tssr_jax.run_config import write_json
 ROOT = Path(__file__).parents[1]
 BASELINE = ROOT / "benchmarks" / "baseline.json"
 PEAK = {"kind": "peak"}
-PEAK_FLOPS = 2 * 2_048**3
 
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed turns of each contender.", lower_bound=1)
 _ONLY = flags.DEFINE_string("only", "", "Only cases whose names contain this.")

@@ -6,6 +6,9 @@ from typing import Any
 FEATURE_DIM = 384
 # That a step draws where it draws them: the default of the configuration.
 NUM_NEGATIVES = 1_024
+# Of the product whose speed stands for the most that a machine multiplies.
+PEAK_SIZE = 2_048
+PEAK_FLOPS = 2 * PEAK_SIZE**3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Case:
       steps: timed in a row, where steps are measured.
       next_item: the loss, `config.loss.next_item`.
       lazy_rows: `config.optimizer.lazy_rows`.
+      keep_products: `config.model.keep_products`.
       last_label_only: a window has one label, its last.
       trained_text: the text encoder (all-MiniLM-L6-v2's layers) is trained with the model.
       folder: of the data, where it is not made up.
@@ -50,6 +54,7 @@ class Case:
     steps: int = 5
     next_item: str = "full"
     lazy_rows: bool = False
+    keep_products: bool = True
     last_label_only: bool = False
     trained_text: bool = False
     folder: str = ""
@@ -93,6 +98,11 @@ CASES = (
     Case("step, length 10, 105k items", "train", 10, 105_000, TWINS),
     Case("step, length 10, 105k items, 1,024 drawn", "train", 10, 105_000, ("ours",), **DRAWN),
     Case("step, length 10, 1M items, 1,024 drawn", "train", 10, 1_000_000, ("ours",), **DRAWN),
+    Case(
+        "ids only, length 50, 1M items, 1,024 drawn, batch 1,024, width 64", "train", 50, 1_000_000,
+        ("ours",), batch=1_024, d_model=64, d_ffn=128, num_heads=2, steps=2, keep_products=False,
+        **DRAWN, **IDS_ONLY,
+    ),
     Case("toys, length 50, a step of an epoch", "epoch", 50, 0, TWINS),
     Case(
         "toys, length 50, text encoder trained, batch 32", "epoch", 50, 0, ("ours", "twin, tuned"),

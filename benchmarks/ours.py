@@ -14,22 +14,19 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from benchmarks.cases import FEATURE_DIM
+from benchmarks.cases import FEATURE_DIM, PEAK_SIZE
 from benchmarks.worker import Repeat, serve
 from configs import csv, default
 from data_pipeline.prepare import PreparedData
 from data_pipeline.store import SequenceStore
 from data_pipeline.tensorflow_cpu import tf
-from tssr_jax import placement
-from tssr_jax.evaluate import Ranker, initial_params, make_eval_batches, params_layout
 from tssr_jax.experiment import Experiment, build_experiment, make_model
 from tssr_jax.losses.negatives import CHANCES, cumulative_chances
 from tssr_jax.optimizer import make_optimizer
 from tssr_jax.parallel import CLASSES, Devices
 from tssr_jax.phases import Phases
-from tssr_jax.train_state import create_train_state, with_encoders
-
-PEAK_SIZE = 2_048
+from tssr_jax.ranking import Ranker, initial_params, make_eval_batches, params_layout
+from tssr_jax.train import initial_state
 
 
 def configure(case: dict[str, Any]) -> ml_collections.ConfigDict:
@@ -47,6 +44,7 @@ def configure(case: dict[str, Any]) -> ml_collections.ConfigDict:
     config.train.batch_size = config.evaluate.batch_size = case["batch"]
     config.train.packing = bool(case["folder"])
     config.content.text.trained_layers = -1 if case["trained_text"] else 0
+    config.model.keep_products = case["keep_products"]
     config.loss.next_item = case["next_item"]
     config.optimizer.lazy_rows = case["lazy_rows"]
     if case["last_label_only"]:
@@ -86,18 +84,12 @@ class Training:
     def __init__(self, case: dict[str, Any]):
         config = configure(case)
         experiment = build_experiment(config) if case["folder"] else made_up_experiment(case)
-        devices, model = experiment.devices, experiment.model
-        optimizer = make_optimizer(config.optimizer, model.catalogue, experiment.encoder_steps())
-
-        def start() -> Any:
-            return create_train_state(initial_params(experiment), optimizer, config)
-
-        layout = placement.layout(jax.eval_shape(start))
-        state = devices.build(start, layout)
-        self._state = with_encoders(state, devices.place(experiment.pretrained))
+        catalogue = experiment.model.catalogue
+        optimizer = make_optimizer(config.optimizer, catalogue, experiment.encoder_steps())
+        self._state, layout = initial_state(experiment, optimizer)
         phases = Phases(experiment, optimizer, layout, Ranker(experiment))
         self._phase = phases.at(0, self._state.params)
-        self._batches: Iterator[Any] = devices.ahead(self._phase.batches.iterate(0))
+        self._batches: Iterator[Any] = experiment.devices.ahead(self._phase.batches.iterate(0))
 
     def __call__(self) -> dict[str, float]:
         """One step; returns the seconds of waiting for its batch."""
@@ -107,6 +99,12 @@ class Training:
         self._state = self._phase.step(self._state, batch, self._phase.content)
         jax.block_until_ready(self._state)
         return {"waited": waited}
+
+    def compiled_text(self) -> str:
+        """The compiled step, in HLO; takes a batch."""
+        step: Any = self._phase.step
+        lowered = step.lower(self._state, next(self._batches), self._phase.content)
+        return lowered.compile().as_text()
 
 
 class Ranking:

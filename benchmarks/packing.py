@@ -19,13 +19,12 @@ from ml_collections import config_flags
 from rich.table import Table
 
 from data_pipeline.input_pipeline import make_train_batches
-from tssr_jax import placement
-from tssr_jax.evaluate import initial_params
 from tssr_jax.experiment import Experiment, build_experiment
 from tssr_jax.optimizer import make_optimizer
 from tssr_jax.parallel import CLASSES, ROWS
 from tssr_jax.reporting import make_console
-from tssr_jax.train_state import create_train_state, make_train_step
+from tssr_jax.train import initial_state
+from tssr_jax.train_state import make_train_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Data and model.")
 _STEPS = flags.DEFINE_integer("steps", 10, "Steps of a block.", lower_bound=1)
@@ -44,12 +43,7 @@ class Way:
         config = experiment.config.copy_and_resolve_references()
         config.train.packing = packing
         optimizer = make_optimizer(config.optimizer, experiment.model.catalogue)
-
-        def start() -> Any:
-            return create_train_state(initial_params(experiment), optimizer, config)
-
-        layout = placement.layout(jax.eval_shape(start))
-        self._state = experiment.devices.build(start, layout)
+        self._state, layout = initial_state(experiment, optimizer)
         self._step = experiment.devices.run(
             make_train_step(experiment.model, optimizer, config),
             inputs=(layout, ROWS, CLASSES),

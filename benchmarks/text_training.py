@@ -21,11 +21,11 @@ from ml_collections import config_flags
 from rich.table import Table
 
 from data_pipeline.input_pipeline import make_train_batches
-from tssr_jax.evaluate import initial_params
 from tssr_jax.experiment import build_experiment
 from tssr_jax.models.content.frozen import DistinctFeatures
 from tssr_jax.models.content.text import TextInputs, TrainedText
 from tssr_jax.optimizer import make_optimizer
+from tssr_jax.ranking import initial_params
 from tssr_jax.reporting import make_console
 from tssr_jax.sizing import GIB
 from tssr_jax.train_state import create_train_state, make_train_step, with_encoders

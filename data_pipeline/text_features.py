@@ -1,7 +1,8 @@
 """Frozen text features: each item's text through a BERT-family encoder, once, then cached.
 
-Texts are sorted by their number of tokens and encoded in batches of about equal cost, padded to
-a few lengths only, so that few programs are compiled and little padding is multiplied.
+(Or hashed n-grams, `config.content.text.encoder`.) Texts are sorted by their number of tokens and
+encoded in batches of about equal cost, padded to a few lengths only, so that few programs are
+compiled and little padding is multiplied.
 """
 
 import hashlib
@@ -18,6 +19,8 @@ from rich.progress import track
 from tokenizers import Tokenizer
 
 from data_pipeline import cache, fetching
+from data_pipeline.ngrams import ngram_features
+from data_pipeline.whitening import whiten
 from tssr_jax.errors import UserError
 from tssr_jax.models.content.bert import Bert, BertConfig, load_params, unit_length
 
@@ -42,13 +45,28 @@ class TextFeatures(NamedTuple):
 def text_features(
     texts: Sequence[str], settings: ml_collections.ConfigDict, cache_dir: str
 ) -> TextFeatures:
-    """Features of a catalogue, from the cache if they were computed before.
+    """Features of a catalogue, as section `content.text` asks for.
 
     Args:
       texts: text of item i + 1 at index i, "" without one.
       settings: section `content.text` of the config.
       cache_dir: where features and downloads are kept.
     """
+    if settings.encoder == "ngrams":
+        table = ngram_features(["", *texts], settings.ngram_width)
+        values = json.dumps([settings.encoder, settings.ngram_width, list(texts)])
+        features = TextFeatures(hashlib.sha256(values.encode()).hexdigest()[:20], table)
+    else:
+        features = _encoded_features(texts, settings, cache_dir)
+    if settings.whitening:
+        features = TextFeatures(f"{features.key}-white", whiten(features.table))
+    return features
+
+
+def _encoded_features(
+    texts: Sequence[str], settings: ml_collections.ConfigDict, cache_dir: str
+) -> TextFeatures:
+    """By the pretrained encoder; from the cache if they were computed before."""
     folder = text_model_folder(settings, cache_dir)
     key = features_key(texts, folder, settings)
     name = f"features/{key}.npy"

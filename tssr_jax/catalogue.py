@@ -57,6 +57,13 @@ class Catalogue:
         """Adds up what the shards found for the group's rows: [group_rows, ...] -> [rows, ...]."""
         return collectives.psum_scatter(x, self.axis)
 
+    def own_rows(self, x: jax.Array) -> jax.Array:
+        """This device's part of what is the same on all of the group, [group_rows, ...]."""
+        if self.axis is None:
+            return x
+        rows = x.shape[0] // self.num_shards
+        return jax.lax.dynamic_slice_in_dim(x, collectives.index(self.axis) * rows, rows)
+
     def sum(self, tree: Any) -> Any:
         """Adds up what the shards found."""
         return collectives.psum(tree, self.axis)
@@ -108,6 +115,13 @@ class Catalogue:
         """
         place, inside = self._place(classes)
         return jnp.where(inside, jnp.take_along_axis(scores, place, axis=1), 0.0), inside
+
+    def without(self, scores: jax.Array, classes: jax.Array) -> jax.Array:
+        """Scores [rows, shard_classes], -inf for those of classes int [rows, width] (-1: none)."""
+        place, inside = self._place(classes)
+        place = jnp.where(inside, place, self.shard_classes)  # beyond the end: dropped
+        rows = jnp.arange(scores.shape[0])[:, None]
+        return scores.at[rows, place].set(-jnp.inf, mode="drop")
 
     def logsumexp(self, scores: jax.Array) -> jax.Array:
         """Over all shards: [rows, shard_classes] -> [rows]; for use outside of gradients."""

@@ -165,7 +165,7 @@ class Checkpointer:
             for older in self._steps():
                 self._policy.best_steps[older] = self._best_step(older)
             average = ranking if "params" in rest else None
-            rest = {"params": ranking} | rest
+            rest = {"params": ranking, "users": None} | rest
             return TrainState(average=average, **rest), _progress(fields)
         if damaged:
             raise UserError(
@@ -313,6 +313,8 @@ def _rest(state: TrainState) -> dict[str, Any]:
     fields = {field.name for field in dataclasses.fields(state)} - {"average"}
     if state.average is None:
         fields -= {"params"}
+    if state.users is None:
+        fields -= {"users"}
     return {name: getattr(state, name) for name in sorted(fields)}
 
 

@@ -1,186 +1,37 @@
-"""Full-catalogue evaluation: of a split during training, and of a run's best checkpoint."""
+"""Full-catalogue evaluation of a run's best checkpoint, or of a baseline."""
 
 import functools
+import io
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from rich.console import Console
 
-from data_pipeline.input_pipeline import EvalBatches, EvalSplit
-from tssr_jax import collectives, placement, processes
+from data_pipeline.counts import history_mean, training_counts
+from data_pipeline.input_pipeline import HELD_OUT, EvalBatches, EvalSplit
+from tssr_jax import processes
 from tssr_jax.checkpointing import Checkpointer
 from tssr_jax.experiment import Experiment, build_experiment, require_same_data
-from tssr_jax.metrics import competitors_above, ranking_metrics
-from tssr_jax.models.content.fusion import ContentFeatures
-from tssr_jax.models.content.trained import TrainedEncoder, parameters_name, scatter
-from tssr_jax.models.tssr import TSSR, encode, head_weights
-from tssr_jax.parallel import ROWS, WHOLE
+from tssr_jax.list_metrics import list_metrics
+from tssr_jax.metrics import ranking_metrics
+from tssr_jax.models.content.fusion import MODALITIES
+from tssr_jax.ranking import Ranker, Scorer, initial_params, make_eval_batches, params_layout
 from tssr_jax.reporting import make_console, make_progress, metrics_table
 from tssr_jax.run_config import load_config, write_json
-from tssr_jax.train_state import init_params
+from tssr_jax.top_k import TopK, popularity_scorer
 
-TEST_METRICS_FILE = "test_metrics.json"
+PER_USER_FILE = "per_user.npz"
 # Metrics of warm and of cold items.
 OF_PARTS = ("recall@10", "ndcg@10", "mrr")
-# Scores that ranking holds at a time: 32 MiB.
-SCORES_PER_TILE = 2**23
 SPLITS: tuple[EvalSplit, ...] = ("validation", "test")
-EvalStep = Callable[[Any, Mapping[str, Any], ContentFeatures | None], jax.Array]
+Metrics = dict[str, float | int]
 
 
-def make_eval_step(model: TSSR) -> EvalStep:
-    """Returns the step of one device, `(params, batch, item_features) -> ranks`.
-
-    Each device gets its rows of the batch; all get the ranks of the whole batch, int32 [batch],
-    -1 for rows that only fill it.
-    """
-    catalogue = model.catalogue
-
-    def eval_step(
-        params: Any, batch: Mapping[str, Any], item_features: ContentFeatures | None
-    ) -> jax.Array:
-        outputs = encode(model, params, batch["item_sequence"], item_features, last_only=True)
-        states, answers, excluded = catalogue.gather_rows(
-            (outputs.fused[:, -1], batch["answers"], batch["excluded"])
-        )
-        weights = head_weights(model, params, item_features)
-
-        def count(rows: tuple[jax.Array, ...]) -> jax.Array:
-            states, answers, excluded = rows
-            scores = weights.score(states, model.compute_dtype)
-            return competitors_above(scores, answers, excluded, catalogue)
-
-        above = _in_tiles(count, (states, answers, excluded), catalogue.shard_classes)
-        ranks = catalogue.own_rows_of_sum(above)
-        ranks = jnp.where(batch["row_mask"], ranks, -1)
-        return collectives.all_gather(ranks, model.rows_axis, 0)
-
-    return eval_step
-
-
-def _in_tiles(
-    count: Callable[[tuple[jax.Array, ...]], jax.Array], rows: tuple[jax.Array, ...], classes: int
-) -> jax.Array:
-    """Applies a function of rows, [rows, ...] -> [rows], to some of them at a time.
-
-    So many that the scores of all classes which it looks at stay small, whatever the catalogue.
-    """
-    number = rows[0].shape[0]
-    tiles = min(number, -(-number * classes // SCORES_PER_TILE))
-    if tiles == 1:
-        return count(rows)
-    size = -(-number // tiles)
-
-    def cut(x: jax.Array) -> jax.Array:
-        filled = jnp.pad(x, ((0, -number % size), *((0, 0),) * (x.ndim - 1)))
-        return filled.reshape(-1, size, *x.shape[1:])
-
-    return jax.lax.map(count, jax.tree.map(cut, rows)).reshape(-1)[:number]
-
-
-def _catalogue_body(modality: str, encoder: TrainedEncoder, model: TSSR) -> Callable[..., Any]:
-    """Adds the vectors of a part of the catalogue to a table, on each device."""
-
-    def body(params: Any, part: Any, inputs: Any, table: jax.Array) -> jax.Array:
-        own = params[parameters_name(modality)]
-        features, _ = encoder.distinct_features(own, inputs, part, model.rows_axis, train=False)
-        return scatter(table, features)
-
-    return body
-
-
-class Ranker:
-    """Ranks users with any parameters; compiles what it needs once.
-
-    Args:
-      experiment: data, content, model and devices.
-    """
-
-    def __init__(self, experiment: Experiment):
-        layout, devices = params_layout(experiment), experiment.devices
-        self._experiment = experiment
-        self._eval_step = devices.run(
-            make_eval_step(experiment.model), inputs=(layout, ROWS, experiment.content_layout())
-        )
-        self._encode = {}
-        for name, encoder in experiment.trained.items():
-            self._encode[name] = devices.run(
-                _catalogue_body(name, encoder, experiment.model),
-                inputs=(layout, ROWS, WHOLE, WHOLE),
-            )
-
-    def content(self, params: Any, modalities: Iterable[str] | None = None) -> dict[str, Any]:
-        """What the content stream reads when nothing is trained: tables of all classes.
-
-        An encoder that is trained encodes the catalogue once, each device its share.
-
-        Args:
-          params: the model's parameters.
-          modalities: whose encoders are run; by default those of all that are trained.
-        """
-        experiment, devices = self._experiment, self._experiment.devices
-        content = dict(experiment.content)
-        for name in self._encode if modalities is None else modalities:
-            prepared = experiment.encoders[name]
-            shape = (experiment.data.num_items + 1, prepared.encoder.width)
-            table = devices.place(np.zeros(shape, np.float32))
-            mine = devices.local_rows(devices.num_devices)
-            for part in prepared.catalogue_parts(devices.num_devices, mine):
-                table = self._encode[name](params, part, experiment.content[name], table)
-            content[name] = table
-        return content
-
-    def __call__(
-        self, params: Any, batches: EvalBatches, on_batch: Callable[[], None] = lambda: None
-    ) -> np.ndarray:
-        """0-based rank of each user's answer, int32 [num_users], each user once."""
-        features = self.content(params)
-        ranks = []
-        for batch in batches:
-            ranks.append(np.asarray(self._eval_step(params, batch, features)))
-            on_batch()
-        everyone = np.concatenate(ranks)
-        everyone = everyone[everyone >= 0]
-        if len(everyone) != batches.num_users:
-            raise RuntimeError(f"{len(everyone)} users were ranked instead of {batches.num_users}")
-        return everyone
-
-
-def params_layout(experiment: Experiment) -> Any:
-    """How the model's parameters lie on the devices."""
-    return placement.layout(jax.eval_shape(lambda: initial_params(experiment)))
-
-
-def initial_params(experiment: Experiment) -> Any:
-    """`init_params` of the experiment's model and seed; zeros for an encoder that is trained."""
-    params = init_params(experiment.model, experiment.feature_widths, experiment.config.seed)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), experiment.pretrained)
-    return params | zeros
-
-
-def make_eval_batches(experiment: Experiment, split: EvalSplit) -> EvalBatches:
-    """All users of a split, with the exclusions that `config.corrections` ask for."""
-    config = experiment.config
-    batch_size = experiment.devices.round_up(config.evaluate.batch_size)
-    return EvalBatches(
-        experiment.sequences,
-        split,
-        batch_size=batch_size,
-        rows=experiment.devices.local_rows(batch_size),
-        max_length=config.model.max_length,
-        full_history=config.corrections.full_history_ranking,
-        exclude_padding_class=config.corrections.exclude_padding_class,
-    )
-
-
-def split_metrics(
-    experiment: Experiment, batches: EvalBatches, ranks: np.ndarray
-) -> dict[str, float | int]:
+def split_metrics(experiment: Experiment, batches: EvalBatches, ranks: np.ndarray) -> Metrics:
     """Metrics of one split, averaged as `config.corrections` asks for.
 
     Where it is known which items training has seen, also those of users whose answer is one of
@@ -198,42 +49,89 @@ def split_metrics(
     return metrics
 
 
-def evaluate_best(
-    experiment: Experiment, params: Any, step: int, workdir: epath.Path, console: Console
-) -> dict[str, float | int]:
-    """Ranks both held-out splits, writes workdir/test_metrics.json and prints a table.
+def evaluate_params(
+    experiment: Experiment,
+    params: Any,
+    title: str,
+    workdir: epath.Path,
+    console: Console,
+    *,
+    scorer: Scorer | None = None,
+) -> dict[str, Metrics]:
+    """Ranks both held-out splits, writes what was found and prints a table.
+
+    In `workdir` test_metrics.json, validation_metrics.json, and per_user.npz: of each user the
+    answers and their ranks in both splits ("test_rank", ...) and the length of the history before
+    the test answer ("history"); of each class how often training has seen it ("counts").
 
     Args:
       experiment: data, features and model.
-      params: the model's parameters.
-      step: the step they come from, for the table.
+      params: the model's, or the scorer's.
+      title: of the table.
       workdir: the run's folder.
       console: where the table goes.
+      scorer: by default the model's.
 
     Returns:
-      The test metrics.
+      Metrics of both splits, those of lists (`config.evaluate.list_length`) of the test split only.
     """
-    rank = Ranker(experiment)
-    columns: dict[str, dict[str, float | int]] = {}
+    rank = Ranker(experiment, scorer)
+    columns: dict[str, Metrics] = {}
+    per_user: dict[str, np.ndarray] = {}
     with make_progress(console) as progress:
         for split in SPLITS:
             batches = make_eval_batches(experiment, split)
             task = progress.add_task(f"Ranking, {split}", total=batches.num_batches, message="")
             ranks = rank(params, batches, functools.partial(progress.advance, task))
             columns[split] = split_metrics(experiment, batches, ranks)
+            per_user |= {f"{split}_rank": ranks, f"{split}_answer": batches.answers()}
+        store, num_items = experiment.sequences, experiment.data.num_items
+        per_user["history"] = store.lengths - HELD_OUT["test"]
+        per_user["counts"] = training_counts(store, experiment.config, num_items)
+        if experiment.config.evaluate.list_length:
+            task = progress.add_task("Lists", total=2 * batches.num_batches, message="")
+            columns["test"] |= _list_metrics(
+                experiment, params, rank, per_user, functools.partial(progress.advance, task)
+            )
     if processes.is_first():
-        write_json(workdir / TEST_METRICS_FILE, columns["test"])
-    console.print(metrics_table(f"{workdir}, step {step}", columns))
-    return columns["test"]
+        for name, metrics in columns.items():
+            write_json(workdir / f"{name}_metrics.json", metrics)
+        _write_arrays(workdir / PER_USER_FILE, per_user)
+    console.print(metrics_table(title, columns))
+    return columns
 
 
-def evaluate(workdir: epath.Path) -> dict[str, float | int]:
-    """Restores the best checkpoint of a run and evaluates it again: `--mode=evaluate`.
+def _list_metrics(
+    experiment: Experiment,
+    params: Any,
+    ranker: Ranker,
+    per_user: dict[str, np.ndarray],
+    on_batch: Callable[[], None],
+) -> dict[str, float]:
+    """Of the test split's lists."""
+    k, counts = experiment.config.evaluate.list_length, per_user["counts"]
+    batches = make_eval_batches(experiment, "test")
+    popular = Ranker(experiment, popularity_scorer(experiment.model.catalogue))
+    tables = ranker.content(params)
+    spaces = {name: table for name, table in tables.items() if name in MODALITIES}
+    if ranker.scorer is None and "token_embedding" in params:
+        spaces["id"] = params["token_embedding"]["embedding"]
+    return list_metrics(
+        TopK(experiment, ranker, k)(params, batches, on_batch),
+        answers=per_user["test_answer"],
+        expected=TopK(experiment, popular, k)(counts, batches, on_batch),
+        history_popularity=history_mean(experiment.sequences, counts, "test"),
+        counts=counts,
+        spaces={n: processes.to_host(table)[: counts.size] for n, table in spaces.items()},
+    )
+
+
+def restore_best(workdir: epath.Path) -> tuple[Experiment, Any, int]:
+    """A run as its best checkpoint left it: experiment, parameters, and the step they are of.
 
     Raises:
       UserError: if `workdir` holds no run, or its data or checkpoints don't fit.
     """
-    console = make_console(quiet=not processes.is_first())
     config = load_config(workdir)
     # A run that was trained on several devices can be evaluated where there are fewer.
     config.num_devices = min(config.num_devices, len(jax.devices()))
@@ -241,6 +139,30 @@ def evaluate(workdir: epath.Path) -> dict[str, float | int]:
     experiment = build_experiment(config)
     require_same_data(experiment, workdir)
     target = experiment.devices.build(lambda: initial_params(experiment), params_layout(experiment))
+    console = make_console(quiet=not processes.is_first())
     with Checkpointer(workdir, experiment.data.num_items, console.print) as checkpointer:
         params, step = checkpointer.restore_best(target)
-    return evaluate_best(experiment, params, step, workdir, console)
+    return experiment, params, step
+
+
+def evaluate(workdir: epath.Path) -> Metrics:
+    """Restores the best checkpoint of a run and evaluates it again: `--mode=evaluate`.
+
+    Returns:
+      The test metrics.
+
+    Raises:
+      UserError: as `restore_best` does.
+    """
+    experiment, params, step = restore_best(workdir)
+    console = make_console(quiet=not processes.is_first())
+    return evaluate_params(experiment, params, f"{workdir}, step {step}", workdir, console)["test"]
+
+
+def _write_arrays(path: epath.Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes beside its place and renames."""
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **arrays)
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(file.getvalue())
+    part.replace(path)

@@ -10,9 +10,9 @@ import numpy as np
 from etils import epath
 from jax.sharding import PartitionSpec
 
+from data_pipeline.counts import training_counts
 from data_pipeline.distinct import PreparedEncoder
 from data_pipeline.image_inputs import ImageFeatures, image_features, prepare_images
-from data_pipeline.input_pipeline import training_counts
 from data_pipeline.prepare import PreparedData, prepare
 from data_pipeline.store import SequenceStore, open_store
 from data_pipeline.text_features import TextFeatures, text_features
@@ -25,7 +25,7 @@ from tssr_jax.errors import UserError
 from tssr_jax.losses.negatives import CHANCES, cumulative_chances
 from tssr_jax.models.content.fusion import MODALITIES
 from tssr_jax.models.content.trained import TrainedEncoder, parameters_name
-from tssr_jax.models.tssr import KNOWN, TSSR
+from tssr_jax.models.tssr import KNOWN, TSSR, ranks_by_content, reads_content
 from tssr_jax.optimizer import EncoderSteps
 from tssr_jax.parallel import CLASSES, WHOLE, Devices
 from tssr_jax.run_config import validate_config, write_json
@@ -111,7 +111,7 @@ def build_experiment(config: ml_collections.ConfigDict) -> Experiment:
     features: dict[str, TextFeatures | ImageFeatures] = {}
     with processes.first_goes_first("prepare"):
         data = prepare(config.data)
-        if "content" in config.model.streams:
+        if reads_content(config.model.streams):
             for name in config.content.modalities:
                 prepared = _prepare_content(name, data, config)
                 if isinstance(prepared, TextFeatures | ImageFeatures):
@@ -126,13 +126,14 @@ def build_experiment(config: ml_collections.ConfigDict) -> Experiment:
     key = "-".join(keys[name] for name in sorted(keys))
     sequences = open_store(data, config.data.in_memory_gib)
     known, sampled = None, config.loss.next_item == "sampled"
-    asked = config.model.head == "content" or config.train.held_out_items > 0
+    by_content = ranks_by_content(config.model.head, config.model.streams)
+    asked = by_content or config.train.held_out_items > 0
     if asked or sampled:
         counts = training_counts(sequences, config, data.num_items)
         known = counts > 0 if asked else None
         if sampled:
             content[CHANCES] = devices.place(_chances(counts, config))
-    if known is not None and config.model.head == "content":
+    if known is not None and by_content:
         content[KNOWN] = devices.place(np.pad(known, fill[0]), CLASSES)
     model = make_model(config, catalogue, devices.rows_axis)
     return Experiment(config, data, sequences, content, key, encoders, known, devices, model)
@@ -141,7 +142,7 @@ def build_experiment(config: ml_collections.ConfigDict) -> Experiment:
 def _chances(counts: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:
     """With which items are drawn; those that do not compete, and padding, never are."""
     competes = np.arange(counts.size) > 0
-    if config.model.head == "content":
+    if ranks_by_content(config.model.head, config.model.streams):
         competes &= counts > 0
     return cumulative_chances(np.where(competes, counts, -1), config.loss.negative_power)
 

@@ -2,6 +2,7 @@
 
     python -m tssr_jax.main --config=configs/ml100k.py --workdir=runs/ml100k
     python -m tssr_jax.main --mode=evaluate --workdir=runs/ml100k
+    python -m tssr_jax.main --mode=study --study=ablation --config=... --workdir=runs/ablation
 
 The first trains (a second call resumes), tests the best checkpoint and prints a table; the second
 restores that checkpoint and prints the same numbers. Every field of the configuration
@@ -42,11 +43,20 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
+_STUDY = flags.DEFINE_string(
+    "study", "ablation", "--mode=study: which one; docs/studies.md lists them."
+)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "--mode=study: seeds of each variant.", 1)
+_TRIALS = flags.DEFINE_integer("trials", 20, "--mode=search: trials in all.", 1)
+_TRIAL_MINUTES = flags.DEFINE_float(
+    "trial_minutes", 0.0, "--mode=study, search: that a training may take; 0 is no limit.", 0.0
+)
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "size"],
-    "train (or resume), evaluate the best checkpoint, or tell what a step needs on which devices.",
+    ["train", "evaluate", "size", "study", "search"],
+    "train (or resume), evaluate the best checkpoint, tell what a step needs on which devices "
+    "(size), compare several trainings (study), or search settings.",
 )
 
 
@@ -70,14 +80,38 @@ def main() -> None:
 
         join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if _MODE.value == "evaluate":
-        from tssr_jax.evaluate import evaluate
-
-        evaluate(workdir)
+        _evaluate(workdir)
         return
     _require_config()
-    from tssr_jax.train import train
+    if _MODE.value == "study":
+        from tssr_jax.studies.runner import run_study
 
-    train(_CONFIG.value, workdir)
+        minutes = _TRIAL_MINUTES.value
+        run_study(_STUDY.value, _CONFIG.value, workdir, _SEEDS.value, minutes)
+    elif _MODE.value == "search":
+        from tssr_jax.studies.search import search
+
+        search(_CONFIG.value, workdir, _TRIALS.value, _TRIAL_MINUTES.value)
+    elif _CONFIG.value.baseline.kind:
+        from tssr_jax.baselines import run_baseline
+
+        run_baseline(_CONFIG.value, workdir)
+    else:
+        from tssr_jax.train import train
+
+        train(_CONFIG.value, workdir)
+
+
+def _evaluate(workdir: epath.Path) -> None:
+    from tssr_jax.baselines import run_baseline
+    from tssr_jax.evaluate import evaluate
+    from tssr_jax.run_config import load_config
+
+    config = load_config(workdir)
+    if config.baseline.kind:
+        run_baseline(config, workdir)
+    else:
+        evaluate(workdir)
 
 
 def _require_config() -> None:

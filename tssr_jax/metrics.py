@@ -8,7 +8,7 @@ import numpy as np
 
 from tssr_jax.catalogue import Catalogue
 
-CUTOFFS = (10, 20, 50, 100)
+CUTOFFS = (5, 10, 20, 50, 100)
 
 
 def competitors_above(

@@ -122,13 +122,25 @@ class Devices:
             yield upcoming.pop(0)
         yield from upcoming
 
-    def build(self, function: Callable[[], Any], layout: Any = WHOLE) -> Any:
-        """The result of a function that runs once, computed where it is to lie."""
+    def build(self, function: Callable[..., Any], layout: Any = WHOLE, *arguments: Any) -> Any:
+        """The result of a function that runs once, computed where it is to lie.
+
+        Args:
+          function: pure.
+          layout: how its result lies.
+          *arguments: lie on the devices already; their memory is taken.
+        """
         options = None
         if self._mesh.devices.flat[0].platform == "cpu":
             # What the compiler would spend on making it fast (seconds) is not earned back.
             options = {"xla_backend_optimization_level": 1}
-        return jax.jit(function, out_shardings=self.shardings(layout), compiler_options=options)()
+        compiled = jax.jit(
+            function,
+            out_shardings=self.shardings(layout),
+            donate_argnums=tuple(range(len(arguments))),
+            compiler_options=options,
+        )
+        return compiled(*arguments)
 
     def shardings(self, layout: Any) -> Any:
         """The shardings of a tree of partition specs; pmap knows whole copies only."""

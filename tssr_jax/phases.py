@@ -13,9 +13,9 @@ from data_pipeline.input_pipeline import (
     held_out_items,
     make_train_batches,
 )
-from tssr_jax.evaluate import Ranker
 from tssr_jax.experiment import Experiment
 from tssr_jax.parallel import ROWS
+from tssr_jax.ranking import Ranker
 from tssr_jax.train_state import TrainStep, make_train_step
 
 

@@ -47,15 +47,20 @@ def make_progress(console: Console) -> Progress:
 
 
 def metrics_table(title: str, columns: Mapping[str, Mapping[str, float | int]]) -> Table:
-    """A table with one row per metric and one column per split."""
+    """A table with one row per metric and one column per split, empty where it has no such."""
     table = Table(title=title)
     table.add_column("metric")
     for name in columns:
         table.add_column(name, justify="right")
-    for metric in next(iter(columns.values())):
-        values = (split[metric] for split in columns.values())
-        table.add_row(metric, *(f"{v:.4f}" if isinstance(v, float) else f"{v:,}" for v in values))
+    for metric in dict.fromkeys(name for split in columns.values() for name in split):
+        table.add_row(metric, *(_number(split.get(metric)) for split in columns.values()))
     return table
+
+
+def _number(value: float | int | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
 
 
 def pairs_table(title: str, rows: Iterable[tuple[str, str]]) -> Table:

@@ -10,17 +10,23 @@ from etils import epath
 from configs import default
 from data_pipeline.input_pipeline import WINDOWS
 from tssr_jax.errors import UserError
+from tssr_jax.losses.hard_negatives import HARD_NEGATIVES
 from tssr_jax.losses.info_nce import NEGATIVES
 from tssr_jax.losses.total import NEXT_ITEM
 from tssr_jax.models.content.bert import POOLINGS
 from tssr_jax.models.content.fusion import FUSIONS, MODALITIES
 from tssr_jax.models.content.image import BATCH_STATISTICS
+from tssr_jax.models.gate import MIXINGS
 from tssr_jax.models.head import HEADS
 from tssr_jax.models.precision import COMPUTE_DTYPES
-from tssr_jax.models.tssr import STREAMS
+from tssr_jax.models.tssr import ENCODERS, STREAM_SETS, ranks_by_content, reads_content
 from tssr_jax.parallel import KINDS
 
 FILE_NAME = "config.json"
+# In place of the model: `tssr_jax.baselines`.
+BASELINES = ("", "popularity", "item_knn")
+TEXT_ENCODERS = ("bert", "ngrams")
+SAMPLERS = ("bayesian", "random")
 # What may differ between two calls for one workdir: devices, places, and how long to go on.
 MAY_CHANGE = (
     "parallel",
@@ -32,6 +38,8 @@ MAY_CHANGE = (
     "data.in_memory_gib",
     "train.num_epochs",
     "train.early_stopping_patience",
+    "search.space",
+    "search.sampler",
 )
 # What says how much of an encoder is trained.
 TRAINED_FIELDS = {"text": "trained_layers", "image": "trained_stages"}
@@ -47,6 +55,8 @@ _AT_LEAST = {
     "loss.lambda_user": 0,
     "loss.lambda_item": 0,
     "loss.num_negatives": 1,
+    "loss.num_hard_negatives": 1,
+    "loss.queue_size": 0,
     "loss.negative_power": 0,
     "loss.items_per_bucket": 1,
     "optimizer.warmup_steps": 0,
@@ -57,6 +67,7 @@ _AT_LEAST = {
     "data.in_memory_gib": 0,
     "content.text.trained_layers": -1,
     "content.text.lora_rank": 0,
+    "content.text.ngram_width": 1,
     "content.text.train_from_step": 0,
     "content.text.micro_batch": 1,
     "content.image.trained_stages": -1,
@@ -64,12 +75,16 @@ _AT_LEAST = {
     "content.image.micro_batch": 1,
     "train.batch_size": 1,
     "train.window_stride": 1,
-    "train.num_epochs": 1,
+    "train.num_epochs": 0,
     "train.epochs_per_evaluation": 1,
     "train.early_stopping_patience": 0,
     "train.log_every_steps": 0,
     "train.checkpoint_every_steps": 0,
     "evaluate.batch_size": 1,
+    "evaluate.list_length": 0,
+    "baseline.neighbours": 1,
+    "baseline.shrinkage": 0,
+    "baseline.decay": 0,
 }
 
 
@@ -86,15 +101,22 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
         ("parallel", KINDS),
         ("loss.negatives", NEGATIVES),
         ("loss.next_item", NEXT_ITEM),
+        ("loss.hard_negatives", HARD_NEGATIVES),
         ("model.compute_dtype", COMPUTE_DTYPES),
         ("model.head", HEADS),
+        ("model.mixing", MIXINGS),
+        ("model.encoder", ENCODERS),
+        ("baseline.kind", BASELINES),
+        ("search.sampler", SAMPLERS),
         ("train.windows", WINDOWS),
         ("content.fusion", FUSIONS),
+        ("content.text.encoder", TEXT_ENCODERS),
         ("content.text.pooling", POOLINGS),
         ("content.image.batch_statistics", BATCH_STATISTICS),
     ):
         if fields[name] not in known:
-            raise UserError(f"--config.{name} is {fields[name]!r}; known: {', '.join(known)}.")
+            names = ", ".join(value or "''" for value in known)
+            raise UserError(f"--config.{name} is {fields[name]!r}; known: {names}.")
     for name in (
         "model.dropout_rate",
         "model.id_dropout",
@@ -103,10 +125,16 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
     ):
         if not 0 <= fields[name] < 1:
             raise UserError(f"--config.{name} is {fields[name]}; it must be in [0, 1).")
+    if config.baseline.kind and config.model_devices > 1:
+        raise UserError(
+            f"--config.baseline.kind={config.baseline.kind} needs the whole catalogue on each "
+            f"device; --config.model_devices is {config.model_devices}: set it to 1."
+        )
     _validate_model(config.model)
     _validate_windows(config)
     _validate_content(config)
     _validate_large_catalogue(config)
+    _validate_further_negatives(config)
 
 
 def _validate_content(config: ml_collections.ConfigDict) -> None:
@@ -116,6 +144,12 @@ def _validate_content(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"--config.content.modalities is {modalities}; it must be ('text',), ('image',) or "
             "('text', 'image')."
+        )
+    text = content.text
+    if text.trained_layers and (text.encoder == "ngrams" or text.whitening):
+        raise UserError(
+            f"--config.content.text.trained_layers is {text.trained_layers}: hashed n-grams and "
+            "whitened vectors are frozen; set it to 0."
         )
     if content.text.lora_rank and not content.text.trained_layers:
         raise UserError(
@@ -127,12 +161,13 @@ def _validate_content(config: ml_collections.ConfigDict) -> None:
             "--config.content.image.augment shows the encoder other crops at each step, so that "
             "nothing of it can be computed once: set --config.content.image.trained_stages=-1."
         )
-    if config.model.id_dropout and config.model.head != "content":
+    by_content = ranks_by_content(config.model.head, config.model.streams)
+    if config.model.id_dropout and not by_content:
         raise UserError(
             f"--config.model.id_dropout is {config.model.id_dropout}; without "
             "--config.model.head=content an item has nothing but its id to be ranked by."
         )
-    if config.model.head == "content":
+    if config.model.head == "content" or by_content:
         _validate_content_head(config)
     for name in modalities:
         field = TRAINED_FIELDS[name]
@@ -141,6 +176,29 @@ def _validate_content(config: ml_collections.ConfigDict) -> None:
                 f"--config.content.{name}.{field} is {content[name][field]}: an encoder that is "
                 "trained needs the whole catalogue on each device; set --config.model_devices=1."
             )
+
+
+def _validate_further_negatives(config: ml_collections.ConfigDict) -> None:
+    loss = config.loss
+    if loss.hard_negatives == "none" and not loss.queue_size:
+        return
+    trained = any(config.content[name][TRAINED_FIELDS[name]] for name in config.content.modalities)
+    if len(config.model.streams) < 2 or trained or config.optimizer.lazy_rows:
+        raise UserError(
+            "--config.loss.hard_negatives and queue_size are for two streams, frozen features and "
+            "dense steps: leave them at 'none' and 0, or set --config.optimizer.lazy_rows=False, "
+            "trained_layers and trained_stages to 0."
+        )
+    if loss.hard_negatives != "none" and config.model_devices > 1:
+        raise UserError(
+            f"--config.loss.hard_negatives={loss.hard_negatives} looks for items in the whole "
+            f"catalogue, which --config.model_devices={config.model_devices} cuts: set it to 1."
+        )
+    if loss.queue_size and not config.optimizer.ema_decay:
+        raise UserError(
+            f"--config.loss.queue_size is {loss.queue_size}: averaged parameters encode the users "
+            "of the queue; set --config.optimizer.ema_decay, e.g. to 0.99."
+        )
 
 
 def _validate_large_catalogue(config: ml_collections.ConfigDict) -> None:
@@ -163,11 +221,11 @@ def _validate_large_catalogue(config: ml_collections.ConfigDict) -> None:
             f"--config.optimizer.lazy_rows needs whole tables on each device; "
             f"--config.model_devices is {config.model_devices}: set it to 1."
         )
-    if config.model.head == "content" and kind != "sampled":
+    if config.model.head != "classes" and kind != "sampled":
         raise UserError(
-            "--config.model.head=content reads the content of every item that a label competes "
-            f"with; --config.loss.next_item={kind} and --config.optimizer.lazy_rows don't go "
-            "together with it: set --config.loss.next_item=sampled."
+            f"--config.model.head={config.model.head} reads the vectors of every item that a label "
+            f"competes with; --config.loss.next_item={kind} and --config.optimizer.lazy_rows don't "
+            "go together with it: set --config.loss.next_item=sampled."
         )
     for name in config.content.modalities:
         if config.content[name][TRAINED_FIELDS[name]]:
@@ -178,17 +236,22 @@ def _validate_large_catalogue(config: ml_collections.ConfigDict) -> None:
 
 
 def _validate_content_head(config: ml_collections.ConfigDict) -> None:
-    if "content" not in config.model.streams:
+    if not reads_content(config.model.streams):
         raise UserError(
             "--config.model.head=content ranks items by their content; it needs the content stream "
             f"(--config.model.streams is {tuple(config.model.streams)})."
+        )
+    if config.model.head == "tied" and config.model_devices > 1:
+        raise UserError(
+            "--config.model.head=tied with content needs the whole catalogue on each device: set "
+            f"--config.model_devices=1 (it is {config.model_devices})."
         )
     for name in config.content.modalities:
         field = TRAINED_FIELDS[name]
         if config.content[name][field]:
             raise UserError(
-                f"--config.model.head=content needs the whole catalogue's vectors at every step, "
-                f"which an encoder that is trained does not give: set "
+                f"--config.model.head={config.model.head} needs the whole catalogue's vectors at "
+                "every step, which an encoder that is trained does not give: set "
                 f"--config.content.{name}.{field}=0."
             )
 
@@ -200,10 +263,13 @@ def _validate_model(model: ml_collections.ConfigDict) -> None:
             "(--config.model.num_heads) do not divide."
         )
     streams = tuple(model.streams)
-    if not streams or len(set(streams)) != len(streams) or not set(streams) <= set(STREAMS):
+    if sorted(streams) not in map(sorted, STREAM_SETS):
+        known = " or ".join(map(str, STREAM_SETS))
+        raise UserError(f"--config.model.streams is {streams}; it must be {known}.")
+    if model.encoder == "gru" and (len(streams) > 1 or not model.num_unimodal_layers):
         raise UserError(
-            f"--config.model.streams is {streams}; it must be ('id', 'content'), ('id',) or "
-            "('content',)."
+            "--config.model.encoder=gru encodes a single stream by at least one layer: set "
+            "--config.model.streams=\"('id',)\" and --config.model.num_unimodal_layers=1."
         )
 
 

@@ -22,7 +22,7 @@ from tssr_jax.experiment import make_model
 from tssr_jax.hlo import Traffic, collective_traffic
 from tssr_jax.losses.negatives import CHANCES
 from tssr_jax.losses.next_item import POSITIONS_PER_TILE
-from tssr_jax.models.tssr import KNOWN
+from tssr_jax.models.tssr import KNOWN, ranks_by_content, reads_content
 from tssr_jax.optimizer import make_optimizer
 from tssr_jax.parallel import CLASSES, ROWS, WHOLE, Devices
 from tssr_jax.reporting import make_console
@@ -151,13 +151,13 @@ def compile_step(
     rows = run.round_up(config.train.batch_size)
     model = make_model(config, run.catalogue(num_items), run.rows_axis)
     optimizer = make_optimizer(config.optimizer, model.catalogue)
-    widths = dict.fromkeys(model.modalities, feature_dim) if "content" in model.streams else {}
+    widths = dict.fromkeys(model.modalities, feature_dim) if reads_content(model.streams) else {}
     features = {
         name: jax.ShapeDtypeStruct((model.catalogue.padded_classes, width), jnp.float32)
         for name, width in widths.items()
     }
     layouts = dict.fromkeys(features, CLASSES)
-    if config.model.head == "content":
+    if ranks_by_content(model.head, model.streams):
         classes = (model.catalogue.padded_classes,)
         features[KNOWN], layouts[KNOWN] = jax.ShapeDtypeStruct(classes, jnp.bool_), CLASSES
     if config.loss.next_item == "sampled":

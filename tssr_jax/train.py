@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
+import optax
 from etils import epath
 from rich.console import Console
 from rich.progress import Progress as ProgressBar
@@ -17,13 +19,7 @@ from data_pipeline import report
 from tssr_jax import placement, processes
 from tssr_jax.checkpointing import Checkpointer, Progress
 from tssr_jax.errors import UserError
-from tssr_jax.evaluate import (
-    Ranker,
-    evaluate_best,
-    initial_params,
-    make_eval_batches,
-    split_metrics,
-)
+from tssr_jax.evaluate import evaluate_params, restore_best, split_metrics
 from tssr_jax.experiment import (
     Experiment,
     build_experiment,
@@ -33,6 +29,7 @@ from tssr_jax.experiment import (
 from tssr_jax.optimizer import make_optimizer
 from tssr_jax.phases import Phases
 from tssr_jax.preemption import StopRequest
+from tssr_jax.ranking import Ranker, initial_params, make_eval_batches, params_layout
 from tssr_jax.reporting import MetricWriter, make_console, make_progress, pairs_table
 from tssr_jax.run_config import (
     FILE_NAME,
@@ -93,7 +90,51 @@ def train(config: ml_collections.ConfigDict, workdir: epath.Path) -> dict[str, f
             )
             return None
         params, step = checkpointer.restore_best(trainer.global_state().eval_params)
-    return evaluate_best(experiment, params, step, workdir, console)
+    title = f"{workdir}, step {step}"
+    return evaluate_params(experiment, params, title, workdir, console)["test"]
+
+
+def initial_state(
+    experiment: Experiment, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, Any]:
+    """The state before the first step, on the devices, and how it lies there."""
+    devices = experiment.devices
+
+    def start(params: Any) -> TrainState:
+        return create_train_state(params, optimizer, experiment.config)
+
+    # One after the other: what drawing a large table needs is free before there are moments.
+    params = devices.build(lambda: initial_params(experiment), params_layout(experiment))
+    layout = placement.layout(jax.eval_shape(start, params))
+    state = devices.build(start, layout, params)
+    return with_encoders(state, devices.place(experiment.pretrained)), layout
+
+
+def started_from(state: TrainState, workdir: epath.Path) -> TrainState:
+    """The state with another run's best parameters, but for those of its items.
+
+    Raises:
+      UserError: if `workdir` holds no run, or that is of another model.
+    """
+    _, others, _ = restore_best(workdir.expanduser())
+    found = {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(others)}
+
+    def own(path: Any, x: jax.Array) -> jax.Array:
+        if placement.class_dimension(placement.path_names(path)) is not None:
+            return x
+        other = found.get(jax.tree_util.keystr(path))
+        if other is None or other.shape != x.shape:
+            there = "lacks" if other is None else f"has {list(other.shape)} for"
+            raise UserError(
+                f"--config.train.init_from={workdir}: that run {there} the parameter "
+                f"{'/'.join(placement.path_names(path))}, which here is {list(x.shape)}. Train it "
+                "with the same sections model and content."
+            )
+        return jax.device_put(other, x.sharding)
+
+    params = jax.tree_util.tree_map_with_path(own, state.params)
+    average = state.average and jax.tree.map(jnp.copy, params)
+    return dataclasses.replace(state, params=params, average=average)
 
 
 class Trainer:
@@ -126,17 +167,14 @@ class Trainer:
             config.optimizer, experiment.model.catalogue, experiment.encoder_steps()
         )
 
-        def start() -> TrainState:
-            return create_train_state(initial_params(experiment), optimizer, config)
-
-        layout = placement.layout(jax.eval_shape(start))
-        self._devices = devices = experiment.devices
-        self.state: TrainState = devices.build(start, layout)
-        self.state = with_encoders(self.state, devices.place(experiment.pretrained))
+        self._devices = experiment.devices
+        self.state, layout = initial_state(experiment, optimizer)
         self.progress = Progress()
         restored = checkpointer.restore_newest(self.state)
         if restored is not None:
             self.state, self.progress = restored
+        elif config.train.init_from:
+            self.state = started_from(self.state, epath.Path(config.train.init_from))
         self._rank = Ranker(experiment)
         self._phases = Phases(experiment, optimizer, layout, self._rank)
         self._phase = self._phases.at(int(self.state.step), self.state.params)
@@ -167,6 +205,9 @@ class Trainer:
             f"{self._batches.num_users:,} users in "
             f"{self._batches.steps_per_epoch:,} steps an epoch, on {jax.devices()[0].device_kind}."
         )
+        if not self._total_steps and self.progress.best_step < 0:
+            self._console.print(f"As it starts{self._validate(0)}")
+            self._save()
         with make_progress(self._console) as bar:
             task = bar.add_task("Training", total=self._total_steps, completed=step, message="")
             batches = self._batches_from(step)
@@ -257,7 +298,10 @@ class Trainer:
         rate = self._train_steps * self._config.train.batch_size / self._train_seconds
         record = {"epoch": step / self._batches.steps_per_epoch}
         record |= {f"train/{name}": mean for name, mean in means.items()}
-        self._writer.write(step, record | {"sequences_per_second": rate})
+        epoch = self._batches.steps_per_epoch * self._config.train.batch_size / rate
+        self._writer.write(
+            step, record | {"sequences_per_second": rate, "seconds_per_epoch": epoch}
+        )
         # Placed as the step's own results are: otherwise the step would be compiled again.
         sums = self._devices.place(zero_sums(means))
         self.state = dataclasses.replace(self.state, loss_sums=sums)

@@ -13,9 +13,10 @@ from flax import struct
 from tssr_jax import collectives, placement
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.collectives import Axis
+from tssr_jax.losses.hard_negatives import UserQueue, draw_near_items
 from tssr_jax.losses.negatives import CHANCES, Negatives, draw
 from tssr_jax.losses.term import LossTerm
-from tssr_jax.losses.total import loss_terms, term_weights, total_loss
+from tssr_jax.losses.total import loss_terms, pooled_states, term_weights, total_loss
 from tssr_jax.models.content.trained import TrainedEncoder, parameters_name
 from tssr_jax.models.tssr import KNOWN, TSSR, encode
 from tssr_jax.touched_rows import HEAD, ITEM_TABLE, TouchedRows, touched_rows
@@ -33,6 +34,7 @@ class TrainState:
       params: the model's parameters.
       average: exponential moving average of `params`, None without one.
       opt_state: the optimiser's state.
+      users: of past steps, further negatives; None without (`config.loss.queue_size`).
       loss_sums: each term, and their total, summed since the last log line: checkpoints hold it,
         so that a resumed run logs the same means.
       first_nonfinite: int32, for each term the first step at which it was NaN or infinite, or
@@ -43,6 +45,7 @@ class TrainState:
     params: Any
     average: Any | None
     opt_state: Any
+    users: UserQueue | None
     loss_sums: dict[str, LossTerm]
     first_nonfinite: dict[str, jax.Array]
 
@@ -82,11 +85,13 @@ def create_train_state(
 ) -> TrainState:
     """The state before the first step."""
     names = (*term_weights(config), TOTAL)
+    size = config.loss.queue_size
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         average=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else None,
         opt_state=jax.jit(optimizer.init)(params),
+        users=UserQueue.empty(size, config.model.d_model) if size else None,
         loss_sums=zero_sums(names),
         first_nonfinite={name: jnp.full((), NEVER, jnp.int32) for name in names},
     )
@@ -151,9 +156,10 @@ def make_train_step(
             more = draws.negatives and draws.negatives.classes
             rows = touched_rows(batch, more, tables, model.catalogue, model.rows_axis)
             params, opt_state = rows.take(own)
-        grads, terms, replaced = gradients(params, batch, content, draws, rows)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        params = optax.apply_updates(params, updates)
+        grads, terms, replaced = gradients(params, batch, content, draws, rows, state.users)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            params = optax.apply_updates(params, updates)
         params = params | {name: params[name] | new for name, new in replaced.items()}
         if rows is not None:
             params, opt_state = rows.put(own, (params, opt_state))
@@ -162,6 +168,7 @@ def make_train_step(
             params=params,
             average=updated_average(state, params, config.optimizer.ema_decay),
             opt_state=opt_state,
+            users=_with_batch(state, model, batch, content, config),
             loss_sums=jax.tree.map(jnp.add, state.loss_sums, terms),
             first_nonfinite=_first_nonfinite(state, terms),
         )
@@ -208,12 +215,13 @@ def _make_gradients(
     """
     weights, axis = term_weights(config), model.rows_axis
 
-    def gradients(
+    def gradients(  # noqa: PLR0917
         params: Any,
         batch: Mapping[str, Any],
         content: Mapping[str, Any],
         draws: _Draws,
         rows: TouchedRows | None,
+        users: UserQueue | None,
     ) -> tuple[Any, dict[str, LossTerm], dict[str, Any]]:
         known = content.get(KNOWN)
         encoder_model = head_model = model
@@ -228,6 +236,8 @@ def _make_gradients(
                 known = known if known is None else rows.rows_of(known)
                 negatives = negatives._replace(classes=rows.places(negatives.classes))
 
+        hard_items = _hard_items(config, params, content, batch, draws.key, axis)
+
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[dict[str, LossTerm], Any]]:
             features, replaced = _encode_content(encoders, params, content, batch, axis)
             sequence, packed = batch["item_sequence"], batch.get("packed")
@@ -236,7 +246,8 @@ def _make_gradients(
             )
             terms = loss_terms(
                 head_model, params, outputs, batch, config, item_features=features, known=known,
-                negatives=negatives, key=jax.random.fold_in(draws.key, 3),
+                negatives=negatives, key=jax.random.fold_in(draws.key, 3), hard_items=hard_items,
+                users=users,
             )  # fmt: skip
             return total_loss(terms, weights, axis), (terms, replaced)
 
@@ -247,6 +258,43 @@ def _make_gradients(
         return grads, {**terms, TOTAL: LossTerm(total, jnp.ones(()))}, replaced
 
     return gradients
+
+
+def _hard_items(  # noqa: PLR0917
+    config: ml_collections.ConfigDict,
+    params: Any,
+    content: Mapping[str, Any],
+    batch: Mapping[str, Any],
+    key: jax.Array,
+    axis: Axis,
+) -> jax.Array | None:
+    """Further negatives of the item-grained terms, as `config.loss.hard_negatives` says."""
+    kind = config.loss.hard_negatives
+    if kind == "none":
+        return None
+    vectors = params[ITEM_TABLE]["embedding"]
+    if kind == "content":
+        vectors = jnp.concatenate([content[name] for name in config.content.modalities], axis=1)
+    number, key = config.loss.num_hard_negatives, jax.random.fold_in(key, 4)
+    return draw_near_items(vectors, batch["item_sequence"], number, key, axis)
+
+
+def _with_batch(
+    state: TrainState,
+    model: TSSR,
+    batch: Mapping[str, Any],
+    content: Mapping[str, Any],
+    config: ml_collections.ConfigDict,
+) -> UserQueue | None:
+    """The queue of users with those of this step, as the averaged parameters see them."""
+    if state.users is None or state.average is None:
+        return None
+    sequence, packed = batch["item_sequence"], batch.get("packed")
+    outputs = encode(model, state.average, sequence, content, packed)
+    assert outputs.id is not None
+    assert outputs.content is not None
+    ids, contents = (pooled_states(own, batch, config) for own in (outputs.id, outputs.content))
+    return state.users.extended(ids, contents, batch["row_mask"], model.rows_axis)
 
 
 def _encode_content(

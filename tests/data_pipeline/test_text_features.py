@@ -1,6 +1,7 @@
 """The text encoder against the reference vectors, and its cache."""
 
 import json
+import zlib
 from pathlib import Path
 
 import ml_collections
@@ -11,7 +12,9 @@ from safetensors.numpy import save_file
 from configs import default
 from data_pipeline import text_features as module
 from data_pipeline.fetching import NotReachableError
+from data_pipeline.ngrams import ngram_features
 from data_pipeline.text_features import TextEncoder, text_features, text_model_folder
+from data_pipeline.whitening import whiten
 from tests.raw_data import write_text_model
 from tests.reference_numbers import FOLDER
 from tests.text_reference.weights import FIELDS, bert_shapes, random_weights
@@ -125,3 +128,34 @@ def test_max_tokens_beyond_the_model(content, tmp_path):
     content.max_tokens = 33
     with pytest.raises(UserError, match="takes 3 to 32"):
         text_features(["red"], content, str(tmp_path))
+
+
+def test_ngrams_by_hand():
+    table = ngram_features(["", "ab", "AB!", "abc ab", "?"], 64)
+    assert not table[0].any() and not table[4].any()
+    np.testing.assert_array_equal(table[1], table[2])  # case and signs do not count
+    # "<ab>" whole, and its two pieces of three characters.
+    expected = np.zeros(64)
+    for ngram in ("<ab>", "<ab", "ab>"):
+        number = zlib.crc32(ngram.encode())
+        expected[(number >> 1) % 64] += 1 if number & 1 else -1
+    np.testing.assert_allclose(table[1], expected / np.linalg.norm(expected), rtol=1e-6)
+    assert table[1] @ table[3] > 0.4 and np.linalg.norm(table[3]) == pytest.approx(1.0)
+
+
+def test_whitening():
+    rng = np.random.default_rng(0)
+    table = (rng.standard_normal((200, 5)) @ rng.standard_normal((5, 5)) + 3).astype(np.float32)
+    table[[0, 7]] = 0.0
+    white = whiten(table)
+    assert not white[[0, 7]].any()
+    rest = np.delete(white, [0, 7], axis=0)
+    np.testing.assert_allclose(rest.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(np.cov(rest.T, bias=True), np.eye(5) / 5, atol=1e-5)
+    # The axes are the old ones: the turn is symmetric, so that nothing is mirrored or swapped.
+    own = np.delete(table, [0, 7], axis=0)
+    turn = np.linalg.lstsq(own - own.mean(axis=0), rest, rcond=None)[0]
+    np.testing.assert_allclose(turn, turn.T, atol=1e-4)
+    # A direction in which nothing varies stays out.
+    flat = np.concatenate([table, np.where(table[:, :1] != 0, 1, 0)], axis=1).astype(np.float32)
+    np.testing.assert_allclose(whiten(flat)[:, 5], 0, atol=1e-5)

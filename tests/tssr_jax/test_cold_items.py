@@ -9,10 +9,10 @@ import optax
 import pytest
 
 from configs import default
+from data_pipeline.counts import history_mean, training_counts
 from data_pipeline.input_pipeline import (
     TrainBatches,
     held_out_items,
-    training_counts,
     without_items,
 )
 from data_pipeline.store import SequenceStore
@@ -31,11 +31,12 @@ from tests.tssr_jax.test_parallel import (
 from tssr_jax import collectives, placement
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.errors import UserError
-from tssr_jax.evaluate import evaluate, make_eval_step
+from tssr_jax.evaluate import evaluate
 from tssr_jax.experiment import build_experiment, make_model
 from tssr_jax.losses.total import PREDICTION, loss_terms, total_loss
 from tssr_jax.models.tssr import encode, head_weights
 from tssr_jax.parallel import CLASSES, ROWS, WHOLE, Devices
+from tssr_jax.ranking import make_eval_step
 from tssr_jax.run_config import validate_config
 from tssr_jax.train import train
 from tssr_jax.train_state import init_params
@@ -64,6 +65,13 @@ def fixture_store():
     """Users with the training sequences 1 2 3 4, 5 6 and 7 (the last two items are held out)."""
     items = tf.constant([1, 2, 3, 4, 8, 9, 5, 6, 8, 9, 7, 8, 9])
     return SequenceStore.in_memory(items, tf.constant([0, 6, 10, 13], tf.int64))
+
+
+def test_the_mean_of_what_users_had_seen(store):
+    means = [(1 + 2 + 3 + 4 + 8) / 5, (5 + 6 + 8) / 3, (7 + 8) / 2]
+    assert history_mean(store, np.arange(10), "test") == pytest.approx(np.mean(means))
+    means = [(1 + 2 + 3 + 4) / 4, (5 + 6) / 2, 7]
+    assert history_mean(store, np.arange(10), "validation") == pytest.approx(np.mean(means))
 
 
 def test_which_items_training_sees(store):
@@ -245,7 +253,7 @@ def test_held_out_items_are_reported_apart(tmp_path):
     ("settings", "message"),
     [
         ({"model.id_dropout": 0.1}, "without --config.model.head=content"),
-        ({"model.head": "tied"}, "known: classes, content"),
+        ({"model.head": "shared"}, "known: classes, content, tied"),
         ({"model.head": "content", "model.streams": ("id",)}, "it needs the content stream"),
         ({"model.head": "content", "content.text.trained_layers": 1}, "trained_layers=0"),
         ({"train.held_out_items": 1.0}, r"must be in \[0, 1\)"),

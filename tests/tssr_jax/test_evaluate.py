@@ -8,11 +8,12 @@ import pytest
 from configs import default
 from data_pipeline.store import SequenceStore
 from data_pipeline.tensorflow_cpu import tf
-from tssr_jax import evaluate
+from tssr_jax import ranking
 from tssr_jax.catalogue import Catalogue
-from tssr_jax.evaluate import make_eval_batches, make_eval_step, split_metrics
+from tssr_jax.evaluate import split_metrics
 from tssr_jax.experiment import make_model
 from tssr_jax.parallel import Devices
+from tssr_jax.ranking import make_eval_batches, make_eval_step
 from tssr_jax.train_state import init_params
 
 
@@ -62,5 +63,5 @@ def test_users_are_ranked_some_at_a_time(users_at_a_time, monkeypatch):
     }
     whole = make_eval_step(model)(params, batch, None)
     assert whole[6] == -1 and len(np.unique(whole)) > 3
-    monkeypatch.setattr(evaluate, "SCORES_PER_TILE", users_at_a_time * 21)
+    monkeypatch.setattr(ranking, "SCORES_PER_TILE", users_at_a_time * 21)
     np.testing.assert_array_equal(make_eval_step(model)(params, batch, None), whole)

@@ -30,6 +30,10 @@ from tssr_jax.run_config import (
         ("loss.user_temperature", 0.0, "must be positive"),
         ("optimizer.learning_rate", -1.0, "must be positive"),
         ("train.batch_size", 0, "must be at least 1"),
+        ("model.encoder", "gru", r"streams=.\('id',\)"),
+        ("model.mixing", "mean", "known: gate, sum, concatenation"),
+        ("baseline.kind", "random", "known: '', popularity, item_knn"),
+        ("search.sampler", "grid", "known: bayesian, random"),
     ],
 )
 def test_values_that_make_no_sense(field, value, message):
@@ -51,6 +55,10 @@ def test_values_that_make_no_sense(field, value, message):
         ({"loss.next_item": "sce", "model_devices": 2}, "model_devices=2 cuts"),
         ({"optimizer.lazy_rows": True, "model_devices": 2}, "model_devices is 2"),
         ({"optimizer.lazy_rows": True, "model.head": "content"}, "next_item=sampled"),
+        ({"optimizer.lazy_rows": True, "model.head": "tied"}, "next_item=sampled"),
+        ({"model.head": "tied", "model_devices": 2}, "model_devices=1"),
+        ({"model.head": "tied", "content.text.trained_layers": 1}, "trained_layers=0"),
+        ({"content.text.whitening": True, "content.text.trained_layers": 1}, "are frozen"),
         (
             {"optimizer.lazy_rows": True, "content.text.trained_layers": 1},
             "content.text.trained_layers=0",
@@ -115,3 +123,20 @@ def test_reference_settings_are_the_authors():
     assert not any(config.corrections.to_dict().values())
     assert json.dumps(config.to_dict())
     assert all(default.get_config().corrections.to_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"loss.hard_negatives": "some"}, "known: none, content, embedding"),
+        ({"loss.hard_negatives": "content", "model.streams": ("id",)}, "for two streams"),
+        ({"loss.hard_negatives": "content", "optimizer.lazy_rows": True}, "dense steps"),
+        ({"loss.hard_negatives": "content", "model_devices": 2}, "model_devices=2 cuts"),
+        ({"loss.queue_size": 8}, "ema_decay"),
+    ],
+)
+def test_what_does_not_go_with_further_negatives(fields, message):
+    config = default.get_config()
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(UserError, match=message):
+        validate_config(config)

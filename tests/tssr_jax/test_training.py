@@ -38,7 +38,9 @@ def test_train_then_evaluate_gives_identical_numbers(config, tmp_path):
     workdir = tmp_path / "run"
     trained = train(config, workdir)
     assert set(trained) == {
-        *(f"{name}@{k}" for name in ("recall", "ndcg") for k in (10, 20, 50, 100)),
+        *(f"{name}@{k}" for name in ("recall", "ndcg") for k in (5, 10, 20, 50, 100)),
+        *(f"{name}@10" for name in ("coverage", "gini", "novelty", "serendipity", "popularity")),
+        *(f"{name}@10" for name in ("popularity_lift", "diversity_text", "diversity_id")),
         "mrr",
         "num_users",
     }
@@ -62,9 +64,17 @@ def test_training_learns_the_pattern(config, tmp_path):
     assert trained["recall@10"] == 1.0 and trained["mrr"] > 0.5
 
 
-@pytest.mark.parametrize("streams", [("id",), ("content",)])
-def test_one_stream(config, tmp_path, streams):
-    config.model.streams = streams
+@pytest.mark.parametrize(
+    ("streams", "encoder"),
+    [
+        (("id",), "attention"),
+        (("content",), "attention"),
+        (("sum",), "attention"),
+        (("id",), "gru"),
+    ],
+)
+def test_one_stream(config, tmp_path, streams, encoder):
+    config.model.update(streams=streams, encoder=encoder)
     config.train.num_epochs = 1
     trained = train(config, tmp_path / "run")
     assert evaluate(tmp_path / "run") == trained

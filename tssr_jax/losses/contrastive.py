@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from tssr_jax.collectives import Axis
-from tssr_jax.losses.info_nce import Keys, info_nce
+from tssr_jax.losses.info_nce import ExtraKeys, Keys, info_nce
 from tssr_jax.losses.term import LossTerm
 
 
@@ -23,6 +23,7 @@ def pool(states: jax.Array, item_sequence: jax.Array, *, valid_positions: bool) 
     return (states * valid).sum(axis=1) / jnp.maximum(valid.sum(axis=1), 1.0)
 
 
+@jax.named_scope("contrast")
 def user_grained(
     pooled: jax.Array,
     other_pooled: jax.Array,
@@ -31,6 +32,7 @@ def user_grained(
     temperature: float,
     negatives: str = "all_gather",
     axis: Axis = None,
+    extra: ExtraKeys | None = None,
 ) -> LossTerm:
     """Contrasts the two representations of a user with those of the batch's other users.
 
@@ -43,12 +45,17 @@ def user_grained(
       temperature: divides the cosine.
       negatives: how those of other devices are reached, see `info_nce`.
       axis: the device axis that the batch is cut along.
+      extra: other users' pooled states, of the other stream.
     """
     queries, keys = _unit(pooled) / temperature, _unit(other_pooled)
     mask = row_mask[None]
-    return info_nce(queries[None], Keys(keys[None], mask, None), mask, negatives, axis)
+    if extra is not None:
+        extra = extra._replace(vectors=_unit(extra.vectors))
+    own = Keys(keys[None], mask, None)
+    return info_nce(queries[None], own, mask, negatives, axis, extra=extra)
 
 
+@jax.named_scope("contrast")
 def item_grained(
     states: jax.Array,
     embeddings: jax.Array,
@@ -58,6 +65,7 @@ def item_grained(
     mask_false_negatives: bool,
     negatives: str = "all_gather",
     axis: Axis = None,
+    extra: ExtraKeys | None = None,
 ) -> LossTerm:
     """Cross-modality next-item prediction among the items of the batch at the same position.
 
@@ -73,6 +81,7 @@ def item_grained(
       mask_false_negatives: the anchor's own target item in another row is no negative.
       negatives: how those of other devices are reached, see `info_nce`.
       axis: the device axis that the batch is cut along.
+      extra: the other stream's embeddings of other items.
     """
     targets = item_sequence[:, 1:].T  # [length - 1, batch]
     anchors = present = targets > 0
@@ -81,7 +90,8 @@ def item_grained(
     keys = Keys(
         embeddings[:, 1:].swapaxes(0, 1), present, targets if mask_false_negatives else None
     )
-    return info_nce(states[:, :-1].swapaxes(0, 1), keys, anchors, negatives, axis)
+    queries = states[:, :-1].swapaxes(0, 1)
+    return info_nce(queries, keys, anchors, negatives, axis, extra=extra)
 
 
 def _unit(x: jax.Array) -> jax.Array:

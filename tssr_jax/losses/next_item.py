@@ -32,6 +32,7 @@ SCORES_PER_TILE = 2**25
 SCORES_PER_CHUNK = 2**21
 
 
+@jax.named_scope("next_item")
 def next_item_loss(
     fused: jax.Array,
     weights: HeadWeights,

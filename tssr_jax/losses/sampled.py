@@ -22,6 +22,7 @@ from tssr_jax.models.precision import product
 SCORES_PER_TILE = 2**21
 
 
+@jax.named_scope("next_item")
 def sampled_next_item_loss(
     fused: jax.Array,
     weights: HeadWeights,

@@ -21,6 +21,7 @@ _SCORES_PER_TILE = 2**23
 _BUCKETS_OF_A_POSITION = 2
 
 
+@jax.named_scope("next_item")
 def scalable_next_item_loss(
     fused: jax.Array,
     weights: HeadWeights,

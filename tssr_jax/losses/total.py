@@ -10,6 +10,8 @@ import ml_collections
 from tssr_jax import collectives
 from tssr_jax.collectives import Axis
 from tssr_jax.losses.contrastive import item_grained, pool, user_grained
+from tssr_jax.losses.hard_negatives import UserQueue
+from tssr_jax.losses.info_nce import ExtraKeys
 from tssr_jax.losses.negatives import Negatives
 from tssr_jax.losses.next_item import next_item_loss
 from tssr_jax.losses.sampled import sampled_next_item_loss
@@ -17,7 +19,7 @@ from tssr_jax.losses.sce import scalable_next_item_loss
 from tssr_jax.losses.term import LossTerm
 from tssr_jax.models.content.fusion import ContentFeatures
 from tssr_jax.models.head import HeadWeights
-from tssr_jax.models.tssr import TSSR, StreamStates, TSSROutputs, head_weights
+from tssr_jax.models.tssr import TSSR, StreamStates, TSSROutputs, embed_items, head_weights
 
 PREDICTION = "prediction"
 # How next items are predicted: against all classes, drawn ones, or those of buckets.
@@ -46,6 +48,8 @@ def loss_terms(
     known: jax.Array | None = None,
     negatives: Negatives | None = None,
     key: jax.Array | None = None,
+    hard_items: jax.Array | None = None,
+    users: UserQueue | None = None,
 ) -> dict[str, LossTerm]:
     """Computes this device's share of the terms that `term_weights` lists.
 
@@ -60,9 +64,9 @@ def loss_terms(
       known: bool [shard_classes]; other items do not compete. None lets all compete.
       negatives: for `config.loss.next_item="sampled"`.
       key: for "sce".
+      hard_items: int [number], further negatives of the item-grained terms; 0 is none.
+      users: further negatives of the user-grained terms.
     """
-    axis = model.rows_axis
-    names = term_weights(config)
     weights = head_weights(model, params, item_features)
     if known is not None:
         weights = weights._replace(bias=jnp.where(known, weights.bias, -jnp.inf))
@@ -73,13 +77,37 @@ def loss_terms(
     }
     if outputs.id is None or outputs.content is None:
         return terms
+    further = (hard_items, users)
+    return terms | _contrasts(model, params, outputs, batch, config, item_features, *further)
+
+
+def _contrasts(  # noqa: PLR0917
+    model: TSSR,
+    params: Mapping[str, Any],
+    outputs: TSSROutputs,
+    batch: Mapping[str, jax.Array],
+    config: ml_collections.ConfigDict,
+    item_features: ContentFeatures | None,
+    hard_items: jax.Array | None,
+    users: UserQueue | None,
+) -> dict[str, LossTerm]:
+    """The user- and item-grained terms that are not switched off."""
+    names, axis = term_weights(config), model.rows_axis
+    terms: dict[str, LossTerm] = {}
+    assert outputs.id is not None
+    assert outputs.content is not None
     # Anchor stream and target stream of each direction, in the order of the names.
-    directions = ((outputs.content, outputs.id), (outputs.id, outputs.content))
+    directions = ((outputs.content, outputs.id, "id"), (outputs.id, outputs.content, "content"))
     if set(USER_TERMS) <= names.keys():
-        for name, (anchor, other) in zip(USER_TERMS, directions, strict=True):
-            terms[name] = _user_term(anchor, other, batch, config, axis)
+        for name, (anchor, other, stream) in zip(USER_TERMS, directions, strict=True):
+            past = None if users is None else users.keys(stream)
+            terms[name] = _user_term(anchor, other, batch, config, axis, past)
     if set(ITEM_TERMS) <= names.keys():
-        for name, (anchor, other) in zip(ITEM_TERMS, directions, strict=True):
+        for name, (anchor, other, stream) in zip(ITEM_TERMS, directions, strict=True):
+            extra = None
+            if hard_items is not None:
+                vectors = embed_items(model, params, stream, hard_items[None], item_features)[0]
+                extra = ExtraKeys(vectors, hard_items > 0, hard_items)
             terms[name] = item_grained(
                 anchor.encoded,
                 other.input_embedding,
@@ -88,6 +116,7 @@ def loss_terms(
                 mask_false_negatives=config.corrections.mask_false_negatives,
                 negatives=config.loss.negatives,
                 axis=axis,
+                extra=extra,
             )
     return terms
 
@@ -146,21 +175,26 @@ def _prediction(
     )
 
 
-def _user_term(
+def pooled_states(
+    stream: StreamStates, batch: Mapping[str, jax.Array], config: ml_collections.ConfigDict
+) -> jax.Array:
+    """What the user-grained terms compare, [batch, d_model]."""
+    return pool(
+        stream.encoded,
+        batch["item_sequence"],
+        valid_positions=config.corrections.pool_valid_positions,
+    )
+
+
+def _user_term(  # noqa: PLR0917
     anchor: StreamStates,
     other: StreamStates,
     batch: Mapping[str, jax.Array],
     config: ml_collections.ConfigDict,
     axis: Axis,
+    users: ExtraKeys | None,
 ) -> LossTerm:
-    pooled, other_pooled = (
-        pool(
-            stream.encoded,
-            batch["item_sequence"],
-            valid_positions=config.corrections.pool_valid_positions,
-        )
-        for stream in (anchor, other)
-    )
+    pooled, other_pooled = (pooled_states(stream, batch, config) for stream in (anchor, other))
     return user_grained(
         pooled,
         other_pooled,
@@ -168,4 +202,5 @@ def _user_term(
         temperature=config.loss.user_temperature,
         negatives=config.loss.negatives,
         axis=axis,
+        extra=users,
     )

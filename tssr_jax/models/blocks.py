@@ -6,7 +6,6 @@ import jax
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from tssr_jax.models import initializers
 from tssr_jax.models.attention import MultiHeadAttention
 from tssr_jax.models.dense import Dense
 from tssr_jax.models.dropout import Dropout
@@ -48,12 +47,15 @@ class EncoderBlock(nn.Module):
       d_ffn: width of the feed-forward layer.
       dropout: on attention weights, on the FFN's output and on each sublayer's output.
       compute_dtype: of the sublayers' products; residual streams and norms are float32.
+      residual_init: initial value of a and f. Near 0 blocks start as (almost) the identity, as in
+        ReZero (arXiv 2003.04887).
     """
 
     num_heads: int
     d_ffn: int
     dropout: Dropout
     compute_dtype: str = "float32"
+    residual_init: float = 1e-8
 
     @nn.compact
     def __call__(
@@ -82,6 +84,7 @@ class EncoderBlock(nn.Module):
     def _add_and_norm(
         self, sublayer: str, x: jax.Array, update: jax.Array, deterministic: bool
     ) -> jax.Array:
-        scale = self.param(f"{sublayer}_residual_scale", initializers.residual_scale, ())
+        start = nn.initializers.constant(self.residual_init)
+        scale = self.param(f"{sublayer}_residual_scale", start, ())
         update = self.dropout(update, deterministic=deterministic)
         return layer_norm(f"{sublayer}_norm")(x + scale * update)

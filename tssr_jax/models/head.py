@@ -3,12 +3,13 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from tssr_jax.models import initializers
 from tssr_jax.models.precision import product
 
-HEADS = ("classes", "content")
+HEADS = ("classes", "content", "tied")
 
 
 class HeadWeights(NamedTuple):
@@ -33,14 +34,19 @@ class Head(nn.Module):
     Attributes:
       num_classes: classes that this device holds.
       d_model: width of what is scored.
+      bias_only: the kernel is zero, and no parameter.
     """
 
     num_classes: int
     d_model: int
+    bias_only: bool = False
 
     @nn.compact
     def __call__(self) -> HeadWeights:
         """The parameters; the loss reads them in tiles."""
         shape = (self.d_model, self.num_classes)
-        kernel = self.param("kernel", initializers.dense_kernel, shape)
+        if self.bias_only:
+            kernel = jnp.zeros(shape)
+        else:
+            kernel = self.param("kernel", initializers.dense_kernel, shape)
         return HeadWeights(kernel, self.param("bias", initializers.dense_bias, shape[1:]))

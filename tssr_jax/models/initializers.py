@@ -11,8 +11,6 @@ Initializer = Callable[..., Any]
 
 dense_kernel: Initializer = nn.initializers.xavier_normal()
 dense_bias: Initializer = nn.initializers.constant(0.1)
-# Blocks start as (almost) the identity, as in ReZero (arXiv 2003.04887).
-residual_scale: Initializer = nn.initializers.constant(1e-8)
 
 
 def symmetric_uniform(bound: float) -> Initializer:

@@ -37,11 +37,13 @@ class StreamEncoders(nn.Module):
       block: what all blocks are alike in.
       num_unimodal: self-attention blocks of each stream.
       num_cross: cross-attention blocks of each stream; 0 with one stream.
+      keep_products: for the gradient; else a block is computed again from its input.
     """
 
     block: EncoderBlock
     num_unimodal: int
     num_cross: int
+    keep_products: bool = True
 
     @nn.compact
     def __call__(
@@ -80,7 +82,8 @@ class StreamEncoders(nn.Module):
 
         # What is between the products is computed again for the gradient, which takes no longer
         # than to write it to memory and to read it.
-        kept = jax.checkpoint_policies.save_only_these_names(*SAVED)
+        names = SAVED if self.keep_products else ()
+        kept = jax.checkpoint_policies.save_only_these_names(*names)
         run = jax.checkpoint(run, policy=kept, prevent_cse=False)
         (x, other), _ = jax.lax.scan(run, (x, x), (jnp.arange(shape[0]), params, keys))
         return Encoded(other[::-1] if self.num_cross else x, x)

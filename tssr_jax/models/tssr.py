@@ -1,6 +1,6 @@
 """The two-stream sequential recommender (arXiv 2403.07623, section 3; SPEC "The model")."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -15,14 +15,28 @@ from tssr_jax.models.blocks import EncoderBlock
 from tssr_jax.models.content.frozen import FrozenContent
 from tssr_jax.models.content.fusion import ContentFeatures, FusedContent
 from tssr_jax.models.dropout import Dropout
-from tssr_jax.models.gate import Gate
+from tssr_jax.models.gate import Concatenation, Gate
 from tssr_jax.models.head import Head, HeadWeights
 from tssr_jax.models.packing import Packed, unpack
+from tssr_jax.models.recurrent import RecurrentEncoder
 from tssr_jax.models.streams import StreamEncoders
 
-STREAMS = ("id", "content")
+STREAMS = ("id", "content", "sum")
+# All that make sense together.
+STREAM_SETS = (("id", "content"), ("id",), ("content",), ("sum",))
+ENCODERS = ("attention", "gru")
 # Beside the features of the modalities: bool [shard_classes], items that training has seen.
 KNOWN = "known"
+
+
+def reads_content(streams: Sequence[str]) -> bool:
+    """Whether a model of these streams reads the content of items."""
+    return bool({"content", "sum"} & set(streams))
+
+
+def ranks_by_content(head: str, streams: Sequence[str]) -> bool:
+    """Whether items that were never trained are scored by their content."""
+    return head == "content" or (head == "tied" and reads_content(streams))
 
 
 class StreamStates(NamedTuple):
@@ -59,25 +73,31 @@ class TSSR(nn.Module):
     """Embeddings, unimodal encoders, multimodal encoders, gate and prediction head.
 
     With one stream there is nothing to cross or to gate: the unimodal encoder feeds the head.
-    `streams=("id",)` is SASRec (arXiv 1808.09781) trained with cross entropy over the catalogue.
+    `streams=("id",)` is SASRec (arXiv 1808.09781) trained with cross entropy over the catalogue,
+    `("sum",)` the same with an item's content added to its id's vector.
 
     Attributes:
       catalogue: its size, and how its classes lie on the devices; ids are 1..num_items, 0 is
         padding.
-      streams: ("id", "content"), ("id",) or ("content",).
+      streams: one of `STREAM_SETS`.
       d_model: width of every state.
       num_heads: attention heads; divides d_model.
       d_ffn: width of the feed-forward layers.
-      num_unimodal_layers: self-attention blocks of each stream.
+      num_unimodal_layers: self-attention blocks of each stream, or layers of a recurrent one.
       num_cross_layers: cross-attention blocks of each stream.
       max_length: number of positions.
       dropout_rate: see `EncoderBlock`.
+      encoder: "attention", or "gru" for a single stream.
       no_content_vector: see `FrozenContent`.
       compute_dtype: one of `COMPUTE_DTYPES`, see `precision`.
+      residual_init: see `EncoderBlock`.
+      keep_products: see `StreamEncoders`.
       modalities: of the content stream, one or two of `MODALITIES`.
       fusion: of two modalities, see `FusedContent`.
+      mixing: of the two streams, one of `MIXINGS`.
       head: "classes", weights of its own for each class; "content", these and what a projection
-        makes of its content, so that items which were never trained are ranked by content alone.
+        makes of its content, so that items which were never trained are ranked by content alone;
+        "tied", the sum of the vectors by which the streams read it.
       rows_axis: the device axis that batches are cut along; None on one device.
     """
 
@@ -90,10 +110,14 @@ class TSSR(nn.Module):
     num_cross_layers: int
     max_length: int
     dropout_rate: float
+    encoder: str = "attention"
     no_content_vector: bool = True
     compute_dtype: str = "float32"
+    residual_init: float = 1e-8
+    keep_products: bool = True
     modalities: tuple[str, ...] = ("text",)
     fusion: str = "sum"
+    mixing: str = "gate"
     head: str = "classes"
     rows_axis: Axis = None
 
@@ -101,22 +125,29 @@ class TSSR(nn.Module):
         """Makes the layers that the streams need; the names are those of the parameters."""
         table, classes = initializers.table(self.catalogue.num_items), self.catalogue.shard_classes
         self.position_embedding = nn.Embed(self.max_length, self.d_model, embedding_init=table)
-        if "id" in self.streams:
+        if self.streams != ("content",):
             self.token_embedding = nn.Embed(classes, self.d_model, embedding_init=table)
-        if "content" in self.streams:
+        if reads_content(self.streams):
             self.content_projection = self._make_content_projection(self.catalogue)
         dropout = Dropout(self.dropout_rate, self.rows_axis, parent=None)
-        block = EncoderBlock(self.num_heads, self.d_ffn, dropout, self.compute_dtype, parent=None)
         both = len(self.streams) == 2
-        self.blocks = StreamEncoders(
-            block, self.num_unimodal_layers, self.num_cross_layers if both else 0
-        )
-        if both:
+        self.blocks = self._make_encoder(dropout, self.num_cross_layers if both else 0)
+        if both and self.mixing == "gate":
             self.gate = Gate(self.compute_dtype)
-        self.output = Head(classes, self.d_model)
+        elif both and self.mixing == "concatenation":
+            self.concatenation = Concatenation(self.compute_dtype)
+        self.output = Head(classes, self.d_model, bias_only=self.head == "tied")
         if self.head == "content":
             # Over this device's own classes, however they are cut.
             self.output_content = self._make_content_projection(Catalogue(classes - 1))
+
+    def _make_encoder(self, dropout: Dropout, num_cross: int) -> nn.Module:
+        if self.encoder == "gru":
+            return RecurrentEncoder(self.num_unimodal_layers, dropout)
+        block = EncoderBlock(
+            self.num_heads, self.d_ffn, dropout, self.compute_dtype, self.residual_init, parent=None
+        )
+        return StreamEncoders(block, self.num_unimodal_layers, num_cross, self.keep_products)
 
     def _make_content_projection(self, catalogue: Catalogue) -> nn.Module:
         settings = (self.d_model, catalogue, self.no_content_vector, self.compute_dtype)
@@ -184,7 +215,7 @@ class TSSR(nn.Module):
         embeddings = {}
         for stream in STREAMS:
             if stream in self.streams:
-                embeddings[stream] = self._embed(stream, item_sequence, item_features)
+                embeddings[stream] = self.embed(stream, item_sequence, item_features)
         dropout = not deterministic and self.dropout_rate > 0
         encoded = self.blocks(
             jnp.stack([embedding + positions for embedding in embeddings.values()]),
@@ -196,15 +227,26 @@ class TSSR(nn.Module):
             stream: StreamStates(embedding, encoded.unimodal[i], encoded.crossed[i])
             for i, (stream, embedding) in enumerate(embeddings.items())
         }
-        gate, fused = None, encoded.crossed[0]
-        if len(states) == 2:
-            gate, fused = self.gate(*(own.crossed for own in states.values()))
+        gate, fused = self._mix([own.crossed for own in states.values()])
         return TSSROutputs(states.get("id"), states.get("content"), gate, fused)
 
-    def _embed(
+    def _mix(self, states: list[jax.Array]) -> tuple[jax.Array | None, jax.Array]:
+        """The gate, where there is one, and the state that the head reads."""
+        if len(states) == 1:
+            return None, states[0]
+        if self.mixing == "gate":
+            return self.gate(*states)
+        if self.mixing == "sum":
+            return None, states[0] + states[1]
+        return None, self.concatenation(*states)
+
+    def embed(
         self, stream: str, item_sequence: jax.Array, item_features: ContentFeatures | None
     ) -> jax.Array:
-        """Item embeddings without positions, [batch, length, d_model]."""
+        """Item embeddings of a stream without positions, [batch, length, d_model]."""
+        if stream == "sum":
+            parts = (self.embed(one, item_sequence, item_features) for one in ("id", "content"))
+            return next(parts) + next(parts)
         if stream == "id":
             return self.catalogue.lookup(self._own_vectors(item_features), item_sequence)
         if item_features is None:
@@ -219,10 +261,17 @@ class TSSR(nn.Module):
             weights = HeadWeights(weights.kernel * known, weights.bias * known)
         if self.head == "classes":
             return weights
+        classes = jnp.arange(weights.bias.size)
+        if self.head == "tied":
+            vectors = jnp.zeros((classes.size, self.d_model))
+            if self.streams != ("content",):
+                vectors += self._own_vectors(item_features)(classes)
+            if reads_content(self.streams):
+                vectors += self.embed("content", classes[None], item_features)[0]
+            return weights._replace(kernel=vectors.T)
         if item_features is None:
             raise ValueError("a head that reads content needs item_features")
-        classes = jnp.arange(weights.bias.size)[None]
-        content = self.output_content(classes, self._content(item_features))[0]
+        content = self.output_content(classes[None], self._content(item_features))[0]
         return weights._replace(kernel=weights.kernel + content.T)
 
     def _own_vectors(self, item_features: ContentFeatures | None) -> Callable[..., jax.Array]:
@@ -271,6 +320,18 @@ def encode(
         rngs=None if dropout_key is None else {"dropout": dropout_key},
     )
     return cast(TSSROutputs, outputs)
+
+
+def embed_items(
+    model: TSSR,
+    params: Mapping[str, Any],
+    stream: str,
+    items: jax.Array,
+    item_features: ContentFeatures | None,
+) -> jax.Array:
+    """`TSSR.embed` as a pure function of the parameters."""
+    vectors = model.apply({"params": params}, stream, items, item_features, method=TSSR.embed)
+    return cast(jax.Array, vectors)
 
 
 def head_weights(

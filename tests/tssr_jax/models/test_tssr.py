@@ -1,5 +1,7 @@
 """Properties of the model that no reference number shows."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +9,12 @@ import pytest
 from flax import traverse_util
 
 from configs import default
+from data_pipeline.packing import pack
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.experiment import make_model
 from tssr_jax.models import tssr
 from tssr_jax.models.attention import causal_padding_mask
+from tssr_jax.models.tssr import head_weights
 from tssr_jax.train_state import init_params
 
 NUM_ITEMS, FEATURE_DIM = 12, 6
@@ -93,6 +97,103 @@ def test_the_last_state_alone_is_that_of_the_whole(streams, num_unimodal_layers)
     last = encode(model, params, sequence, FEATURES, last_only=True).fused
     assert last.shape == (3, 1, 8)
     np.testing.assert_allclose(last[:, 0], whole[:, -1], atol=1e-6)
+
+
+def test_streams_are_mixed_without_a_gate():
+    sequence = jnp.array([[0, 1, 2, 3]])
+    model, params = make(mixing="sum")
+    outputs = encode(model, params, sequence, FEATURES)
+    assert outputs.gate is None and "gate" not in params
+    np.testing.assert_allclose(
+        outputs.fused, outputs.id.crossed + outputs.content.crossed, atol=1e-6
+    )
+    model, params = make(mixing="concatenation")
+    outputs = encode(model, params, sequence, FEATURES)
+    own, other = jnp.split(params["concatenation"]["kernel"], 2)
+    expected = outputs.id.crossed @ own + outputs.content.crossed @ other + 0.1
+    np.testing.assert_allclose(outputs.fused, expected, atol=1e-5)
+
+
+def test_content_can_be_added_to_ids():
+    model, params = make(("sum",))
+    sequence = jnp.array([[0, 1, 2, 3]])
+    table, projection = params["token_embedding"]["embedding"], params["content_projection"]
+    added = table + FEATURES @ projection["kernel"] + projection["bias"]
+    ids_only, own = make(("id",))
+    own = {name: params[name] for name in own} | {"token_embedding": {"embedding": added}}
+    np.testing.assert_allclose(
+        encode(model, params, sequence, FEATURES).fused[:, 1:],
+        encode(ids_only, own, sequence, None).fused[:, 1:],
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("streams", [("id", "content"), ("id",), ("content",), ("sum",)])
+def test_a_tied_head_scores_by_what_the_streams_read(streams):
+    model, params = make(streams, head="tied")
+    features = {"text": FEATURES, "known": np.arange(NUM_ITEMS + 1) != 5}
+    if streams == ("id",):
+        features = FEATURES
+    kernel, bias = head_weights(model, params, features)
+    vectors = np.zeros((NUM_ITEMS + 1, 8))
+    if streams != ("content",):
+        table = np.array(params["token_embedding"]["embedding"])
+        if streams != ("id",):
+            table[5] = 0.0  # never trained: its content alone counts
+        vectors += table
+    if streams != ("id",):
+        projection = params["content_projection"]
+        vectors += FEATURES @ projection["kernel"] + projection["bias"]
+    np.testing.assert_allclose(kernel, vectors.T, atol=1e-6)
+    assert params["output"].keys() == {"bias"} and bias.shape == (NUM_ITEMS + 1,)
+
+
+def test_a_recurrent_state_by_hand():
+    """Against the equations of a GRU, one position after the other, from the first item on."""
+    model, params = make(("id",), encoder="gru")
+    own = params["blocks"]["layer_0"]
+    sequence = [0, 0, 3, 7, 5]
+    positions = params["position_embedding"]["embedding"][-5:]
+    state = np.zeros(8)
+    for place in (2, 3, 4):
+        x = params["token_embedding"]["embedding"][sequence[place]] + positions[place]
+        r, z, n = (x @ own[name]["kernel"] + own[name]["bias"] for name in ("ir", "iz", "in"))
+        r = jax.nn.sigmoid(r + state @ own["hr"]["kernel"])
+        z = jax.nn.sigmoid(z + state @ own["hz"]["kernel"])
+        n = jnp.tanh(n + r * (state @ own["hn"]["kernel"] + own["hn"]["bias"]))
+        state = (1 - z) * n + z * state
+    fused = encode(model, params, jnp.array([sequence]), None).fused
+    np.testing.assert_allclose(fused[0, -1], state, atol=1e-6)
+    last = encode(model, params, jnp.array([sequence]), None, last_only=True).fused
+    np.testing.assert_array_equal(last, fused[:, -1:])
+
+
+def test_packed_windows_have_recurrent_states_of_their_own():
+    model, params = make(("id",), encoder="gru", num_unimodal_layers=2)
+    windows = np.array([[0, 0, 0, 0, 3, 4], [0, 0, 0, 5, 6, 7]], np.int32)
+    packed = pack(windows, np.array([2, 3]), 1)
+    whole = encode(model, params, windows, None).fused
+    own = encode(model, params, windows, None, packed).fused
+    np.testing.assert_allclose(
+        np.where(windows[..., None] > 0, own, 0), np.where(windows[..., None] > 0, whole, 0),
+        atol=1e-6,
+    )  # fmt: skip
+
+
+def test_what_is_kept_for_the_gradient_changes_no_gradient():
+    sequence = jnp.array([[0, 0, 1, 2, 3, 4], [5, 6, 7, 8, 9, 10]])
+    gradients, memory = [], []
+    for keep_products in (True, False):
+        model, params = make(keep_products=keep_products)
+
+        def loss(params, model=model):
+            return (encode(model, params, sequence, FEATURES).fused ** 2).sum()
+
+        compiled = jax.jit(jax.grad(loss)).lower(params).compile()
+        gradients.append(compiled(params))
+        memory.append(compiled.memory_analysis().temp_size_in_bytes)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), *gradients)
+    assert memory[1] < memory[0]
 
 
 def test_content_stream_without_features_is_an_error():

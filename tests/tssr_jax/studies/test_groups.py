@@ -1,0 +1,29 @@
+"""Groups of users by hand."""
+
+import numpy as np
+import pytest
+
+from tssr_jax.studies.groups import group_metrics
+
+
+def test_groups_by_hand():
+    users = {
+        "history": np.array([2, 4, 5, 100]),
+        "test_answer": np.array([1, 2, 3, 4]),
+        # Items 2, 3 and 1 have 1, 3 and 4 of 8 interactions: parts 1, 2 and 4; item 4 none.
+        "counts": np.array([0, 4, 1, 3, 0]),
+        "test_rank": np.array([0, 10, 2, 0]),
+    }
+    worse = {**users, "test_rank": np.array([20, 20, 2, 0])}
+    found = group_metrics([users, worse], "test")
+    assert [tuple(g) for g in found["NDCG@10 by length of history"]] == [
+        ("1-4", 2, pytest.approx(0.25), pytest.approx(0.25)),
+        ("5-8", 1, pytest.approx(0.5), 1.0),
+        ("65+", 1, 1.0, 1.0),
+    ]
+    assert [tuple(g) for g in found["NDCG@10 by popularity"]] == [
+        ("cold", 1, 1.0, 1.0),
+        ("part 1 of 4 (rare)", 1, 0.0, 0.0),
+        ("part 3 of 4", 1, pytest.approx(0.5), 1.0),
+        ("part 4 of 4 (popular)", 1, pytest.approx(0.5), pytest.approx(0.5)),
+    ]

@@ -1,0 +1,105 @@
+"""A search of settings: its space, that it finds what is better, that it goes on."""
+
+import json
+
+import pytest
+
+from configs import default
+from tests.raw_data import tiny_config
+from tssr_jax.errors import UserError
+from tssr_jax.studies import search as search_module
+from tssr_jax.studies.search import search
+from tssr_jax.studies.space import Dimension, parse_space
+
+
+def space(*texts):
+    config = default.get_config()
+    config.search.space = texts
+    return parse_space(config)
+
+
+def test_a_space_by_hand():
+    assert space(
+        "optimizer.learning_rate: log 1e-4 1", "model.d_model: choice 32 64",
+        "model.num_cross_layers:range 1 4", "loss.next_item: choice 'full' 'sce'",
+        "model.streams: choice ('id',) ('content',)",
+    ) == [
+        Dimension("optimizer.learning_rate", "log", (1e-4, 1.0)),
+        Dimension("model.d_model", "choice", (32, 64)),
+        Dimension("model.num_cross_layers", "range", (1, 4)),
+        Dimension("loss.next_item", "choice", ("full", "sce")),
+        Dimension("model.streams", "choice", (("id",), ("content",))),
+    ]  # fmt: skip
+    assert len(parse_space(default.get_config())) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model.d_model: between 1 2", "must look like"),
+        ("model.d_model: range 1", "must look like"),
+        ("model.d_model: range 1 a b", "must look like"),
+        ("model.d_model", "must look like"),
+        ("model.width: range 1 2", "names 'model.width'"),
+    ],
+)
+def test_a_wrong_space_is_told(text, message):
+    with pytest.raises(UserError, match=message):
+        space(text)
+
+
+def test_an_empty_space_is_told():
+    with pytest.raises(UserError, match="is empty"):
+        space()
+
+
+@pytest.fixture(name="config")
+def fixture_config(tmp_path):
+    config = tiny_config(tmp_path)
+    config.model.streams = ("id",)
+    config.search.space = ("optimizer.learning_rate: log 1e-4 1e-1",)
+    return config
+
+
+def test_it_finds_what_is_better_and_goes_on(config, tmp_path, monkeypatch, capsys):
+    """Trials are not run: the objective is a function of the step size, best at 0.01."""
+    ran = []
+
+    def run_trial(trial, minutes, tell):
+        rate = trial.config.optimizer.learning_rate
+        ran.append(rate)
+        if len(ran) == 3:
+            return False  # fails
+        value = 1.0 / (1.0 + abs(rate - 0.01))
+        result = {"metrics": {"validation": {"ndcg@10": value}}}
+        (trial.folder / "result.json").write_text(json.dumps(result))
+        if len(ran) == 6:
+            raise KeyboardInterrupt
+        return True
+
+    monkeypatch.setattr(search_module, "run_trial", run_trial)
+    with pytest.raises(KeyboardInterrupt):
+        search(config, tmp_path / "search", 8, 0.0)
+    search(config, tmp_path / "search", 8, 0.0)
+    # The sixth was stopped after its end: what it found counts, nothing is run twice.
+    assert len(ran) == len(set(ran)) == 8
+    best = json.loads((tmp_path / "search" / "best.json").read_text())
+    nearest = min((rate for i, rate in enumerate(ran) if i != 2), key=lambda r: abs(r - 0.01))
+    assert best["changes"] == {"optimizer.learning_rate": nearest} and best["trials"] == 7
+    assert "failed" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_real_search_of_one_trial(config, tmp_path):
+    config.train.num_epochs = 1
+    config.search.space = ("optimizer.learning_rate: log 1e-3 1e-2",)
+    config.search.sampler = "random"
+    found = search(config, tmp_path / "search", 1, 0.0)
+    [trial] = (tmp_path / "search" / "trials").iterdir()
+    saved = json.loads((trial / "config.json").read_text())
+    assert saved["optimizer"]["learning_rate"] == found["optimizer.learning_rate"]
+    assert 1e-3 <= found["optimizer.learning_rate"] <= 1e-2
+    value = json.loads((trial / "run" / "validation_metrics.json").read_text())["ndcg@10"]
+    assert json.loads((tmp_path / "search" / "best.json").read_text())["validation"] == {
+        "ndcg@10": value
+    }

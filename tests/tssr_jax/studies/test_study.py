@@ -1,0 +1,141 @@
+"""A study from its call to its report; what has ended is not run again."""
+
+import json
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from configs import default
+from tests.raw_data import tiny_config
+from tests.runs import ROOT, command, run
+from tssr_jax.errors import UserError
+from tssr_jax.evaluate import PER_USER_FILE
+from tssr_jax.studies import designs, runner
+from tssr_jax.studies.designs import STUDIES, Study, Variant
+from tssr_jax.studies.findings import gains
+from tssr_jax.studies.runner import run_study
+from tssr_jax.studies.trial import make_trials
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_variant_makes_sense(name, tmp_path):
+    config = default.get_config()
+    config.train.init_from = "elsewhere"
+    trials = make_trials(STUDIES[name], config, 2, tmp_path)
+    assert len({trial.folder for trial in trials}) == len(trials) == 2 * len(STUDIES[name].variants)
+    assert [trial.config.seed for trial in trials[:: len(STUDIES[name].variants)]] == [0, 1]
+    for trial in trials:
+        for field, value in trial.changes.items():
+            section, _, leaf = field.rpartition(".")
+            assert trial.config[section][leaf] == value
+    assert config.train.init_from == "elsewhere" and config.seed == 0
+
+
+def test_texts_of_fewer_fields(tmp_path):
+    config = default.get_config()
+    config.data.text_fields = ("title", "genres", "year")
+    trials = make_trials(STUDIES["text"], config, 1, tmp_path)
+    found = {t.variant: t.changes["data.text_fields"] for t in trials[8:]}
+    assert found == {
+        "text of title only": ("title",), "text of title and genres only": ("title", "genres")
+    }  # fmt: skip
+
+
+def test_what_a_study_needs_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"needs --config\.train\.init_from"):
+        make_trials(STUDIES["transfer"], default.get_config(), 1, tmp_path)
+
+
+def test_a_study_of_three_trials(tmp_path, monkeypatch, capsys):
+    config = tiny_config(tmp_path)
+    config.train.num_epochs = 2
+    study = Study(
+        "Which?",
+        (
+            Variant("both"),
+            Variant("ids only", {"model.streams": ("id",)}),
+            Variant("popular", {"baseline.kind": "popularity"}),
+        ),
+        by_group=True,
+    )
+    monkeypatch.setitem(designs.STUDIES, "tiny", study)
+    workdir = tmp_path / "study"
+    run_study("tiny", config, workdir, num_seeds=1)
+    records = [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
+    assert [record["variant"] for record in records] == ["both", "ids only", "popular"]
+    assert records[1]["changes"] == {"model.streams": ["id"]} and records[1]["seed"] == 0
+    assert records[0]["cost"]["epochs"] == 2 and records[0]["cost"]["latency_ms"] > 0
+    assert records[0]["cost"]["parameters"] > records[1]["cost"]["parameters"] > 1_000
+    with np.load(workdir / "trials" / "both-seed0" / "run" / PER_USER_FILE) as users:
+        ndcg = gains(users, "ndcg@10").mean()
+    np.testing.assert_allclose(records[0]["metrics"]["test"]["ndcg@10"], ndcg)
+    report = (workdir / "report.md").read_text()
+    assert f"| both | 1 | {ndcg:.4f} [" in report and "by length of history" in report
+    page = (workdir / "report.html").read_text()
+    assert page.count("<svg") == 6
+    assert "src=" not in page and 'href="http' not in page  # nothing is loaded from elsewhere
+
+    def not_again(*_):
+        raise AssertionError("a trial was run again")
+
+    monkeypatch.setattr(runner, "run_trial", not_again)
+    run_study("tiny", config, workdir, num_seeds=1)
+    assert "3 done before" in capsys.readouterr().out
+    config.model.d_model = 8
+    with pytest.raises(UserError, match=r"another configuration.*model\.d_model"):
+        run_study("tiny", config, workdir, num_seeds=1)
+
+
+@pytest.mark.slow
+def test_a_trial_that_fails_is_told_and_the_others_run(tmp_path, monkeypatch):
+    config = tiny_config(tmp_path)
+    config.train.num_epochs = 1
+    broken = {"data.raw_dir": str(tmp_path / "nowhere"), "data.cache_dir": str(tmp_path / "none")}
+    study = Study("?", (Variant("broken", broken), Variant("popular", POPULAR)))
+    monkeypatch.setitem(designs.STUDIES, "tiny", study)
+    with pytest.raises(UserError, match=r"1 trial\(s\) failed.*nowhere"):
+        run_study("tiny", config, tmp_path / "study", num_seeds=1)
+    assert '"popular"' in (tmp_path / "study" / "results.jsonl").read_text()
+
+
+POPULAR = {"baseline.kind": "popularity", "model.streams": ("id",)}
+
+
+@pytest.mark.slow
+def test_training_ends_at_the_time_limit(tmp_path, monkeypatch):
+    config = tiny_config(tmp_path)
+    config.train.update(num_epochs=1_000_000, early_stopping_patience=0)
+    monkeypatch.setitem(designs.STUDIES, "tiny", Study("?", (Variant("long"),)))
+    run_study("tiny", config, tmp_path / "study", num_seeds=1, minutes=0.5)
+    [record] = (tmp_path / "study" / "results.jsonl").read_text().splitlines()
+    assert json.loads(record)["time_limit_reached"] is True
+    assert 1 < json.loads(record)["cost"]["epochs"] < 1_000_000
+
+
+def test_a_study_that_is_stopped_goes_on(tmp_path):
+    """By the command line; the trial that runs is stopped with the study, and saves."""
+    config = tiny_config(tmp_path)
+    workdir = tmp_path / "study"
+    flags = ("--mode=study", "--study=sparsity", "--seeds=1", "--config.train.num_epochs=100000",
+             "--config.train.early_stopping_patience=0")  # fmt: skip
+    first = workdir / "trials" / "TSSR-seed0"
+    process = subprocess.Popen(
+        command(config, workdir, *flags), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    deadline = time.monotonic() + 240
+    while not (first / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and b"goes on from what is complete" in output
+    assert "which is saved" in " ".join((first / "log.txt").read_text().split())
+    assert not (first / "result.json").exists()
+
+
+def test_unknown_study(tmp_path):
+    flags = ("--mode=study", "--study=none")
+    result = run(command(tiny_config(tmp_path), tmp_path / "study", *flags))
+    assert result.returncode == 1 and "there are ablation, batch" in result.stderr

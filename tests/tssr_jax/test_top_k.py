@@ -1,0 +1,86 @@
+"""Lists of the best items: against a whole sort, ties, devices."""
+
+import numpy as np
+import pytest
+
+from configs import default
+from tssr_jax import placement, ranking
+from tssr_jax.catalogue import Catalogue
+from tssr_jax.experiment import make_model
+from tssr_jax.models.tssr import encode, head_weights
+from tssr_jax.parallel import CLASSES, ROWS, WHOLE, Devices
+from tssr_jax.top_k import best_classes, make_top_k_step, popularity_scorer
+from tssr_jax.train_state import init_params
+
+NUM_ITEMS, NUM_ROWS = 20, 24
+
+
+@pytest.fixture(name="batch", scope="module")
+def fixture_batch():
+    rng = np.random.default_rng(0)
+    excluded = np.full((NUM_ROWS, 4), -1, np.int32)
+    for row in range(NUM_ROWS):
+        number = rng.integers(0, 4)
+        excluded[row, :number] = rng.choice(np.arange(1, NUM_ITEMS + 1), number, replace=False)
+    excluded[:, 3] = 0
+    return {
+        "item_sequence": rng.integers(1, NUM_ITEMS + 1, (NUM_ROWS, 4)).astype(np.int32),
+        "excluded": excluded,
+        "row_mask": np.arange(NUM_ROWS) != 5,
+    }
+
+
+def model_and_params(devices):
+    config = default.get_config()
+    config.model.update(d_model=8, d_ffn=8, num_heads=1, max_length=4, streams=("id",))
+    model = make_model(config, devices.catalogue(NUM_ITEMS), devices.rows_axis)
+    return model, init_params(model, {}, seed=0)
+
+
+def by_sorting(scores, excluded, k):
+    """Stable: of equal scores the lower class is first."""
+    scores = np.array(scores, float)
+    scores[:, 0] = -np.inf
+    for own, gone in zip(scores, excluded, strict=True):
+        own[gone[gone >= 0]] = -np.inf
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
+@pytest.mark.parametrize(
+    ("way", "users_at_a_time"),
+    [(("pmap", 1), 24), (("pmap", 1), 5), (("pmap", 8), 24), (("shard_map", 8, 4), 24)],
+    ids=str,
+)
+def test_the_model_s_lists_are_those_of_a_sort(batch, way, users_at_a_time, monkeypatch):
+    monkeypatch.setattr(ranking, "SCORES_PER_TILE", users_at_a_time * (NUM_ITEMS + 1))
+    alone, params = model_and_params(Devices("pmap", 1))
+    states = encode(alone, params, batch["item_sequence"], None, last_only=True).fused[:, -1]
+    scores = head_weights(alone, params, None).score(states, "float32")
+    devices = Devices(*way)
+    model, params = model_and_params(devices)
+    layout = placement.layout(params)
+    step = devices.run(make_top_k_step(model, 6), inputs=(layout, ROWS, CLASSES))
+    lists = np.asarray(step(devices.place(params, layout), batch, {}))
+    expected = by_sorting(scores, batch["excluded"], 6)
+    expected[5] = -1  # a row that only fills the batch
+    np.testing.assert_array_equal(lists, expected)
+
+
+def test_of_equal_items_the_lower_id_is_first_and_nothing_is_made_up():
+    scores = np.array([[9.0, 1.0, 2.0, 2.0, 2.0], [9.0, 1.0, 1.0, 1.0, 1.0]])
+    excluded = np.array([[3, 0], [1, 4]])
+    classes, values = best_classes(scores, excluded, 4, Catalogue(4))
+    assert classes.tolist() == [[2, 4, 1, 0], [2, 3, 0, 0]]
+    assert values.tolist() == [[2.0, 2.0, 1.0, -np.inf], [1.0, 1.0, -np.inf, -np.inf]]
+
+
+def test_popular_items_that_a_user_has_not_seen(batch):
+    counts = np.arange(NUM_ITEMS + 1) * 7 % 11  # with ties
+    devices = Devices("pmap", 8)
+    model, _ = model_and_params(devices)
+    scorer = popularity_scorer(model.catalogue)
+    step = devices.run(make_top_k_step(model, 5, scorer), inputs=(WHOLE, ROWS, CLASSES))
+    lists = np.asarray(step(counts, batch, {}))
+    expected = by_sorting(np.tile(counts, (NUM_ROWS, 1)), batch["excluded"], 5)
+    expected[5] = -1
+    np.testing.assert_array_equal(lists, expected)

@@ -1,0 +1,143 @@
+"""What recommendation lists are like beside being right: variety, novelty, popularity.
+
+Each is exact over the catalogue, of lists int [num_users, k] (0 where a list is shorter), ids
+1..num_items. Sources are named with each.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+# Users whose lists are compared at a time.
+_USERS_AT_A_TIME = 2_048
+
+
+def coverage(lists: np.ndarray, num_items: int) -> float:
+    """Share of the catalogue that is in any list (Ge et al., RecSys 2010, "catalog coverage")."""
+    return float(np.count_nonzero(times_recommended(lists, num_items)) / num_items)
+
+
+def gini(lists: np.ndarray, num_items: int) -> float:
+    """Gini index of how often items are recommended: 0 all alike, towards 1 few take all.
+
+    `sum_j (2 j - n - 1) x_j / (n sum x)`, x ascending, over all n items of the catalogue
+    (Castells, Hurley and Vargas, Recommender Systems Handbook, "Novelty and diversity").
+    """
+    times = np.sort(times_recommended(lists, num_items))
+    order = 2 * np.arange(1, num_items + 1) - num_items - 1
+    return float((order * times).sum() / (num_items * times.sum()))
+
+
+def novelty(lists: np.ndarray, counts: np.ndarray) -> float:
+    """Mean self-information of what is recommended, in bits: -log2 of an item's share in training.
+
+    (Zhou et al., PNAS 2010.) An item that training never saw counts as if it had been once.
+
+    Args:
+      lists: see above.
+      counts: int [num_items + 1], how often training has seen each item.
+    """
+    shares = np.maximum(counts, 1) / counts.sum()
+    return float(-np.log2(shares[lists[lists > 0]]).mean())
+
+
+def mean_popularity(lists: np.ndarray, counts: np.ndarray) -> float:
+    """Mean over users of the mean count of their items (Yin et al., VLDB 2012, "ARP")."""
+    return float(_means(lists, counts).mean())
+
+
+def popularity_lift(lists: np.ndarray, counts: np.ndarray, history_popularity: float) -> float:
+    """How much more popular lists are than what users chose themselves; 0 is no bias.
+
+    (Mean popularity of the lists over that of the histories) - 1: the group popularity lift of
+    Abdollahpouri et al. (RMSE workshop, RecSys 2019), of one group, everybody.
+
+    Args:
+      lists: see above.
+      counts: as for `novelty`.
+      history_popularity: mean over users of the mean count of the items of their history.
+    """
+    return mean_popularity(lists, counts) / history_popularity - 1.0
+
+
+def diversity(lists: np.ndarray, vectors: np.ndarray) -> float:
+    """Mean over users of the mean of 1 - cosine over all pairs of a list (Ziegler, WWW 2005).
+
+    Lists with fewer than two items are left out. An item without a vector (zeros) is unlike all.
+
+    Args:
+      lists: see above.
+      vectors: float [num_items + 1, width].
+    """
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = (vectors / np.where(norms > 0, norms, 1.0)).astype(np.float32)
+    total, users = 0.0, 0
+    for start in range(0, len(lists), _USERS_AT_A_TIME):
+        part = lists[start : start + _USERS_AT_A_TIME]
+        present = part > 0
+        own = unit[part] * present[..., None]
+        # The sum over pairs, by the square of the sum less the squares.
+        squares = (own**2).sum(axis=(1, 2))
+        alike = ((own.sum(axis=1) ** 2).sum(axis=1) - squares) / 2
+        sizes = present.sum(axis=1)
+        pairs = sizes * (sizes - 1) / 2
+        total += float((1.0 - alike[pairs > 0] / pairs[pairs > 0]).sum())
+        users += int((pairs > 0).sum())
+    return total / users if users else float("nan")
+
+
+def serendipity(lists: np.ndarray, answers: np.ndarray, expected: np.ndarray) -> float:
+    """Share of recommendations that are right and not what popularity would have recommended.
+
+    (Ge et al., RecSys 2010: useful items among the unexpected, over the length of the list.)
+
+    Args:
+      lists: see above.
+      answers: int [num_users], what each user chose.
+      expected: int [num_users, k], each user's most popular items among those not seen.
+    """
+    right = (lists == answers[:, None]).any(axis=1)
+    unexpected = ~(expected == answers[:, None]).any(axis=1)
+    return float((right & unexpected).mean() / lists.shape[1])
+
+
+def times_recommended(lists: np.ndarray, num_items: int) -> np.ndarray:
+    """How many lists contain each item, int [num_items]; the first is item 1's."""
+    return np.bincount(lists.reshape(-1), minlength=num_items + 1)[1:]
+
+
+def list_metrics(
+    lists: np.ndarray,
+    *,
+    answers: np.ndarray,
+    expected: np.ndarray,
+    history_popularity: float,
+    counts: np.ndarray,
+    spaces: Mapping[str, np.ndarray],
+) -> dict[str, float]:
+    """All of them; names end in @k.
+
+    Args:
+      lists: see above.
+      answers: as for `serendipity`.
+      expected: the same.
+      history_popularity: as for `popularity_lift`.
+      counts: as for `novelty`.
+      spaces: vectors of the items, by the name of the space that diversity is told for.
+    """
+    num_items = counts.size - 1
+    values = {
+        "coverage": coverage(lists, num_items),
+        "gini": gini(lists, num_items),
+        "novelty": novelty(lists, counts),
+        "serendipity": serendipity(lists, answers, expected),
+        "popularity": mean_popularity(lists, counts),
+        "popularity_lift": popularity_lift(lists, counts, history_popularity),
+    }
+    values |= {f"diversity_{name}": diversity(lists, own) for name, own in spaces.items()}
+    return {f"{name}@{lists.shape[1]}": value for name, value in values.items()}
+
+
+def _means(lists: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    present = lists > 0
+    return (counts[lists] * present).sum(axis=1) / np.maximum(present.sum(axis=1), 1)

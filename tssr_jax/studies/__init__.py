@@ -1,0 +1,1 @@
+"""Studies: the same training under several configurations and seeds, compared with statistics."""

@@ -1,0 +1,199 @@
+"""The studies by name: which changes of a configuration are compared, and why.
+
+The first variant of a study is what the others are compared with.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One configuration of a study.
+
+    Attributes:
+      name: for tables.
+      changes: values of fields that differ from the study's configuration, by dotted names.
+    """
+
+    name: str
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Variants that answer one question.
+
+    Attributes:
+      question: for the report.
+      variants: the first is compared with all others.
+      needs: fields that the study's configuration has to set.
+      fewer_fields: also ask with fewer of the fields that make up a text (`data.text_fields`).
+      by_group: whether the report tells metrics by length of history and popularity of the answer.
+    """
+
+    question: str
+    variants: tuple[Variant, ...]
+    needs: tuple[str, ...] = ()
+    fewer_fields: bool = False
+    by_group: bool = False
+
+    def variants_of(self, config: ml_collections.ConfigDict) -> tuple[Variant, ...]:
+        """The variants for a configuration."""
+        fields = tuple(config.data.text_fields) if self.fewer_fields else ()
+        return self.variants + tuple(
+            Variant(f"text of {' and '.join(fields[:n])} only", {"data.text_fields": fields[:n]})
+            for n in range(1, len(fields))
+        )
+
+
+IDS_ONLY = {"model.streams": ("id",)}
+CONTENT_ONLY = {"model.streams": ("content",)}
+TWO_LAYERS = {"model.num_unimodal_layers": 2}
+HABITS = {
+    "reference: last padding position counts": "valid_positions_only",
+    "reference: padding is pooled": "pool_valid_positions",
+    "reference: false negatives": "mask_false_negatives",
+    "reference: padding class competes": "exclude_padding_class",
+    "reference: only the window is left out of the ranking": "full_history_ranking",
+}
+
+
+def _ablation() -> tuple[Variant, ...]:
+    habits = {name: {f"corrections.{field}": False} for name, field in HABITS.items()}
+    every = {f"corrections.{field}": False for field in HABITS.values()}
+    return (
+        Variant("TSSR"),
+        Variant("no user-grained contrast", {"loss.lambda_user": 0.0}),
+        Variant("no item-grained contrast", {"loss.lambda_item": 0.0}),
+        Variant("no contrast", {"loss.lambda_user": 0.0, "loss.lambda_item": 0.0}),
+        Variant("ids only", IDS_ONLY),
+        Variant("content only", CONTENT_ONLY),
+        Variant("sum in place of the gate", {"model.mixing": "sum"}),
+        Variant("concatenation in place of the gate", {"model.mixing": "concatenation"}),
+        Variant("no cross-attention", {"model.num_cross_layers": 0}),
+        *(Variant(name, changes) for name, changes in habits.items()),
+        Variant("reference: all five", every),
+    )
+
+
+def _batch() -> tuple[Variant, ...]:
+    values = {
+        "train.batch_size": (32, 64, 256, 512, 1024),
+        "loss.user_temperature": (0.05, 0.1, 0.5, 1.0),
+        "loss.lambda_user": (0.1, 0.3, 3.0),
+        "loss.lambda_item": (0.1, 0.3, 3.0),
+    }
+    return (
+        Variant("as configured"),
+        *(
+            Variant(f"{field.partition('.')[2]} {value:g}", {field: value})
+            for field, some in values.items()
+            for value in some
+        ),
+    )
+
+
+def _efficiency() -> tuple[Variant, ...]:
+    streams = {"both streams": {}, "ids only": IDS_ONLY, "content only": CONTENT_ONLY}
+    return tuple(
+        Variant(
+            f"{name}, length {length}",
+            {**changes, "model.max_length": length, "train.num_epochs": 2},
+        )
+        for length in (10, 50, 200)
+        for name, changes in streams.items()
+    )
+
+
+def _baselines() -> tuple[Variant, ...]:
+    return (
+        Variant("TSSR"),
+        Variant("popularity", {"baseline.kind": "popularity"}),
+        Variant("item-kNN", {"baseline.kind": "item_knn"}),
+        Variant("SASRec (cross entropy)", {**IDS_ONLY, **TWO_LAYERS}),
+        Variant("GRU4Rec (cross entropy)", {**IDS_ONLY, "model.encoder": "gru"}),
+        Variant("SASRec, content added", {"model.streams": ("sum",), **TWO_LAYERS}),
+        Variant("content only", {**CONTENT_ONLY, **TWO_LAYERS}),
+    )
+
+
+def _text() -> tuple[Variant, ...]:
+    kinds = {"text encoder": {}, "hashed n-grams": {"content.text.encoder": "ngrams"}}
+    return tuple(
+        Variant(f"{name}{', whitened' if whitening else ''}{', alone' if alone else ''}", changes)
+        for alone in (False, True)
+        for name, kind in kinds.items()
+        for whitening in (False, True)
+        for changes in (
+            {**kind, "content.text.whitening": whitening, **(CONTENT_ONLY if alone else {})},
+        )
+    )
+
+
+def _improvements() -> tuple[Variant, ...]:
+    whitened = {"content.text.whitening": True}
+    weak = {"loss.lambda_user": 0.1, "loss.lambda_item": 0.1}
+    tied = {"model.head": "tied", **whitened}
+    return (
+        Variant("as configured"),
+        Variant("head reads content", {"model.head": "content"}),
+        Variant("tied head", {"model.head": "tied"}),
+        Variant("whitened text", whitened),
+        Variant("weaker contrast", weak),
+        Variant("tied head, whitened text", tied),
+        Variant("tied head, whitened text, weaker contrast", {**tied, **weak}),
+        Variant("residual scalars from 0.1", {"model.residual_init": 0.1}),
+        Variant("dropout 0.3", {"model.dropout_rate": 0.3}),
+        Variant("one cross-attention block", {"model.num_cross_layers": 1}),
+        Variant("strided windows", {"train.windows": "strided"}),
+    )
+
+
+def _transfer() -> tuple[Variant, ...]:
+    content = {**CONTENT_ONLY, "model.head": "tied"}
+    return (
+        Variant("from the start", {**content, "train.init_from": ""}),
+        Variant("zero-shot", {**content, "train.num_epochs": 0}),
+        *(
+            Variant(f"after {epochs} epochs", {**content, "train.num_epochs": epochs})
+            for epochs in (1, 3, 10)
+        ),
+        Variant("until it stops", content),
+    )
+
+
+def _negatives() -> tuple[Variant, ...]:
+    unmasked = {"corrections.mask_false_negatives": False}
+    queue = {"loss.queue_size": 1024, "optimizer.ema_decay": 0.99}
+    return (
+        Variant("in-batch, false negatives masked"),
+        Variant("in-batch", unmasked),
+        Variant("and items near in content", {"loss.hard_negatives": "content"}),
+        Variant("and items near in the id table", {"loss.hard_negatives": "embedding"}),
+        Variant("and a queue of 1,024 users", queue),
+    )
+
+
+STUDIES = {
+    "ablation": Study("What does each part of the model contribute?", _ablation()),
+    "batch": Study("How much do number of negatives, temperature and weights matter?", _batch()),
+    "negatives": Study("Which negatives should contrasting have?", _negatives()),
+    "efficiency": Study("What do two streams cost?", _efficiency()),
+    "baselines": Study("Is it better than what is simpler?", _baselines()),
+    "improvements": Study("What makes it better than the paper's?", _improvements()),
+    "text": Study("What has to be known of a text?", _text(), fewer_fields=True),
+    "transfer": Study(
+        "What does content that was learnt on other data bring?",
+        _transfer(),
+        needs=("train.init_from",),
+    ),
+    "sparsity": Study(
+        "Who gains: short or long histories, rare or popular items?",
+        (Variant("TSSR"), Variant("ids only", IDS_ONLY), Variant("content only", CONTENT_ONLY)),
+        by_group=True,
+    ),
+}

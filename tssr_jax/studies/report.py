@@ -1,0 +1,175 @@
+"""What a study found, for people: a table, and a page with pictures that needs nothing else."""
+
+import html
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from etils import epath
+from rich.console import Console
+from rich.table import Table
+
+from tssr_jax.run_config import write_whole
+from tssr_jax.studies import plots
+from tssr_jax.studies.designs import Study
+from tssr_jax.studies.findings import METRICS, SPLIT, Finding, find, per_user
+from tssr_jax.studies.groups import Group, group_metrics
+from tssr_jax.studies.trial import Trial
+
+_CSS = """
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem;
+  color: #1a1a1a; background: #fff; }
+table { border-collapse: collapse; display: block; overflow-x: auto; }
+th, td { border-bottom: 1px solid #ddd; padding: .3rem .7rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+figure { margin: 2rem 0; } svg { max-width: 100%; height: auto; }
+"""
+
+
+def write_report(
+    name: str, study: Study, trials: Sequence[Trial], workdir: epath.Path, console: Console
+) -> None:
+    """Writes report.md and report.html, and prints the table.
+
+    Args:
+      name: of the study.
+      study: tells the order of the variants.
+      trials: those that have ended.
+      workdir: where the files go.
+      console: where the table goes.
+    """
+    if not trials:
+        return
+    findings = find(study, trials)
+    header, rows = _table(findings)
+    table = Table(*header, title=f"{name}, {SPLIT}: {study.question}")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    by_group = groups_of(trials) if study.by_group else {}
+    notes = _notes(trials)
+    tables = {"": (header, rows), "Lists": _lists_table(findings), "Cost": _cost_table(findings)}
+    tables |= {title: _group_table(own) for title, own in by_group.items()}
+    write_whole(workdir / "report.md", _markdown(f"{name}: {study.question}", tables, notes))
+    pictures = [plots.estimates(findings, metric) for metric in METRICS]
+    pictures += [plots.learning_curves(trials), plots.cost(findings)]
+    pictures += [plots.groups(title, own) for title, own in by_group.items()]
+    page = _page(f"{name}: {study.question}", tables, notes, pictures)
+    write_whole(workdir / "report.html", page)
+    console.print(f"{workdir / 'report.html'}")
+
+
+def groups_of(trials: Sequence[Trial]) -> dict[str, dict[str, list[Group]]]:
+    """By kind of group and variant: metrics of each group, means over seeds."""
+    variants = dict.fromkeys(trial.variant for trial in trials)
+    own = {
+        name: group_metrics([per_user(t) for t in trials if t.variant == name], SPLIT)
+        for name in variants
+    }
+    kinds = next(iter(own.values()))
+    return {kind: {name: own[name][kind] for name in variants} for kind in kinds}
+
+
+Rows = tuple[list[str], list[list[str]]]
+
+
+def _table(findings: Sequence[Finding]) -> Rows:
+    header = ["variant", "seeds"]
+    for metric in METRICS:
+        header += [f"{metric} [95%]", "over seeds", "to the first", "p (Holm)"]
+    rows = []
+    for own in findings:
+        row = [own.name, str(own.seeds)]
+        for metric in METRICS:
+            mean, low, high = own.estimates[metric]
+            row.append(f"{mean:.4f} [{low:.4f}, {high:.4f}]")
+            row.append("" if np.isnan(own.spread[metric]) else f"±{own.spread[metric]:.4f}")
+            row += _comparison(own, findings[0], metric)
+        rows.append(row)
+    return header, rows
+
+
+def _comparison(own: Finding, first: Finding, metric: str) -> list[str]:
+    comparison = own.comparisons[metric]
+    if comparison is None:
+        return ["", ""]
+    base, change = first.estimates[metric].mean, comparison.difference.mean
+    text = f"{change / base:+.1%}" if base else f"{change:+.4f}"
+    return [text, f"{comparison.adjusted_p:.4f}"]
+
+
+def _lists_table(findings: Sequence[Finding]) -> Rows:
+    # What one variant lacks (a space of vectors) is left empty.
+    names = list(dict.fromkeys(name for own in findings for name in own.lists))
+    rows = [
+        [own.name, *(f"{own.lists[n]:.4g}" if n in own.lists else "" for n in names)]
+        for own in findings
+    ]
+    return ["variant", *names], rows
+
+
+def _cost_table(findings: Sequence[Finding]) -> Rows:
+    formats = {
+        "parameters": ("parameters", "{:,.0f}"),
+        "seconds_per_epoch": ("s an epoch", "{:.1f}"),
+        "epochs": ("epochs", "{:.1f}"),
+        "best_epoch": ("best epoch", "{:.1f}"),
+        "latency_ms": ("ms a request", "{:.1f}"),
+        "peak_gib": ("peak GiB", "{:.2f}"),
+    }
+    rows = [
+        [
+            own.name,
+            *(
+                form.format(own.cost[n]) if n in own.cost else ""
+                for n, (_, form) in formats.items()
+            ),
+        ]
+        for own in findings
+    ]
+    return ["variant", *(title for title, _ in formats.values())], rows
+
+
+def _group_table(by_variant: Mapping[str, Sequence[Group]]) -> Rows:
+    groups = next(iter(by_variant.values()))
+    header = ["variant", *(f"{group.name} ({group.users:,})" for group in groups)]
+    rows = [[name, *(f"{group.ndcg:.4f}" for group in own)] for name, own in by_variant.items()]
+    return header, rows
+
+
+def _notes(trials: Sequence[Trial]) -> str:
+    results = [trial.result() or {} for trial in trials]
+    machines = sorted({result["machine"] for result in results})
+    dates = sorted({result["date"] for result in results})
+    late = sum(bool(result["time_limit_reached"]) for result in results)
+    return (
+        f"{len(trials)} trials, {dates[0]} to {dates[-1]}, on {'; '.join(machines)}. Best "
+        "checkpoint by validation NDCG@10. Intervals and paired p-values: bootstrap over users of "
+        "means over seeds; Holm's adjustment over the variants. "
+        + (f"{late} trial(s) reached the time limit." if late else "")
+    ).strip()
+
+
+def _markdown(title: str, tables: Mapping[str, Rows], notes: str) -> str:
+    parts = [f"# {title}\n\n{notes}\n"]
+    for name, (header, rows) in tables.items():
+        lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+        heading = f"\n## {name}\n" if name else ""
+        parts.append(heading + "\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    return "".join(parts)
+
+
+def _page(title: str, tables: Mapping[str, Rows], notes: str, pictures: Sequence[str]) -> str:
+    parts = [f"<h1>{html.escape(title)}</h1><p>{html.escape(notes)}</p>"]
+    for name, (header, rows) in tables.items():
+        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+        body = "".join(
+            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
+        )
+        heading = f"<h2>{html.escape(name)}</h2>" if name else ""
+        parts.append(f"{heading}<table><tr>{head}</tr>{body}</table>")
+    parts += [f"<figure>{picture}</figure>" for picture in pictures if picture]
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(title)}</title><style>{_CSS}</style>{''.join(parts)}</html>\n"
+    )

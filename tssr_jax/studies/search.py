@@ -1,0 +1,151 @@
+"""Searches settings by validation NDCG@10, with Optuna: `--mode=search`.
+
+Each trial is a process like a study's. Test data plays no part: the test metrics of a trial are
+written beside, and looked at by nobody.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import ml_collections
+from etils import epath
+from rich.console import Console
+from rich.table import Table
+
+from tssr_jax.errors import UserError
+from tssr_jax.reporting import make_console, make_progress
+from tssr_jax.run_config import validate_config, write_json
+from tssr_jax.studies.runner import run_trial
+from tssr_jax.studies.space import Dimension, parse_space
+from tssr_jax.studies.trial import Trial
+
+JOURNAL_FILE = "search.log"
+BEST_FILE = "best.json"
+OBJECTIVE = "ndcg@10"
+
+
+def search(
+    config: ml_collections.ConfigDict, workdir: epath.Path, num_trials: int, minutes: float
+) -> dict[str, Any]:
+    """Runs trials until there are `num_trials`, then prints the best and writes best.json.
+
+    A second call with the same workdir goes on, with the trial that was stopped first.
+
+    Args:
+      config: what the trials change, and how (`config.search`).
+      workdir: folder of the search.
+      num_trials: in all.
+      minutes: that training of a trial may take; 0 is no limit.
+
+    Returns:
+      The best trial's values, by dotted names of fields.
+
+    Raises:
+      UserError: if Optuna is not installed, the space makes no sense, or no trial succeeds.
+    """
+    dimensions = parse_space(config)
+    study = _open(config, workdir)
+    console = make_console()
+    with make_progress(console) as progress:
+        task = progress.add_task("Search", total=num_trials, message="")
+        while (done := len(_finished(study))) < num_trials:
+            progress.update(task, completed=done)
+            asked = study.ask()
+            trial = _make_trial(asked, dimensions, config, workdir)
+
+            def tell(message: str, number: int = asked.number) -> None:
+                progress.update(task, message=f"trial {number}: {message}")
+
+            value = _value(trial, minutes, tell)
+            study.tell(asked, value, state=None if value is not None else _failed_state())
+            outcome = "failed" if value is None else f"validation {OBJECTIVE} {value:.4f}"
+            console.print(f"trial {asked.number}, {trial.changes}: {outcome}")
+    complete = [t for t in study.trials if t.value is not None]
+    if not complete:
+        raise UserError(f"No trial succeeded; their logs are in {workdir / 'trials'}/*/log.txt.")
+    best = max(complete, key=lambda t: t.value)
+    found = {"validation": {OBJECTIVE: best.value}, "changes": best.params, "trials": len(complete)}
+    write_json(workdir / BEST_FILE, found)
+    _print_best(complete, console)
+    return best.params
+
+
+def _open(config: ml_collections.ConfigDict, workdir: epath.Path) -> Any:
+    """The Optuna study of a workdir; trials that a stop cut short are first in line."""
+    try:
+        import optuna  # noqa: PLC0415 - an extra
+        from optuna.storages.journal import JournalFileBackend  # noqa: PLC0415
+    except ImportError as error:
+        raise UserError("--mode=search needs Optuna: pip install 'tssr-jax[search]'.") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    workdir.mkdir(parents=True, exist_ok=True)
+    journal = JournalFileBackend(str(workdir / JOURNAL_FILE))
+    samplers = {"bayesian": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
+    study = optuna.create_study(
+        study_name="search",
+        storage=optuna.storages.JournalStorage(journal),
+        direction="maximize",
+        load_if_exists=True,
+    )
+    # A search that goes on must not draw again what it drew before.
+    study.sampler = samplers[config.search.sampler](seed=config.seed + len(study.trials))
+    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        study.set_user_attr(f"stopped {trial.number}", True)
+        study.enqueue_trial(trial.params, skip_if_exists=False)
+    return study
+
+
+def _finished(study: Any) -> list[Any]:
+    """Trials that have a value, or failed by themselves."""
+    return [
+        trial
+        for trial in study.trials
+        if trial.state.is_finished() and f"stopped {trial.number}" not in study.user_attrs
+    ]
+
+
+def _failed_state() -> Any:
+    import optuna  # noqa: PLC0415 - an extra
+
+    return optuna.trial.TrialState.FAIL
+
+
+def _make_trial(
+    asked: Any,
+    dimensions: list[Dimension],
+    config: ml_collections.ConfigDict,
+    workdir: epath.Path,
+) -> Trial:
+    """The trial that Optuna suggests; the same values have the same folder."""
+    changes = {dimension.field: dimension.suggest(asked) for dimension in dimensions}
+    own = config.copy_and_resolve_references()
+    own.update_from_flattened_dict(changes)
+    name = hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:16]
+    folder = workdir / "trials" / name
+    return Trial(f"trial {asked.number}", changes, own, folder)
+
+
+def _value(trial: Trial, minutes: float, tell: Any) -> float | None:
+    """Validation NDCG@10; None if the trial fails, or its values don't go together."""
+    try:
+        validate_config(trial.config)
+        trial.prepare()
+    except UserError as error:
+        tell(str(error))
+        return None
+    result = trial.result()
+    if result is None and run_trial(trial, minutes, tell):
+        result = trial.result()
+    return None if result is None else float(result["metrics"]["validation"][OBJECTIVE])
+
+
+def _print_best(complete: list[Any], console: Console, number: int = 10) -> None:
+    fields = list(complete[0].params)
+    table = Table("trial", *fields, f"validation {OBJECTIVE}", title="Best trials")
+    for trial in sorted(complete, key=lambda t: -t.value)[:number]:
+        values = (f"{trial.params[field]:.4g}" if isinstance(trial.params[field], float)
+                  else str(trial.params[field]) for field in fields)  # fmt: skip
+        table.add_row(str(trial.number), *values, f"{trial.value:.4f}")
+    console.print(table)

@@ -1,0 +1,66 @@
+"""What a search of settings may choose from (`config.search.space`)."""
+
+import ast
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from tssr_jax.errors import UserError
+from tssr_jax.run_config import flatten
+
+_FORM = (
+    "must look like 'optimizer.learning_rate: log 1e-4 1e-2', 'model.dropout_rate: range 0 0.5' or "
+    "'model.d_model: choice 64 128'"
+)
+
+
+class Dimension(NamedTuple):
+    """One field of the configuration, and its values.
+
+    Attributes:
+      field: dotted name.
+      kind: "log" or "range", between two numbers, or "choice".
+      values: the two ends, or the choices.
+    """
+
+    field: str
+    kind: str
+    values: tuple[Any, ...]
+
+    def suggest(self, trial: Any) -> Any:
+        """A value, by an Optuna trial; whole numbers where the field and both ends are."""
+        if self.kind == "choice":
+            return trial.suggest_categorical(self.field, self.values)
+        whole = all(isinstance(value, int) for value in self.values)
+        ask = trial.suggest_int if whole else trial.suggest_float
+        return ask(self.field, *self.values, log=self.kind == "log")
+
+
+def parse_space(config: ml_collections.ConfigDict) -> list[Dimension]:
+    """The dimensions of `config.search.space`.
+
+    Raises:
+      UserError: if one can't be read, names no field, or has values of another type.
+    """
+    fields = flatten(config.to_dict())
+    dimensions = []
+    for text in config.search.space:
+        name, _, rest = (part.strip() for part in text.partition(":"))
+        kind, *words = rest.split() or [""]
+        try:
+            values = tuple(ast.literal_eval(word) for word in words)
+        except (SyntaxError, ValueError) as error:
+            raise UserError(f"--config.search.space has {text!r}; it {_FORM}.") from error
+        ends = len(values) == 2 and all(isinstance(v, int | float) for v in values)
+        if kind not in {"log", "range", "choice"} or not values or (kind != "choice" and not ends):
+            raise UserError(f"--config.search.space has {text!r}; it {_FORM}.")
+        if name not in fields:
+            raise UserError(
+                f"--config.search.space names {name!r}, which configs/default.py does not."
+            )
+        if isinstance(fields[name], float):
+            values = tuple(float(value) for value in values)
+        dimensions.append(Dimension(name, kind, values))
+    if not dimensions:
+        raise UserError(f"--config.search.space is empty; its entries {_FORM.partition(' ')[2]}.")
+    return dimensions

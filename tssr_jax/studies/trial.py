@@ -1,0 +1,90 @@
+"""One training of a study: its configuration, and where it lies."""
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from tssr_jax.errors import UserError
+from tssr_jax.run_config import (
+    FILE_NAME,
+    flatten,
+    require_same_config,
+    save_config,
+    validate_config,
+)
+from tssr_jax.studies.designs import Study
+
+RESULT_FILE = "result.json"
+LOG_FILE = "log.txt"
+RUN_FOLDER = "run"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A variant of a study with one seed.
+
+    Attributes:
+      variant: its name.
+      changes: values of fields that the variant sets, by dotted names.
+      config: whole.
+      folder: holds the configuration, the log, the run's workdir, and in the end the result.
+    """
+
+    variant: str
+    changes: dict[str, Any]
+    config: ml_collections.ConfigDict
+    folder: epath.Path
+
+    @property
+    def run(self) -> epath.Path:
+        """The workdir of its training."""
+        return self.folder / RUN_FOLDER
+
+    def prepare(self) -> None:
+        """Writes its configuration; raises UserError if another one lies there."""
+        if (self.folder / FILE_NAME).exists():
+            require_same_config(self.config, self.folder)
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_config(self.config, self.folder)
+
+    def result(self) -> dict[str, Any] | None:
+        """What its process found; None before it has ended."""
+        path = self.folder / RESULT_FILE
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def record(self) -> dict[str, Any] | None:
+        """The result with what it is the result of: a line of results.jsonl."""
+        result = self.result()
+        if result is None:
+            return None
+        own = {"variant": self.variant, "seed": self.config.seed, "changes": self.changes}
+        return own | {"folder": self.folder.name} | result
+
+
+def make_trials(
+    study: Study, config: ml_collections.ConfigDict, num_seeds: int, workdir: epath.Path
+) -> list[Trial]:
+    """All trials, seed by seed, so that a study that is stopped has compared all variants.
+
+    Raises:
+      UserError: if a variant's configuration makes no sense, or a field that it needs is not set.
+    """
+    fields = flatten(config.to_dict())
+    for name in study.needs:
+        if not fields[name]:
+            raise UserError(f"This study needs --config.{name} (configs/default.py explains it).")
+    trials = []
+    for seed in range(config.seed, config.seed + num_seeds):
+        for variant in study.variants_of(config):
+            own = config.copy_and_resolve_references()
+            own.update_from_flattened_dict({**variant.changes, "seed": seed})
+            validate_config(own)
+            name = re.sub(r"\W+", "_", variant.name).strip("_")
+            folder = workdir / "trials" / f"{name}-seed{seed}"
+            trials.append(Trial(variant.name, flatten(dict(variant.changes)), own, folder))
+    return trials

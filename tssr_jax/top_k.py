@@ -1,0 +1,115 @@
+"""The best items of each user: exact, over the whole catalogue, seen items left out."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tssr_jax import collectives
+from tssr_jax.catalogue import Catalogue
+from tssr_jax.experiment import Experiment
+from tssr_jax.models.content.fusion import ContentFeatures
+from tssr_jax.models.tssr import TSSR
+from tssr_jax.ranking import Ranker, Scorer, model_scorer, rows_in_tiles
+
+
+def best_classes(
+    scores: jax.Array, excluded: jax.Array, k: int, catalogue: Catalogue
+) -> tuple[jax.Array, jax.Array]:
+    """The k classes of each row with the highest scores, best first; of equals the lower id.
+
+    Args:
+      scores: [group_rows, shard_classes].
+      excluded: int [group_rows, width], the classes that do not compete; -1 is none.
+      k: at most the number of items.
+      catalogue: how the classes lie on the devices.
+
+    Returns:
+      Classes int32 [group_rows, k] and their scores; class 0, score -inf where fewer compete. The
+      same on all devices that share a catalogue.
+    """
+    classes = catalogue.classes()
+    exists = (classes > 0) & (classes < catalogue.num_classes)
+    scores = catalogue.without(jnp.where(exists, scores, -jnp.inf), excluded)
+    values, places = jax.lax.top_k(scores, min(k, catalogue.shard_classes))
+    found = classes[places]
+    if catalogue.axis is not None:
+        values = collectives.all_gather(values, catalogue.axis, 1)
+        found = collectives.all_gather(found, catalogue.axis, 1)
+        values, places = jax.lax.top_k(values, k)
+        found = jnp.take_along_axis(found, places, axis=1)
+    return jnp.where(jnp.isfinite(values), found, 0), values
+
+
+def make_top_k_step(model: TSSR, k: int, scorer: Scorer | None = None) -> Callable[..., jax.Array]:
+    """Returns the step of one device, `(params, batch, item_features) -> classes`.
+
+    Each device gets its rows of the batch; all get the lists of the whole batch, int32 [batch, k],
+    -1 in rows that only fill it.
+
+    Args:
+      model: tells how batch and catalogue lie on the devices.
+      k: length of a list.
+      scorer: by default the model's.
+    """
+    catalogue, scorer = model.catalogue, scorer or model_scorer(model)
+
+    def step(
+        params: Any, batch: Mapping[str, Any], item_features: ContentFeatures | None
+    ) -> jax.Array:
+        states, score = scorer(params, batch, item_features)
+        rows = catalogue.gather_rows((states, batch["excluded"]))
+
+        def best(rows: tuple[Any, ...]) -> jax.Array:
+            states, excluded = rows
+            return best_classes(score(states), excluded, k, catalogue)[0]
+
+        lists = catalogue.own_rows(rows_in_tiles(best, rows, catalogue.shard_classes))
+        lists = jnp.where(batch["row_mask"][:, None], lists, -1)
+        return collectives.all_gather(lists, model.rows_axis, 0)
+
+    return step
+
+
+def popularity_scorer(catalogue: Catalogue) -> Scorer:
+    """Scores classes alike for everybody; its parameters are the scores, [num_classes]."""
+
+    def scorer(
+        popularity: jax.Array, batch: Mapping[str, Any], _: Any
+    ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+        places = jnp.minimum(catalogue.classes(), catalogue.num_classes - 1)
+        own = jnp.asarray(popularity, jnp.float32)[places]
+        return batch["row_mask"], lambda rows: jnp.broadcast_to(own, (len(rows), own.size))
+
+    return scorer
+
+
+class TopK:
+    """Lists of the best items, for any parameters.
+
+    Args:
+      experiment: data, content, model and devices.
+      ranker: whose scores count.
+      k: length of a list; cut to the number of items.
+    """
+
+    def __init__(self, experiment: Experiment, ranker: Ranker, k: int):
+        self._ranker = ranker
+        self._step = experiment.devices.run(
+            make_top_k_step(experiment.model, min(k, experiment.data.num_items), ranker.scorer),
+            inputs=ranker.inputs,
+        )
+
+    def __call__(
+        self, params: Any, batches: Iterable[Any], on_batch: Callable[[], None] = lambda: None
+    ) -> np.ndarray:
+        """Each user's list, int32 [num_users, k], best first; 0 where no item is left."""
+        features = self._ranker.content(params)
+        lists = []
+        for batch in batches:
+            lists.append(np.asarray(self._step(params, batch, features)))
+            on_batch()
+        everyone = np.concatenate(lists)
+        return everyone[everyone[:, 0] >= 0]
