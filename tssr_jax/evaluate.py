@@ -113,7 +113,8 @@ def _list_metrics(
     batches = make_eval_batches(experiment, "test")
     popular = Ranker(experiment, popularity_scorer(experiment.model.catalogue))
     tables = ranker.content(params)
-    spaces = {name: table for name, table in tables.items() if name in MODALITIES}
+    features = {name: table for name, table in tables.items() if name in MODALITIES}
+    spaces = {name: table for name, table in features.items() if isinstance(table, jax.Array)}
     if ranker.scorer is None and "token_embedding" in params:
         spaces["id"] = params["token_embedding"]["embedding"]
     return list_metrics(

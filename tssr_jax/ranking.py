@@ -120,7 +120,8 @@ class Ranker:
         self.inputs = (WHOLE if scorer else layout, ROWS, experiment.content_layout())
         self._eval_step = devices.run(make_eval_step(experiment.model, scorer), inputs=self.inputs)
         self._encode = {}
-        for name, encoder in experiment.trained.items():
+        # A scorer of one's own reads no content that would have to be encoded.
+        for name, encoder in ({} if scorer else experiment.trained).items():
             self._encode[name] = devices.run(
                 _catalogue_body(name, encoder, experiment.model),
                 inputs=(layout, ROWS, WHOLE, WHOLE),

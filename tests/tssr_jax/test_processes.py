@@ -63,13 +63,25 @@ def losses_of(workdir):
     return [r["train/total"] for r in metrics_of(workdir) if "train/total" in r]
 
 
+def assert_same_metrics(workdir, alone):
+    """Ranks and lists are the same; how alike vectors are, up to the rounding of these."""
+    found = json.loads((workdir / "test_metrics.json").read_text())
+    rounded = {name for name in found if name.startswith("diversity_id")}
+    assert rounded
+    assert {name: found[name] for name in rounded} == pytest.approx(
+        {name: alone[name] for name in rounded}, rel=1e-5
+    )
+    exact = found.keys() - rounded
+    assert {name: found[name] for name in exact} == {name: alone[name] for name in exact}
+
+
 def test_four_processes_with_a_catalogue_cut_in_two_give_the_numbers_of_one(config, tmp_path):
     config.train.reorder_rate = 0.5
     config.num_devices = 8
     alone = train(config, tmp_path / "alone")
     flags = ("--config.parallel=shard_map", "--config.model_devices=2")
     outputs = outputs_of(start_processes(config, tmp_path / "many", 4, *flags))
-    assert json.loads((tmp_path / "many" / "test_metrics.json").read_text()) == alone
+    assert_same_metrics(tmp_path / "many", alone)
     np.testing.assert_allclose(
         losses_of(tmp_path / "many"), losses_of(tmp_path / "alone"), rtol=1e-4
     )
@@ -88,7 +100,7 @@ def test_checkpoints_move_from_eight_devices_to_one_to_two_processes(config, tmp
     config.train.num_epochs = 3
     first, _ = outputs_of(start_processes(config, tmp_path / "moved", 2))
     assert "Resuming at step 6" in first
-    assert json.loads((tmp_path / "moved" / "test_metrics.json").read_text()) == alone
+    assert_same_metrics(tmp_path / "moved", alone)
     np.testing.assert_allclose(
         losses_of(tmp_path / "moved"), losses_of(tmp_path / "alone"), rtol=1e-4
     )
