@@ -364,3 +364,36 @@ def test_rounding_up_to_what_devices_can_share():
 def test_devices_that_can_not_be_had(way, message):
     with pytest.raises(UserError, match=message):
         Devices(*way)
+
+
+def test_a_tied_head_is_cut_with_the_table():
+    config = small_config()
+    config.model.update(streams=("id",), head="tied")
+    windows = np.random.default_rng(0).integers(1, NUM_ITEMS + 1, (2, 8, 5)).astype(np.int32)
+
+    def run(devices):
+        model = make_model(config, devices.catalogue(NUM_ITEMS), devices.rows_axis)
+        optimizer = make_optimizer(config.optimizer, model.catalogue)
+
+        def start():
+            return create_train_state(init_params(model, {}, 0), optimizer, config)
+
+        layout = placement.layout(jax.eval_shape(start))
+        step = devices.run(
+            make_train_step(model, optimizer, config), inputs=(layout, ROWS, {}), output=layout
+        )
+        state = devices.build(start, layout)
+        for own in windows:
+            rows = {
+                "item_sequence": own[:, :-1],
+                "labels": own[:, 1:],
+                "row_mask": np.ones(8, bool),
+            }
+            state = step(state, rows, {})
+        return state
+
+    alone, cut = run(Devices("pmap", 1)), run(Devices("shard_map", 4, 2))
+    np.testing.assert_allclose(cut.loss_sums["total"].sum, alone.loss_sums["total"].sum, rtol=1e-5)
+    table = alone.params["token_embedding"]["embedding"]
+    found = cut.params["token_embedding"]["embedding"][: NUM_ITEMS + 1]
+    np.testing.assert_allclose(found, table, atol=1e-5)
