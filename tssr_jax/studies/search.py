@@ -57,13 +57,15 @@ def search(
             def tell(message: str, number: int = asked.number) -> None:
                 progress.update(task, message=f"trial {number}: {message}")
 
-            value = _value(trial, minutes, tell)
+            value = _value(trial, minutes, tell, console)
             study.tell(asked, value, state=None if value is not None else _failed_state())
             outcome = "failed" if value is None else f"validation {OBJECTIVE} {value:.4f}"
             console.print(f"trial {asked.number}, {trial.changes}: {outcome}")
     complete = [t for t in study.trials if t.value is not None]
     if not complete:
-        raise UserError(f"No trial succeeded; their logs are in {workdir / 'trials'}/*/log.txt.")
+        raise UserError(
+            f"No trial succeeded; what they said is above, and in {workdir / 'trials'}/*/log.txt."
+        )
     best = max(complete, key=lambda t: t.value)
     found = {"validation": {OBJECTIVE: best.value}, "changes": best.params, "trials": len(complete)}
     write_json(workdir / BEST_FILE, found)
@@ -127,13 +129,13 @@ def _make_trial(
     return Trial(f"trial {asked.number}", changes, own, folder)
 
 
-def _value(trial: Trial, minutes: float, tell: Any) -> float | None:
+def _value(trial: Trial, minutes: float, tell: Any, console: Console) -> float | None:
     """Validation NDCG@10; None if the trial fails, or its values don't go together."""
     try:
         validate_config(trial.config)
         trial.prepare()
     except UserError as error:
-        tell(str(error))
+        console.print(f"{trial.changes}: {error}")
         return None
     result = trial.result()
     if result is None and run_trial(trial, minutes, tell):

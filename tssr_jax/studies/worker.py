@@ -105,19 +105,19 @@ def trained(workdir: epath.Path) -> dict[str, Any]:
 
 
 def training_cost(workdir: epath.Path) -> dict[str, float]:
-    """Epochs and seconds of each, from metrics.jsonl; the first one, which compiles, apart."""
+    """Epochs and seconds of each, from metrics.jsonl; the first one, which compiles, apart.
+
+    Without seconds where nothing was trained.
+    """
     records = [json.loads(line) for line in (workdir / METRICS_FILE).read_text().splitlines()]
     logs = [record for record in records if "sequences_per_second" in record]
     seconds = [record["seconds_per_epoch"] for record in logs]
+    median = {"seconds_per_epoch": statistics.median(seconds[1:] or seconds)} if logs else {}
     best = max(
         (record for record in records if "validation/ndcg@10" in record),
         key=lambda record: record["validation/ndcg@10"],
     )
-    return {
-        "epochs": logs[-1]["epoch"],
-        "best_epoch": best["epoch"],
-        "seconds_per_epoch": statistics.median(seconds[1:] or seconds),
-    }
+    return median | {"epochs": records[-1]["epoch"], "best_epoch": best["epoch"]}
 
 
 def latency(experiment: Experiment, params: Any) -> float:

@@ -18,6 +18,7 @@ from tssr_jax.studies.designs import STUDIES, Study, Variant
 from tssr_jax.studies.findings import gains
 from tssr_jax.studies.runner import run_study
 from tssr_jax.studies.trial import make_trials
+from tssr_jax.studies.worker import training_cost
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -42,6 +43,20 @@ def test_texts_of_fewer_fields(tmp_path):
     assert found == {
         "text of title only": ("title",), "text of title and genres only": ("title", "genres")
     }  # fmt: skip
+
+
+def test_what_training_cost(tmp_path):
+    records = [
+        {"epoch": 1.0, "sequences_per_second": 1.0, "seconds_per_epoch": 9.0},
+        {"epoch": 1.0, "validation/ndcg@10": 0.3},
+        {"epoch": 2.0, "sequences_per_second": 1.0, "seconds_per_epoch": 2.0},
+        {"epoch": 2.0, "validation/ndcg@10": 0.2},
+    ]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert training_cost(tmp_path) == {"epochs": 2.0, "best_epoch": 1.0, "seconds_per_epoch": 2.0}
+    path.write_text(json.dumps({"epoch": 0.0, "validation/ndcg@10": 0.1}) + "\n")
+    assert training_cost(tmp_path) == {"epochs": 0.0, "best_epoch": 0.0}
 
 
 def test_what_a_study_needs_is_told(tmp_path):
