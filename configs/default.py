@@ -156,6 +156,8 @@ def _model() -> ml_collections.ConfigDict:
     # ("id", "content") is TSSR; ("id",) is SASRec with cross entropy; ("content",) is content only;
     # ("sum",) is SASRec with content added to an item's id vector.
     model.streams = ("id", "content")
+    # Two streams only: the id stream encodes an item's content as well, added to its id's vector.
+    model.id_reads_content = False
     # Width of every state.
     model.d_model = 128
     # Attention heads; must divide d_model.
@@ -173,6 +175,8 @@ def _model() -> ml_collections.ConfigDict:
     model.mixing = "gate"
     # On attention weights, on the FFN's output, and on each sublayer's output.
     model.dropout_rate = 0.1
+    # On what a stream's first block reads: an item's vector with that of its position.
+    model.embedding_dropout_rate = 0.0
     # Items of a history that the model sees, the newest ones.
     model.max_length = 50
     # Items without content get a learnt vector in the content stream. (False: what the projection
@@ -180,10 +184,14 @@ def _model() -> ml_collections.ConfigDict:
     model.no_content_vector = True
     # What scores an item: "classes", weights of its own (as in the paper); "content", these and
     # what a projection makes of its content; "tied", the sum of the vectors by which the streams
-    # read it. With the last two, items that no training window contains are ranked by their
-    # content: their own weights and id vectors are left out. Both need features of the whole
-    # catalogue, so no encoder that is trained.
+    # read it; "streams", each stream by its own such vectors, and both scores added. With all but
+    # the first, items that no training window contains are ranked by their content: their own
+    # weights and id vectors are left out. These need features of the whole catalogue, so no encoder
+    # that is trained.
     model.head = "classes"
+    # Above 0, scores are cosines divided by this temperature, of the fused state and of the vectors
+    # that score items; 0 leaves them as products.
+    model.score_temperature = 0.0
     # Share of the items that a step treats as if they were never trained, so that content learns
     # to do without ids. Needs a head that reads content.
     model.id_dropout = 0.0

@@ -28,7 +28,8 @@ from tssr_jax.models.content.trained import TrainedEncoder, parameters_name
 from tssr_jax.models.tssr import KNOWN, TSSR, ranks_by_content, reads_content
 from tssr_jax.optimizer import EncoderSteps
 from tssr_jax.parallel import CLASSES, WHOLE, Devices
-from tssr_jax.run_config import validate_config, write_json
+from tssr_jax.run_config import write_json
+from tssr_jax.validation import validate_config
 
 DATA_FILE = "data.json"
 

@@ -48,30 +48,59 @@ def make_eval_step(model: TSSR, scorer: Scorer | None = None) -> EvalStep:
       model: tells how batch and catalogue lie on the devices.
       scorer: by default the model's.
     """
+    catalogue = model.catalogue
+
+    def ranks(_: Any, scores: jax.Array, answers: jax.Array, excluded: jax.Array) -> jax.Array:
+        return competitors_above(scores, answers, excluded, catalogue)
+
+    fields = ("answers", "excluded")
+    return make_scores_step(model, ranks, fields, catalogue.own_rows_of_sum, scorer)
+
+
+def make_scores_step(
+    model: TSSR,
+    function: Callable[..., Any],
+    fields: tuple[str, ...],
+    own_rows: Callable[[jax.Array], jax.Array],
+    scorer: Scorer | None = None,
+) -> Callable[..., Any]:
+    """Returns the step of one device, `(params, batch, item_features) -> what users get`.
+
+    Args:
+      model: tells how batch and catalogue lie on the devices.
+      function: makes of some rows of the scorer's states, their scores [rows, shard_classes], and
+        these rows of `fields` a tree of arrays [rows, ...].
+      fields: of the batch, by name.
+      own_rows: makes of what devices that share a catalogue found for all their rows what holds for
+        the device's own.
+      scorer: by default the model's.
+
+    The step's result is that of the whole batch on all devices, -1 in rows that only fill it.
+    """
     catalogue, scorer = model.catalogue, scorer or model_scorer(model)
 
-    def eval_step(
-        params: Any, batch: Mapping[str, Any], item_features: ContentFeatures | None
-    ) -> jax.Array:
+    def step(params: Any, batch: Mapping[str, Any], item_features: ContentFeatures | None) -> Any:
         states, score = scorer(params, batch, item_features)
-        rows = catalogue.gather_rows((states, batch["answers"], batch["excluded"]))
+        rows = catalogue.gather_rows((states, *(batch[name] for name in fields)))
 
-        def count(rows: tuple[Any, ...]) -> jax.Array:
-            states, answers, excluded = rows
-            return competitors_above(score(states), answers, excluded, catalogue)
+        def of_tile(rows: tuple[Any, ...]) -> Any:
+            states, *own = rows
+            return function(states, score(states), *own)
 
-        above = rows_in_tiles(count, rows, catalogue.shard_classes)
-        ranks = catalogue.own_rows_of_sum(above)
-        ranks = jnp.where(batch["row_mask"], ranks, -1)
-        return collectives.all_gather(ranks, model.rows_axis, 0)
+        def of_batch(found: jax.Array) -> jax.Array:
+            own = own_rows(found)
+            mask = batch["row_mask"].reshape(-1, *[1] * (own.ndim - 1))
+            return collectives.all_gather(jnp.where(mask, own, -1), model.rows_axis, 0)
 
-    return eval_step
+        return jax.tree.map(of_batch, rows_in_tiles(of_tile, rows, catalogue.shard_classes))
+
+    return step
 
 
 def rows_in_tiles(
-    function: Callable[[tuple[Any, ...]], jax.Array], rows: tuple[Any, ...], classes: int
-) -> jax.Array:
-    """Applies a function of rows, [rows, ...] -> [rows, ...], to some of them at a time.
+    function: Callable[[tuple[Any, ...]], Any], rows: tuple[Any, ...], classes: int
+) -> Any:
+    """Applies a function of rows, [rows, ...] -> a tree of [rows, ...], to some at a time.
 
     So many that the scores of all classes which it looks at stay small, whatever the catalogue.
     """
@@ -86,7 +115,7 @@ def rows_in_tiles(
         return filled.reshape(-1, size, *x.shape[1:])
 
     results = jax.lax.map(function, jax.tree.map(cut, rows))
-    return results.reshape(-1, *results.shape[2:])[:number]
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:number], results)
 
 
 def _catalogue_body(modality: str, encoder: TrainedEncoder, model: TSSR) -> Callable[..., Any]:

@@ -26,8 +26,8 @@ from tssr_jax.models.tssr import KNOWN, ranks_by_content, reads_content
 from tssr_jax.optimizer import make_optimizer
 from tssr_jax.parallel import CLASSES, ROWS, WHOLE, Devices
 from tssr_jax.reporting import make_console
-from tssr_jax.run_config import validate_config
 from tssr_jax.train_state import create_train_state, init_params, make_train_step
+from tssr_jax.validation import validate_config
 
 GIB = 2**30
 

@@ -10,9 +10,8 @@ import numpy as np
 from tssr_jax import collectives
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.experiment import Experiment
-from tssr_jax.models.content.fusion import ContentFeatures
 from tssr_jax.models.tssr import TSSR
-from tssr_jax.ranking import Ranker, Scorer, model_scorer, rows_in_tiles
+from tssr_jax.ranking import Ranker, Scorer, make_scores_step
 
 
 def best_classes(
@@ -54,23 +53,12 @@ def make_top_k_step(model: TSSR, k: int, scorer: Scorer | None = None) -> Callab
       k: length of a list.
       scorer: by default the model's.
     """
-    catalogue, scorer = model.catalogue, scorer or model_scorer(model)
+    catalogue = model.catalogue
 
-    def step(
-        params: Any, batch: Mapping[str, Any], item_features: ContentFeatures | None
-    ) -> jax.Array:
-        states, score = scorer(params, batch, item_features)
-        rows = catalogue.gather_rows((states, batch["excluded"]))
+    def lists(_: Any, scores: jax.Array, excluded: jax.Array) -> jax.Array:
+        return best_classes(scores, excluded, k, catalogue)[0]
 
-        def best(rows: tuple[Any, ...]) -> jax.Array:
-            states, excluded = rows
-            return best_classes(score(states), excluded, k, catalogue)[0]
-
-        lists = catalogue.own_rows(rows_in_tiles(best, rows, catalogue.shard_classes))
-        lists = jnp.where(batch["row_mask"][:, None], lists, -1)
-        return collectives.all_gather(lists, model.rows_axis, 0)
-
-    return step
+    return make_scores_step(model, lists, ("excluded",), catalogue.own_rows, scorer)
 
 
 def popularity_scorer(catalogue: Catalogue) -> Scorer:

@@ -31,12 +31,7 @@ from tssr_jax.phases import Phases
 from tssr_jax.preemption import StopRequest
 from tssr_jax.ranking import Ranker, initial_params, make_eval_batches, params_layout
 from tssr_jax.reporting import MetricWriter, make_console, make_progress, pairs_table
-from tssr_jax.run_config import (
-    FILE_NAME,
-    require_same_config,
-    save_config,
-    validate_config,
-)
+from tssr_jax.run_config import FILE_NAME, require_same_config, save_config
 from tssr_jax.train_state import (
     NEVER,
     TOTAL,
@@ -46,6 +41,7 @@ from tssr_jax.train_state import (
     with_encoders,
     zero_sums,
 )
+from tssr_jax.validation import validate_config
 
 SELECTION_METRIC = "ndcg@10"
 # The host waits for the device this often, so that the progress bar tells the truth.

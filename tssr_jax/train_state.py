@@ -16,7 +16,13 @@ from tssr_jax.collectives import Axis
 from tssr_jax.losses.hard_negatives import UserQueue, draw_near_items
 from tssr_jax.losses.negatives import CHANCES, Negatives, draw
 from tssr_jax.losses.term import LossTerm
-from tssr_jax.losses.total import loss_terms, pooled_states, term_weights, total_loss
+from tssr_jax.losses.total import (
+    Competitors,
+    loss_terms,
+    pooled_states,
+    term_weights,
+    total_loss,
+)
 from tssr_jax.models.content.trained import TrainedEncoder, parameters_name
 from tssr_jax.models.tssr import KNOWN, TSSR, encode
 from tssr_jax.touched_rows import HEAD, ITEM_TABLE, TouchedRows, touched_rows
@@ -236,7 +242,13 @@ def _make_gradients(
                 known = known if known is None else rows.rows_of(known)
                 negatives = negatives._replace(classes=rows.places(negatives.classes))
 
-        hard_items = _hard_items(config, params, content, batch, draws.key, axis)
+        competitors = Competitors(
+            known=known,
+            negatives=negatives,
+            key=jax.random.fold_in(draws.key, 3),
+            hard_items=_hard_items(config, params, content, batch, draws.key, axis),
+            users=users,
+        )
 
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[dict[str, LossTerm], Any]]:
             features, replaced = _encode_content(encoders, params, content, batch, axis)
@@ -245,9 +257,8 @@ def _make_gradients(
                 encoder_model, params, sequence, features, packed, dropout_key=draws.key
             )
             terms = loss_terms(
-                head_model, params, outputs, batch, config, item_features=features, known=known,
-                negatives=negatives, key=jax.random.fold_in(draws.key, 3), hard_items=hard_items,
-                users=users,
+                head_model, params, outputs, batch, config,
+                item_features=features, competitors=competitors,
             )  # fmt: skip
             return total_loss(terms, weights, axis), (terms, replaced)
 

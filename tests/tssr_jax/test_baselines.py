@@ -13,7 +13,7 @@ from tssr_jax.baselines import item_knn_scorer, item_neighbours, run_baseline
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.errors import UserError
 from tssr_jax.evaluate import PER_USER_FILE
-from tssr_jax.run_config import validate_config
+from tssr_jax.validation import validate_config
 
 
 def store_of(*sequences):

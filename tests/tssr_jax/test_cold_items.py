@@ -33,13 +33,13 @@ from tssr_jax.catalogue import Catalogue
 from tssr_jax.errors import UserError
 from tssr_jax.evaluate import evaluate
 from tssr_jax.experiment import build_experiment, make_model
-from tssr_jax.losses.total import PREDICTION, loss_terms, total_loss
+from tssr_jax.losses.total import PREDICTION, Competitors, loss_terms, total_loss
 from tssr_jax.models.tssr import encode, head_weights
 from tssr_jax.parallel import CLASSES, ROWS, WHOLE, Devices
 from tssr_jax.ranking import make_eval_step
-from tssr_jax.run_config import validate_config
 from tssr_jax.train import train
 from tssr_jax.train_state import init_params
+from tssr_jax.validation import validate_config
 
 KNOWN = np.ones(NUM_ITEMS + 1, bool)
 KNOWN[[4, 9, 17]] = False
@@ -172,10 +172,10 @@ def test_loss_and_gradients_equal_the_dense_formula(params, batch, features, way
     def body(params, batch, content):
         def share(params):
             outputs = encode(model, params, batch["item_sequence"], content)
+            known = Competitors(known=content["known"])
             terms = loss_terms(
-                model, params, outputs, batch, config,
-                item_features=content, known=content["known"],
-            )  # fmt: skip
+                model, params, outputs, batch, config, item_features=content, competitors=known
+            )
             return total_loss(terms, {PREDICTION: 1.0}, model.rows_axis)
 
         value, grads = jax.value_and_grad(share)(params)

@@ -4,16 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from flax.traverse_util import flatten_dict
 
 from configs import default, ml100k, reference
 from tssr_jax.errors import UserError
-from tssr_jax.run_config import (
-    flatten,
-    load_config,
-    require_same_config,
-    save_config,
-    validate_config,
-)
+from tssr_jax.run_config import load_config, require_same_config, save_config
+from tssr_jax.validation import validate_config
 
 
 @pytest.mark.parametrize(
@@ -34,6 +30,8 @@ from tssr_jax.run_config import (
         ("model.mixing", "mean", "known: gate, sum, concatenation"),
         ("baseline.kind", "random", "known: '', popularity, item_knn"),
         ("search.sampler", "grid", "known: bayesian, random"),
+        ("model.embedding_dropout_rate", 1.0, r"must be in \[0, 1\)"),
+        ("model.score_temperature", -0.1, "must be at least 0"),
     ],
 )
 def test_values_that_make_no_sense(field, value, message):
@@ -57,6 +55,10 @@ def test_values_that_make_no_sense(field, value, message):
         ({"optimizer.lazy_rows": True, "model.head": "content"}, "next_item=sampled"),
         ({"optimizer.lazy_rows": True, "model.head": "tied"}, "next_item=sampled"),
         ({"model.head": "tied", "model_devices": 2}, "model_devices=1"),
+        ({"model.head": "streams", "model_devices": 2}, "model_devices=1"),
+        ({"model.id_reads_content": True, "model.streams": ("id",)}, "is for two streams"),
+        ({"model.head": "streams", "model.streams": ("id",)}, "each of two streams"),
+        ({"model.head": "streams", "model.mixing": "concatenation"}, "mixing=gate or sum"),
         ({"model.head": "tied", "content.text.trained_layers": 1}, "trained_layers=0"),
         ({"content.text.whitening": True, "content.text.trained_layers": 1}, "are frozen"),
         (
@@ -106,7 +108,7 @@ def test_a_damaged_or_foreign_config_file(tmp_path, content):
 def test_every_field_is_commented():
     lines = Path(default.__file__).read_text().splitlines()
     known = {"optimizer.b1", "optimizer.b2", "optimizer.eps"}
-    for name in flatten(default.get_config().to_dict()):
+    for name in flatten_dict(default.get_config().to_dict(), sep="."):
         if name in known:  # Adam's own names
             continue
         field = ".".join(["config", *name.split(".")][-2:])  # of the innermost section

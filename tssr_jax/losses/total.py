@@ -1,7 +1,7 @@
 """All loss terms of a training step, and their weighted sum (SPEC, model step 7)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,27 @@ USER_TERMS = ("user_text2id", "user_id2text")
 ITEM_TERMS = ("item_text2id", "item_id2text")
 
 
+class Competitors(NamedTuple):
+    """What labels and anchors compete with, where it is not what the batch and the catalogue hold.
+
+    Attributes:
+      known: bool [shard_classes]; other items do not compete. None lets all compete.
+      negatives: of the next items, for `config.loss.next_item="sampled"`.
+      key: from which "sce" draws its buckets.
+      hard_items: int [number], further negatives of the item-grained terms; 0 is none.
+      users: further negatives of the user-grained terms.
+    """
+
+    known: jax.Array | None = None
+    negatives: Negatives | None = None
+    key: jax.Array | None = None
+    hard_items: jax.Array | None = None
+    users: UserQueue | None = None
+
+
+ONLY_THE_BATCH = Competitors()
+
+
 def term_weights(config: ml_collections.ConfigDict) -> dict[str, float]:
     """The factor of each term of the total; terms that are switched off are left out."""
     weights = {PREDICTION: 1.0}
@@ -45,11 +66,7 @@ def loss_terms(
     config: ml_collections.ConfigDict,
     *,
     item_features: ContentFeatures | None = None,
-    known: jax.Array | None = None,
-    negatives: Negatives | None = None,
-    key: jax.Array | None = None,
-    hard_items: jax.Array | None = None,
-    users: UserQueue | None = None,
+    competitors: Competitors = ONLY_THE_BATCH,
 ) -> dict[str, LossTerm]:
     """Computes this device's share of the terms that `term_weights` lists.
 
@@ -61,24 +78,17 @@ def loss_terms(
       batch: `item_sequence` and `labels` int [batch, length], `row_mask` bool [batch].
       config: sections `loss` and `corrections`.
       item_features: for a head that reads content.
-      known: bool [shard_classes]; other items do not compete. None lets all compete.
-      negatives: for `config.loss.next_item="sampled"`.
-      key: for "sce".
-      hard_items: int [number], further negatives of the item-grained terms; 0 is none.
-      users: further negatives of the user-grained terms.
+      competitors: what the losses of `config.loss` need beside.
     """
     weights = head_weights(model, params, item_features)
-    if known is not None:
-        weights = weights._replace(bias=jnp.where(known, weights.bias, -jnp.inf))
+    if competitors.known is not None:
+        weights = weights._replace(bias=jnp.where(competitors.known, weights.bias, -jnp.inf))
     terms = {
-        PREDICTION: _prediction(
-            model, weights, outputs, batch, config, negatives=negatives, key=key
-        )
+        PREDICTION: _prediction(model, weights, outputs, batch, config, competitors=competitors)
     }
     if outputs.id is None or outputs.content is None:
         return terms
-    further = (hard_items, users)
-    return terms | _contrasts(model, params, outputs, batch, config, item_features, *further)
+    return terms | _contrasts(model, params, outputs, batch, config, item_features, competitors)
 
 
 def _contrasts(  # noqa: PLR0917
@@ -88,11 +98,11 @@ def _contrasts(  # noqa: PLR0917
     batch: Mapping[str, jax.Array],
     config: ml_collections.ConfigDict,
     item_features: ContentFeatures | None,
-    hard_items: jax.Array | None,
-    users: UserQueue | None,
+    competitors: Competitors,
 ) -> dict[str, LossTerm]:
     """The user- and item-grained terms that are not switched off."""
     names, axis = term_weights(config), model.rows_axis
+    hard_items, users = competitors.hard_items, competitors.users
     terms: dict[str, LossTerm] = {}
     assert outputs.id is not None
     assert outputs.content is not None
@@ -144,8 +154,7 @@ def _prediction(
     batch: Mapping[str, jax.Array],
     config: ml_collections.ConfigDict,
     *,
-    negatives: Negatives | None,
-    key: jax.Array | None,
+    competitors: Competitors,
 ) -> LossTerm:
     corrections, loss = config.corrections, config.loss
     counted = batch["labels"] > 0
@@ -153,15 +162,18 @@ def _prediction(
         counted = counted & (batch["item_sequence"] > 0)
     inputs = outputs.fused, weights, batch["labels"], counted
     if loss.next_item == "sampled":
-        assert negatives is not None
+        assert competitors.negatives is not None
         return sampled_next_item_loss(
-            *inputs, negatives, catalogue=model.catalogue, compute_dtype=model.compute_dtype
+            *inputs,
+            competitors.negatives,
+            catalogue=model.catalogue,
+            compute_dtype=model.compute_dtype,
         )
     if loss.next_item == "sce":
-        assert key is not None
+        assert competitors.key is not None
         return scalable_next_item_loss(
             *inputs,
-            key,
+            competitors.key,
             items_per_bucket=loss.items_per_bucket,
             exclude_padding_class=corrections.exclude_padding_class,
             compute_dtype=model.compute_dtype,

@@ -9,14 +9,18 @@ from flax import linen as nn
 from tssr_jax.models import initializers
 from tssr_jax.models.precision import product
 
-HEADS = ("classes", "content", "tied")
+HEADS = ("classes", "content", "tied", "streams")
+# Those that score by the vectors that the streams read.
+TIED_HEADS = ("tied", "streams")
+# Below this squared norm a vector counts as no vector.
+_SMALLEST = 1e-12
 
 
 class HeadWeights(NamedTuple):
     """What scores the classes: `x @ kernel + bias`.
 
     Attributes:
-      kernel: [d_model, shard_classes].
+      kernel: [d_model, shard_classes]; [2 d_model, shard_classes] with head "streams".
       bias: [shard_classes].
     """
 
@@ -26,6 +30,12 @@ class HeadWeights(NamedTuple):
     def score(self, x: jax.Array, compute_dtype: str) -> jax.Array:
         """[..., d_model] -> [..., shard_classes]; float32 (fewer digits would make ties)."""
         return product(x, self.kernel, compute_dtype) + self.bias
+
+
+def unit(x: jax.Array, axis: int = -1) -> jax.Array:
+    """Vectors along an axis at L2 norm 1; zeros stay zeros, with a gradient."""
+    squares = jnp.sum(x * x, axis, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squares, _SMALLEST))
 
 
 class Head(nn.Module):

@@ -16,7 +16,7 @@ from tssr_jax.models.content.frozen import FrozenContent
 from tssr_jax.models.content.fusion import ContentFeatures, FusedContent
 from tssr_jax.models.dropout import Dropout
 from tssr_jax.models.gate import Concatenation, Gate
-from tssr_jax.models.head import Head, HeadWeights
+from tssr_jax.models.head import TIED_HEADS, Head, HeadWeights, unit
 from tssr_jax.models.packing import Packed, unpack
 from tssr_jax.models.recurrent import RecurrentEncoder
 from tssr_jax.models.streams import StreamEncoders
@@ -36,7 +36,7 @@ def reads_content(streams: Sequence[str]) -> bool:
 
 def ranks_by_content(head: str, streams: Sequence[str]) -> bool:
     """Whether items that were never trained are scored by their content."""
-    return head == "content" or (head == "tied" and reads_content(streams))
+    return head == "content" or (head in TIED_HEADS and reads_content(streams))
 
 
 class StreamStates(NamedTuple):
@@ -60,7 +60,8 @@ class TSSROutputs(NamedTuple):
       id: states of the id stream.
       content: states of the content stream.
       gate: weight of the id stream in `fused`, [batch, length, d_model].
-      fused: what the prediction head reads, [batch, length, d_model].
+      fused: what the prediction head reads, [batch, length, d_model]; with head "streams" both
+        streams' shares side by side, [batch, length, 2 d_model].
     """
 
     id: StreamStates | None
@@ -97,7 +98,13 @@ class TSSR(nn.Module):
       mixing: of the two streams, one of `MIXINGS`.
       head: "classes", weights of its own for each class; "content", these and what a projection
         makes of its content, so that items which were never trained are ranked by content alone;
-        "tied", the sum of the vectors by which the streams read it.
+        "tied", the sum of the vectors by which the streams read it; "streams", each stream's
+        state by the vectors that this stream reads, and these scores added.
+      id_reads_content: two streams only; what the id stream encodes is the sum of an item's id
+        vector and its content's. The item-grained loss compares with the id vector alone.
+      score_temperature: above 0 scores are cosines divided by it, of states and of the vectors that
+        score them; 0 are products.
+      embedding_dropout_rate: on what the first block reads, item vectors with their positions.
       rows_axis: the device axis that batches are cut along; None on one device.
     """
 
@@ -119,6 +126,9 @@ class TSSR(nn.Module):
     fusion: str = "sum"
     mixing: str = "gate"
     head: str = "classes"
+    id_reads_content: bool = False
+    score_temperature: float = 0.0
+    embedding_dropout_rate: float = 0.0
     rows_axis: Axis = None
 
     def setup(self) -> None:
@@ -130,13 +140,14 @@ class TSSR(nn.Module):
         if reads_content(self.streams):
             self.content_projection = self._make_content_projection(self.catalogue)
         dropout = Dropout(self.dropout_rate, self.rows_axis, parent=None)
+        self.embedding_dropout = Dropout(self.embedding_dropout_rate, self.rows_axis)
         both = len(self.streams) == 2
         self.blocks = self._make_encoder(dropout, self.num_cross_layers if both else 0)
         if both and self.mixing == "gate":
             self.gate = Gate(self.compute_dtype)
         elif both and self.mixing == "concatenation":
             self.concatenation = Concatenation(self.compute_dtype)
-        self.output = Head(classes, self.d_model, bias_only=self.head == "tied")
+        self.output = Head(classes, self.d_model, bias_only=self.head in TIED_HEADS)
         if self.head == "content":
             # Over this device's own classes, however they are cut.
             self.output_content = self._make_content_projection(Catalogue(classes - 1))
@@ -216,9 +227,12 @@ class TSSR(nn.Module):
         for stream in STREAMS:
             if stream in self.streams:
                 embeddings[stream] = self.embed(stream, item_sequence, item_features)
+        inputs = dict(embeddings)
+        if self.id_reads_content:
+            inputs["id"] = embeddings["id"] + embeddings["content"]
         dropout = not deterministic and self.dropout_rate > 0
         encoded = self.blocks(
-            jnp.stack([embedding + positions for embedding in embeddings.values()]),
+            jnp.stack([self._input(own + positions, deterministic) for own in inputs.values()]),
             mask,
             self.make_rng("dropout") if dropout else None,
             last_only=last_only,
@@ -228,14 +242,24 @@ class TSSR(nn.Module):
             for i, (stream, embedding) in enumerate(embeddings.items())
         }
         gate, fused = self._mix([own.crossed for own in states.values()])
+        if self.score_temperature:
+            fused = unit(fused)
         return TSSROutputs(states.get("id"), states.get("content"), gate, fused)
+
+    def _input(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        return self.embedding_dropout(x, deterministic=deterministic)
 
     def _mix(self, states: list[jax.Array]) -> tuple[jax.Array | None, jax.Array]:
         """The gate, where there is one, and the state that the head reads."""
         if len(states) == 1:
             return None, states[0]
         if self.mixing == "gate":
-            return self.gate(*states)
+            gate, fused = self.gate(*states)
+            if self.head == "streams":
+                fused = jnp.concatenate([gate * states[0], (1.0 - gate) * states[1]], axis=-1)
+            return gate, fused
+        if self.head == "streams":
+            return None, jnp.concatenate(states, axis=-1)
         if self.mixing == "sum":
             return None, states[0] + states[1]
         return None, self.concatenation(*states)
@@ -255,6 +279,13 @@ class TSSR(nn.Module):
 
     def head_weights(self, item_features: ContentFeatures | None) -> HeadWeights:
         """What scores this device's classes; class 0 is padding."""
+        weights = self._head_weights(item_features)
+        if self.score_temperature:
+            kernel = unit(weights.kernel, axis=0) / self.score_temperature
+            weights = weights._replace(kernel=kernel)
+        return weights
+
+    def _head_weights(self, item_features: ContentFeatures | None) -> HeadWeights:
         weights = self.output()
         known = _known(item_features)
         if known is not None:
@@ -262,17 +293,26 @@ class TSSR(nn.Module):
         if self.head == "classes":
             return weights
         classes = jnp.arange(weights.bias.size)
-        if self.head == "tied":
-            vectors = jnp.zeros((classes.size, self.d_model))
-            if self.streams != ("content",):
-                vectors += self._own_vectors(item_features)(classes)
-            if reads_content(self.streams):
-                vectors += self.embed("content", classes[None], item_features)[0]
-            return weights._replace(kernel=vectors.T)
+        if self.head in TIED_HEADS:
+            vectors = self._read_vectors(classes, item_features)
+            if self.head == "streams":
+                return weights._replace(kernel=jnp.concatenate(vectors, axis=-1).T)
+            return weights._replace(kernel=sum(vectors[1:], vectors[0]).T)
         if item_features is None:
             raise ValueError("a head that reads content needs item_features")
         content = self.output_content(classes[None], self._content(item_features))[0]
         return weights._replace(kernel=weights.kernel + content.T)
+
+    def _read_vectors(
+        self, classes: jax.Array, item_features: ContentFeatures | None
+    ) -> list[jax.Array]:
+        """By which the streams read classes of this device: its id's, its content's."""
+        vectors = []
+        if self.streams != ("content",):
+            vectors.append(self._own_vectors(item_features)(classes))
+        if reads_content(self.streams):
+            vectors.append(self.embed("content", classes[None], item_features)[0])
+        return vectors
 
     def _own_vectors(self, item_features: ContentFeatures | None) -> Callable[..., jax.Array]:
         """The id's row of each class on this device; zeros for items that were never trained."""

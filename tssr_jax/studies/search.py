@@ -15,10 +15,11 @@ from rich.table import Table
 
 from tssr_jax.errors import UserError
 from tssr_jax.reporting import make_console, make_progress
-from tssr_jax.run_config import validate_config, write_json
+from tssr_jax.run_config import write_json
 from tssr_jax.studies.runner import run_trial
 from tssr_jax.studies.space import Dimension, parse_space
 from tssr_jax.studies.trial import Trial
+from tssr_jax.validation import validate_config
 
 JOURNAL_FILE = "search.log"
 BEST_FILE = "best.json"

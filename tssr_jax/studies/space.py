@@ -4,9 +4,9 @@ import ast
 from typing import Any, NamedTuple
 
 import ml_collections
+from flax.traverse_util import flatten_dict
 
 from tssr_jax.errors import UserError
-from tssr_jax.run_config import flatten
 
 _FORM = (
     "must look like 'optimizer.learning_rate: log 1e-4 1e-2', 'model.dropout_rate: range 0 0.5' or "
@@ -42,7 +42,7 @@ def parse_space(config: ml_collections.ConfigDict) -> list[Dimension]:
     Raises:
       UserError: if one can't be read, names no field, or has values of another type.
     """
-    fields = flatten(config.to_dict())
+    fields = flatten_dict(config.to_dict(), sep=".")
     dimensions = []
     for text in config.search.space:
         name, _, rest = (part.strip() for part in text.partition(":"))

@@ -7,16 +7,12 @@ from typing import Any
 
 import ml_collections
 from etils import epath
+from flax.traverse_util import flatten_dict
 
 from tssr_jax.errors import UserError
-from tssr_jax.run_config import (
-    FILE_NAME,
-    flatten,
-    require_same_config,
-    save_config,
-    validate_config,
-)
+from tssr_jax.run_config import FILE_NAME, require_same_config, save_config
 from tssr_jax.studies.designs import Study
+from tssr_jax.validation import validate_config
 
 RESULT_FILE = "result.json"
 LOG_FILE = "log.txt"
@@ -74,7 +70,7 @@ def make_trials(
     Raises:
       UserError: if a variant's configuration makes no sense, or a field that it needs is not set.
     """
-    fields = flatten(config.to_dict())
+    fields = flatten_dict(config.to_dict(), sep=".")
     for name in study.needs:
         if not fields[name]:
             raise UserError(f"This study needs --config.{name} (configs/default.py explains it).")
@@ -86,5 +82,5 @@ def make_trials(
             validate_config(own)
             name = re.sub(r"\W+", "_", variant.name).strip("_")
             folder = workdir / "trials" / f"{name}-seed{seed}"
-            trials.append(Trial(variant.name, flatten(dict(variant.changes)), own, folder))
+            trials.append(Trial(variant.name, dict(variant.changes), own, folder))
     return trials

@@ -14,6 +14,7 @@ from tssr_jax.catalogue import Catalogue
 from tssr_jax.experiment import make_model
 from tssr_jax.models import tssr
 from tssr_jax.models.attention import causal_padding_mask
+from tssr_jax.models.head import unit
 from tssr_jax.models.tssr import head_weights
 from tssr_jax.train_state import init_params
 
@@ -128,6 +129,21 @@ def test_content_can_be_added_to_ids():
     )
 
 
+def test_the_id_stream_can_read_content():
+    sequence = jnp.array([[0, 1, 2, 3]])
+    model, params = make(id_reads_content=True, num_cross_layers=0)
+    outputs = encode(model, params, sequence, FEATURES)
+    alone, _ = make(("sum",))
+    own = {name: x for name, x in params.items() if name not in {"gate", "blocks"}}
+    own["blocks"] = jax.tree.map(lambda x: x[:, :1], params["blocks"])  # the id stream's
+    expected = encode(alone, own, sequence, FEATURES).fused
+    np.testing.assert_allclose(outputs.id.encoded, expected, atol=1e-6)
+    plain, _ = make(num_cross_layers=0)
+    as_before = encode(plain, params, sequence, FEATURES)
+    np.testing.assert_array_equal(outputs.id.input_embedding, as_before.id.input_embedding)
+    np.testing.assert_array_equal(outputs.content.encoded, as_before.content.encoded)
+
+
 @pytest.mark.parametrize("streams", [("id", "content"), ("id",), ("content",), ("sum",)])
 def test_a_tied_head_scores_by_what_the_streams_read(streams):
     model, params = make(streams, head="tied")
@@ -146,6 +162,63 @@ def test_a_tied_head_scores_by_what_the_streams_read(streams):
         vectors += FEATURES @ projection["kernel"] + projection["bias"]
     np.testing.assert_allclose(kernel, vectors.T, atol=1e-6)
     assert params["output"].keys() == {"bias"} and bias.shape == (NUM_ITEMS + 1,)
+
+
+def test_each_stream_scores_by_the_vectors_that_it_reads():
+    model, params = make(head="streams")
+    sequence = jnp.array([[0, 1, 2, 3]])
+    outputs = encode(model, params, sequence, FEATURES)
+    weights = head_weights(model, params, FEATURES)
+    projection = params["content_projection"]
+    content = FEATURES @ projection["kernel"] + projection["bias"]
+    expected = (outputs.gate * outputs.id.crossed) @ params["token_embedding"]["embedding"].T
+    expected += ((1 - outputs.gate) * outputs.content.crossed) @ content.T
+    expected += params["output"]["bias"]
+    np.testing.assert_allclose(weights.score(outputs.fused, "float32"), expected, atol=1e-5)
+    last = encode(model, params, sequence, FEATURES, last_only=True).fused
+    np.testing.assert_allclose(last[:, 0], outputs.fused[:, -1], atol=1e-6)
+    model, params = make(head="streams", mixing="sum")
+    outputs = encode(model, params, sequence, FEATURES)
+    both = np.concatenate([outputs.id.crossed, outputs.content.crossed], axis=-1)
+    np.testing.assert_array_equal(outputs.fused, both)
+
+
+@pytest.mark.parametrize("head", ["classes", "content", "tied", "streams"])
+def test_scores_can_be_cosines(head):
+    sequence = jnp.array([[0, 1, 2, 3]])
+    features = {"text": FEATURES, "known": np.arange(NUM_ITEMS + 1) != 5}
+    model, params = make(head=head)
+    plain = encode(model, params, sequence, features).fused
+    if head == "classes":
+        features = FEATURES
+    vectors = head_weights(model, params, features).kernel.T
+    model = model.clone(score_temperature=0.1)
+    weights = head_weights(model, params, features)
+    scores = weights.score(encode(model, params, sequence, features).fused, "float32")
+    cosines = np.einsum("ble,ce->blc", plain, vectors)
+    cosines /= np.linalg.norm(plain, axis=-1)[..., None] * np.linalg.norm(vectors, axis=-1)
+    np.testing.assert_allclose(scores, cosines / 0.1 + weights.bias, atol=1e-4)
+
+
+def test_a_vector_of_zeros_has_a_score_and_a_gradient():
+    value, gradient = jax.value_and_grad(lambda x: unit(x).sum())(jnp.zeros(3))
+    assert value == 0 and np.isfinite(gradient).all()
+
+
+def test_what_the_first_block_reads_is_dropped():
+    model, params = make(dropout_rate=0.0, embedding_dropout_rate=0.5, num_unimodal_layers=0,
+                         num_cross_layers=0)  # fmt: skip
+    sequence, key = jnp.array([[1, 2, 3, 4, 5, 6]]), jax.random.key(0)
+    whole = encode(model, params, sequence, FEATURES)
+    some = tssr.encode(model, params, sequence, FEATURES, dropout_key=key)
+    for name in ("id", "content"):
+        kept, all_of_it = getattr(some, name).encoded, getattr(whole, name).encoded
+        np.testing.assert_allclose(kept[kept != 0], 2 * all_of_it[kept != 0], atol=1e-5)
+        assert 0.2 < (kept == 0).mean() < 0.8
+        # What the item-grained terms compare with stays whole.
+        inputs = (getattr(outputs, name).input_embedding for outputs in (some, whole))
+        np.testing.assert_array_equal(*inputs)
+    assert ((some.id.encoded == 0) != (some.content.encoded == 0)).any()
 
 
 def test_a_recurrent_state_by_hand():
