@@ -52,15 +52,37 @@ def text_features(
       settings: section `content.text` of the config.
       cache_dir: where features and downloads are kept.
     """
-    if settings.encoder == "ngrams":
-        table = ngram_features(["", *texts], settings.ngram_width)
-        values = json.dumps([settings.encoder, settings.ngram_width, list(texts)])
-        features = TextFeatures(hashlib.sha256(values.encode()).hexdigest()[:20], table)
-    else:
-        features = _encoded_features(texts, settings, cache_dir)
+    features = _plain_features(texts, settings, cache_dir)
     if settings.whitening:
         features = TextFeatures(f"{features.key}-white", whiten(features.table))
     return features
+
+
+def more_text_features(
+    catalogue_texts: Sequence[str],
+    texts: Sequence[str],
+    settings: ml_collections.ConfigDict,
+    cache_dir: str,
+) -> np.ndarray:
+    """Features of further items, float32 [num_texts, width], as the catalogue's were made.
+
+    What whitening takes away is what the catalogue's items have in common.
+    """
+    table = _plain_features(texts, settings, cache_dir).table
+    if settings.whitening:
+        table = whiten(table, _plain_features(catalogue_texts, settings, cache_dir).table)
+    return table[1:]
+
+
+def _plain_features(
+    texts: Sequence[str], settings: ml_collections.ConfigDict, cache_dir: str
+) -> TextFeatures:
+    """Before whitening."""
+    if settings.encoder == "ngrams":
+        table = ngram_features(["", *texts], settings.ngram_width)
+        values = json.dumps([settings.encoder, settings.ngram_width, list(texts)])
+        return TextFeatures(hashlib.sha256(values.encode()).hexdigest()[:20], table)
+    return _encoded_features(texts, settings, cache_dir)
 
 
 def _encoded_features(

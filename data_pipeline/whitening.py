@@ -6,7 +6,7 @@ import numpy as np
 _LEAST_VARIANCE = 1e-6
 
 
-def whiten(table: np.ndarray) -> np.ndarray:
+def whiten(table: np.ndarray, catalogue: np.ndarray | None = None) -> np.ndarray:
     """Features of mean 0 and covariance 1 / width, so that the mean squared norm stays about 1.
 
     Vectors of pretrained encoders share a few large directions (WhitenRec, arXiv 2402.10602). The
@@ -14,15 +14,19 @@ def whiten(table: np.ndarray) -> np.ndarray:
 
     Args:
       table: float32 [num_items + 1, width].
+      catalogue: the items, [items + 1, width], whose mean and covariance count; by default the
+        table's own.
     """
-    present = np.any(table != 0, axis=1)
-    own = table[present].astype(np.float64)
-    if len(own) < 2:
+    all_items = table if catalogue is None else catalogue
+    all_items = all_items[np.any(all_items != 0, axis=1)].astype(np.float64)
+    if len(all_items) < 2:
         return table
-    centred = own - own.mean(axis=0)
-    variances, axes = np.linalg.eigh(centred.T @ centred / len(own))
+    mean = all_items.mean(axis=0)
+    centred = all_items - mean
+    variances, axes = np.linalg.eigh(centred.T @ centred / len(all_items))
     kept = variances > _LEAST_VARIANCE * variances[-1]
     scaled = axes[:, kept] / np.sqrt(variances[kept] * kept.sum())
     result = np.zeros_like(table)
-    result[present] = centred @ scaled @ axes[:, kept].T
+    present = np.any(table != 0, axis=1)
+    result[present] = (table[present] - mean) @ scaled @ axes[:, kept].T
     return result

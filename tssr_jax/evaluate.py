@@ -127,8 +127,14 @@ def _list_metrics(
     )
 
 
-def restore_best(workdir: epath.Path) -> tuple[Experiment, Any, int]:
+def restore_best(
+    workdir: epath.Path, *, whole_catalogue: bool = False
+) -> tuple[Experiment, Any, int]:
     """A run as its best checkpoint left it: experiment, parameters, and the step they are of.
+
+    Args:
+      workdir: the run's folder.
+      whole_catalogue: on each device, though it was cut over several when it was trained.
 
     Raises:
       UserError: if `workdir` holds no run, or its data or checkpoints don't fit.
@@ -136,7 +142,8 @@ def restore_best(workdir: epath.Path) -> tuple[Experiment, Any, int]:
     config = load_config(workdir)
     # A run that was trained on several devices can be evaluated where there are fewer.
     config.num_devices = min(config.num_devices, len(jax.devices()))
-    config.model_devices = math.gcd(config.model_devices, config.num_devices or len(jax.devices()))
+    parts = 1 if whole_catalogue else config.model_devices
+    config.model_devices = math.gcd(parts, config.num_devices or len(jax.devices()))
     experiment = build_experiment(config)
     require_same_data(experiment, workdir)
     target = experiment.devices.build(lambda: initial_params(experiment), params_layout(experiment))

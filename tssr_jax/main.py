@@ -2,12 +2,15 @@
 
     python -m tssr_jax.main --config=configs/ml100k.py --workdir=runs/ml100k
     python -m tssr_jax.main --mode=evaluate --workdir=runs/ml100k
+    python -m tssr_jax.main --mode=recommend --workdir=... --input=FILE.jsonl --output=FILE.jsonl
     python -m tssr_jax.main --mode=study --study=ablation --config=... --workdir=runs/ablation
 
 The first trains (a second call resumes), tests the best checkpoint and prints a table; the second
-restores that checkpoint and prints the same numbers. Every field of the configuration
-(configs/default.py lists them) can be set: --config.model.d_model=64.
+restores that checkpoint and prints the same numbers; the third asks it. Every field of the
+configuration (configs/default.py lists them) can be set: --config.model.d_model=64.
 """
+
+from pathlib import Path
 
 from absl import flags, logging
 from etils import epath
@@ -54,9 +57,29 @@ _TRIAL_MINUTES = flags.DEFINE_float(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "size", "study", "search"],
-    "train (or resume), evaluate the best checkpoint, tell what a step needs on which devices "
-    "(size), compare several trainings (study), or search settings.",
+    ["train", "evaluate", "recommend", "size", "study", "search"],
+    "train (or resume), evaluate the best checkpoint, recommend items for the histories of a file, "
+    "tell what a step needs on which devices (size), compare several trainings (study), or search "
+    "settings.",
+)
+_INPUT = flags.DEFINE_string(
+    "input", None, "--mode=recommend: histories, .jsonl, .csv or .parquet (docs/recommending.md)."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "--mode=recommend: where the lists go, .jsonl, .csv or .parquet."
+)
+_TOP_K = flags.DEFINE_integer("top_k", 10, "--mode=recommend: items for each history.", 1)
+_KEEP_SEEN = flags.DEFINE_bool(
+    "keep_seen", False, "--mode=recommend: also recommend what is in the history."
+)
+_NEW_ITEMS = flags.DEFINE_string(
+    "new_items", None, "--mode=recommend: table of items that training has not seen."
+)
+_ONLY_ITEMS = flags.DEFINE_string(
+    "only_items", None, "--mode=recommend: file with the ids that may be recommended, one a line."
+)
+_NEVER_ITEMS = flags.DEFINE_string(
+    "never_items", None, "--mode=recommend: file with ids that may not be."
 )
 
 
@@ -81,6 +104,9 @@ def main() -> None:
         join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if _MODE.value == "evaluate":
         _evaluate(workdir)
+        return
+    if _MODE.value == "recommend":
+        _recommend(workdir)
         return
     _require_config()
     if _MODE.value == "study":
@@ -112,6 +138,20 @@ def _evaluate(workdir: epath.Path) -> None:
         run_baseline(config, workdir)
     else:
         evaluate(workdir)
+
+
+def _recommend(workdir: epath.Path) -> None:
+    from tssr_jax.recommending.command import Request, run_recommend
+
+    if not _INPUT.value or not _OUTPUT.value:
+        raise UserError("--input=FILE and --output=FILE are required to recommend.")
+    new, only, never = (
+        Path(flag.value) if flag.value else None for flag in (_NEW_ITEMS, _ONLY_ITEMS, _NEVER_ITEMS)
+    )
+    request = Request(
+        Path(_INPUT.value), Path(_OUTPUT.value), _TOP_K.value, _KEEP_SEEN.value, new, only, never
+    )
+    run_recommend(workdir, request)
 
 
 def _require_config() -> None:

@@ -13,7 +13,8 @@ from tssr_jax.experiment import Experiment
 from tssr_jax.metrics import competitors_above
 from tssr_jax.models.content.fusion import ContentFeatures
 from tssr_jax.models.content.trained import TrainedEncoder, parameters_name, scatter
-from tssr_jax.models.tssr import TSSR, encode, head_weights
+from tssr_jax.models.pure import encode, head_weights
+from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel import ROWS, WHOLE
 from tssr_jax.train_state import init_params
 

@@ -24,7 +24,8 @@ from tssr_jax.losses.total import (
     total_loss,
 )
 from tssr_jax.models.content.trained import TrainedEncoder, parameters_name
-from tssr_jax.models.tssr import KNOWN, TSSR, encode
+from tssr_jax.models.pure import encode
+from tssr_jax.models.tssr import KNOWN, TSSR
 from tssr_jax.touched_rows import HEAD, ITEM_TABLE, TouchedRows, touched_rows
 
 NEVER = jnp.iinfo(jnp.int32).max

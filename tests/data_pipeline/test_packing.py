@@ -13,7 +13,7 @@ from tssr_jax.catalogue import Catalogue
 from tssr_jax.experiment import make_model
 from tssr_jax.losses.total import loss_terms, term_weights, total_loss
 from tssr_jax.models.attention import packed_mask
-from tssr_jax.models.tssr import encode
+from tssr_jax.models.pure import encode
 from tssr_jax.train_state import init_params
 
 LENGTH = 6

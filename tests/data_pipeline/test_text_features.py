@@ -148,6 +148,7 @@ def test_whitening():
     table = (rng.standard_normal((200, 5)) @ rng.standard_normal((5, 5)) + 3).astype(np.float32)
     table[[0, 7]] = 0.0
     white = whiten(table)
+    np.testing.assert_allclose(whiten(table[[0, 3]], table), white[[0, 3]], atol=1e-6)
     assert not white[[0, 7]].any()
     rest = np.delete(white, [0, 7], axis=0)
     np.testing.assert_allclose(rest.mean(axis=0), 0, atol=1e-5)

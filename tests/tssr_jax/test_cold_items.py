@@ -34,7 +34,7 @@ from tssr_jax.errors import UserError
 from tssr_jax.evaluate import evaluate
 from tssr_jax.experiment import build_experiment, make_model
 from tssr_jax.losses.total import PREDICTION, Competitors, loss_terms, total_loss
-from tssr_jax.models.tssr import encode, head_weights
+from tssr_jax.models.pure import encode, head_weights
 from tssr_jax.parallel import CLASSES, ROWS, WHOLE, Devices
 from tssr_jax.ranking import make_eval_step
 from tssr_jax.train import train

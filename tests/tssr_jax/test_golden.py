@@ -11,7 +11,7 @@ from tssr_jax.losses.contrastive import pool
 from tssr_jax.losses.total import ITEM_TERMS, PREDICTION, USER_TERMS, loss_terms, term_weights
 from tssr_jax.losses.total import total_loss as weighted_total
 from tssr_jax.metrics import ranking_metrics
-from tssr_jax.models.tssr import encode, head_weights
+from tssr_jax.models.pure import encode, head_weights
 from tssr_jax.optimizer import make_optimizer
 from tssr_jax.ranking import make_eval_step
 from tssr_jax.train_state import TOTAL, create_train_state, make_train_step, zero_sums

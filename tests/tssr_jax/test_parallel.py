@@ -13,7 +13,7 @@ from tssr_jax.catalogue import Catalogue
 from tssr_jax.errors import UserError
 from tssr_jax.experiment import make_model
 from tssr_jax.losses.total import ITEM_TERMS, PREDICTION, USER_TERMS, loss_terms, total_loss
-from tssr_jax.models.tssr import encode
+from tssr_jax.models.pure import encode
 from tssr_jax.optimizer import clip_by_norm, make_optimizer
 from tssr_jax.parallel import CLASSES, ROWS, WHOLE, Devices
 from tssr_jax.ranking import make_eval_step

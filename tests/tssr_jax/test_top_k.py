@@ -7,7 +7,7 @@ from configs import default
 from tssr_jax import placement, ranking
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.experiment import make_model
-from tssr_jax.models.tssr import encode, head_weights
+from tssr_jax.models.pure import encode, head_weights
 from tssr_jax.parallel import CLASSES, ROWS, WHOLE, Devices
 from tssr_jax.top_k import best_classes, make_top_k_step, popularity_scorer
 from tssr_jax.train_state import init_params

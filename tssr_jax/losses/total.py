@@ -19,7 +19,8 @@ from tssr_jax.losses.sce import scalable_next_item_loss
 from tssr_jax.losses.term import LossTerm
 from tssr_jax.models.content.fusion import ContentFeatures
 from tssr_jax.models.head import HeadWeights
-from tssr_jax.models.tssr import TSSR, StreamStates, TSSROutputs, embed_items, head_weights
+from tssr_jax.models.pure import embed_items, head_weights
+from tssr_jax.models.tssr import TSSR, StreamStates, TSSROutputs
 
 PREDICTION = "prediction"
 # How next items are predicted: against all classes, drawn ones, or those of buckets.

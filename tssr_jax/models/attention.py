@@ -13,6 +13,8 @@ from tssr_jax.models.dropout import Dropout
 # Forbidden scores are SET to this finite value: a query with no allowed key (a padding position)
 # then attends uniformly to all positions instead of producing NaN.
 MASKED_SCORE = -1e9
+# Collection and name of the attention weights, of each head [batch, length, key_length].
+WEIGHTS = ("intermediates", "weights")
 
 
 def causal_padding_mask(item_sequence: jax.Array) -> jax.Array:
@@ -95,6 +97,7 @@ class MultiHeadAttention(nn.Module):
                 preferred_element_type=jnp.float32,
             )
             weights = jax.nn.softmax(jnp.where(mask, scores, MASKED_SCORE), axis=-1)
+            self.sow(*WEIGHTS, weights)  # kept where somebody asks for them
             weights = self.dropout(weights, deterministic=deterministic).astype(v.dtype)
             attended.append(jnp.einsum("bqk,bkd->bqd", weights, v[..., features]))
         heads = checkpoint_name(jnp.concatenate(attended, axis=-1), "attended")

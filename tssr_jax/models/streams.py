@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from tssr_jax.models.attention import WEIGHTS
 from tssr_jax.models.blocks import SAVED, EncoderBlock
 
 
@@ -111,6 +112,35 @@ class StreamEncoders(nn.Module):
 
         crossed, _ = jax.lax.scan(attend, unimodal[:, :, -1:], rest)
         return Encoded(unimodal if self.num_cross else crossed, crossed)
+
+    def attention(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        """How much each position attends to each, mean over heads.
+
+        Args:
+          x: [streams, batch, length, d_model].
+          mask: bool [batch, length, length].
+
+        Returns:
+          [layers, streams, batch, length, length]; rows sum to 1. Those of the cross-attention
+          blocks, which come last, are of the other stream's positions.
+        """
+        params, weights = self.variables["params"], []
+        other = x
+
+        def apply(params: Any, x: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
+            collection, name = WEIGHTS
+            x, kept = self.block.apply(
+                {"params": params}, x, other, mask, deterministic=True, mutable=[collection]
+            )
+            return x, jnp.stack(kept[collection]["attention"][name]).mean(axis=0)
+
+        for layer in range(self.num_unimodal + self.num_cross):
+            own = jax.tree.map(lambda p, layer=layer: p[layer], params)
+            if layer == self.num_unimodal:
+                other = x[::-1]
+            x, of_layer = jax.vmap(apply)(own, x, x if layer < self.num_unimodal else other)
+            weights.append(of_layer)
+        return jnp.stack(weights)
 
     def _apply(
         self,

@@ -1,7 +1,7 @@
 """The two-stream sequential recommender (arXiv 2403.07623, section 3; SPEC "The model")."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -223,16 +223,10 @@ class TSSR(nn.Module):
         deterministic: bool,
         last_only: bool = False,
     ) -> TSSROutputs:
-        embeddings = {}
-        for stream in STREAMS:
-            if stream in self.streams:
-                embeddings[stream] = self.embed(stream, item_sequence, item_features)
-        inputs = dict(embeddings)
-        if self.id_reads_content:
-            inputs["id"] = embeddings["id"] + embeddings["content"]
+        embeddings = self._embeddings(item_sequence, item_features)
         dropout = not deterministic and self.dropout_rate > 0
         encoded = self.blocks(
-            jnp.stack([self._input(own + positions, deterministic) for own in inputs.values()]),
+            self._inputs(embeddings, positions, deterministic=deterministic),
             mask,
             self.make_rng("dropout") if dropout else None,
             last_only=last_only,
@@ -246,8 +240,39 @@ class TSSR(nn.Module):
             fused = unit(fused)
         return TSSROutputs(states.get("id"), states.get("content"), gate, fused)
 
-    def _input(self, x: jax.Array, deterministic: bool) -> jax.Array:
-        return self.embedding_dropout(x, deterministic=deterministic)
+    def attention(
+        self, item_sequence: jax.Array, item_features: ContentFeatures | None
+    ) -> jax.Array:
+        """How much each position of a history attends to each; see `StreamEncoders.attention`.
+
+        Raises:
+          ValueError: if the encoder is recurrent.
+        """
+        if self.encoder != "attention":
+            raise ValueError(f"a {self.encoder} has no attention")
+        positions = self.position_embedding.embedding[-item_sequence.shape[1] :]
+        embeddings = self._embeddings(item_sequence, item_features)
+        inputs = self._inputs(embeddings, positions, deterministic=True)
+        weights = self.blocks.attention(inputs, causal_padding_mask(item_sequence))
+        return cast(jax.Array, weights)
+
+    def _embeddings(
+        self, item_sequence: jax.Array, item_features: ContentFeatures | None
+    ) -> dict[str, jax.Array]:
+        streams = [stream for stream in STREAMS if stream in self.streams]
+        return {name: self.embed(name, item_sequence, item_features) for name in streams}
+
+    def _inputs(
+        self, embeddings: Mapping[str, jax.Array], positions: jax.Array, *, deterministic: bool
+    ) -> jax.Array:
+        """What the first block reads, [streams, batch, length, d_model]."""
+        inputs = dict(embeddings)
+        if self.id_reads_content:
+            inputs["id"] = embeddings["id"] + embeddings["content"]
+        drop = self.embedding_dropout
+        return jnp.stack(
+            [drop(x + positions, deterministic=deterministic) for x in inputs.values()]
+        )
 
     def _mix(self, states: list[jax.Array]) -> tuple[jax.Array | None, jax.Array]:
         """The gate, where there is one, and the state that the head reads."""
@@ -336,50 +361,6 @@ class TSSR(nn.Module):
         """`encode`, then `score` at every position: logits [batch, length, shard_classes]."""
         outputs = self.encode(item_sequence, item_features, deterministic=deterministic)
         return outputs, self.head_weights(item_features).score(outputs.fused, self.compute_dtype)
-
-
-def encode(
-    model: TSSR,
-    params: Mapping[str, Any],
-    item_sequence: jax.Array,
-    item_features: ContentFeatures | None,
-    packed: Packed | None = None,
-    *,
-    dropout_key: jax.Array | None = None,
-    last_only: bool = False,
-) -> TSSROutputs:
-    """`TSSR.encode` as a pure function of the parameters; with a key, dropout is on."""
-    outputs = model.apply(
-        {"params": params},
-        item_sequence,
-        item_features,
-        packed,
-        deterministic=dropout_key is None,
-        last_only=last_only,
-        method=TSSR.encode,
-        rngs=None if dropout_key is None else {"dropout": dropout_key},
-    )
-    return cast(TSSROutputs, outputs)
-
-
-def embed_items(
-    model: TSSR,
-    params: Mapping[str, Any],
-    stream: str,
-    items: jax.Array,
-    item_features: ContentFeatures | None,
-) -> jax.Array:
-    """`TSSR.embed` as a pure function of the parameters."""
-    vectors = model.apply({"params": params}, stream, items, item_features, method=TSSR.embed)
-    return cast(jax.Array, vectors)
-
-
-def head_weights(
-    model: TSSR, params: Mapping[str, Any], item_features: ContentFeatures | None
-) -> HeadWeights:
-    """`TSSR.head_weights` as a pure function of the parameters."""
-    weights = model.apply({"params": params}, item_features, method=TSSR.head_weights)
-    return cast(HeadWeights, weights)
 
 
 def _known(item_features: ContentFeatures | None) -> jax.Array | None:

@@ -17,7 +17,7 @@ from tssr_jax.losses.total import (
     term_weights,
     total_loss,
 )
-from tssr_jax.models.tssr import encode
+from tssr_jax.models.pure import encode
 from tssr_jax.train_state import init_params
 
 NUM_ITEMS = 9

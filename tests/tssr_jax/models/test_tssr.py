@@ -12,15 +12,15 @@ from configs import default
 from data_pipeline.packing import pack
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.experiment import make_model
-from tssr_jax.models import tssr
+from tssr_jax.models import pure
 from tssr_jax.models.attention import causal_padding_mask
 from tssr_jax.models.head import unit
-from tssr_jax.models.tssr import head_weights
+from tssr_jax.models.pure import attention, head_weights
 from tssr_jax.train_state import init_params
 
 NUM_ITEMS, FEATURE_DIM = 12, 6
 WIDTHS = {"text": FEATURE_DIM}
-encode = jax.jit(tssr.encode, static_argnums=0, static_argnames="last_only")
+encode = jax.jit(pure.encode, static_argnums=0, static_argnames="last_only")
 FEATURES = jax.random.normal(jax.random.key(9), (NUM_ITEMS + 1, FEATURE_DIM))
 
 
@@ -210,7 +210,7 @@ def test_what_the_first_block_reads_is_dropped():
                          num_cross_layers=0)  # fmt: skip
     sequence, key = jnp.array([[1, 2, 3, 4, 5, 6]]), jax.random.key(0)
     whole = encode(model, params, sequence, FEATURES)
-    some = tssr.encode(model, params, sequence, FEATURES, dropout_key=key)
+    some = pure.encode(model, params, sequence, FEATURES, dropout_key=key)
     for name in ("id", "content"):
         kept, all_of_it = getattr(some, name).encoded, getattr(whole, name).encoded
         np.testing.assert_allclose(kept[kept != 0], 2 * all_of_it[kept != 0], atol=1e-5)
@@ -219,6 +219,31 @@ def test_what_the_first_block_reads_is_dropped():
         inputs = (getattr(outputs, name).input_embedding for outputs in (some, whole))
         np.testing.assert_array_equal(*inputs)
     assert ((some.id.encoded == 0) != (some.content.encoded == 0)).any()
+
+
+def test_attention_by_hand():
+    model, params = make()
+    sequence = jnp.array([[0, 0, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]])
+    weights = attention(model, params, sequence, FEATURES)
+    assert weights.shape == (3, 2, 2, 6, 6)
+    outputs = encode(model, params, sequence, FEATURES)
+    positions = params["position_embedding"]["embedding"]
+    mask = causal_padding_mask(sequence)
+    own = [s.input_embedding + positions for s in (outputs.id, outputs.content)]
+    encoded = [outputs.id.encoded, outputs.content.encoded]
+    # Queries and keys of the first layer, and of the first cross-attention layer, by stream.
+    for layer, queries, keys in ((0, own, own), (1, encoded, encoded[::-1])):
+        for stream in (0, 1):
+            block = jax.tree.map(lambda p, at=(layer, stream): p[at], params["blocks"]["attention"])
+            q, k = (
+                (x[stream] @ block[name]["kernel"] + block[name]["bias"]).reshape(2, 6, 2, 4)
+                for name, x in (("query", queries), ("key", keys))
+            )
+            scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / 2
+            expected = jax.nn.softmax(jnp.where(mask[:, None], scores, -1e9)).mean(axis=1)
+            np.testing.assert_allclose(weights[layer, stream], expected, atol=1e-6)
+    with pytest.raises(ValueError, match="gru has no attention"):
+        attention(*make(("id",), encoder="gru"), sequence, None)
 
 
 def test_a_recurrent_state_by_hand():

@@ -1,0 +1,210 @@
+"""Recommendations against whole sorts of the model's scores, and what is told with them."""
+
+import numpy as np
+import pytest
+
+from tests.raw_data import tiny_config
+from tests.runs import best_params
+from tssr_jax.errors import UserError
+from tssr_jax.evaluate import restore_best
+from tssr_jax.models.pure import attention, encode, head_weights
+from tssr_jax.recommending.recommender import Recommender
+from tssr_jax.run_config import load_config
+from tssr_jax.train import train
+
+HISTORIES = [
+    ["i3", "i4", "i5"],
+    ["i1"],
+    ["i9", "nothing", "i10"],
+    [],
+    ["nothing"],
+    [f"i{i}" for i in range(15)],  # longer than the window
+    ["i7", "i7", "i8"],
+]
+
+
+def dense(workdir, histories):
+    """Scores of all classes and gates, one history at a time, without batches."""
+    experiment, params, _ = restore_best(workdir)
+    content, model = experiment.content, experiment.model
+    ids = {item: i for i, item in enumerate(experiment.data.item_ids, 1)}
+    weights = head_weights(model, params, content)
+    results = []
+    for history in histories:
+        known = [ids[item] for item in history if item in ids]
+        sequence = np.array([known[-model.max_length :]], np.int32)
+        outputs = encode(model, params, sequence, content)
+        scores = np.array(weights.score(outputs.fused[0, -1], "float32"))
+        results.append((known, scores, float(outputs.gate[0, -1].mean())))
+    return experiment.data, results
+
+
+@pytest.mark.parametrize("keep_seen", [False, True])
+def test_lists_are_those_of_a_sort(workdir, recommender, keep_seen):
+    lists = recommender.recommend(HISTORIES, top_k=5, keep_seen=keep_seen)
+    model_ranks = [i for i in range(len(HISTORIES)) if i not in (3, 4)]
+    data, expected = dense(workdir, [HISTORIES[i] for i in model_ranks])
+    for i, (known, scores, gate) in zip(model_ranks, expected, strict=True):
+        scores[[0] if keep_seen else [0, *known]] = -np.inf
+        best = np.argsort(-scores, kind="stable")[:5]
+        found = lists[i]
+        assert [item.item for item in found.items] == [data.item_ids[c - 1] for c in best]
+        assert [item.title for item in found.items] == [data.titles[c - 1] for c in best]
+        np.testing.assert_allclose([x.score for x in found.items], scores[best], rtol=1e-4)
+        assert found.stream_weights["id"] == pytest.approx(gate, abs=1e-5)
+        assert sum(found.stream_weights.values()) == pytest.approx(1)
+        assert not found.popular
+    assert lists[2].unknown == ("nothing",) and lists[0].unknown == ()
+
+
+def test_without_a_known_item_the_popular_ones_are_told_as_such(workdir, recommender):
+    lists = recommender.recommend(HISTORIES, top_k=4)
+    sequences = workdir.parent / "raw" / "interactions.csv"
+    times = {}
+    for line in sequences.read_text().splitlines()[1:]:
+        user, item, time = line.split(",")
+        times.setdefault(user, []).append((int(time), item))
+    counts = {}
+    for rows in times.values():
+        for _, item in sorted(rows)[:-2][-9:]:  # the newest window and its last label
+            counts[item] = counts.get(item, 0) + 1
+    for i in (3, 4):
+        assert lists[i].popular and lists[i].stream_weights is None
+        assert [x.score for x in lists[i].items] == sorted(counts.values(), reverse=True)[:4]
+        assert all(counts[x.item] == x.score for x in lists[i].items)
+    assert lists[4].unknown == ("nothing",)
+
+
+def test_lists_do_not_depend_on_the_batch(workdir, recommender):
+    histories = HISTORIES * 3
+    whole = recommender.recommend(histories, top_k=3)
+    assert whole[:7] == whole[7:14] == whole[14:]
+    for history, expected in zip(HISTORIES, whole, strict=False):
+        (alone,) = recommender.recommend([history], top_k=3)
+        assert [x.item for x in alone.items] == [x.item for x in expected.items]
+
+
+def test_a_smaller_choice(recommender):
+    (everything,) = recommender.recommend([["i3", "i4"]], top_k=18)
+    order = [x.item for x in everything.items]
+    only = [order[5], order[2], "i3", "nothing"]
+    restricted = recommender.restricted(only=only, never=[order[9]])
+    (some,) = restricted.recommend([["i3", "i4"]], top_k=5)
+    assert [x.item for x in some.items] == [order[2], order[5]]  # i3 is seen
+    (popular,) = restricted.recommend([[]], top_k=5)
+    assert {x.item for x in popular.items} == {order[2], order[5], "i3"}
+    (others,) = recommender.restricted(never=order[:2]).recommend([["i3", "i4"]], top_k=3)
+    assert [x.item for x in others.items] == order[2:5]
+    (again,) = recommender.recommend([["i3", "i4"]], top_k=18)
+    assert again == everything  # what was restricted is another recommender
+    with pytest.raises(UserError, match="names no item of the catalogue"):
+        recommender.restricted(only=["nothing"])
+    with pytest.raises(UserError, match="No item may be recommended"):
+        recommender.restricted(only=order[:1], never=order[:1])
+
+
+@pytest.mark.parametrize("top_k", [0, 21])
+def test_a_list_is_no_longer_than_the_catalogue(recommender, top_k):
+    with pytest.raises(UserError, match="between 1 and the 20 items"):
+        recommender.recommend([["i1"]], top_k=top_k)
+
+
+@pytest.mark.parametrize("space", ["scores", "id", "content"])
+def test_similar_items(workdir, recommender, space):
+    experiment, params, _ = restore_best(workdir)
+    own = {
+        "scores": np.array(head_weights(experiment.model, params, experiment.content).kernel.T),
+        "id": np.array(params["token_embedding"]["embedding"]),
+        "content": np.array(experiment.content["text"]),
+    }[space]
+    np.testing.assert_allclose(recommender.vectors(space), own, atol=1e-6)
+    place = experiment.data.item_ids.index("i6") + 1
+    norms = np.linalg.norm(own, axis=1) * np.linalg.norm(own[place])
+    cosines = np.where(norms > 0, own @ own[place] / np.where(norms > 0, norms, 1), -np.inf)
+    cosines[[0, place]] = -np.inf
+    found = recommender.similar_items("i6", top_k=4, space=space)
+    np.testing.assert_allclose([x.score for x in found], np.sort(cosines)[::-1][:4], atol=1e-5)
+    for item in found:
+        at = experiment.data.item_ids.index(item.item) + 1
+        assert item.score == pytest.approx(cosines[at], abs=1e-5)
+    with pytest.raises(UserError, match="'nothing' is not in the catalogue of 20 items"):
+        recommender.similar_items("nothing")
+
+
+def test_an_explanation(workdir, recommender):
+    history = ["nothing", *(f"i{i}" for i in range(12))]
+    told = recommender.explain(history)
+    experiment, params, _ = restore_best(workdir)
+    model, ids = experiment.model, experiment.data.item_ids
+    window = history[-model.max_length :]
+    assert [item for item, _ in told.items] == window and told.unknown == ("nothing",)
+    sequence = np.array([[ids.index(item) + 1 for item in window]], np.int32)
+    gate = encode(model, params, sequence, experiment.content).gate[0].mean(axis=-1)
+    np.testing.assert_allclose(told.id_weight, gate, atol=1e-6)
+    weights = np.asarray(attention(model, params, sequence, experiment.content))
+    assert told.layers == ("self 1", "cross 1") and told.attention.keys() == {"id", "content"}
+    np.testing.assert_allclose(told.attention["content"], weights[:, 1, 0, -1], atol=1e-6)
+    with pytest.raises(UserError, match="nothing to explain"):
+        recommender.explain(["nothing"])
+
+
+def test_new_items_are_ranked_by_their_content(workdir, recommender, tmp_path):
+    new = tmp_path / "new.csv"
+    titles = dict(zip(recommender.items.ids, recommender.items.titles, strict=True))
+    new.write_text(f'item,title\nn1,{titles["i4"]}\n7,"red, big"\n')
+    more = Recommender.from_workdir(workdir, new_items=new, batch_size=8)
+    assert len(more.items.ids) == 22
+    params = best_params(load_config(workdir), workdir)
+    place = recommender.items.class_of("i4")
+    # The same title gives the same content vector; an id's vector it has none.
+    of_text = recommender.vectors("scores")[place] - params["token_embedding"]["embedding"][place]
+    np.testing.assert_allclose(
+        more.vectors("scores")[more.items.class_of("n1")], of_text, atol=1e-5
+    )
+    old, larger = (r.recommend([["i3", "i5"]], top_k=18)[0] for r in (recommender, more))
+    kept = [x for x in larger.items if x.item not in {"n1", "7"}]
+    assert [x.item for x in kept] == [x.item for x in old.items][: len(kept)]
+    (all_of_them,) = more.recommend([["i3", "i5"]], top_k=22)
+    assert {"n1", "7"} <= {x.item for x in all_of_them.items}
+    (by_new,) = more.recommend([["n1"]], top_k=3)
+    assert not by_new.popular and "n1" not in {x.item for x in by_new.items}
+    (popular,) = more.recommend([[]], top_k=22)
+    assert {x.item for x in popular.items[-2:]} == {"n1", "7"}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("item,title\ni4,red\n", "1 of the 1 new items are in the catalogue already: 'i4'"),
+        ("item,title\nn1,red\nn1,blue\n", "'n1' twice, in lines 2 and 3"),
+        ("id,title\nn1,red\n", "no column 'item'"),
+    ],
+)
+def test_new_items_that_make_no_sense(workdir, tmp_path, table, message):
+    (tmp_path / "new.csv").write_text(table)
+    with pytest.raises(UserError, match=message):
+        Recommender.from_workdir(workdir, new_items=tmp_path / "new.csv")
+
+
+def test_several_devices_and_a_model_of_ids_only(tmp_path):
+    config = tiny_config(tmp_path)
+    config.model.streams = ("id",)
+    config.train.num_epochs = 1
+    config.num_devices = 4
+    train(config, tmp_path / "run")
+    recommender = Recommender.from_workdir(tmp_path / "run", batch_size=6)
+    lists = recommender.recommend(HISTORIES[:3], top_k=4)
+    assert all(x.stream_weights is None and len(x.items) == 4 for x in lists)
+    experiment, params, _ = restore_best(tmp_path / "run")
+    ids = experiment.data.item_ids
+    sequence = np.array([[ids.index(item) + 1 for item in HISTORIES[0]]], np.int32)
+    state = encode(experiment.model, params, sequence, None).fused[0, -1]
+    scores = np.array(head_weights(experiment.model, params, None).score(state, "float32"))
+    scores[[0, *sequence[0]]] = -np.inf
+    best = np.argsort(-scores, kind="stable")[:4]
+    assert [x.item for x in lists[0].items] == [ids[c - 1] for c in best]
+    (tmp_path / "new.csv").write_text("item,title\nn1,red\n")
+    with pytest.raises(UserError, match="can't rank new items"):
+        Recommender.from_workdir(tmp_path / "run", new_items=tmp_path / "new.csv")
+    with pytest.raises(UserError, match="has no vectors 'content'"):
+        recommender.similar_items("i1", space="content")

@@ -1,0 +1,1 @@
+"""From a run's best checkpoint to recommendations: histories -> lists of items."""

@@ -1,0 +1,135 @@
+"""Reads histories from a file, one after the other, in bounded memory.
+
+    .jsonl    {"user": "u1", "items": ["i3", "i7"]}, one line each; without "user" it is the line
+    .csv      user,item: one row each, the rows of a user together (.csv.gz as well)
+    .parquet  the same, or user,items with lists
+
+Items are in the owner's ids, oldest first. A history may be empty: [], or a row without an item.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from data_pipeline.sources import tables
+from tssr_jax.errors import UserError
+
+INPUTS = (".jsonl", ".csv", ".csv.gz", ".parquet")
+_LISTS = "items"
+
+
+class History(NamedTuple):
+    """One user's.
+
+    Attributes:
+      user: the owner's id, or the number of the line.
+      items: ids, oldest first.
+    """
+
+    user: str
+    items: list[str]
+
+
+class HistoryFile:
+    """The histories of a file.
+
+    Args:
+      path: its name ends as one of `INPUTS`.
+      user_column: of CSV and Parquet.
+      item_column: the same, of files with one row for each item.
+
+    Raises:
+      UserError: if there is no such file, or its name ends otherwise.
+    """
+
+    def __init__(self, path: Path, user_column: str = "user", item_column: str = "item"):
+        if not path.is_file():
+            raise UserError(f"--input: there is no file {path}.")
+        if not path.name.endswith(INPUTS):
+            raise UserError(f"--input is {path}; its name must end in {', '.join(INPUTS)}.")
+        self._path = path
+        self._columns = (user_column, item_column)
+        names = pl.read_parquet_schema(path) if path.suffix == ".parquet" else {}
+        self._lists = _LISTS in names
+
+    def count(self) -> int:
+        """How many there are, about, for a progress bar."""
+        user = self._columns[0]
+        if self._path.suffix == ".jsonl":
+            with self._path.open("rb") as file:
+                return sum(1 for line in file if line.strip())
+        if self._path.suffix == ".parquet":
+            table = pl.scan_parquet(self._path)
+        else:
+            table = pl.scan_csv(self._path, infer_schema=False)
+        number = pl.len() if self._lists else pl.col(user).n_unique()
+        try:
+            return int(table.select(number).collect(engine="streaming").item())
+        except pl.exceptions.PolarsError:
+            return 0  # what is wrong with the file is told by those who read it
+
+    def __iter__(self) -> Iterator[History]:
+        """Yields them in the file's order; raises UserError where a line makes no sense."""
+        if self._path.suffix == ".jsonl":
+            return self._from_json_lines()
+        return self._from_list_rows() if self._lists else self._from_item_rows()
+
+    def _from_json_lines(self) -> Iterator[History]:
+        with self._path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    fields = json.loads(line)
+                    yield History(_id(fields.get("user", number)), [_id(i) for i in fields[_LISTS]])
+                except (ValueError, KeyError, AttributeError, TypeError) as error:
+                    raise UserError(
+                        f"{self._path}, line {number} is no history ({_told(error)}): it must look "
+                        'like {"user": "u1", "items": ["i3", "i7"]}, oldest first.'
+                    ) from error
+
+    def _from_list_rows(self) -> Iterator[History]:
+        columns = (self._columns[0], _LISTS)
+        table = pl.scan_parquet(self._path)
+        tables.require_columns(table.collect_schema().names(), columns, self._path, "")
+        table = table.select(
+            pl.col(columns[0]).cast(pl.String), pl.col(_LISTS).cast(pl.List(pl.String))
+        )
+        for chunk in table.collect_batches(maintain_order=True):
+            for user, items in chunk.iter_rows():
+                yield History(user, [item for item in items or () if item])
+
+    def _from_item_rows(self) -> Iterator[History]:
+        hint = "Rename it, or write histories as JSON lines."
+        chunks = tables.read_chunks(self._path, wanted=self._columns, hint=hint)
+        rows = (
+            (line + i, *row) for line, chunk in chunks for i, row in enumerate(chunk.iter_rows())
+        )
+        seen: set[str] = set()
+        for user, group in itertools.groupby(rows, key=lambda row: row[1]):
+            own = list(group)
+            line = own[0][0]
+            if user is None:
+                raise UserError(f"{self._path}, line {line}: the user is missing.")
+            if user in seen:
+                raise UserError(
+                    f"{self._path}, line {line}: user {user!r} comes again after others. Put the "
+                    "rows of a user together, oldest first."
+                )
+            seen.add(user)
+            yield History(user, [item for _, _, item in own if item])
+
+
+def _id(value: Any) -> str:
+    """An id as the owner's files write it; numbers count as what they look like."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise TypeError(f"{value!r} is no id")
+    return str(value)
+
+
+def _told(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)

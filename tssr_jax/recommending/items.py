@@ -1,0 +1,87 @@
+"""The items that can be recommended: the owner's ids and titles, and the classes they are."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from tssr_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """A catalogue in its owner's words; class i is at index i - 1.
+
+    Attributes:
+      ids: the owner's.
+      titles: "" without one.
+      counts: how often training has seen each class, int64 [num_items + 1].
+    """
+
+    ids: Sequence[str]
+    titles: Sequence[str]
+    counts: np.ndarray
+
+    @functools.cached_property
+    def _class_of(self) -> dict[str, int]:
+        return {item: i for i, item in enumerate(self.ids, 1)}
+
+    @functools.cached_property
+    def by_popularity(self) -> np.ndarray:
+        """All classes but padding, those that training has seen most often first."""
+        return 1 + np.argsort(-self.counts[1:], kind="stable")
+
+    def known(self, ids: Iterable[str]) -> tuple[list[int], list[str]]:
+        """The classes of those ids that exist, in their order, and the ids that don't."""
+        classes, unknown = [], []
+        for item in ids:
+            found = self._class_of.get(item)
+            if found is None:
+                unknown.append(item)
+            else:
+                classes.append(found)
+        return classes, unknown
+
+    def class_of(self, item: str) -> int:
+        """The class of one id; raises UserError if there is none."""
+        found = self._class_of.get(item)
+        if found is None:
+            raise UserError(f"Item {item!r} is not in the catalogue of {len(self.ids):,} items.")
+        return found
+
+    def mask(self, ids: Iterable[str], name: str) -> np.ndarray:
+        """Which classes are among these ids, bool [num_items + 1].
+
+        Raises:
+          UserError: if none of them exists.
+        """
+        classes, unknown = self.known(ids)
+        if not classes:
+            raise UserError(
+                f"{name} names no item of the catalogue; its ids are {_some(unknown)}, those of "
+                f"the catalogue {_some(self.ids)}."
+            )
+        mask = np.zeros(len(self.ids) + 1, bool)
+        mask[classes] = True
+        return mask
+
+    def with_more(self, ids: Sequence[str], titles: Sequence[str]) -> "Items":
+        """The same and further ones, that training has not seen.
+
+        Raises:
+          UserError: if an id is there already.
+        """
+        there = sorted(set(ids) & self._class_of.keys())
+        if there:
+            raise UserError(
+                f"{len(there):,} of the {len(ids):,} new items are in the catalogue already: "
+                f"{_some(there)}. Leave them out."
+            )
+        counts = np.concatenate([self.counts, np.zeros(len(ids), self.counts.dtype)])
+        return Items([*self.ids, *ids], [*self.titles, *titles], counts)
+
+
+def _some(ids: Sequence[str]) -> str:
+    """The first few, for a message."""
+    return ", ".join(map(repr, ids[:3])) + (", ..." if len(ids) > 3 else "") if ids else "none"

@@ -1,0 +1,114 @@
+"""Writes recommendations to a file, which is there when all are in it, and not before.
+
+.jsonl           a line for each history
+.csv, .parquet   a row for each recommended item
+"""
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import polars as pl
+
+from tssr_jax.errors import UserError
+from tssr_jax.recommending.histories import History
+from tssr_jax.recommending.recommender import Recommendations
+
+OUTPUTS = (".jsonl", ".csv", ".parquet")
+SCHEMA = {
+    "user": pl.String,
+    "rank": pl.Int64,
+    "item": pl.String,
+    "title": pl.String,
+    "score": pl.Float64,
+    "id_weight": pl.Float64,
+    "content_weight": pl.Float64,
+    "popular": pl.Boolean,
+}
+
+
+class ListsFile:
+    """A context: what is written lies beside the place of the file until it is left without error.
+
+    Args:
+      path: its name ends as one of `OUTPUTS`.
+
+    Raises:
+      UserError: if it ends otherwise, or its folder does not exist.
+    """
+
+    def __init__(self, path: Path):
+        if path.suffix not in OUTPUTS:
+            raise UserError(f"--output is {path}; its name must end in {', '.join(OUTPUTS)}.")
+        if not path.parent.is_dir():
+            raise UserError(f"--output is {path}: there is no folder {path.parent}.")
+        self._path = path
+        self._part = path.with_name(f"{path.name}.part")
+        self._chunks = path.with_name(f"{path.name}.chunks")
+        self._number = 0
+
+    def __enter__(self) -> "ListsFile":
+        if self._path.suffix == ".parquet":
+            shutil.rmtree(self._chunks, ignore_errors=True)
+            self._chunks.mkdir()
+            return self
+        self._file = self._part.open("w", newline="", encoding="utf8")
+        if self._path.suffix == ".csv":
+            csv.writer(self._file).writerow(SCHEMA)
+        return self
+
+    def write(self, histories: Sequence[History], lists: Sequence[Recommendations]) -> None:
+        """Appends what these histories get."""
+        pairs = list(zip(histories, lists, strict=True))
+        if self._path.suffix == ".jsonl":
+            self._file.writelines(
+                json.dumps(_line(*pair), ensure_ascii=False) + "\n" for pair in pairs
+            )
+            return
+        rows = (row for pair in pairs for row in _rows(*pair))
+        if self._path.suffix == ".csv":
+            csv.writer(self._file).writerows(rows)
+            return
+        frame = pl.DataFrame(list(rows), schema=SCHEMA, orient="row")
+        frame.write_parquet(self._chunks / f"{self._number:06}.parquet")
+        self._number += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        frames: TracebackType | None,
+    ) -> None:
+        try:
+            if self._path.suffix != ".parquet":
+                self._file.close()
+            elif error is None:
+                chunks = sorted(self._chunks.iterdir())
+                table = pl.scan_parquet(chunks) if chunks else pl.LazyFrame(schema=SCHEMA)
+                table.sink_parquet(self._part)
+            if error is None:
+                self._part.replace(self._path)
+        finally:
+            self._part.unlink(missing_ok=True)
+            shutil.rmtree(self._chunks, ignore_errors=True)
+
+
+def _line(history: History, result: Recommendations) -> dict[str, Any]:
+    return {
+        "user": history.user,
+        "items": [item._asdict() for item in result.items],
+        "stream_weights": result.stream_weights,
+        "popular": result.popular,
+        "unknown": list(result.unknown),
+    }
+
+
+def _rows(history: History, result: Recommendations) -> Iterator[tuple[Any, ...]]:
+    weights = result.stream_weights or {}
+    streams = (weights.get("id"), weights.get("content"))
+    for rank, item in enumerate(result.items, 1):
+        yield (history.user, rank, *item, *streams, result.popular)

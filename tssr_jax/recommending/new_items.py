@@ -1,0 +1,105 @@
+"""Items that training has not seen: their content beside the catalogue's, in a model that reads it.
+
+The id table and the head get rows of zeros for them, which count as never trained: what the model
+knows of such an item is what it makes of its text and its picture.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+import polars as pl
+
+from data_pipeline.image_inputs import image_features
+from data_pipeline.sources import base, tables
+from data_pipeline.text_features import more_text_features
+from data_pipeline.texts import describe
+from tssr_jax import placement
+from tssr_jax.catalogue import Catalogue
+from tssr_jax.errors import UserError
+from tssr_jax.experiment import Experiment
+from tssr_jax.models.tssr import KNOWN, ranks_by_content
+from tssr_jax.parallel import CLASSES
+
+
+def read_new_items(path: Path, data: ml_collections.ConfigDict) -> pl.DataFrame:
+    """Reads a table of items, CSV or Parquet, whose columns are named like the catalogue's own.
+
+    Args:
+      path: the table: the column of ids (`data.item_column`), those of `data.text_fields` (by
+        default all but that and `image`), and `image` where pictures are.
+      data: section `data` of the run's configuration.
+
+    Returns:
+      Columns item, title, text, image.
+
+    Raises:
+      UserError: if the table can't be read, or a column or an id is missing or there twice.
+    """
+    if not path.is_file():
+        raise UserError(f"--new_items: there is no file {path}.")
+    table = tables.read_table(path)
+    fields = tuple(data.text_fields) or tuple(
+        name for name in table.columns if name not in (data.item_column, "image")
+    )
+    hint = "New items need the columns by which the catalogue's own are described."
+    tables.require_columns(table.columns, (data.item_column, *fields), path, hint)
+    ids = base.parse_ids(table, data.item_column, path, 2)
+    twice = ids.filter(ids.is_duplicated())
+    if len(twice):
+        lines = (ids == twice[0]).arg_true().head(2) + 2
+        raise UserError(
+            f"{path} has item {twice[0]!r} twice, in lines {lines[0]} and {lines[1]}: keep one."
+        )
+    table = table.select(ids.alias("item"), pl.exclude(data.item_column))
+    return describe(table, fields, data.text_field_length)
+
+
+def with_new_items(
+    experiment: Experiment, params: Any, described: pl.DataFrame
+) -> tuple[Experiment, Any]:
+    """The experiment with a larger catalogue, and the parameters for it.
+
+    Args:
+      experiment: of the run, the whole catalogue on each device.
+      params: as they lie on the devices.
+      described: columns text and image of the new items, which follow the others.
+
+    Raises:
+      UserError: if the model ranks no items by their content.
+    """
+    config, devices = experiment.config, experiment.devices
+    if not ranks_by_content(config.model.head, config.model.streams):
+        raise UserError(
+            f"This run can't rank new items: --config.model.head={config.model.head} of the "
+            f"streams {tuple(config.model.streams)} knows items by weights of their own. Train "
+            "with --config.model.head=tied and a stream that reads content."
+        )
+    catalogue = Catalogue(experiment.data.num_items + described.height)
+    content = dict(experiment.content)
+    for name in config.content.modalities:
+        new = _features(name, experiment, described)
+        content[name] = devices.place(np.concatenate([np.asarray(content[name]), new]), CLASSES)
+    known = np.concatenate([np.asarray(content[KNOWN]), np.zeros(described.height, bool)])
+    content[KNOWN] = devices.place(known, CLASSES)
+    larger = dataclasses.replace(
+        experiment,
+        content=content,
+        known=known,
+        model=experiment.model.clone(catalogue=catalogue),
+    )
+    padded = placement.pad_classes(params, catalogue)
+    return larger, devices.place(padded, placement.layout(padded))
+
+
+def _features(name: str, experiment: Experiment, described: pl.DataFrame) -> np.ndarray:
+    """Of the new items, [new items, width], as the catalogue's were made."""
+    config, data = experiment.config, experiment.data
+    settings, cache_dir = config.content[name], config.data.cache_dir
+    if name == "text":
+        texts = described["text"].to_list()
+        return more_text_features(data.texts, texts, settings, cache_dir)
+    images = described["image"].to_list()
+    return image_features(images, config.data.raw_dir, settings, cache_dir).table[1:]

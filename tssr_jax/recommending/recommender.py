@@ -1,0 +1,336 @@
+"""Recommendations by a trained model, for any histories, in the owner's ids."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from data_pipeline.counts import training_counts
+from tssr_jax.errors import UserError
+from tssr_jax.evaluate import restore_best
+from tssr_jax.experiment import Experiment
+from tssr_jax.models.content.fusion import MODALITIES
+from tssr_jax.models.head import unit
+from tssr_jax.models.pure import attention, encode, head_weights
+from tssr_jax.parallel import ROWS, WHOLE
+from tssr_jax.ranking import Ranker, params_layout
+from tssr_jax.recommending.items import Items
+from tssr_jax.recommending.new_items import read_new_items, with_new_items
+from tssr_jax.recommending.step import Found, make_recommend_step
+from tssr_jax.run_config import load_config
+
+# By what two items are alike: vectors that score them, the id stream's, or their content features.
+Space = Literal["scores", "id", "content"]
+_LEAST_EXCLUDED = 16
+
+
+class ScoredItem(NamedTuple):
+    """An item of a list.
+
+    Attributes:
+      item: the owner's id.
+      title: "" without one.
+      score: what the list is ordered by.
+    """
+
+    item: str
+    title: str
+    score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommendations:
+    """What one history gets.
+
+    Attributes:
+      items: best first; fewer than asked for where fewer are allowed and not seen.
+      stream_weights: how much each stream weighed, the gate's mean at the newest position; None
+        where there is no gate, or no item of the history is known.
+      unknown: ids of the history that the catalogue does not have; they were skipped.
+      popular: no item of the history was known: these are the most popular items, and scores are
+        how often training has seen them.
+    """
+
+    items: tuple[ScoredItem, ...]
+    stream_weights: dict[str, float] | None
+    unknown: tuple[str, ...]
+    popular: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """What the model looks at in a history.
+
+    Attributes:
+      items: ids and titles of what it sees, the newest ones, oldest first.
+      id_weight: of each position, the weight of the id stream (mean of the gate), float32 [length];
+        None without a gate.
+      attention: by stream, how much the newest position attends to each one in each layer, mean
+        over heads, float32 [layers, length]; rows sum to 1. Empty for a recurrent model.
+      layers: their names; those that are "cross" attend to the other stream.
+      unknown: ids that the catalogue does not have.
+    """
+
+    items: tuple[tuple[str, str], ...]
+    id_weight: np.ndarray | None
+    attention: dict[str, np.ndarray]
+    layers: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+
+class Recommender:
+    """Ranks the whole catalogue for histories of any users.
+
+        recommender = Recommender.from_workdir("runs/ml100k")
+        (result,) = recommender.recommend([["50", "172", "181"]], top_k=5)
+
+    Lists are exact: every item is scored, and of equal scores the item that comes first in the
+    catalogue is better.
+
+    Args:
+      experiment: content, model and devices, each with the whole catalogue.
+      params: the model's, as they lie on the devices.
+      items: the catalogue in its owner's words.
+      batch_size: histories that are ranked at a time.
+    """
+
+    def __init__(self, experiment: Experiment, params: Any, items: Items, batch_size: int = 256):
+        self.items = items
+        self.model = experiment.model
+        self._devices = experiment.devices
+        self._params = params
+        self._content = Ranker(experiment).content(params)
+        self._layouts = (params_layout(experiment), experiment.content_layout())
+        self._batch_size = self._devices.round_up(batch_size)
+        self._steps: dict[int, Callable[..., Found]] = {}
+        self._vectors: dict[Space, np.ndarray] = {}
+        self._allowed = self._devices.place(np.ones(len(items.ids) + 1, bool))
+
+    @classmethod
+    def from_workdir(
+        cls,
+        workdir: str | Path | epath.Path,
+        *,
+        new_items: str | Path | None = None,
+        batch_size: int = 256,
+    ) -> "Recommender":
+        """Restores the best checkpoint of a run.
+
+        Args:
+          workdir: the run's folder. Its data is found in the cache, or prepared again.
+          new_items: a table of items (CSV or Parquet, columns like those of the catalogue's own)
+            that training has not seen; they are ranked, and read, by their content.
+          batch_size: histories that are ranked at a time.
+
+        Raises:
+          UserError: if there is no such run, its data is another, or it can't rank new items.
+        """
+        workdir = epath.Path(workdir).expanduser()
+        kind = load_config(workdir).baseline.kind
+        if kind:
+            raise UserError(f"{workdir} is a run of the baseline {kind!r}, not of a model.")
+        experiment, params, _ = restore_best(workdir, whole_catalogue=True)
+        data = experiment.data
+        counts = training_counts(experiment.sequences, experiment.config, data.num_items)
+        items = Items(data.item_ids, data.titles, counts)
+        if new_items is not None:
+            described = read_new_items(Path(new_items), experiment.config.data)
+            items = items.with_more(described["item"].to_list(), described["title"].to_list())
+            experiment, params = with_new_items(experiment, params, described)
+        return cls(experiment, params, items, batch_size)
+
+    def restricted(
+        self, *, only: Iterable[str] | None = None, never: Iterable[str] = ()
+    ) -> "Recommender":
+        """The same recommender with a smaller choice.
+
+        Args:
+          only: ids of the items that may be recommended; None allows all.
+          never: ids of items that may not.
+
+        Raises:
+          UserError: if a list of ids has none of the catalogue, or nothing is left.
+        """
+        number = len(self.items.ids) + 1
+        allowed = np.ones(number, bool) if only is None else self.items.mask(only, "`only`")
+        never = list(never)
+        if never:
+            allowed &= ~self.items.mask(never, "`never`")
+        if not allowed[1:].any():
+            raise UserError("No item may be recommended: `never` names all that `only` allows.")
+        other = copy.copy(self)
+        other._allowed = self._devices.place(allowed)
+        return other
+
+    def recommend(
+        self, histories: Sequence[Sequence[str]], top_k: int = 10, *, keep_seen: bool = False
+    ) -> list[Recommendations]:
+        """The best items for each history.
+
+        Args:
+          histories: ids of items, oldest first; of any length, of which the model sees the newest.
+          top_k: length of a list.
+          keep_seen: also recommend what is in the history.
+
+        Raises:
+          UserError: if top_k is not between 1 and the number of items.
+        """
+        if not 1 <= top_k <= len(self.items.ids):
+            raise UserError(
+                f"top_k is {top_k}; it must be between 1 and the {len(self.items.ids):,} items of "
+                "the catalogue."
+            )
+        known = [self.items.known(history) for history in histories]
+        asked = [i for i, (classes, _) in enumerate(known) if classes]
+        results: dict[int, Recommendations] = {}
+        for start in range(0, len(asked), self._batch_size):
+            users = asked[start : start + self._batch_size]
+            found = self._best([known[user][0] for user in users], top_k, keep_seen)
+            for row, user in enumerate(users):
+                results[user] = self._result(found, row, top_k, known[user][1])
+        popular = self._popular(top_k) if len(asked) < len(known) else ()
+        for user, (_, unknown) in enumerate(known):
+            if user not in results:
+                results[user] = Recommendations(popular, None, tuple(unknown), popular=True)
+        return [results[user] for user in range(len(known))]
+
+    def similar_items(
+        self, item: str, top_k: int = 10, space: Space = "scores"
+    ) -> list[ScoredItem]:
+        """The items that are most alike, by the cosine of their vectors, which is their score.
+
+        Args:
+          item: the owner's id.
+          top_k: how many.
+          space: of which vectors, see `vectors`.
+
+        Raises:
+          UserError: if the item is unknown or has no vector there.
+        """
+        of, vectors = self.items.class_of(item), self._unit_vectors(space)
+        if not vectors[of].any():
+            raise UserError(f"Item {item!r} has no vector of {space!r}: nothing is like it.")
+        cosines = vectors @ vectors[of]
+        there = np.asarray(self._allowed) & vectors.any(axis=1)
+        cosines[~there] = -np.inf
+        cosines[[0, of]] = -np.inf
+        number = min(top_k, int(np.isfinite(cosines).sum()))
+        best = np.lexsort((np.arange(cosines.size), -cosines))[:number]
+        return [self._scored(place, cosines[place]) for place in best]
+
+    def vectors(self, space: Space = "scores") -> np.ndarray:
+        """Vectors of all classes, float32 [num_items + 1, width]; row 0 is padding.
+
+        "scores" are those that a fused state is multiplied by to score an item, "id" those by which
+        the id stream reads it, "content" its features.
+
+        Raises:
+          UserError: if the model has no such.
+        """
+        if space == "scores":
+            weights = jax.jit(head_weights, static_argnums=0)
+            return np.asarray(weights(self.model, self._params, self._content).kernel.T)
+        if space == "id" and "token_embedding" in self._params:
+            tables = [self._params["token_embedding"]["embedding"]]
+        elif space == "content":
+            tables = [self._content[name] for name in MODALITIES if name in self._content]
+        else:
+            tables = []
+        if not tables:
+            raise UserError(
+                f"A model of the streams {self.model.streams} has no vectors {space!r}."
+            )
+        return np.concatenate([np.asarray(table) for table in tables], axis=1)
+
+    def explain(self, history: Sequence[str]) -> Explanation:
+        """What the model looks at in a history.
+
+        Raises:
+          UserError: if none of its items is known.
+        """
+        classes, unknown = self.items.known(history)
+        if not classes:
+            raise UserError("None of the history's items is in the catalogue: nothing to explain.")
+        window = classes[-self.model.max_length :]
+        arguments = (self.model, self._params, np.array([window], np.int32), self._content)
+        gate = jax.jit(encode, static_argnums=0)(*arguments).gate
+        attended: dict[str, np.ndarray] = {}
+        layers: tuple[str, ...] = ()
+        if self.model.encoder == "attention":
+            weights = np.asarray(jax.jit(attention, static_argnums=0)(*arguments))[:, :, 0, -1]
+            attended = {name: weights[:, i] for i, name in enumerate(self.model.streams)}
+            layers = self._layer_names(len(weights))
+        return Explanation(
+            items=tuple((self.items.ids[c - 1], self.items.titles[c - 1]) for c in window),
+            id_weight=None if gate is None else np.asarray(gate[0].mean(axis=-1)),
+            attention=attended,
+            layers=layers,
+            unknown=tuple(unknown),
+        )
+
+    def _layer_names(self, number: int) -> tuple[str, ...]:
+        own = self.model.num_unimodal_layers
+        return tuple(f"self {i + 1}" if i < own else f"cross {i + 1 - own}" for i in range(number))
+
+    def _best(self, histories: Sequence[Sequence[int]], top_k: int, keep_seen: bool) -> Found:
+        """The lists of some users, by classes; in powers of two, so that little is compiled."""
+        rows = self._devices.round_up(min(self._batch_size, _power_of_two(len(histories))))
+        length, longest = self.model.max_length, max(map(len, histories))
+        width = 1 if keep_seen else max(_LEAST_EXCLUDED, _power_of_two(longest))
+        sequences = np.zeros((rows, length), np.int32)
+        excluded = np.full((rows, width), -1, np.int32)
+        for row, history in enumerate(histories):
+            newest = history[-length:]
+            sequences[row, length - len(newest) :] = newest
+            if not keep_seen:
+                excluded[row, : len(history)] = history
+        batch = {
+            "item_sequence": sequences,
+            "excluded": excluded,
+            "row_mask": np.arange(rows) < len(histories),
+        }
+        k = min(_power_of_two(top_k), len(self.items.ids))
+        if k not in self._steps:
+            params_layout, content_layout = self._layouts
+            self._steps[k] = self._devices.run(
+                make_recommend_step(self.model, k),
+                inputs=(params_layout, ROWS, content_layout, WHOLE),
+            )
+        found = self._steps[k](self._params, batch, self._content, self._allowed)
+        return jax.device_get(found)
+
+    def _result(
+        self, found: Found, row: int, top_k: int, unknown: Sequence[str]
+    ) -> Recommendations:
+        pairs = zip(found.classes[row, :top_k], found.scores[row, :top_k], strict=True)
+        weight = float(found.id_weight[row])
+        return Recommendations(
+            items=tuple(self._scored(place, score) for place, score in pairs if place > 0),
+            stream_weights=None if np.isnan(weight) else {"id": weight, "content": 1.0 - weight},
+            unknown=tuple(unknown),
+            popular=False,
+        )
+
+    def _popular(self, top_k: int) -> tuple[ScoredItem, ...]:
+        order = self.items.by_popularity
+        best = order[np.asarray(self._allowed)[order]][:top_k]
+        return tuple(self._scored(place, self.items.counts[place]) for place in best)
+
+    def _scored(self, place: int, score: float) -> ScoredItem:
+        return ScoredItem(self.items.ids[place - 1], self.items.titles[place - 1], float(score))
+
+    def _unit_vectors(self, space: Space) -> np.ndarray:
+        if space not in self._vectors:
+            self._vectors[space] = np.array(unit(jnp.asarray(self.vectors(space))))
+        return self._vectors[space]
+
+
+def _power_of_two(number: int) -> int:
+    """The smallest one that is not below."""
+    return 1 << (number - 1).bit_length()
