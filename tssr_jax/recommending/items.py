@@ -27,11 +27,6 @@ class Items:
     def _class_of(self) -> dict[str, int]:
         return {item: i for i, item in enumerate(self.ids, 1)}
 
-    @functools.cached_property
-    def by_popularity(self) -> np.ndarray:
-        """All classes but padding, those that training has seen most often first."""
-        return 1 + np.argsort(-self.counts[1:], kind="stable")
-
     def known(self, ids: Iterable[str]) -> tuple[list[int], list[str]]:
         """The classes of those ids that exist, in their order, and the ids that don't."""
         classes, unknown = [], []

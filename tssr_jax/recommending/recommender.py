@@ -22,7 +22,7 @@ from tssr_jax.parallel import ROWS, WHOLE
 from tssr_jax.ranking import Ranker, params_layout
 from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.new_items import read_new_items, with_new_items
-from tssr_jax.recommending.step import Found, make_recommend_step
+from tssr_jax.recommending.step import Choice, Found, make_recommend_step
 from tssr_jax.run_config import load_config
 
 # By what two items are alike: vectors that score them, the id stream's, or their content features.
@@ -110,7 +110,8 @@ class Recommender:
         self._batch_size = self._devices.round_up(batch_size)
         self._steps: dict[int, Callable[..., Found]] = {}
         self._vectors: dict[Space, np.ndarray] = {}
-        self._allowed = self._devices.place(np.ones(len(items.ids) + 1, bool))
+        everything = np.ones(len(items.ids) + 1, bool)
+        self._choice = self._devices.place(Choice(everything, items.counts.astype(np.float32)))
 
     @classmethod
     def from_workdir(
@@ -165,7 +166,7 @@ class Recommender:
         if not allowed[1:].any():
             raise UserError("No item may be recommended: `never` names all that `only` allows.")
         other = copy.copy(self)
-        other._allowed = self._devices.place(allowed)
+        other._choice = self._choice._replace(allowed=self._devices.place(allowed))
         return other
 
     def recommend(
@@ -186,23 +187,25 @@ class Recommender:
                 f"top_k is {top_k}; it must be between 1 and the {len(self.items.ids):,} items of "
                 "the catalogue."
             )
-        known = [self.items.known(history) for history in histories]
-        asked = [i for i, (classes, _) in enumerate(known) if classes]
-        results: dict[int, Recommendations] = {}
-        for start in range(0, len(asked), self._batch_size):
-            users = asked[start : start + self._batch_size]
-            found = self._best([known[user][0] for user in users], top_k, keep_seen)
-            for row, user in enumerate(users):
-                results[user] = self._result(found, row, top_k, known[user][1])
-        popular = self._popular(top_k) if len(asked) < len(known) else ()
-        for user, (_, unknown) in enumerate(known):
-            if user not in results:
-                results[user] = Recommendations(popular, None, tuple(unknown), popular=True)
-        return [results[user] for user in range(len(known))]
+        results = []
+        for start in range(0, len(histories), self._batch_size):
+            known = [self.items.known(x) for x in histories[start : start + self._batch_size]]
+            found = self._best([classes for classes, _ in known], top_k, keep_seen)
+            for row, (classes, unknown) in enumerate(known):
+                weight = float(found.id_weight[row])
+                results.append(
+                    Recommendations(
+                        items=self._scored(found.classes[row, :top_k], found.scores[row, :top_k]),
+                        stream_weights=_stream_weights(weight),
+                        unknown=tuple(unknown),
+                        popular=not classes,
+                    )
+                )
+        return results
 
     def similar_items(
         self, item: str, top_k: int = 10, space: Space = "scores"
-    ) -> list[ScoredItem]:
+    ) -> tuple[ScoredItem, ...]:
         """The items that are most alike, by the cosine of their vectors, which is their score.
 
         Args:
@@ -217,12 +220,12 @@ class Recommender:
         if not vectors[of].any():
             raise UserError(f"Item {item!r} has no vector of {space!r}: nothing is like it.")
         cosines = vectors @ vectors[of]
-        there = np.asarray(self._allowed) & vectors.any(axis=1)
+        there = np.asarray(self._choice.allowed) & vectors.any(axis=1)
         cosines[~there] = -np.inf
         cosines[[0, of]] = -np.inf
         number = min(top_k, int(np.isfinite(cosines).sum()))
         best = np.lexsort((np.arange(cosines.size), -cosines))[:number]
-        return [self._scored(place, cosines[place]) for place in best]
+        return self._scored(best, cosines[best])
 
     def vectors(self, space: Space = "scores") -> np.ndarray:
         """Vectors of all classes, float32 [num_items + 1, width]; row 0 is padding.
@@ -278,8 +281,8 @@ class Recommender:
         own = self.model.num_unimodal_layers
         return tuple(f"self {i + 1}" if i < own else f"cross {i + 1 - own}" for i in range(number))
 
-    def _best(self, histories: Sequence[Sequence[int]], top_k: int, keep_seen: bool) -> Found:
-        """The lists of some users, by classes; in powers of two, so that little is compiled."""
+    def _best(self, histories: Sequence[Sequence[int]], top_k: int, keep_seen: bool) -> Any:
+        """`Found` of some users, on the host; in powers of two, so that little is compiled."""
         rows = self._devices.round_up(min(self._batch_size, _power_of_two(len(histories))))
         length, longest = self.model.max_length, max(map(len, histories))
         width = 1 if keep_seen else max(_LEAST_EXCLUDED, _power_of_two(longest))
@@ -302,33 +305,26 @@ class Recommender:
                 make_recommend_step(self.model, k),
                 inputs=(params_layout, ROWS, content_layout, WHOLE),
             )
-        found = self._steps[k](self._params, batch, self._content, self._allowed)
+        found = self._steps[k](self._params, batch, self._content, self._choice)
         return jax.device_get(found)
 
-    def _result(
-        self, found: Found, row: int, top_k: int, unknown: Sequence[str]
-    ) -> Recommendations:
-        pairs = zip(found.classes[row, :top_k], found.scores[row, :top_k], strict=True)
-        weight = float(found.id_weight[row])
-        return Recommendations(
-            items=tuple(self._scored(place, score) for place, score in pairs if place > 0),
-            stream_weights=None if np.isnan(weight) else {"id": weight, "content": 1.0 - weight},
-            unknown=tuple(unknown),
-            popular=False,
+    def _scored(self, classes: np.ndarray, scores: np.ndarray) -> tuple[ScoredItem, ...]:
+        """Classes in the owner's words; class 0 is none."""
+        ids, titles = self.items.ids, self.items.titles
+        return tuple(
+            ScoredItem(ids[place - 1], titles[place - 1], score)
+            for place, score in zip(classes.tolist(), scores.tolist(), strict=True)
+            if place
         )
-
-    def _popular(self, top_k: int) -> tuple[ScoredItem, ...]:
-        order = self.items.by_popularity
-        best = order[np.asarray(self._allowed)[order]][:top_k]
-        return tuple(self._scored(place, self.items.counts[place]) for place in best)
-
-    def _scored(self, place: int, score: float) -> ScoredItem:
-        return ScoredItem(self.items.ids[place - 1], self.items.titles[place - 1], float(score))
 
     def _unit_vectors(self, space: Space) -> np.ndarray:
         if space not in self._vectors:
             self._vectors[space] = np.array(unit(jnp.asarray(self.vectors(space))))
         return self._vectors[space]
+
+
+def _stream_weights(id_weight: float) -> dict[str, float] | None:
+    return None if np.isnan(id_weight) else {"id": id_weight, "content": 1.0 - id_weight}
 
 
 def _power_of_two(number: int) -> int:

@@ -18,7 +18,7 @@ class Found(NamedTuple):
 
     Attributes:
       classes: int32 [batch, k], best first; 0 where fewer compete.
-      scores: [batch, k], -inf there.
+      scores: [batch, k], -inf there; of a history without items, how often training has seen them.
       id_weight: mean of the gate at the newest position, the weight of the id stream, [batch]; NaN
         for a model without a gate.
     """
@@ -28,11 +28,23 @@ class Found(NamedTuple):
     id_weight: jax.Array
 
 
+class Choice(NamedTuple):
+    """What can be recommended.
+
+    Attributes:
+      allowed: bool [num_classes].
+      popularity: how often training has seen each class, float32 [num_classes].
+    """
+
+    allowed: jax.Array
+    popularity: jax.Array
+
+
 def make_recommend_step(model: TSSR, k: int) -> Callable[..., Found]:
-    """Returns the step of one device, `(params, batch, content, allowed) -> Found` of all rows.
+    """Returns the step of one device, `(params, batch, content, choice) -> Found` of all rows.
 
     The batch has `item_sequence` int [batch, length], `excluded` int [batch, width] (-1 is none)
-    and `row_mask` bool [batch]; `allowed` bool [shard_classes] are the classes that compete.
+    and `row_mask` bool [batch]. A history without items gets the most popular ones.
 
     Args:
       model: tells how batch and catalogue lie on the devices.
@@ -41,16 +53,16 @@ def make_recommend_step(model: TSSR, k: int) -> Callable[..., Found]:
     catalogue = model.catalogue
 
     def best(states: Any, scores: jax.Array, excluded: jax.Array) -> Found:
-        return Found(*best_classes(scores, excluded, k, catalogue), states[1])
+        return Found(*best_classes(scores, excluded, k, catalogue), states.gate)
 
     def step(
         params: Any,
         batch: Mapping[str, Any],
         content: ContentFeatures | None,
-        allowed: jax.Array,
+        choice: Choice,
     ) -> Found:
         def scorer(*inputs: Any) -> tuple[Any, Callable[[Any], jax.Array]]:
-            return _states_and_scores(model, allowed, *inputs)
+            return _states_and_scores(model, choice, *inputs)
 
         run = make_scores_step(model, best, ("excluded",), catalogue.own_rows, scorer)
         return run(params, batch, content)
@@ -58,14 +70,27 @@ def make_recommend_step(model: TSSR, k: int) -> Callable[..., Found]:
     return step
 
 
+class _States(NamedTuple):
+    """Of the newest position: what the head reads, mean of the gate, whether there is an item."""
+
+    fused: jax.Array
+    gate: jax.Array
+    there: jax.Array
+
+
 def _states_and_scores(
-    model: TSSR, allowed: jax.Array, params: Any, batch: Mapping[str, Any], content: Any
-) -> tuple[tuple[jax.Array, jax.Array], Callable[[Any], jax.Array]]:
+    model: TSSR, choice: Choice, params: Any, batch: Mapping[str, Any], content: Any
+) -> tuple[_States, Callable[[_States], jax.Array]]:
     outputs = encode(model, params, batch["item_sequence"], content, last_only=True)
     weights = head_weights(model, params, content)
-    weights = weights._replace(bias=jnp.where(allowed, weights.bias, -jnp.inf))
-    states = outputs.fused[:, -1]
-    gate = jnp.full(len(states), jnp.nan)
+    fused, there = outputs.fused[:, -1], batch["item_sequence"][:, -1] > 0
+    gate = jnp.full_like(fused[:, 0], jnp.nan)
     if outputs.gate is not None:
-        gate = outputs.gate[:, -1].mean(axis=-1)
-    return (states, gate), lambda rows: weights.score(rows[0], model.compute_dtype)
+        gate = jnp.where(there, outputs.gate[:, -1].mean(axis=-1), jnp.nan)
+
+    def score(states: _States) -> jax.Array:
+        scores = weights.score(states.fused, model.compute_dtype)
+        scores = jnp.where(states.there[:, None], scores, choice.popularity)
+        return jnp.where(choice.allowed, scores, -jnp.inf)
+
+    return _States(fused, gate, there), score

@@ -79,6 +79,7 @@ class FrozenContent(nn.Module):
             return jnp.where(jnp.any(features != 0, axis=-1, keepdims=True), vectors, nothing)
 
         # Gather and projection commute: do first whichever leaves fewer rows to multiply.
-        if table.shape[0] < place.size:
+        # (A program that is exported for any batch size has no such number.)
+        if isinstance(place.size, int) and table.shape[0] < place.size:
             return project(table)[place]
         return project(table[place])
