@@ -70,6 +70,7 @@ LAYERS = (
     "tssr_jax.recommending.histories",
     "tssr_jax.recommending.lists_file",
     "tssr_jax.recommending.command",
+    "tssr_jax.recommending.export",
     "tssr_jax.studies",
     "tssr_jax.studies.statistics",
     "tssr_jax.studies.designs",

@@ -57,23 +57,31 @@ _TRIAL_MINUTES = flags.DEFINE_float(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "recommend", "size", "study", "search"],
+    ["train", "evaluate", "recommend", "export", "size", "study", "search"],
     "train (or resume), evaluate the best checkpoint, recommend items for the histories of a file, "
-    "tell what a step needs on which devices (size), compare several trainings (study), or search "
-    "settings.",
+    "export a run for programs without this package, tell what a step needs on which devices "
+    "(size), compare several trainings (study), or search settings.",
 )
 _INPUT = flags.DEFINE_string(
     "input", None, "--mode=recommend: histories, .jsonl, .csv or .parquet (docs/recommending.md)."
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "--mode=recommend: where the lists go, .jsonl, .csv or .parquet."
+    "output",
+    None,
+    "--mode=recommend: where the lists go, .jsonl, .csv or .parquet. --mode=export: a new folder.",
 )
-_TOP_K = flags.DEFINE_integer("top_k", 10, "--mode=recommend: items for each history.", 1)
+_TOP_K = flags.DEFINE_integer("top_k", 10, "--mode=recommend, export: items for each history.", 1)
 _KEEP_SEEN = flags.DEFINE_bool(
     "keep_seen", False, "--mode=recommend: also recommend what is in the history."
 )
 _NEW_ITEMS = flags.DEFINE_string(
-    "new_items", None, "--mode=recommend: table of items that training has not seen."
+    "new_items", None, "--mode=recommend, export: table of items that training has not seen."
+)
+_FORMATS = flags.DEFINE_list(
+    "formats", "saved_model,stablehlo,vectors", "--mode=export: which of these."
+)
+_PLATFORMS = flags.DEFINE_list(
+    "platforms", "cpu", "--mode=export: that its programs run on, of cpu, cuda, rocm, tpu."
 )
 _ONLY_ITEMS = flags.DEFINE_string(
     "only_items", None, "--mode=recommend: file with the ids that may be recommended, one a line."
@@ -108,6 +116,9 @@ def main() -> None:
     if _MODE.value == "recommend":
         _recommend(workdir)
         return
+    if _MODE.value == "export":
+        _export(workdir)
+        return
     _require_config()
     if _MODE.value == "study":
         from tssr_jax.studies.runner import run_study
@@ -138,6 +149,18 @@ def _evaluate(workdir: epath.Path) -> None:
         run_baseline(config, workdir)
     else:
         evaluate(workdir)
+
+
+def _export(workdir: epath.Path) -> None:
+    from tssr_jax.recommending.export import ExportRequest, run_export
+
+    if not _OUTPUT.value:
+        raise UserError("--output=FOLDER is required to export.")
+    new = Path(_NEW_ITEMS.value) if _NEW_ITEMS.value else None
+    request = ExportRequest(
+        Path(_OUTPUT.value), _FORMATS.value, _PLATFORMS.value, _TOP_K.value, new
+    )
+    run_export(workdir, request)
 
 
 def _recommend(workdir: epath.Path) -> None:

@@ -14,6 +14,13 @@ from tssr_jax.models.tssr import TSSR
 from tssr_jax.ranking import Ranker, Scorer, make_scores_step
 
 
+def competing_scores(scores: jax.Array, excluded: jax.Array, catalogue: Catalogue) -> jax.Array:
+    """Scores [rows, shard_classes], -inf for padding and for the classes that are excluded."""
+    classes = catalogue.classes()
+    exists = (classes > 0) & (classes < catalogue.num_classes)
+    return catalogue.without(jnp.where(exists, scores, -jnp.inf), excluded)
+
+
 def best_classes(
     scores: jax.Array, excluded: jax.Array, k: int, catalogue: Catalogue
 ) -> tuple[jax.Array, jax.Array]:
@@ -29,11 +36,9 @@ def best_classes(
       Classes int32 [group_rows, k] and their scores; class 0, score -inf where fewer compete. The
       same on all devices that share a catalogue.
     """
-    classes = catalogue.classes()
-    exists = (classes > 0) & (classes < catalogue.num_classes)
-    scores = catalogue.without(jnp.where(exists, scores, -jnp.inf), excluded)
+    scores = competing_scores(scores, excluded, catalogue)
     values, places = jax.lax.top_k(scores, min(k, catalogue.shard_classes))
-    found = classes[places]
+    found = catalogue.classes()[places]
     if catalogue.axis is not None:
         values = collectives.all_gather(values, catalogue.axis, 1)
         found = collectives.all_gather(found, catalogue.axis, 1)

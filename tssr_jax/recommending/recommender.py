@@ -93,6 +93,11 @@ class Recommender:
     Lists are exact: every item is scored, and of equal scores the item that comes first in the
     catalogue is better.
 
+    Attributes:
+      experiment: what the run is made of.
+      items: the catalogue in its owner's words.
+      model: the module.
+
     Args:
       experiment: content, model and devices, each with the whole catalogue.
       params: the model's, as they lie on the devices.
@@ -101,6 +106,7 @@ class Recommender:
     """
 
     def __init__(self, experiment: Experiment, params: Any, items: Items, batch_size: int = 256):
+        self.experiment = experiment
         self.items = items
         self.model = experiment.model
         self._devices = experiment.devices
@@ -111,7 +117,8 @@ class Recommender:
         self._steps: dict[int, Callable[..., Found]] = {}
         self._vectors: dict[Space, np.ndarray] = {}
         everything = np.ones(len(items.ids) + 1, bool)
-        self._choice = self._devices.place(Choice(everything, items.counts.astype(np.float32)))
+        popularity = items.counts.astype(np.float32)
+        self._choice = Choice(*map(self._devices.place, (everything, popularity)))
 
     @classmethod
     def from_workdir(
@@ -145,6 +152,11 @@ class Recommender:
             items = items.with_more(described["item"].to_list(), described["title"].to_list())
             experiment, params = with_new_items(experiment, params, described)
         return cls(experiment, params, items, batch_size)
+
+    @property
+    def tables(self) -> tuple[Any, Any, Choice]:
+        """What a list is computed from beside the history: parameters, content, and the choice."""
+        return self._params, self._content, self._choice
 
     def restricted(
         self, *, only: Iterable[str] | None = None, never: Iterable[str] = ()

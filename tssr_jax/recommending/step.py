@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from tssr_jax.models.content.fusion import ContentFeatures
 from tssr_jax.models.pure import encode, head_weights
 from tssr_jax.models.tssr import TSSR
-from tssr_jax.ranking import make_scores_step
+from tssr_jax.ranking import Scorer, make_scores_step
 from tssr_jax.top_k import best_classes
 
 
@@ -61,9 +61,7 @@ def make_recommend_step(model: TSSR, k: int) -> Callable[..., Found]:
         content: ContentFeatures | None,
         choice: Choice,
     ) -> Found:
-        def scorer(*inputs: Any) -> tuple[Any, Callable[[Any], jax.Array]]:
-            return _states_and_scores(model, choice, *inputs)
-
+        scorer = chosen_scorer(model, choice)
         run = make_scores_step(model, best, ("excluded",), catalogue.own_rows, scorer)
         return run(params, batch, content)
 
@@ -78,19 +76,24 @@ class _States(NamedTuple):
     there: jax.Array
 
 
-def _states_and_scores(
-    model: TSSR, choice: Choice, params: Any, batch: Mapping[str, Any], content: Any
-) -> tuple[_States, Callable[[_States], jax.Array]]:
-    outputs = encode(model, params, batch["item_sequence"], content, last_only=True)
-    weights = head_weights(model, params, content)
-    fused, there = outputs.fused[:, -1], batch["item_sequence"][:, -1] > 0
-    gate = jnp.full_like(fused[:, 0], jnp.nan)
-    if outputs.gate is not None:
-        gate = jnp.where(there, outputs.gate[:, -1].mean(axis=-1), jnp.nan)
+def chosen_scorer(model: TSSR, choice: Choice) -> Scorer:
+    """What the model makes of histories, popularity without one; -inf for what is not allowed."""
 
-    def score(states: _States) -> jax.Array:
-        scores = weights.score(states.fused, model.compute_dtype)
-        scores = jnp.where(states.there[:, None], scores, choice.popularity)
-        return jnp.where(choice.allowed, scores, -jnp.inf)
+    def scorer(
+        params: Any, batch: Mapping[str, Any], content: ContentFeatures | None
+    ) -> tuple[_States, Callable[[_States], jax.Array]]:
+        outputs = encode(model, params, batch["item_sequence"], content, last_only=True)
+        weights = head_weights(model, params, content)
+        fused, there = outputs.fused[:, -1], batch["item_sequence"][:, -1] > 0
+        gate = jnp.full_like(fused[:, 0], jnp.nan)
+        if outputs.gate is not None:
+            gate = jnp.where(there, outputs.gate[:, -1].mean(axis=-1), jnp.nan)
 
-    return _States(fused, gate, there), score
+        def score(states: _States) -> jax.Array:
+            scores = weights.score(states.fused, model.compute_dtype)
+            scores = jnp.where(states.there[:, None], scores, choice.popularity)
+            return jnp.where(choice.allowed, scores, -jnp.inf)
+
+        return _States(fused, gate, there), score
+
+    return scorer

@@ -1,0 +1,240 @@
+"""A run in forms that need none of this package: `--mode=export`.
+
+    saved_model/         TensorFlow: ids in, ids out, item tables and content inside
+    recommend.stablehlo  a program of jax.export: classes in, classes out
+    vectors.safetensors  item vectors with biases, user vectors: score = user . item + bias
+    items.parquet        what a class is: id, title, how often training has seen it
+    users.parquet        whose the user vectors are
+    export.json          what it was made of
+
+docs/recommending.md shows how each is read.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+from etils import epath
+from jax import export
+from jax.experimental import jax2tf
+from safetensors.numpy import save_file
+
+from data_pipeline.input_pipeline import users_in_chunks
+from data_pipeline.tensorflow_cpu import tf
+from tssr_jax.errors import UserError
+from tssr_jax.models.pure import encode, head_weights
+from tssr_jax.recommending.items import Items
+from tssr_jax.recommending.recommender import Recommender
+from tssr_jax.recommending.step import Choice, chosen_scorer
+from tssr_jax.reporting import make_console, pairs_table
+from tssr_jax.run_config import load_config, write_json
+from tssr_jax.top_k import competing_scores
+
+FORMATS = ("saved_model", "stablehlo", "vectors")
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+FILE_NAME = "export.json"
+_USERS_AT_A_TIME = 256
+
+
+class ExportRequest(NamedTuple):
+    """What `--mode=export` is asked for.
+
+    Attributes:
+      output: the folder to make.
+      formats: some of `FORMATS`.
+      platforms: that programs are compiled for, some of `PLATFORMS`.
+      top_k: length of the programs' lists.
+      new_items: table of items that training has not seen; None is none.
+    """
+
+    output: Path
+    formats: Sequence[str] = FORMATS
+    platforms: Sequence[str] = ("cpu",)
+    top_k: int = 20
+    new_items: Path | None = None
+
+
+def run_export(workdir: epath.Path, request: ExportRequest) -> None:
+    """Writes the folder, beside its place first, and prints what is in it.
+
+    Raises:
+      UserError: if the run or a value makes no sense, or the folder holds something else.
+    """
+    _check(request)
+    recommender = Recommender.from_workdir(workdir, new_items=request.new_items)
+    if not 1 <= request.top_k <= len(recommender.items.ids):
+        raise UserError(
+            f"--top_k is {request.top_k}; the catalogue has {len(recommender.items.ids):,} items."
+        )
+    part = request.output.with_name(f"{request.output.name}.part-{os.getpid()}")
+    part.mkdir(parents=True)
+    try:
+        _write(part, recommender, workdir, request)
+        if request.output.exists():
+            shutil.rmtree(request.output)
+        part.replace(request.output)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    rows = [
+        (str(path.relative_to(request.output)), f"{_size(path) / 2**20:,.1f} MiB")
+        for path in sorted(request.output.iterdir())
+    ]
+    make_console().print(pairs_table(str(request.output), rows))
+
+
+def _check(request: ExportRequest) -> None:
+    for name, values, known in (
+        ("formats", request.formats, FORMATS),
+        ("platforms", request.platforms, PLATFORMS),
+    ):
+        if not values or set(values) - set(known):
+            raise UserError(f"--{name} is {', '.join(values)}; known: {', '.join(known)}.")
+    output = request.output
+    if output.exists() and not (output / FILE_NAME).is_file():
+        raise UserError(f"--output={output} is there and no export: name another folder.")
+
+
+def _write(part: Path, recommender: Recommender, workdir: epath.Path, request: Any) -> None:
+    if "saved_model" in request.formats:
+        _save_model(part / "saved_model", recommender, request.top_k, request.platforms)
+    if "stablehlo" in request.formats:
+        text = _stablehlo(recommender, request.top_k, request.platforms)
+        (part / "recommend.stablehlo").write_bytes(text)
+    _items_table(recommender.items).write_parquet(part / "items.parquet")
+    if "vectors" in request.formats:
+        save_file(_vectors(recommender), part / "vectors.safetensors")
+        users = pl.DataFrame({"user": recommender.experiment.data.user_ids})
+        users.write_parquet(part / "users.parquet")
+    about = {
+        "workdir": str(workdir),
+        "top_k": request.top_k,
+        "max_length": recommender.model.max_length,
+        "num_items": len(recommender.items.ids),
+        "streams": list(recommender.model.streams),
+        "formats": list(request.formats),
+        "platforms": list(request.platforms),
+        "config": load_config(workdir).to_dict(),
+    }
+    write_json(epath.Path(part / FILE_NAME), about)
+
+
+def scores_program(recommender: Recommender) -> Callable[[Any, jax.Array], jax.Array]:
+    """Returns the pure function `(tables, history) -> scores`, the best of which `recommend` tells.
+
+    A history is int [batch, length] of any length, oldest first, padded on the left with 0. Scores
+    are [batch, num_classes], -inf for padding, what is in the history, and what is not allowed.
+    """
+    model = recommender.model
+
+    def scores(tables: Any, history: jax.Array) -> jax.Array:
+        params, content, choice = tables
+        window = jnp.pad(history, ((0, 0), (model.max_length, 0)))[:, -model.max_length :]
+        # (TensorFlow makes a plain tuple of the choice.)
+        scorer = chosen_scorer(model, Choice(*choice))
+        with jax.default_matmul_precision("highest"):
+            states, score = scorer(params, {"item_sequence": window}, content)
+            return competing_scores(score(states), history, model.catalogue)
+
+    return scores
+
+
+def _stablehlo(recommender: Recommender, top_k: int, platforms: Sequence[str]) -> bytes:
+    """With all tables inside."""
+    tables = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), recommender.tables)
+    scores = scores_program(recommender)
+
+    def recommend(history: jax.Array) -> tuple[jax.Array, jax.Array]:
+        values, classes = jax.lax.top_k(scores(tables, history), top_k)
+        return jnp.where(jnp.isfinite(values), classes, 0), values
+
+    shape = export.symbolic_shape("batch, length")
+    exported = export.export(jax.jit(recommend), platforms=list(platforms))(
+        jax.ShapeDtypeStruct(shape, jnp.int32)
+    )
+    return bytes(exported.serialize())
+
+
+def _save_model(
+    folder: Path, recommender: Recommender, top_k: int, platforms: Sequence[str]
+) -> None:
+    """A signature `items: string [batch, length] -> items, titles, scores`; "" pads anywhere."""
+    module = tf.Module()
+    module.tables = jax.tree.map(
+        lambda x: tf.Variable(np.asarray(x), trainable=False), recommender.tables
+    )
+    items = recommender.items
+    ids, titles = (tf.constant(["", *words]) for words in (items.ids, items.titles))
+    classes = tf.range(1, len(items.ids) + 1, dtype=tf.int32)
+    pairs = tf.lookup.KeyValueTensorInitializer(ids[1:], classes)
+    module.class_of = tf.lookup.StaticHashTable(pairs, 0)
+    converted = jax2tf.convert(
+        scores_program(recommender),
+        polymorphic_shapes=[None, "(batch, length)"],
+        native_serialization_platforms=tuple(platforms),
+        with_gradient=False,
+    )
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.string, "items")], autograph=False)
+    def recommend(items: tf.Tensor) -> dict[str, tf.Tensor]:
+        history = module.class_of.lookup(items)
+        # Unknown ids and padding go to the left.
+        order = tf.argsort(tf.cast(history > 0, tf.int32), axis=1, stable=True)
+        scores = converted(module.tables, tf.gather(history, order, batch_dims=1))
+        # TensorFlow's own: it does not know JAX's operation yet.
+        values, found = tf.math.top_k(scores, top_k)
+        found = tf.where(tf.math.is_finite(values), found, 0)
+        return {
+            "items": tf.gather(ids, found),
+            "titles": tf.gather(titles, found),
+            "scores": values,
+        }
+
+    module.recommend = recommend
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": recommend})
+
+
+def _items_table(items: Items) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "class": np.arange(1, len(items.ids) + 1),
+            "item": items.ids,
+            "title": items.titles,
+            "times_seen": items.counts[1:],
+        }
+    )
+
+
+def _vectors(recommender: Recommender) -> dict[str, np.ndarray]:
+    """Of the items, and of the users after all that the data knows of them."""
+    params, content, _ = recommender.tables
+    model, store = recommender.model, recommender.experiment.sequences
+    weights = jax.jit(head_weights, static_argnums=0)(model, params, content)
+
+    @jax.jit
+    def states(params: Any, content: Any, sequence: jax.Array) -> jax.Array:
+        return encode(model, params, sequence, content, last_only=True).fused[:, -1]
+
+    found = []
+    for chunk in users_in_chunks(np.arange(store.lengths.size), model.max_length):
+        ends = tf.constant(store.lengths[chunk.numpy()])
+        windows = store.rows(chunk).windows(ends, model.max_length).numpy()
+        for start in range(0, len(windows), _USERS_AT_A_TIME):
+            some = windows[start : start + _USERS_AT_A_TIME]
+            padded = np.pad(some, ((0, _USERS_AT_A_TIME - len(some)), (0, 0)))
+            found.append(np.asarray(states(params, content, padded))[: len(some)])
+    return {
+        "item_vectors": np.ascontiguousarray(np.asarray(weights.kernel).T[1:]),
+        "item_biases": np.ascontiguousarray(np.asarray(weights.bias)[1:]),
+        "user_vectors": np.concatenate(found),
+    }
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
