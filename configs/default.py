@@ -184,10 +184,9 @@ def _model() -> ml_collections.ConfigDict:
     model.no_content_vector = True
     # What scores an item: "classes", weights of its own (as in the paper); "content", these and
     # what a projection makes of its content; "tied", the sum of the vectors by which the streams
-    # read it; "streams", each stream by its own such vectors, and both scores added. With all but
-    # the first, items that no training window contains are ranked by their content: their own
-    # weights and id vectors are left out. These need features of the whole catalogue, so no encoder
-    # that is trained.
+    # read it. With the last two, items that no training window contains are ranked by their
+    # content: their own weights and id vectors are left out. Both need features of the whole
+    # catalogue, so no encoder that is trained.
     model.head = "classes"
     # Above 0, scores are cosines divided by this temperature, of the fused state and of the vectors
     # that score items; 0 leaves them as products.

@@ -57,10 +57,11 @@ _TRIAL_MINUTES = flags.DEFINE_float(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "recommend", "export", "size", "study", "search"],
+    ["train", "evaluate", "recommend", "export", "serve", "size", "study", "search"],
     "train (or resume), evaluate the best checkpoint, recommend items for the histories of a file, "
-    "export a run for programs without this package, tell what a step needs on which devices "
-    "(size), compare several trainings (study), or search settings.",
+    "export a run for programs without this package, serve it over HTTP with a page to look at, "
+    "tell what a step needs on which devices (size), compare several trainings (study), or search "
+    "settings.",
 )
 _INPUT = flags.DEFINE_string(
     "input", None, "--mode=recommend: histories, .jsonl, .csv or .parquet (docs/recommending.md)."
@@ -76,6 +77,11 @@ _KEEP_SEEN = flags.DEFINE_bool(
 )
 _NEW_ITEMS = flags.DEFINE_string(
     "new_items", None, "--mode=recommend, export: table of items that training has not seen."
+)
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "--mode=serve: address to listen at.")
+_PORT = flags.DEFINE_integer("port", 8000, "--mode=serve: port to listen at.", 1, 65535)
+_MOST_AT_ONCE = flags.DEFINE_integer(
+    "most_at_once", 64, "--mode=serve: requests that are answered at once; further ones get 503.", 1
 )
 _FORMATS = flags.DEFINE_list(
     "formats", "saved_model,stablehlo,vectors", "--mode=export: which of these."
@@ -119,6 +125,9 @@ def main() -> None:
     if _MODE.value == "export":
         _export(workdir)
         return
+    if _MODE.value == "serve":
+        _serve(workdir)
+        return
     _require_config()
     if _MODE.value == "study":
         from tssr_jax.studies.runner import run_study
@@ -161,6 +170,18 @@ def _export(workdir: epath.Path) -> None:
         Path(_OUTPUT.value), _FORMATS.value, _PLATFORMS.value, _TOP_K.value, new
     )
     run_export(workdir, request)
+
+
+def _serve(workdir: epath.Path) -> None:
+    try:
+        from tssr_jax.serving.server import run_serve
+        from tssr_jax.serving.service import Limits
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--mode=serve needs the package {error.name}: pip install 'tssr-jax[serve]'"
+        ) from error
+    limits = Limits(most_at_once=_MOST_AT_ONCE.value)
+    run_serve(workdir, _HOST.value, _PORT.value, limits)
 
 
 def _recommend(workdir: epath.Path) -> None:

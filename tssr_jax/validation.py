@@ -12,7 +12,7 @@ from tssr_jax.models.content.bert import POOLINGS
 from tssr_jax.models.content.fusion import FUSIONS, MODALITIES
 from tssr_jax.models.content.image import BATCH_STATISTICS
 from tssr_jax.models.gate import MIXINGS
-from tssr_jax.models.head import HEADS, TIED_HEADS
+from tssr_jax.models.head import HEADS
 from tssr_jax.models.precision import COMPUTE_DTYPES
 from tssr_jax.models.tssr import ENCODERS, STREAM_SETS, ranks_by_content, reads_content
 from tssr_jax.parallel import KINDS
@@ -223,10 +223,10 @@ def _validate_content_head(config: ml_collections.ConfigDict) -> None:
             "--config.model.head=content ranks items by their content; it needs the content stream "
             f"(--config.model.streams is {tuple(config.model.streams)})."
         )
-    if config.model.head in TIED_HEADS and config.model_devices > 1:
+    if config.model.head == "tied" and config.model_devices > 1:
         raise UserError(
-            f"--config.model.head={config.model.head} with content needs the whole catalogue on "
-            f"each device: set --config.model_devices=1 (it is {config.model_devices})."
+            "--config.model.head=tied with content needs the whole catalogue on each device: set "
+            f"--config.model_devices=1 (it is {config.model_devices})."
         )
     for name in config.content.modalities:
         field = TRAINED_FIELDS[name]
@@ -252,12 +252,6 @@ def _validate_model(model: ml_collections.ConfigDict) -> None:
         raise UserError(
             "--config.model.id_reads_content is for two streams; --config.model.streams is "
             f"{streams}: ('sum',) is the single stream that reads both."
-        )
-    if model.head == "streams" and (len(streams) < 2 or model.mixing == "concatenation"):
-        raise UserError(
-            "--config.model.head=streams scores by each of two streams, whose states a projection "
-            "of their concatenation does not keep: it goes with --config.model.streams="
-            "\"('id','content')\" and --config.model.mixing=gate or sum."
         )
     if model.encoder == "gru" and (len(streams) > 1 or not model.num_unimodal_layers):
         raise UserError(

@@ -55,10 +55,7 @@ def test_values_that_make_no_sense(field, value, message):
         ({"optimizer.lazy_rows": True, "model.head": "content"}, "next_item=sampled"),
         ({"optimizer.lazy_rows": True, "model.head": "tied"}, "next_item=sampled"),
         ({"model.head": "tied", "model_devices": 2}, "model_devices=1"),
-        ({"model.head": "streams", "model_devices": 2}, "model_devices=1"),
         ({"model.id_reads_content": True, "model.streams": ("id",)}, "is for two streams"),
-        ({"model.head": "streams", "model.streams": ("id",)}, "each of two streams"),
-        ({"model.head": "streams", "model.mixing": "concatenation"}, "mixing=gate or sum"),
         ({"model.head": "tied", "content.text.trained_layers": 1}, "trained_layers=0"),
         ({"content.text.whitening": True, "content.text.trained_layers": 1}, "are frozen"),
         (

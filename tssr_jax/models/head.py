@@ -9,9 +9,7 @@ from flax import linen as nn
 from tssr_jax.models import initializers
 from tssr_jax.models.precision import product
 
-HEADS = ("classes", "content", "tied", "streams")
-# Those that score by the vectors that the streams read.
-TIED_HEADS = ("tied", "streams")
+HEADS = ("classes", "content", "tied")
 # Below this squared norm a vector counts as no vector.
 _SMALLEST = 1e-12
 
@@ -20,7 +18,7 @@ class HeadWeights(NamedTuple):
     """What scores the classes: `x @ kernel + bias`.
 
     Attributes:
-      kernel: [d_model, shard_classes]; [2 d_model, shard_classes] with head "streams".
+      kernel: [d_model, shard_classes].
       bias: [shard_classes].
     """
 

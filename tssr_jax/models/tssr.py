@@ -16,7 +16,7 @@ from tssr_jax.models.content.frozen import FrozenContent
 from tssr_jax.models.content.fusion import ContentFeatures, FusedContent
 from tssr_jax.models.dropout import Dropout
 from tssr_jax.models.gate import Concatenation, Gate
-from tssr_jax.models.head import TIED_HEADS, Head, HeadWeights, unit
+from tssr_jax.models.head import Head, HeadWeights, unit
 from tssr_jax.models.packing import Packed, unpack
 from tssr_jax.models.recurrent import RecurrentEncoder
 from tssr_jax.models.streams import StreamEncoders
@@ -36,7 +36,7 @@ def reads_content(streams: Sequence[str]) -> bool:
 
 def ranks_by_content(head: str, streams: Sequence[str]) -> bool:
     """Whether items that were never trained are scored by their content."""
-    return head == "content" or (head in TIED_HEADS and reads_content(streams))
+    return head == "content" or (head == "tied" and reads_content(streams))
 
 
 class StreamStates(NamedTuple):
@@ -60,8 +60,7 @@ class TSSROutputs(NamedTuple):
       id: states of the id stream.
       content: states of the content stream.
       gate: weight of the id stream in `fused`, [batch, length, d_model].
-      fused: what the prediction head reads, [batch, length, d_model]; with head "streams" both
-        streams' shares side by side, [batch, length, 2 d_model].
+      fused: what the prediction head reads, [batch, length, d_model].
     """
 
     id: StreamStates | None
@@ -98,8 +97,7 @@ class TSSR(nn.Module):
       mixing: of the two streams, one of `MIXINGS`.
       head: "classes", weights of its own for each class; "content", these and what a projection
         makes of its content, so that items which were never trained are ranked by content alone;
-        "tied", the sum of the vectors by which the streams read it; "streams", each stream's
-        state by the vectors that this stream reads, and these scores added.
+        "tied", the sum of the vectors by which the streams read it.
       id_reads_content: two streams only; what the id stream encodes is the sum of an item's id
         vector and its content's. The item-grained loss compares with the id vector alone.
       score_temperature: above 0 scores are cosines divided by it, of states and of the vectors that
@@ -147,7 +145,7 @@ class TSSR(nn.Module):
             self.gate = Gate(self.compute_dtype)
         elif both and self.mixing == "concatenation":
             self.concatenation = Concatenation(self.compute_dtype)
-        self.output = Head(classes, self.d_model, bias_only=self.head in TIED_HEADS)
+        self.output = Head(classes, self.d_model, bias_only=self.head == "tied")
         if self.head == "content":
             # Over this device's own classes, however they are cut.
             self.output_content = self._make_content_projection(Catalogue(classes - 1))
@@ -279,12 +277,7 @@ class TSSR(nn.Module):
         if len(states) == 1:
             return None, states[0]
         if self.mixing == "gate":
-            gate, fused = self.gate(*states)
-            if self.head == "streams":
-                fused = jnp.concatenate([gate * states[0], (1.0 - gate) * states[1]], axis=-1)
-            return gate, fused
-        if self.head == "streams":
-            return None, jnp.concatenate(states, axis=-1)
+            return self.gate(*states)
         if self.mixing == "sum":
             return None, states[0] + states[1]
         return None, self.concatenation(*states)
@@ -318,26 +311,17 @@ class TSSR(nn.Module):
         if self.head == "classes":
             return weights
         classes = jnp.arange(weights.bias.size)
-        if self.head in TIED_HEADS:
-            vectors = self._read_vectors(classes, item_features)
-            if self.head == "streams":
-                return weights._replace(kernel=jnp.concatenate(vectors, axis=-1).T)
-            return weights._replace(kernel=sum(vectors[1:], vectors[0]).T)
+        if self.head == "tied":
+            vectors = jnp.zeros((classes.size, self.d_model))
+            if self.streams != ("content",):
+                vectors += self._own_vectors(item_features)(classes)
+            if reads_content(self.streams):
+                vectors += self.embed("content", classes[None], item_features)[0]
+            return weights._replace(kernel=vectors.T)
         if item_features is None:
             raise ValueError("a head that reads content needs item_features")
         content = self.output_content(classes[None], self._content(item_features))[0]
         return weights._replace(kernel=weights.kernel + content.T)
-
-    def _read_vectors(
-        self, classes: jax.Array, item_features: ContentFeatures | None
-    ) -> list[jax.Array]:
-        """By which the streams read classes of this device: its id's, its content's."""
-        vectors = []
-        if self.streams != ("content",):
-            vectors.append(self._own_vectors(item_features)(classes))
-        if reads_content(self.streams):
-            vectors.append(self.embed("content", classes[None], item_features)[0])
-        return vectors
 
     def _own_vectors(self, item_features: ContentFeatures | None) -> Callable[..., jax.Array]:
         """The id's row of each class on this device; zeros for items that were never trained."""

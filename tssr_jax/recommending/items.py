@@ -38,9 +38,13 @@ class Items:
                 classes.append(found)
         return classes, unknown
 
+    def find(self, item: str) -> int | None:
+        """The class of one id; None if there is none."""
+        return self._class_of.get(item)
+
     def class_of(self, item: str) -> int:
         """The class of one id; raises UserError if there is none."""
-        found = self._class_of.get(item)
+        found = self.find(item)
         if found is None:
             raise UserError(f"Item {item!r} is not in the catalogue of {len(self.ids):,} items.")
         return found

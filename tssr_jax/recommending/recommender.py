@@ -22,7 +22,7 @@ from tssr_jax.parallel import ROWS, WHOLE
 from tssr_jax.ranking import Ranker, params_layout
 from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.new_items import read_new_items, with_new_items
-from tssr_jax.recommending.step import Choice, Found, make_recommend_step
+from tssr_jax.recommending.step import Choice, Found, Stream, make_recommend_step
 from tssr_jax.run_config import load_config
 
 # By what two items are alike: vectors that score them, the id stream's, or their content features.
@@ -114,7 +114,7 @@ class Recommender:
         self._content = Ranker(experiment).content(params)
         self._layouts = (params_layout(experiment), experiment.content_layout())
         self._batch_size = self._devices.round_up(batch_size)
-        self._steps: dict[int, Callable[..., Found]] = {}
+        self._steps: dict[tuple[int, Stream], Callable[..., Found]] = {}
         self._vectors: dict[Space, np.ndarray] = {}
         everything = np.ones(len(items.ids) + 1, bool)
         popularity = items.counts.astype(np.float32)
@@ -182,7 +182,12 @@ class Recommender:
         return other
 
     def recommend(
-        self, histories: Sequence[Sequence[str]], top_k: int = 10, *, keep_seen: bool = False
+        self,
+        histories: Sequence[Sequence[str]],
+        top_k: int = 10,
+        *,
+        keep_seen: bool = False,
+        stream: Stream = "fused",
     ) -> list[Recommendations]:
         """The best items for each history.
 
@@ -190,10 +195,17 @@ class Recommender:
           histories: ids of items, oldest first; of any length, of which the model sees the newest.
           top_k: length of a list.
           keep_seen: also recommend what is in the history.
+          stream: "id" and "content" score what one stream alone has found, as if the gate let
+            nothing of the other through.
 
         Raises:
-          UserError: if top_k is not between 1 and the number of items.
+          UserError: if top_k is not between 1 and the number of items, or the model has no such
+            stream beside another.
         """
+        if stream != "fused" and len(self.model.streams) < 2:
+            raise UserError(
+                f"The model has one stream, {self.model.streams[0]!r}; ask for 'fused'."
+            )
         if not 1 <= top_k <= len(self.items.ids):
             raise UserError(
                 f"top_k is {top_k}; it must be between 1 and the {len(self.items.ids):,} items of "
@@ -202,7 +214,7 @@ class Recommender:
         results = []
         for start in range(0, len(histories), self._batch_size):
             known = [self.items.known(x) for x in histories[start : start + self._batch_size]]
-            found = self._best([classes for classes, _ in known], top_k, keep_seen)
+            found = self._best([classes for classes, _ in known], top_k, keep_seen, stream)
             for row, (classes, unknown) in enumerate(known):
                 weight = float(found.id_weight[row])
                 results.append(
@@ -293,7 +305,9 @@ class Recommender:
         own = self.model.num_unimodal_layers
         return tuple(f"self {i + 1}" if i < own else f"cross {i + 1 - own}" for i in range(number))
 
-    def _best(self, histories: Sequence[Sequence[int]], top_k: int, keep_seen: bool) -> Any:
+    def _best(
+        self, histories: Sequence[Sequence[int]], top_k: int, keep_seen: bool, stream: Stream
+    ) -> Any:
         """`Found` of some users, on the host; in powers of two, so that little is compiled."""
         rows = self._devices.round_up(min(self._batch_size, _power_of_two(len(histories))))
         length, longest = self.model.max_length, max(map(len, histories))
@@ -311,13 +325,13 @@ class Recommender:
             "row_mask": np.arange(rows) < len(histories),
         }
         k = min(_power_of_two(top_k), len(self.items.ids))
-        if k not in self._steps:
+        if (k, stream) not in self._steps:
             params_layout, content_layout = self._layouts
-            self._steps[k] = self._devices.run(
-                make_recommend_step(self.model, k),
+            self._steps[k, stream] = self._devices.run(
+                make_recommend_step(self.model, k, stream),
                 inputs=(params_layout, ROWS, content_layout, WHOLE),
             )
-        found = self._steps[k](self._params, batch, self._content, self._choice)
+        found = self._steps[k, stream](self._params, batch, self._content, self._choice)
         return jax.device_get(found)
 
     def _scored(self, classes: np.ndarray, scores: np.ndarray) -> tuple[ScoredItem, ...]:

@@ -1,16 +1,20 @@
 """What a device does for a batch of histories: states, scores of all classes, the best of them."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from tssr_jax.models.content.fusion import ContentFeatures
+from tssr_jax.models.head import unit
 from tssr_jax.models.pure import encode, head_weights
 from tssr_jax.models.tssr import TSSR
 from tssr_jax.ranking import Scorer, make_scores_step
 from tssr_jax.top_k import best_classes
+
+# Whose state is scored.
+Stream = Literal["fused", "id", "content"]
 
 
 class Found(NamedTuple):
@@ -40,7 +44,7 @@ class Choice(NamedTuple):
     popularity: jax.Array
 
 
-def make_recommend_step(model: TSSR, k: int) -> Callable[..., Found]:
+def make_recommend_step(model: TSSR, k: int, stream: Stream = "fused") -> Callable[..., Found]:
     """Returns the step of one device, `(params, batch, content, choice) -> Found` of all rows.
 
     The batch has `item_sequence` int [batch, length], `excluded` int [batch, width] (-1 is none)
@@ -49,6 +53,7 @@ def make_recommend_step(model: TSSR, k: int) -> Callable[..., Found]:
     Args:
       model: tells how batch and catalogue lie on the devices.
       k: length of a list, at most the number of items.
+      stream: whose state is scored, see `chosen_scorer`.
     """
     catalogue = model.catalogue
 
@@ -61,7 +66,7 @@ def make_recommend_step(model: TSSR, k: int) -> Callable[..., Found]:
         content: ContentFeatures | None,
         choice: Choice,
     ) -> Found:
-        scorer = chosen_scorer(model, choice)
+        scorer = chosen_scorer(model, choice, stream)
         run = make_scores_step(model, best, ("excluded",), catalogue.own_rows, scorer)
         return run(params, batch, content)
 
@@ -76,15 +81,25 @@ class _States(NamedTuple):
     there: jax.Array
 
 
-def chosen_scorer(model: TSSR, choice: Choice) -> Scorer:
-    """What the model makes of histories, popularity without one; -inf for what is not allowed."""
+def chosen_scorer(model: TSSR, choice: Choice, stream: Stream = "fused") -> Scorer:
+    """What the model makes of histories, popularity without one; -inf for what is not allowed.
+
+    Args:
+      model: tells how batch and catalogue lie on the devices.
+      choice: what can be recommended.
+      stream: "fused", what the gate mixes; or what it would let through of one stream alone.
+    """
 
     def scorer(
         params: Any, batch: Mapping[str, Any], content: ContentFeatures | None
     ) -> tuple[_States, Callable[[_States], jax.Array]]:
         outputs = encode(model, params, batch["item_sequence"], content, last_only=True)
         weights = head_weights(model, params, content)
-        fused, there = outputs.fused[:, -1], batch["item_sequence"][:, -1] > 0
+        there = batch["item_sequence"][:, -1] > 0
+        fused = outputs.fused[:, -1]
+        if stream != "fused":
+            fused = getattr(outputs, stream).crossed[:, -1]
+            fused = unit(fused) if model.score_temperature else fused
         gate = jnp.full_like(fused[:, 0], jnp.nan)
         if outputs.gate is not None:
             gate = jnp.where(there, outputs.gate[:, -1].mean(axis=-1), jnp.nan)

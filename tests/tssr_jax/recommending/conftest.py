@@ -1,21 +1,5 @@
-"""One trained run, that ranks items by ids and by content."""
+"""The trained run of this package's tests."""
 
-import pytest
+from tests.trained_run import fixture_recommender, fixture_workdir
 
-from tests.raw_data import tiny_config
-from tssr_jax.recommending.recommender import Recommender
-from tssr_jax.train import train
-
-
-@pytest.fixture(name="workdir", scope="package")
-def fixture_workdir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recommending")
-    config = tiny_config(folder)
-    config.model.head = "tied"
-    train(config, folder / "run")
-    return folder / "run"
-
-
-@pytest.fixture(name="recommender", scope="package")
-def fixture_recommender(workdir):
-    return Recommender.from_workdir(workdir, batch_size=8)
+__all__ = ["fixture_recommender", "fixture_workdir"]

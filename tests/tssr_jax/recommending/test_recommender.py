@@ -75,6 +75,22 @@ def test_without_a_known_item_the_popular_ones_are_told_as_such(workdir, recomme
     assert lists[4].unknown == ("nothing",)
 
 
+@pytest.mark.parametrize("stream", ["id", "content"])
+def test_what_one_stream_has_found(workdir, recommender, stream):
+    experiment, params, _ = restore_best(workdir)
+    ids = experiment.data.item_ids
+    sequence = np.array([[ids.index(item) + 1 for item in HISTORIES[0]]], np.int32)
+    outputs = encode(experiment.model, params, sequence, experiment.content)
+    weights = head_weights(experiment.model, params, experiment.content)
+    scores = np.array(weights.score(getattr(outputs, stream).crossed[0, -1], "float32"))
+    scores[[0, *sequence[0]]] = -np.inf
+    (found,) = recommender.recommend(HISTORIES[:1], top_k=5, stream=stream)
+    best = np.argsort(-scores, kind="stable")[:5]
+    assert [x.item for x in found.items] == [ids[c - 1] for c in best]
+    (fused,) = recommender.recommend(HISTORIES[:1], top_k=5)
+    assert fused.items != found.items
+
+
 def test_lists_do_not_depend_on_the_batch(workdir, recommender):
     histories = HISTORIES * 3
     whole = recommender.recommend(histories, top_k=3)
@@ -206,5 +222,7 @@ def test_several_devices_and_a_model_of_ids_only(tmp_path):
     (tmp_path / "new.csv").write_text("item,title\nn1,red\n")
     with pytest.raises(UserError, match="can't rank new items"):
         Recommender.from_workdir(tmp_path / "run", new_items=tmp_path / "new.csv")
+    with pytest.raises(UserError, match="one stream, 'id'; ask for 'fused'"):
+        recommender.recommend([["i1"]], stream="content")
     with pytest.raises(UserError, match="has no vectors 'content'"):
         recommender.similar_items("i1", space="content")

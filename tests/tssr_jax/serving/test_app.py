@@ -1,0 +1,223 @@
+"""The service's answers: those of the recommender; and its refusals."""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from tssr_jax.serving.app import create_app
+from tssr_jax.serving.batching import Batcher
+from tssr_jax.serving.service import Limits
+from tssr_jax.serving.title_search import TitleSearch
+
+HISTORIES = [["i3", "i4", "i5"], [], ["nothing", "i9"]]
+
+
+@pytest.fixture(name="client", scope="module")
+def fixture_client(recommender):
+    with TestClient(create_app(recommender, "runs/mine")) as client:
+        yield client
+
+
+@pytest.mark.parametrize("stream", ["fused", "id", "content"])
+def test_lists_are_the_recommender_s(client, recommender, stream):
+    asked = {"histories": HISTORIES, "top_k": 4, "stream": stream}
+    answer = client.post("/recommend", json=asked)
+    assert answer.status_code == 200
+    expected = recommender.recommend(HISTORIES, top_k=4, stream=stream)
+    for told, own in zip(answer.json()["results"], expected, strict=True):
+        assert [x["item"] for x in told["items"]] == [x.item for x in own.items]
+        assert [x["title"] for x in told["items"]] == [x.title for x in own.items]
+        assert [x["score"] for x in told["items"]] == pytest.approx([x.score for x in own.items])
+        assert told["popular"] == own.popular and told["unknown"] == list(own.unknown)
+        assert (told["stream_weights"] is None) == own.popular
+
+
+def test_filters_and_seen_items(client, recommender):
+    asked = {"histories": [["i3", "i4"]], "top_k": 20, "only": ["i3", "i7", "i8"], "never": ["i8"]}
+    (told,) = client.post("/recommend", json=asked).json()["results"]
+    assert [x["item"] for x in told["items"]] == ["i7"]
+    (told,) = client.post("/recommend", json=asked | {"keep_seen": True}).json()["results"]
+    assert {x["item"] for x in told["items"]} == {"i3", "i7"}
+    # More than the catalogue has is all that it has.
+    (told,) = client.post("/recommend", json={"histories": [["i3"]], "top_k": 200}).json()[
+        "results"
+    ]
+    assert len(told["items"]) == 19
+    refused = client.post("/recommend", json=asked | {"only": ["nothing"]})
+    assert refused.status_code == 400 and "names no item" in refused.json()["detail"]
+
+
+def test_similar_items_and_explanations(client, recommender):
+    told = client.post("/similar", json={"item": "i6", "top_k": 3, "space": "content"}).json()
+    expected = recommender.similar_items("i6", 3, "content")
+    assert [x["item"] for x in told["items"]] == [x.item for x in expected]
+    missing = client.post("/similar", json={"item": "nothing"})
+    assert missing.status_code == 404 and missing.json()["detail"] == "There is no item 'nothing'."
+    told = client.post("/explain", json={"history": ["i3", "nothing", "i4"]}).json()
+    own = recommender.explain(["i3", "nothing", "i4"])
+    assert [x["id_weight"] for x in told["items"]] == pytest.approx(own.id_weight.tolist())
+    assert told["layers"] == list(own.layers) and told["unknown"] == ["nothing"]
+    assert told["attention"]["id"][0] == pytest.approx(own.attention["id"][0].tolist())
+    assert client.post("/explain", json={"history": ["nothing"]}).status_code == 400
+
+
+def test_titles_are_searched(client, recommender):
+    found = client.get("/search", params={"q": "RED car", "limit": 50}).json()["items"]
+    titles = recommender.items.titles
+    expected = {
+        i for i, t in zip(recommender.items.ids, titles, strict=True) if "red" in t and "car" in t
+    }
+    assert {x["item"] for x in found} == expected
+    counts = [recommender.items.counts[recommender.items.class_of(x["item"])] for x in found]
+    assert counts == sorted(counts, reverse=True)
+    assert len(client.get("/search", params={"q": "e", "limit": 3}).json()["items"]) == 3
+    assert client.get("/search", params={"q": "(a+"}).json()["items"] == []  # no pattern
+    assert client.get("/search").status_code == 422
+    assert TitleSearch(recommender.items)("  ", 5) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"histories": []},
+        {"histories": [[]] * 65},
+        {"histories": [["i1"] * 1001]},
+        {"histories": [[""]]},
+        {"histories": [[3]]},
+        {"histories": [["i1"]], "top_k": 0},
+        {"histories": [["i1"]], "top_k": "5"},
+        {"histories": [["i1"]], "topk": 5},
+        {"histories": [["i1"]], "stream": "image"},
+    ],
+)
+def test_what_makes_no_sense_is_refused(client, wrong):
+    assert client.post("/recommend", json=wrong).status_code == 422
+
+
+def test_a_body_that_is_no_json(client):
+    for body in (b"{", b"\xff", b"[" * 2000, b'{"histories": [["\\ud800"]]}', b'{"\\ud800": 1}'):
+        assert client.post("/recommend", content=body).status_code == 422
+
+
+def test_a_long_body_is_refused_before_it_is_read(recommender):
+    with TestClient(create_app(recommender, "run", Limits(most_bytes=1000))) as client:
+        body = b'{"histories": [["' + b"x" * 2000 + b'"]]}'
+        for content in (body, (body[i : i + 100] for i in range(0, len(body), 100))):
+            refused = client.post("/recommend", content=content)
+            assert refused.status_code == 413
+            assert refused.json()["detail"] == "A request's body may have 1,000 bytes."
+
+
+def test_health_numbers_description_page(client):
+    assert client.get("/healthz").json() == {"status": "ok"}
+    about = client.get("/about").json()
+    assert about["items"] == 20 and about["streams"] == ["id", "content"]
+    client.get("/nowhere")
+    numbers = client.get("/metrics").text
+    assert 'tssr_requests_total{path="/healthz",status="200"}' in numbers
+    assert 'tssr_requests_total{path="other",status="404"}' in numbers
+    assert "/nowhere" not in numbers
+    page = client.get("/")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    for name in ("page.js", "page.css"):
+        assert f"page/{name}" in page.text and client.get(f"/page/{name}").status_code == 200
+    assert "//" not in client.get("/docs").text.replace("</", "").replace("/*", "")
+    assert client.get("/openapi.json").json()["paths"].keys() >= {"/recommend", "/similar"}
+
+
+def test_pictures_come_from_the_data_s_folder_only(recommender, monkeypatch, tmp_path):
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "data" / "one.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "outside.png")
+    data, config = recommender.experiment.data, recommender.experiment.config
+    images = ["one.png", "../outside.png", "missing.png", "https://example.org/x.png", ""]
+    monkeypatch.setitem(data.__dict__, "images", images + [""] * 15)
+    monkeypatch.setitem(config.data, "raw_dir", str(tmp_path / "data"))
+    with TestClient(create_app(recommender, "run")) as client:
+        statuses = [client.get(f"/image/{place}").status_code for place in range(7)]
+        assert statuses == [404, 200, 404, 404, 404, 404, 404]
+        (told,) = client.post("/recommend", json={"histories": [[]], "top_k": 20}).json()["results"]
+        named = [x["image"] for x in told["items"] if x["image"]]
+        assert named == ["/image/1"] and client.get(named[0]).headers["content-type"] == "image/png"
+
+
+class Slow:
+    """A recommender whose rankings wait for a sign."""
+
+    def __init__(self, recommender):
+        self.recommender = recommender
+        self.items, self.model = recommender.items, recommender.model
+        self.experiment = recommender.experiment
+        self.go = threading.Event()
+        self.calls = []
+
+    def recommend(self, histories, top_k, **options):
+        self.go.wait(20)
+        self.calls.append(len(histories))
+        return self.recommender.recommend(histories, top_k, **options)
+
+
+def test_more_at_once_than_announced_get_503_and_the_others_their_lists(recommender):
+    slow = Slow(recommender)
+    app = create_app(slow, "run", Limits(most_at_once=5))
+    asked = {"histories": [["i3"]], "top_k": 2}
+
+    async def run():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            first = []
+            for number in (1, 4):
+                for _ in range(number):
+                    first.append(asyncio.create_task(client.post("/recommend", json=asked)))
+                await asyncio.sleep(0.3)
+            refused = [await client.post("/recommend", json=asked) for _ in range(3)]
+            healthy = await client.get("/healthz")
+            slow.go.set()
+            answered = [await task for task in first]
+            after = await client.post("/recommend", json=asked)
+        return answered, refused, healthy, after
+
+    answered, refused, healthy, after = asyncio.run(run())
+    assert [x.status_code for x in answered] == [200] * 5 and healthy.status_code == 200
+    assert [x.status_code for x in refused] == [503] * 3
+    assert refused[0].headers["retry-after"] == "1"
+    assert after.json() == answered[0].json()
+    assert slow.calls == [1, 4, 1]  # those that came during the first ranking make up the second
+
+
+def test_an_answer_that_takes_too_long(recommender):
+    slow = Slow(recommender)
+    asked = {"histories": [["i3"]], "top_k": 2}
+    recommender.recommend(asked["histories"], 2)  # compiled
+    with TestClient(create_app(slow, "run", Limits(seconds=1.5))) as client:
+        late = client.post("/recommend", json=asked)
+        assert late.status_code == 504 and "1.5 seconds" in late.json()["detail"]
+        slow.go.set()
+        assert client.post("/recommend", json=asked).status_code == 200
+
+
+def test_a_batch_that_fails_fails_for_all_who_wait_and_for_nobody_else(recommender):
+    class Broken:
+        def recommend(self, histories, top_k, **_):
+            if top_k == 9:
+                raise ValueError("broken")
+            return recommender.recommend(histories, top_k)
+
+    async def run():
+        batcher = Batcher(Broken(), ThreadPoolExecutor(1))
+
+        def ask(k):
+            return batcher.recommend([["i3"]], k, keep_seen=False, stream="fused")
+
+        both = await asyncio.gather(ask(9), ask(2), return_exceptions=True)
+        (own,) = await ask(3)
+        return both, own
+
+    both, own = asyncio.run(run())
+    assert all(isinstance(x, ValueError) for x in both) and len(own.items) == 3

@@ -1,0 +1,204 @@
+"""The HTTP application: routes, limits, page."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from tssr_jax.errors import UserError
+from tssr_jax.recommending.recommender import Recommendations, Recommender
+from tssr_jax.serving import schemas
+from tssr_jax.serving.limits import BodyLimit, Concurrency, Timeout
+from tssr_jax.serving.monitoring import Monitoring
+from tssr_jax.serving.service import DEFAULT_LIMITS, Limits, Service
+
+PAGE = Path(__file__).parent / "page"
+_COMPUTING = frozenset({"/recommend", "/similar", "/explain", "/search"})
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": schemas.Problem, "description": description}
+    for status, description in (
+        (400, "What is asked for makes no sense for this model."),
+        (413, "The body is too large."),
+        (503, "Too many requests at once; try again."),
+        (504, "There was no answer in time."),
+    )
+}
+_NOT_FOUND: dict[int | str, dict[str, Any]] = {
+    404: {"model": schemas.Problem, "description": "There is no such item."}
+}
+# The page loads nothing from elsewhere, and may not.
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def create_app(recommender: Recommender, workdir: str, limits: Limits = DEFAULT_LIMITS) -> FastAPI:
+    """The application. It answers before the first ranking is compiled, then waits for that.
+
+    Args:
+      recommender: answers.
+      workdir: its run's, for people.
+      limits: sizes, concurrency, time.
+    """
+    service = Service(recommender, workdir, limits)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.executor.shutdown(cancel_futures=True)
+
+    app: FastAPI = FastAPIOffline(
+        title="tssr_jax",
+        version="1",
+        summary="Recommendations by a trained model.",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    _add_rankings(app, service)
+    _add_lookups(app, service)
+    _add_pages(app, service)
+    registry = CollectorRegistry()
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def metrics() -> Response:
+        """Numbers for Prometheus."""
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    app.add_exception_handler(UserError, _told)
+    app.add_exception_handler(RequestValidationError, _where)
+
+    # The last one added sees a request first.
+    app.add_middleware(Timeout, seconds=limits.seconds)
+    app.add_middleware(BodyLimit, most_bytes=limits.most_bytes)
+    app.add_middleware(Concurrency, most=limits.most_at_once, paths=_COMPUTING)
+    paths = frozenset({*_COMPUTING, "/healthz", "/metrics", "/about", "/"})
+    app.add_middleware(Monitoring, registry=registry, paths=paths)
+    return app
+
+
+async def _told(_: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": str(error)}, 400)
+
+
+async def _where(_: Request, error: Exception) -> Response:
+    """What is wrong where. Without the input, which need not be text that can be sent back."""
+    assert isinstance(error, RequestValidationError)
+    problems = [{name: one[name] for name in ("type", "loc", "msg")} for one in error.errors()]
+    text = json.dumps({"detail": problems}, ensure_ascii=True, default=str)
+    return Response(text, 422, media_type="application/json")
+
+
+def _add_rankings(app: FastAPI, service: Service) -> None:
+    recommender = service.recommender
+    number = len(recommender.items.ids)
+
+    @app.post("/recommend", responses=_PROBLEMS)
+    async def recommend(asked: schemas.RecommendRequest) -> schemas.RecommendResponse:
+        """The best items for each history, the seen ones left out."""
+        top_k = min(asked.top_k, number)
+        if asked.only is None and not asked.never:
+            lists = await service.batcher.recommend(
+                asked.histories, top_k, keep_seen=asked.keep_seen, stream=asked.stream
+            )
+        else:
+            lists = await service.compute(
+                lambda: recommender.restricted(only=asked.only, never=asked.never).recommend(
+                    asked.histories, top_k, keep_seen=asked.keep_seen, stream=asked.stream
+                )
+            )
+        results = [
+            schemas.ListOfItems(
+                items=service.scored(own.items),
+                stream_weights=_weights(own),
+                unknown=list(own.unknown),
+                popular=own.popular,
+            )
+            for own in lists
+        ]
+        return schemas.RecommendResponse(results=results)
+
+    @app.post("/similar", responses=_PROBLEMS | _NOT_FOUND)
+    async def similar(asked: schemas.SimilarRequest) -> schemas.SimilarResponse:
+        """The items that are most like one."""
+        if recommender.items.find(asked.item) is None:
+            raise HTTPException(404, f"There is no item {asked.item!r}.")
+        found = await service.compute(
+            lambda: recommender.similar_items(asked.item, asked.top_k, asked.space)
+        )
+        return schemas.SimilarResponse(items=service.scored(found))
+
+
+def _add_lookups(app: FastAPI, service: Service) -> None:
+    recommender = service.recommender
+
+    @app.post("/explain", responses=_PROBLEMS)
+    async def explain(asked: schemas.ExplainRequest) -> schemas.ExplainResponse:
+        """What the model looks at in a history."""
+        told = await service.compute(lambda: recommender.explain(asked.history))
+        weights = [None] * len(told.items) if told.id_weight is None else told.id_weight.tolist()
+        class_of = recommender.items.class_of
+        return schemas.ExplainResponse(
+            items=[
+                schemas.Looked(id_weight=weight, **service.item(class_of(item)))
+                for (item, _), weight in zip(told.items, weights, strict=True)
+            ],
+            layers=list(told.layers),
+            attention={stream: rows.tolist() for stream, rows in told.attention.items()},
+            unknown=list(told.unknown),
+        )
+
+    @app.get("/search", responses=_PROBLEMS)
+    async def search(
+        q: Annotated[str, Query(min_length=1, max_length=100)],
+        limit: Annotated[int, Query(ge=1, le=50)] = 10,
+    ) -> schemas.ItemsResponse:
+        """Items whose title has all words of the query, the most popular ones first."""
+        found = await asyncio.to_thread(service.search, q, limit)
+        return schemas.ItemsResponse(items=[schemas.Item(**service.item(x)) for x in found])
+
+    @app.get("/about")
+    async def about() -> schemas.About:
+        """What is served."""
+        return schemas.About(
+            workdir=service.workdir,
+            items=len(recommender.items.ids),
+            streams=list(recommender.model.streams),
+            max_length=recommender.model.max_length,
+            most_at_once=service.limits.most_at_once,
+        )
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Whether the service answers."""
+        return {"status": "ok"}
+
+
+def _weights(own: Recommendations) -> schemas.StreamWeights | None:
+    return schemas.StreamWeights(**own.stream_weights) if own.stream_weights else None
+
+
+def _add_pages(app: FastAPI, service: Service) -> None:
+    @app.get("/image/{place}", response_class=FileResponse, responses=_NOT_FOUND)
+    async def image(place: int) -> FileResponse:
+        """The picture of an item, as lists name it."""
+        path = service.image(place) if 1 <= place <= len(service.recommender.items.ids) else None
+        if path is None:
+            raise HTTPException(404, "There is no such picture.")
+        return FileResponse(path, headers=_HEADERS)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html", headers=_HEADERS)
+
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")

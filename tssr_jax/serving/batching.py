@@ -1,0 +1,80 @@
+"""Histories of requests that come at the same time are ranked together.
+
+One history costs nearly what a batch of them costs. While a batch is ranked, in a thread of its
+own, what comes meanwhile waits and makes up the next one.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from tssr_jax.recommending.recommender import Recommendations, Recommender
+from tssr_jax.recommending.step import Stream
+
+
+@dataclasses.dataclass
+class _Waiting:
+    """A request's histories, and where their lists go."""
+
+    histories: Sequence[Sequence[str]]
+    top_k: int
+    lists: asyncio.Future[list[Recommendations]]
+
+
+class Batcher:
+    """Answers many callers by few calls of a recommender.
+
+    Args:
+      recommender: is called by one thread at a time.
+      executor: that thread.
+    """
+
+    def __init__(self, recommender: Recommender, executor: ThreadPoolExecutor):
+        self._recommender = recommender
+        self._executor = executor
+        self._waiting: dict[tuple[bool, Stream], list[_Waiting]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def recommend(
+        self, histories: Sequence[Sequence[str]], top_k: int, *, keep_seen: bool, stream: Stream
+    ) -> list[Recommendations]:
+        """As `Recommender.recommend`."""
+        own = _Waiting(histories, top_k, asyncio.get_running_loop().create_future())
+        self._waiting.setdefault((keep_seen, stream), []).append(own)
+        if self._task is None:
+            self._task = asyncio.create_task(self._work())
+        return await own.lists
+
+    async def _work(self) -> None:
+        """Ranks until nobody waits."""
+        while self._waiting:
+            key = next(iter(self._waiting))
+            requests = [one for one in self._waiting.pop(key) if not one.lists.done()]
+            if requests:
+                await self._answer(requests, *key)
+        self._task = None
+
+    async def _answer(self, requests: list[_Waiting], keep_seen: bool, stream: Stream) -> None:
+        histories = [history for one in requests for history in one.histories]
+        top_k = max(one.top_k for one in requests)
+
+        def rank() -> list[Recommendations]:
+            recommend = self._recommender.recommend
+            return recommend(histories, top_k, keep_seen=keep_seen, stream=stream)
+
+        try:
+            lists = await asyncio.get_running_loop().run_in_executor(self._executor, rank)
+        except Exception as error:
+            for one in requests:
+                if not one.lists.done():
+                    one.lists.set_exception(error)
+            return
+        start = 0
+        for one in requests:
+            own = lists[start : start + len(one.histories)]
+            start += len(one.histories)
+            if not one.lists.done():  # the caller may have given up
+                one.lists.set_result(
+                    [dataclasses.replace(x, items=x.items[: one.top_k]) for x in own]
+                )

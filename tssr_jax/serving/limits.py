@@ -1,0 +1,120 @@
+"""What a request may cost, kept before anything reads it: sizes, and how many at once."""
+
+import asyncio
+import contextlib
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class _TooLargeError(Exception):
+    """The body is longer than it may be."""
+
+
+class BodyLimit:
+    """Answers 413 to requests whose bodies are longer than so many bytes.
+
+    Args:
+      app: what is protected.
+      most_bytes: of a body, announced or not.
+    """
+
+    def __init__(self, app: ASGIApp, most_bytes: int):
+        self._app = app
+        self._most_bytes = most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes on what is not too long."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        received = int(length) if length.isdigit() else 0
+        counts = 0
+
+        async def counted() -> Message:
+            nonlocal received, counts
+            message = await receive()
+            counts += len(message.get("body", b""))
+            received = max(received, counts)
+            if received > self._most_bytes:
+                raise _TooLargeError
+            return message
+
+        async def passed_on(message: Message) -> None:
+            # What the application makes of a body that ends in an error is not its answer.
+            if received <= self._most_bytes:
+                await send(message)
+
+        with contextlib.suppress(_TooLargeError):
+            if received <= self._most_bytes:
+                await self._app(scope, counted, passed_on)
+        if received > self._most_bytes:
+            detail = f"A request's body may have {self._most_bytes:,} bytes."
+            await JSONResponse({"detail": detail}, 413)(scope, receive, send)
+
+
+class Concurrency:
+    """Answers 503 to what comes while so many requests are being answered.
+
+    Args:
+      app: what is protected.
+      most: requests at once.
+      paths: that are counted; others always pass, so that health can be asked for.
+    """
+
+    def __init__(self, app: ASGIApp, most: int, paths: frozenset[str]):
+        self._app = app
+        self._most = most
+        self._paths = paths
+        self._now = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes on what there is room for."""
+        if scope["type"] != "http" or scope["path"] not in self._paths:
+            await self._app(scope, receive, send)
+            return
+        if self._now >= self._most:
+            detail = f"{self._most} requests are being answered: try again in a moment."
+            response = JSONResponse({"detail": detail}, 503, {"Retry-After": "1"})
+            await response(scope, receive, send)
+            return
+        self._now += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._now -= 1
+
+
+class Timeout:
+    """Answers 504 when an answer takes longer than so many seconds.
+
+    Args:
+      app: what is protected.
+      seconds: from the request's head to the answer's.
+    """
+
+    def __init__(self, app: ASGIApp, seconds: float):
+        self._app = app
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Waits for the answer, so long."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._app(scope, receive, noted)
+        except TimeoutError:
+            if started:
+                raise
+            detail = f"There was no answer within {self._seconds:g} seconds."
+            await JSONResponse({"detail": detail}, 504)(scope, receive, send)

@@ -1,0 +1,125 @@
+"""What the service takes and gives; its OpenAPI description is made of these."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MOST_HISTORIES = 64
+MOST_ITEMS = 1_000
+MOST_FILTERED = 10_000
+LONGEST_LIST = 200
+LONGEST_ID = 200
+
+ItemId = Annotated[str, Field(min_length=1, max_length=LONGEST_ID, examples=["i3"])]
+History = Annotated[list[ItemId], Field(max_length=MOST_ITEMS, examples=[["i3", "i4"]])]
+TopK = Annotated[int, Field(ge=1, le=LONGEST_LIST)]
+
+
+class _Request(BaseModel):
+    """Unknown fields are errors: they would be misspelt ones."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class RecommendRequest(_Request):
+    """Histories, oldest item first, and what may be recommended for them."""
+
+    histories: Annotated[list[History], Field(min_length=1, max_length=MOST_HISTORIES)]
+    top_k: TopK = 10
+    keep_seen: bool = False
+    only: Annotated[list[ItemId], Field(min_length=1, max_length=MOST_FILTERED)] | None = None
+    never: Annotated[list[ItemId], Field(max_length=MOST_FILTERED)] = []
+    stream: Literal["fused", "id", "content"] = "fused"
+
+
+class SimilarRequest(_Request):
+    """An item, and of which vectors others are to be like it."""
+
+    item: ItemId
+    top_k: TopK = 10
+    space: Literal["scores", "id", "content"] = "scores"
+
+
+class ExplainRequest(_Request):
+    """A history, oldest item first."""
+
+    history: Annotated[list[ItemId], Field(min_length=1, max_length=MOST_ITEMS)]
+
+
+class Item(BaseModel):
+    """An item; `image` is where its picture can be had, null without one."""
+
+    item: str
+    title: str
+    image: str | None
+
+
+class Scored(Item):
+    """An item of a list. A higher score is better."""
+
+    score: float
+
+
+class StreamWeights(BaseModel):
+    """How much each stream weighs; they sum to 1."""
+
+    id: float
+    content: float
+
+
+class ListOfItems(BaseModel):
+    """What a history gets; see docs/recommending.md."""
+
+    items: list[Scored]
+    stream_weights: StreamWeights | None
+    unknown: list[str]
+    popular: bool
+
+
+class RecommendResponse(BaseModel):
+    """One list for each history, in their order."""
+
+    results: list[ListOfItems]
+
+
+class ItemsResponse(BaseModel):
+    """Some items."""
+
+    items: list[Item]
+
+
+class SimilarResponse(BaseModel):
+    """The items that are most alike, and how much: cosines."""
+
+    items: list[Scored]
+
+
+class Looked(Item):
+    """An item of a history, and the weight of the id stream at its position."""
+
+    id_weight: float | None
+
+
+class ExplainResponse(BaseModel):
+    """What the model looks at; `attention` is by stream, layer and position of the newest item."""
+
+    items: list[Looked]
+    layers: list[str]
+    attention: dict[str, list[list[float]]]
+    unknown: list[str]
+
+
+class About(BaseModel):
+    """What is served."""
+
+    workdir: str
+    items: int
+    streams: list[str]
+    max_length: int
+    most_at_once: int
+
+
+class Problem(BaseModel):
+    """Why a request was not answered."""
+
+    detail: str

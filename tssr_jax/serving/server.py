@@ -1,0 +1,41 @@
+"""Runs the service: `--mode=serve`."""
+
+import uvicorn
+from etils import epath
+
+from tssr_jax.recommending.recommender import Recommender
+from tssr_jax.reporting import make_console
+from tssr_jax.serving.app import create_app
+from tssr_jax.serving.service import Limits
+
+_LAST_SECONDS = 30
+# Lengths of lists that the page asks for.
+_WARM_UP = 10
+
+
+def run_serve(workdir: epath.Path, host: str, port: int, limits: Limits) -> None:
+    """Serves a run until a SIGTERM (or Ctrl-C) comes; what is being answered is answered then.
+
+    Args:
+      workdir: the run's folder.
+      host: the address to listen at.
+      port: the same.
+      limits: sizes, concurrency, time.
+
+    Raises:
+      UserError: if there is no such run.
+    """
+    console = make_console()
+    recommender = Recommender.from_workdir(workdir)
+    console.print("Compiling ...")
+    for number in (1, limits.most_at_once):
+        recommender.recommend([[]] * number, min(_WARM_UP, len(recommender.items.ids)))
+    where = f"http://{host}:{port}"
+    console.print(f"{workdir} at {where}, its description at {where}/docs. Ctrl-C ends it.")
+    uvicorn.run(
+        create_app(recommender, str(workdir), limits),
+        host=host,
+        port=port,
+        log_level="warning",
+        timeout_graceful_shutdown=_LAST_SECONDS,
+    )

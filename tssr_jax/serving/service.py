@@ -1,0 +1,77 @@
+"""What all routes of the service share: the recommender, its thread, and items as they are sent."""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tssr_jax.recommending.recommender import Recommender, ScoredItem
+from tssr_jax.serving import schemas
+from tssr_jax.serving.batching import Batcher
+from tssr_jax.serving.title_search import TitleSearch
+
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What the service lets through.
+
+    Attributes:
+      most_at_once: requests that are computed or wait for it; further ones get 503.
+      most_bytes: of a request's body; longer ones get 413.
+      seconds: until there is an answer; later it is 504.
+    """
+
+    most_at_once: int = 64
+    most_bytes: int = 2**20
+    seconds: float = 10.0
+
+
+DEFAULT_LIMITS = Limits()
+
+
+class Service:
+    """What the routes share.
+
+    Args:
+      recommender: answers.
+      workdir: its run's, for people.
+      limits: are told by /about.
+    """
+
+    def __init__(self, recommender: Recommender, workdir: str, limits: Limits):
+        self.recommender = recommender
+        self.limits = limits
+        self.workdir = workdir
+        self.search = TitleSearch(recommender.items)
+        # One thread: a ranking uses all cores itself.
+        self.executor = ThreadPoolExecutor(1, "ranking")
+        self.batcher = Batcher(recommender, self.executor)
+        self._images = recommender.experiment.data.images
+        self._folder = Path(recommender.experiment.config.data.raw_dir or ".").resolve()
+
+    async def compute(self, function: Callable[[], _T]) -> _T:
+        """Calls a function in the ranking's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self.executor, function)
+
+    def image(self, place: int) -> Path | None:
+        """The picture of a class, where it lies below the raw files."""
+        name = self._images[place - 1] if place <= len(self._images) else ""
+        if not name or "://" in name:
+            return None
+        path = (self._folder / name).resolve()
+        return path if path.is_relative_to(self._folder) and path.is_file() else None
+
+    def item(self, place: int) -> dict[str, Any]:
+        """Fields of `schemas.Item` of a class."""
+        items = self.recommender.items
+        image = f"/image/{place}" if self.image(place) else None
+        return {"item": items.ids[place - 1], "title": items.titles[place - 1], "image": image}
+
+    def scored(self, some: Iterable[ScoredItem]) -> list[schemas.Scored]:
+        """A list of items as it is sent."""
+        class_of = self.recommender.items.class_of
+        return [schemas.Scored(score=x.score, **self.item(class_of(x.item))) for x in some]
