@@ -5,39 +5,16 @@ import collections
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 
 import httpx
 import pytest
 
 from tests.runs import ROOT
+from tests.tssr_jax.serving.processes import start
 
 MOST_AT_ONCE = 8
-
-
-def start(workdir, *flags):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tssr_jax.main", "--mode=serve", f"--workdir={workdir}",
-         f"--port={port}", *flags],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            httpx.get(f"{address}/healthz")
-        except httpx.TransportError:
-            time.sleep(0.2)
-        else:
-            return process, address
-    process.kill()
-    raise AssertionError(process.communicate()[0])
 
 
 @pytest.fixture(name="address", scope="module")
