@@ -1,4 +1,5 @@
 # make train   environment, pinned install, data, training of configs/ml100k.py, table of results
+# make demo    the same, unless it is trained already, then its page in a browser
 # make test    environment and tests
 # make bench   speed against a PyTorch twin, RecTools and RecBole (an environment of their own, 3 GB)
 # make bench-check   the same, and compare the ratios with benchmarks/baseline.json
@@ -16,10 +17,15 @@ PEERS ?= .venv-peers
 PEERS_PIP_FLAGS ?= --extra-index-url https://download.pytorch.org/whl/cpu
 BENCH_FLAGS ?=
 
-.PHONY: train test slow-test lint format bench bench-check env clean
+.PHONY: train demo test slow-test lint format bench bench-check env clean
 
 train: env
 	$(BIN)/python -m tssr_jax.main --config=configs/ml100k.py --workdir=$(WORKDIR)
+
+demo: env
+	test -f $(WORKDIR)/test_metrics.json || \
+	  $(BIN)/python -m tssr_jax.main --config=configs/ml100k.py --workdir=$(WORKDIR)
+	$(BIN)/python -m tssr_jax.main --mode=serve --workdir=$(WORKDIR) --open_page
 
 test: env
 	$(BIN)/python -m pytest -n $(JOBS)

@@ -75,6 +75,9 @@ _TOP_K = flags.DEFINE_integer("top_k", 10, "--mode=recommend, export: items for 
 _KEEP_SEEN = flags.DEFINE_bool(
     "keep_seen", False, "--mode=recommend: also recommend what is in the history."
 )
+_APPROXIMATE = flags.DEFINE_bool(
+    "approximate", False, "--mode=recommend: on TPUs and GPUs faster lists that miss some items."
+)
 _NEW_ITEMS = flags.DEFINE_string(
     "new_items", None, "--mode=recommend, export: table of items that training has not seen."
 )
@@ -83,6 +86,7 @@ _PORT = flags.DEFINE_integer("port", 8000, "--mode=serve: port to listen at.", 1
 _MOST_AT_ONCE = flags.DEFINE_integer(
     "most_at_once", 64, "--mode=serve: requests that are answered at once; further ones get 503.", 1
 )
+_OPEN_PAGE = flags.DEFINE_bool("open_page", False, "--mode=serve: open the page in a browser.")
 _FORMATS = flags.DEFINE_list(
     "formats", "saved_model,stablehlo,vectors", "--mode=export: which of these."
 )
@@ -181,7 +185,7 @@ def _serve(workdir: epath.Path) -> None:
             f"--mode=serve needs the package {error.name}: pip install 'tssr-jax[serve]'"
         ) from error
     limits = Limits(most_at_once=_MOST_AT_ONCE.value)
-    run_serve(workdir, _HOST.value, _PORT.value, limits)
+    run_serve(workdir, _HOST.value, _PORT.value, limits, open_page=_OPEN_PAGE.value)
 
 
 def _recommend(workdir: epath.Path) -> None:
@@ -194,7 +198,7 @@ def _recommend(workdir: epath.Path) -> None:
     )
     request = Request(
         Path(_INPUT.value), Path(_OUTPUT.value), _TOP_K.value, _KEEP_SEEN.value, new, only, never
-    )
+    )._replace(approximate=_APPROXIMATE.value)
     run_recommend(workdir, request)
 
 

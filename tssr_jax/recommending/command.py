@@ -32,6 +32,7 @@ class Request(NamedTuple):
       only: file of the ids that may be recommended, one a line; None allows all.
       never: file of those that may not.
       batch_size: histories ranked at a time.
+      approximate: see `Recommender`.
     """
 
     input: Path
@@ -42,6 +43,7 @@ class Request(NamedTuple):
     only: Path | None = None
     never: Path | None = None
     batch_size: int = 256
+    approximate: bool = False
 
 
 class _Report:
@@ -90,7 +92,10 @@ def run_recommend(workdir: epath.Path, request: Request) -> None:
         None if path is None else _read_ids(path) for path in (request.only, request.never)
     )
     recommender = Recommender.from_workdir(
-        workdir, new_items=request.new_items, batch_size=request.batch_size
+        workdir,
+        new_items=request.new_items,
+        batch_size=request.batch_size,
+        approximate=request.approximate,
     )
     if only is not None or never is not None:
         recommender = recommender.restricted(only=only, never=never or ())

@@ -28,7 +28,8 @@ from safetensors.numpy import save_file
 from data_pipeline.input_pipeline import users_in_chunks
 from data_pipeline.tensorflow_cpu import tf
 from tssr_jax.errors import UserError
-from tssr_jax.models.pure import encode, head_weights
+from tssr_jax.models.head import HeadWeights
+from tssr_jax.models.pure import encode
 from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.recommending.step import Choice, chosen_scorer
@@ -135,8 +136,9 @@ def scores_program(recommender: Recommender) -> Callable[[Any, jax.Array], jax.A
     def scores(tables: Any, history: jax.Array) -> jax.Array:
         params, content, choice = tables
         window = jnp.pad(history, ((0, 0), (model.max_length, 0)))[:, -model.max_length :]
-        # (TensorFlow makes a plain tuple of the choice.)
-        scorer = chosen_scorer(model, Choice(*choice))
+        # (TensorFlow makes plain tuples of them.)
+        weights, *others = choice
+        scorer = chosen_scorer(model, Choice(HeadWeights(*weights), *others))
         with jax.default_matmul_precision("highest"):
             states, score = scorer(params, {"item_sequence": window}, content)
             return competing_scores(score(states), history, model.catalogue)
@@ -212,9 +214,9 @@ def _items_table(items: Items) -> pl.DataFrame:
 
 def _vectors(recommender: Recommender) -> dict[str, np.ndarray]:
     """Of the items, and of the users after all that the data knows of them."""
-    params, content, _ = recommender.tables
+    params, content, choice = recommender.tables
     model, store = recommender.model, recommender.experiment.sequences
-    weights = jax.jit(head_weights, static_argnums=0)(model, params, content)
+    weights = choice.weights
 
     @jax.jit
     def states(params: Any, content: Any, sequence: jax.Array) -> jax.Array:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from tssr_jax.models.content.fusion import ContentFeatures
-from tssr_jax.models.head import unit
-from tssr_jax.models.pure import encode, head_weights
+from tssr_jax.models.head import HeadWeights, unit
+from tssr_jax.models.pure import encode
 from tssr_jax.models.tssr import TSSR
 from tssr_jax.ranking import Scorer, make_scores_step
 from tssr_jax.top_k import best_classes
@@ -33,18 +33,22 @@ class Found(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What can be recommended.
+    """What can be recommended, and how it is scored.
 
     Attributes:
+      weights: of the head, which are the same for all requests.
       allowed: bool [num_classes].
       popularity: how often training has seen each class, float32 [num_classes].
     """
 
+    weights: HeadWeights
     allowed: jax.Array
     popularity: jax.Array
 
 
-def make_recommend_step(model: TSSR, k: int, stream: Stream = "fused") -> Callable[..., Found]:
+def make_recommend_step(
+    model: TSSR, k: int, stream: Stream = "fused", *, approximate: bool = False
+) -> Callable[..., Found]:
     """Returns the step of one device, `(params, batch, content, choice) -> Found` of all rows.
 
     The batch has `item_sequence` int [batch, length], `excluded` int [batch, width] (-1 is none)
@@ -54,11 +58,13 @@ def make_recommend_step(model: TSSR, k: int, stream: Stream = "fused") -> Callab
       model: tells how batch and catalogue lie on the devices.
       k: length of a list, at most the number of items.
       stream: whose state is scored, see `chosen_scorer`.
+      approximate: see `best_classes`.
     """
     catalogue = model.catalogue
 
     def best(states: Any, scores: jax.Array, excluded: jax.Array) -> Found:
-        return Found(*best_classes(scores, excluded, k, catalogue), states.gate)
+        found = best_classes(scores, excluded, k, catalogue, approximate=approximate)
+        return Found(*found, states.gate)
 
     def step(
         params: Any,
@@ -94,7 +100,6 @@ def chosen_scorer(model: TSSR, choice: Choice, stream: Stream = "fused") -> Scor
         params: Any, batch: Mapping[str, Any], content: ContentFeatures | None
     ) -> tuple[_States, Callable[[_States], jax.Array]]:
         outputs = encode(model, params, batch["item_sequence"], content, last_only=True)
-        weights = head_weights(model, params, content)
         there = batch["item_sequence"][:, -1] > 0
         fused = outputs.fused[:, -1]
         if stream != "fused":
@@ -105,7 +110,7 @@ def chosen_scorer(model: TSSR, choice: Choice, stream: Stream = "fused") -> Scor
             gate = jnp.where(there, outputs.gate[:, -1].mean(axis=-1), jnp.nan)
 
         def score(states: _States) -> jax.Array:
-            scores = weights.score(states.fused, model.compute_dtype)
+            scores = choice.weights.score(states.fused, model.compute_dtype)
             scores = jnp.where(states.there[:, None], scores, choice.popularity)
             return jnp.where(choice.allowed, scores, -jnp.inf)
 

@@ -1,5 +1,10 @@
 """Runs the service: `--mode=serve`."""
 
+import socket
+import threading
+import time
+import webbrowser
+
 import uvicorn
 from etils import epath
 
@@ -13,7 +18,9 @@ _LAST_SECONDS = 30
 _WARM_UP = 10
 
 
-def run_serve(workdir: epath.Path, host: str, port: int, limits: Limits) -> None:
+def run_serve(
+    workdir: epath.Path, host: str, port: int, limits: Limits, *, open_page: bool = False
+) -> None:
     """Serves a run until a SIGTERM (or Ctrl-C) comes; what is being answered is answered then.
 
     Args:
@@ -21,6 +28,7 @@ def run_serve(workdir: epath.Path, host: str, port: int, limits: Limits) -> None
       host: the address to listen at.
       port: the same.
       limits: sizes, concurrency, time.
+      open_page: in this machine's browser, once the service answers.
 
     Raises:
       UserError: if there is no such run.
@@ -32,6 +40,8 @@ def run_serve(workdir: epath.Path, host: str, port: int, limits: Limits) -> None
         recommender.recommend([[]] * number, min(_WARM_UP, len(recommender.items.ids)))
     where = f"http://{host}:{port}"
     console.print(f"{workdir} at {where}, its description at {where}/docs. Ctrl-C ends it.")
+    if open_page:
+        threading.Thread(target=_open_page, args=(host, port, where), daemon=True).start()
     uvicorn.run(
         create_app(recommender, str(workdir), limits),
         host=host,
@@ -39,3 +49,15 @@ def run_serve(workdir: epath.Path, host: str, port: int, limits: Limits) -> None
         log_level="warning",
         timeout_graceful_shutdown=_LAST_SECONDS,
     )
+
+
+def _open_page(host: str, port: int, where: str) -> None:
+    """Waits for the service (it may never come: a port that is taken ends the program)."""
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            webbrowser.open(where)
+            return
