@@ -194,6 +194,18 @@ class Recommender:
         other._choice = self._choice._replace(allowed=self._devices.place(allowed))
         return other
 
+    def warm_up(self, top_k: int, most: int) -> None:
+        """Compiles what `recommend` needs for lists up to `top_k` of up to `most` histories."""
+        number = 1
+        while True:
+            self.recommend([[]] * number, top_k)
+            if number >= min(most, self._batch_size):
+                break
+            number *= 4
+        alone: tuple[Stream, ...] = ("id", "content") if len(self.model.streams) > 1 else ()
+        for stream in alone:
+            self.recommend([[]], top_k, stream=stream)
+
     def recommend(
         self,
         histories: Sequence[Sequence[str]],
@@ -320,10 +332,10 @@ class Recommender:
     def _best(
         self, histories: Sequence[Sequence[int]], top_k: int, keep_seen: bool, stream: Stream
     ) -> Any:
-        """`Found` of some users, on the host; in powers of two, so that little is compiled."""
-        rows = self._devices.round_up(min(self._batch_size, _power_of_two(len(histories))))
+        """`Found` of some users, on the host; sizes are rounded up, so that little is compiled."""
+        rows = self._devices.round_up(min(self._batch_size, _power(4, len(histories))))
         length, longest = self.model.max_length, max(map(len, histories))
-        width = 1 if keep_seen else max(_LEAST_EXCLUDED, _power_of_two(longest))
+        width = 1 if keep_seen else max(_LEAST_EXCLUDED, _power(4, longest))
         sequences = np.zeros((rows, length), np.int32)
         excluded = np.full((rows, width), -1, np.int32)
         for row, history in enumerate(histories):
@@ -336,7 +348,7 @@ class Recommender:
             "excluded": excluded,
             "row_mask": np.arange(rows) < len(histories),
         }
-        k = min(_power_of_two(top_k), len(self.items.ids))
+        k = min(_power(2, top_k), len(self.items.ids))
         if (k, stream) not in self._steps:
             params_layout, content_layout = self._layouts
             self._steps[k, stream] = self._devices.run(
@@ -365,6 +377,9 @@ def _stream_weights(id_weight: float) -> dict[str, float] | None:
     return None if np.isnan(id_weight) else {"id": id_weight, "content": 1.0 - id_weight}
 
 
-def _power_of_two(number: int) -> int:
-    """The smallest one that is not below."""
-    return 1 << (number - 1).bit_length()
+def _power(base: int, number: int) -> int:
+    """The smallest power that is not below a number."""
+    power = 1
+    while power < number:
+        power *= base
+    return power

@@ -14,7 +14,7 @@ from tssr_jax.serving.app import create_app
 from tssr_jax.serving.service import Limits
 
 _LAST_SECONDS = 30
-# Lengths of lists that the page asks for.
+# What is compiled before the first request: lists as the page asks for.
 _WARM_UP = 10
 
 
@@ -36,8 +36,7 @@ def run_serve(
     console = make_console()
     recommender = Recommender.from_workdir(workdir)
     console.print("Compiling ...")
-    for number in (1, limits.most_at_once):
-        recommender.recommend([[]] * number, min(_WARM_UP, len(recommender.items.ids)))
+    recommender.warm_up(min(_WARM_UP, len(recommender.items.ids)), limits.most_at_once)
     where = f"http://{host}:{port}"
     console.print(f"{workdir} at {where}, its description at {where}/docs. Ctrl-C ends it.")
     if open_page:

@@ -66,9 +66,11 @@ def test_a_history_is_built_and_lists_change(page, recommender):
     expect(page.get_by_text("Nothing chosen yet")).to_be_visible()
     assert len(titles(page, "Popular")) == 10
     add_by_search(page, "red car")
-    for name in ("Ids alone", "Both streams, mixed", "Content alone"):
+    for name in ("Id stream alone", "Both streams, mixed", "Content stream alone"):
         expect(page.get_by_role("heading", name=name)).to_be_visible()
-    expect(page.get_by_text(re.compile(r"Ids weigh \d+%, content \d+%\."))).to_be_visible()
+    expect(
+        page.get_by_text(re.compile(r"id stream weighs \d+%, the content stream \d+%\."))
+    ).to_be_visible()
     first = titles(page, "Both streams, mixed")
     page.get_by_role("list", name="Both streams").get_by_role("button", name="Add").first.click()
     chips = page.locator("#history").get_by_role("button")
@@ -83,14 +85,18 @@ def test_a_history_is_built_and_lists_change(page, recommender):
     expect(chips).to_have_count(1)
     page.get_by_role("button", name="Clear").click()
     expect(page.get_by_role("heading", name="Popular")).to_be_visible()
-    expect(page.get_by_text("Ids weigh")).to_be_hidden()
+    expect(page.get_by_text("stream weighs")).to_be_hidden()
 
 
 def test_lists_are_the_recommender_s(page, recommender):
     page.get_by_label("Find items").fill("i7")
     page.get_by_role("list", name="Found items").get_by_role("button").first.click()
-    expect(page.get_by_role("heading", name="Content alone")).to_be_visible()
-    for name, stream in (("Ids alone", "id"), ("Both", "fused"), ("Content alone", "content")):
+    expect(page.get_by_role("heading", name="Content stream alone")).to_be_visible()
+    for name, stream in (
+        ("Id stream alone", "id"),
+        ("Both", "fused"),
+        ("Content stream alone", "content"),
+    ):
         (own,) = recommender.recommend([["i7"]], top_k=10, stream=stream)
         shown = [re.sub(r" \S+$", "", title) for title in titles(page, name)]
         assert shown == [x.title for x in own.items]
@@ -151,6 +157,6 @@ def test_what_is_not_found_and_what_fails_is_told(page):
 
 def test_nothing_is_wider_than_a_phone(page):
     add_by_search(page, "red")
-    expect(page.get_by_role("heading", name="Content alone")).to_be_visible()
+    expect(page.get_by_role("heading", name="Content stream alone")).to_be_visible()
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= 390

@@ -3,7 +3,7 @@
 const LIST_LENGTH = 10;
 const SEARCH_DELAY = 150; // milliseconds of not typing
 const byId = (id) => document.getElementById(id);
-const NAMES = { fused: "Both streams, mixed", id: "Ids alone", content: "Content alone" };
+const NAMES = { fused: "Both streams, mixed", id: "Id stream alone", content: "Content stream alone" };
 
 let about = null;
 let chosen = []; // the history, [{item, title, image}], oldest first
@@ -91,7 +91,7 @@ function showGate(weights) {
   byId("gate").hidden = !weights;
   if (!weights) return;
   const percent = Math.round(100 * weights.id);
-  byId("gate-text").textContent = `Ids weigh ${percent}%, content ${100 - percent}%.`;
+  byId("gate-text").textContent = `The id stream weighs ${percent}%, the content stream ${100 - percent}%.`;
   byId("gate-id").style.width = `${percent}%`;
 }
 
@@ -116,7 +116,7 @@ async function refresh() {
       const heading = element("h2", { id: `list-${streams[i]}`, textContent: name });
       const list = element("ol", { className: "cards" }, ...result.items.map(card));
       list.setAttribute("aria-labelledby", heading.id);
-      return element("section", {}, heading, list);
+      return element("section", { className: streams[i] }, heading, list);
     }));
     byId("status").textContent = ids.length
       ? `Ranked all ${about.items.toLocaleString("en")} items.` : "";
