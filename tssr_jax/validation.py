@@ -248,11 +248,6 @@ def _validate_model(model: ml_collections.ConfigDict) -> None:
     if sorted(streams) not in map(sorted, STREAM_SETS):
         known = " or ".join(map(str, STREAM_SETS))
         raise UserError(f"--config.model.streams is {streams}; it must be {known}.")
-    if model.id_reads_content and len(streams) < 2:
-        raise UserError(
-            "--config.model.id_reads_content is for two streams; --config.model.streams is "
-            f"{streams}: ('sum',) is the single stream that reads both."
-        )
     if model.encoder == "gru" and (len(streams) > 1 or not model.num_unimodal_layers):
         raise UserError(
             "--config.model.encoder=gru encodes a single stream by at least one layer: set "

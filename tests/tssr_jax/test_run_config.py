@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from flax.traverse_util import flatten_dict
 
-from configs import default, ml100k, reference
+from configs import default, load, ml100k, reference
 from tssr_jax.errors import UserError
 from tssr_jax.run_config import load_config, require_same_config, save_config
 from tssr_jax.validation import validate_config
@@ -55,7 +55,6 @@ def test_values_that_make_no_sense(field, value, message):
         ({"optimizer.lazy_rows": True, "model.head": "content"}, "next_item=sampled"),
         ({"optimizer.lazy_rows": True, "model.head": "tied"}, "next_item=sampled"),
         ({"model.head": "tied", "model_devices": 2}, "model_devices=1"),
-        ({"model.id_reads_content": True, "model.streams": ("id",)}, "is for two streams"),
         ({"model.head": "tied", "content.text.trained_layers": 1}, "trained_layers=0"),
         ({"content.text.whitening": True, "content.text.trained_layers": 1}, "are frozen"),
         (
@@ -139,3 +138,11 @@ def test_what_does_not_go_with_further_negatives(fields, message):
     config.update_from_flattened_dict(fields)
     with pytest.raises(UserError, match=message):
         validate_config(config)
+
+
+@pytest.mark.parametrize("base", ["csv:somewhere", "ml1m", "amazon:toys-2014"])
+def test_tuned_settings_go_with_other_configurations(base):
+    config = load(f"tuned:{base}")
+    validate_config(config)
+    assert config.model.head == "tied" and config.model.id_reads_content
+    assert config.data == load(base).data

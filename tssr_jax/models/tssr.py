@@ -98,7 +98,7 @@ class TSSR(nn.Module):
       head: "classes", weights of its own for each class; "content", these and what a projection
         makes of its content, so that items which were never trained are ranked by content alone;
         "tied", the sum of the vectors by which the streams read it.
-      id_reads_content: two streams only; what the id stream encodes is the sum of an item's id
+      id_reads_content: with two streams, what the id stream encodes is the sum of an item's id
         vector and its content's. The item-grained loss compares with the id vector alone.
       score_temperature: above 0 scores are cosines divided by it, of states and of the vectors that
         score them; 0 are products.
@@ -265,7 +265,7 @@ class TSSR(nn.Module):
     ) -> jax.Array:
         """What the first block reads, [streams, batch, length, d_model]."""
         inputs = dict(embeddings)
-        if self.id_reads_content:
+        if self.id_reads_content and len(self.streams) == 2:
             inputs["id"] = embeddings["id"] + embeddings["content"]
         drop = self.embedding_dropout
         return jnp.stack(

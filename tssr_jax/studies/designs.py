@@ -138,10 +138,15 @@ def _improvements() -> tuple[Variant, ...]:
     whitened = {"content.text.whitening": True}
     weak = {"loss.lambda_user": 0.1, "loss.lambda_item": 0.1}
     tied = {"model.head": "tied", **whitened}
+    reads = {"model.head": "tied", "model.id_reads_content": True}
     return (
         Variant("as configured"),
         Variant("head reads content", {"model.head": "content"}),
         Variant("tied head", {"model.head": "tied"}),
+        Variant("tied head, id stream reads content", reads),
+        Variant("the same, cosine scores", {**reads, "model.score_temperature": 0.07}),
+        Variant("the same, dropout 0.4", {**reads, "model.dropout_rate": 0.4}),
+        Variant("the same, weaker contrast", {**reads, **weak}),
         Variant("whitened text", whitened),
         Variant("weaker contrast", weak),
         Variant("tied head, whitened text", tied),

@@ -138,6 +138,10 @@ def test_the_id_stream_can_read_content():
     own["blocks"] = jax.tree.map(lambda x: x[:, :1], params["blocks"])  # the id stream's
     expected = encode(alone, own, sequence, FEATURES).fused
     np.testing.assert_allclose(outputs.id.encoded, expected, atol=1e-6)
+    for streams in (("id",), ("content",)):  # has no say with one stream
+        alone, own = make(streams)
+        told = encode(alone.clone(id_reads_content=True), own, sequence, FEATURES).fused
+        np.testing.assert_array_equal(told, encode(alone, own, sequence, FEATURES).fused)
     plain, _ = make(num_cross_layers=0)
     as_before = encode(plain, params, sequence, FEATURES)
     np.testing.assert_array_equal(outputs.id.input_embedding, as_before.id.input_embedding)

@@ -1,0 +1,35 @@
+"""What ranked best on sparse data (docs/results.md), on another configuration's data.
+
+    python -m tssr_jax.main --config=configs/tuned.py:csv:FOLDER --workdir=runs/mine
+
+The argument names another file of this folder, with its own argument behind a second colon:
+`configs/tuned.py:amazon:toys-2014`. Needs frozen content encoders.
+"""
+
+import ml_collections
+
+from configs import load
+
+
+def get_config(base: str = "ml100k") -> ml_collections.ConfigDict:
+    """Returns the configuration `base` with tuned settings of model, losses and training."""
+    config = load(base)
+    # Items are scored by what the streams read them by, and the id stream reads content as well.
+    config.model.head = "tied"
+    config.model.id_reads_content = True
+    config.model.d_model = 128
+    config.model.num_heads = 4
+    config.model.d_ffn = 256
+    config.model.num_unimodal_layers = 2
+    config.model.num_cross_layers = 1
+    config.model.dropout_rate = 0.4
+    config.model.max_length = 50
+    config.loss.lambda_user = 0.1
+    config.loss.lambda_item = 0.1
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.ema_decay = 0.99
+    config.train.reorder_rate = 0.5
+    config.train.packing = True
+    config.train.num_epochs = 30
+    config.train.early_stopping_patience = 3
+    return config
