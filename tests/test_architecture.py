@@ -64,6 +64,7 @@ LAYERS = (
     "tssr_jax.baselines",
     "tssr_jax.recommending",
     "tssr_jax.recommending.items",
+    "tssr_jax.recommending.results",
     "tssr_jax.recommending.step",
     "tssr_jax.recommending.new_items",
     "tssr_jax.recommending.recommender",

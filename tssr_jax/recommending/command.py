@@ -11,7 +11,8 @@ from etils import epath
 from tssr_jax.errors import UserError
 from tssr_jax.recommending.histories import HistoryFile
 from tssr_jax.recommending.lists_file import ListsFile
-from tssr_jax.recommending.recommender import Recommendations, Recommender
+from tssr_jax.recommending.recommender import Recommender
+from tssr_jax.recommending.results import Recommendations
 from tssr_jax.reporting import make_console, make_progress, pairs_table
 from tssr_jax.run_config import load_config
 

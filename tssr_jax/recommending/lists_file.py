@@ -16,7 +16,7 @@ import polars as pl
 
 from tssr_jax.errors import UserError
 from tssr_jax.recommending.histories import History
-from tssr_jax.recommending.recommender import Recommendations
+from tssr_jax.recommending.results import Recommendations
 
 OUTPUTS = (".jsonl", ".csv", ".parquet")
 SCHEMA = {

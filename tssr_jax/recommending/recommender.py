@@ -1,10 +1,9 @@
 """Recommendations by a trained model, for any histories, in the owner's ids."""
 
 import copy
-import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,66 +21,18 @@ from tssr_jax.parallel import ROWS, WHOLE
 from tssr_jax.ranking import Ranker, params_layout
 from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.new_items import read_new_items, with_new_items
+from tssr_jax.recommending.results import Explanation, Recommendations, ScoredItem
 from tssr_jax.recommending.step import Choice, Found, Stream, make_recommend_step
 from tssr_jax.run_config import load_config
 
 # By what two items are alike: vectors that score them, the id stream's, or their content features.
 Space = Literal["scores", "id", "content"]
-_LEAST_EXCLUDED = 16
-
-
-class ScoredItem(NamedTuple):
-    """An item of a list.
-
-    Attributes:
-      item: the owner's id.
-      title: "" without one.
-      score: what the list is ordered by.
-    """
-
-    item: str
-    title: str
-    score: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Recommendations:
-    """What one history gets.
-
-    Attributes:
-      items: best first; fewer than asked for where fewer are allowed and not seen.
-      stream_weights: how much each stream weighed, the gate's mean at the newest position; None
-        where there is no gate, or no item of the history is known.
-      unknown: ids of the history that the catalogue does not have; they were skipped.
-      popular: no item of the history was known: these are the most popular items, and scores are
-        how often training has seen them.
-    """
-
-    items: tuple[ScoredItem, ...]
-    stream_weights: dict[str, float] | None
-    unknown: tuple[str, ...]
-    popular: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Explanation:
-    """What the model looks at in a history.
-
-    Attributes:
-      items: ids and titles of what it sees, the newest ones, oldest first.
-      id_weight: of each position, the weight of the id stream (mean of the gate), float32 [length];
-        None without a gate.
-      attention: by stream, how much the newest position attends to each one in each layer, mean
-        over heads, float32 [layers, length]; rows sum to 1. Empty for a recurrent model.
-      layers: their names; those that are "cross" attend to the other stream.
-      unknown: ids that the catalogue does not have.
-    """
-
-    items: tuple[tuple[str, str], ...]
-    id_weight: np.ndarray | None
-    attention: dict[str, np.ndarray]
-    layers: tuple[str, ...]
-    unknown: tuple[str, ...]
+# Numbers of histories, and lengths of lists and of what is left out, are rounded up to powers of
+# these: each program takes memory, and time to compile.
+_ROWS = 8
+_LISTED = 16
+_encode = jax.jit(encode, static_argnums=0)
+_attention = jax.jit(attention, static_argnums=0)
 
 
 class Recommender:
@@ -97,6 +48,7 @@ class Recommender:
       experiment: what the run is made of.
       items: the catalogue in its owner's words.
       model: the module.
+      batch_size: histories that are ranked at a time.
 
     Args:
       experiment: content, model and devices, each with the whole catalogue.
@@ -123,7 +75,7 @@ class Recommender:
         self._content = Ranker(experiment).content(params)
         self._layouts = (params_layout(experiment), experiment.content_layout())
         self._approximate = approximate
-        self._batch_size = self._devices.round_up(batch_size)
+        self.batch_size = self._devices.round_up(batch_size)
         self._steps: dict[tuple[int, Stream], Callable[..., Found]] = {}
         self._vectors: dict[Space, np.ndarray] = {}
         everything = np.ones(len(items.ids) + 1, bool)
@@ -181,13 +133,11 @@ class Recommender:
           never: ids of items that may not.
 
         Raises:
-          UserError: if a list of ids has none of the catalogue, or nothing is left.
+          UserError: if `only` has no id of the catalogue, or nothing is left.
         """
         number = len(self.items.ids) + 1
         allowed = np.ones(number, bool) if only is None else self.items.mask(only, "`only`")
-        never = list(never)
-        if never:
-            allowed &= ~self.items.mask(never, "`never`")
+        allowed[self.items.known(never)[0]] = False
         if not allowed[1:].any():
             raise UserError("No item may be recommended: `never` names all that `only` allows.")
         other = copy.copy(self)
@@ -195,16 +145,24 @@ class Recommender:
         return other
 
     def warm_up(self, top_k: int, most: int) -> None:
-        """Compiles what `recommend` needs for lists up to `top_k` of up to `most` histories."""
-        number = 1
-        while True:
-            self.recommend([[]] * number, top_k)
-            if number >= min(most, self._batch_size):
-                break
-            number *= 4
-        alone: tuple[Stream, ...] = ("id", "content") if len(self.model.streams) > 1 else ()
-        for stream in alone:
-            self.recommend([[]], top_k, stream=stream)
+        """Compiles what most calls need, so that they don't wait for it.
+
+        Lists of up to `top_k`, for up to `most` histories of up to 256 items; for one history also
+        what each stream finds alone, and an explanation.
+        """
+        lengths = [1, _LISTED + 1]
+        item = self.items.ids[0]
+        for length in lengths:
+            number = 1
+            while True:
+                self.recommend([[item] * length] * number, top_k)
+                if number >= min(most, self.batch_size):
+                    break
+                number *= _ROWS
+            alone: tuple[Stream, ...] = ("id", "content") if len(self.model.streams) > 1 else ()
+            for stream in alone:
+                self.recommend([[item] * length], top_k, stream=stream)
+        self.explain([item])
 
     def recommend(
         self,
@@ -237,8 +195,8 @@ class Recommender:
                 "the catalogue."
             )
         results = []
-        for start in range(0, len(histories), self._batch_size):
-            known = [self.items.known(x) for x in histories[start : start + self._batch_size]]
+        for start in range(0, len(histories), self.batch_size):
+            known = [self.items.known(x) for x in histories[start : start + self.batch_size]]
             found = self._best([classes for classes, _ in known], top_k, keep_seen, stream)
             for row, (classes, unknown) in enumerate(known):
                 weight = float(found.id_weight[row])
@@ -308,18 +266,22 @@ class Recommender:
         classes, unknown = self.items.known(history)
         if not classes:
             raise UserError("None of the history's items is in the catalogue: nothing to explain.")
-        window = classes[-self.model.max_length :]
-        arguments = (self.model, self._params, np.array([window], np.int32), self._content)
-        gate = jax.jit(encode, static_argnums=0)(*arguments).gate
+        length = self.model.max_length
+        window = classes[-length:]
+        seen = len(window)
+        # One program for all lengths: what is padded on the left is neither seen nor told.
+        sequence = np.array([[0] * (length - seen) + window], np.int32)
+        arguments = (self.model, self._params, sequence, self._content)
+        gate = _encode(*arguments).gate
         attended: dict[str, np.ndarray] = {}
         layers: tuple[str, ...] = ()
         if self.model.encoder == "attention":
-            weights = np.asarray(jax.jit(attention, static_argnums=0)(*arguments))[:, :, 0, -1]
+            weights = np.asarray(_attention(*arguments))[:, :, 0, -1, -seen:]
             attended = {name: weights[:, i] for i, name in enumerate(self.model.streams)}
             layers = self._layer_names(len(weights))
         return Explanation(
             items=tuple((self.items.ids[c - 1], self.items.titles[c - 1]) for c in window),
-            id_weight=None if gate is None else np.asarray(gate[0].mean(axis=-1)),
+            id_weight=None if gate is None else np.asarray(gate)[0, -seen:].mean(axis=-1),
             attention=attended,
             layers=layers,
             unknown=tuple(unknown),
@@ -333,9 +295,9 @@ class Recommender:
         self, histories: Sequence[Sequence[int]], top_k: int, keep_seen: bool, stream: Stream
     ) -> Any:
         """`Found` of some users, on the host; sizes are rounded up, so that little is compiled."""
-        rows = self._devices.round_up(min(self._batch_size, _power(4, len(histories))))
+        rows = self._devices.round_up(min(self.batch_size, _power(_ROWS, len(histories))))
         length, longest = self.model.max_length, max(map(len, histories))
-        width = 1 if keep_seen else max(_LEAST_EXCLUDED, _power(4, longest))
+        width = _LISTED if keep_seen else max(_LISTED, _power(_LISTED, longest))
         sequences = np.zeros((rows, length), np.int32)
         excluded = np.full((rows, width), -1, np.int32)
         for row, history in enumerate(histories):
@@ -348,7 +310,7 @@ class Recommender:
             "excluded": excluded,
             "row_mask": np.arange(rows) < len(histories),
         }
-        k = min(_power(2, top_k), len(self.items.ids))
+        k = min(_power(_LISTED, max(top_k, 2)), len(self.items.ids))
         if (k, stream) not in self._steps:
             params_layout, content_layout = self._layouts
             self._steps[k, stream] = self._devices.run(

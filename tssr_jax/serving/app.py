@@ -15,7 +15,8 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from tssr_jax.errors import UserError
-from tssr_jax.recommending.recommender import Recommendations, Recommender
+from tssr_jax.recommending.recommender import Recommender
+from tssr_jax.recommending.results import Recommendations
 from tssr_jax.serving import schemas
 from tssr_jax.serving.limits import BodyLimit, Concurrency, Timeout
 from tssr_jax.serving.monitoring import Monitoring
@@ -32,6 +33,8 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         (504, "There was no answer in time."),
     )
 }
+# Of one body that are told.
+_MOST_PROBLEMS = 20
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": schemas.Problem, "description": "There is no such item."}
 }
@@ -48,7 +51,7 @@ def create_app(recommender: Recommender, workdir: str, limits: Limits = DEFAULT_
 
     Args:
       recommender: answers.
-      workdir: its run's, for people.
+      workdir: its run's; the page tells its last part.
       limits: sizes, concurrency, time.
     """
     service = Service(recommender, workdir, limits)
@@ -56,7 +59,7 @@ def create_app(recommender: Recommender, workdir: str, limits: Limits = DEFAULT_
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        service.executor.shutdown(cancel_futures=True)
+        service.executor.shutdown(wait=False, cancel_futures=True)
 
     app: FastAPI = FastAPIOffline(
         title="tssr_jax",
@@ -78,10 +81,10 @@ def create_app(recommender: Recommender, workdir: str, limits: Limits = DEFAULT_
     app.add_exception_handler(UserError, _told)
     app.add_exception_handler(RequestValidationError, _where)
 
-    # The last one added sees a request first.
-    app.add_middleware(Timeout, seconds=limits.seconds)
-    app.add_middleware(BodyLimit, most_bytes=limits.most_bytes)
+    # The last one added sees a request first. (A place is taken when the body has come.)
     app.add_middleware(Concurrency, most=limits.most_at_once, paths=_COMPUTING)
+    app.add_middleware(BodyLimit, most_bytes=limits.most_bytes)
+    app.add_middleware(Timeout, seconds=limits.seconds)
     paths = frozenset({*_COMPUTING, "/healthz", "/metrics", "/about", "/"})
     app.add_middleware(Monitoring, registry=registry, paths=paths)
     return app
@@ -94,7 +97,8 @@ async def _told(_: Request, error: Exception) -> Response:
 async def _where(_: Request, error: Exception) -> Response:
     """What is wrong where. Without the input, which need not be text that can be sent back."""
     assert isinstance(error, RequestValidationError)
-    problems = [{name: one[name] for name in ("type", "loc", "msg")} for one in error.errors()]
+    some = error.errors()[:_MOST_PROBLEMS]
+    problems = [{name: one[name] for name in ("type", "loc", "msg")} for one in some]
     text = json.dumps({"detail": problems}, ensure_ascii=True, default=str)
     return Response(text, 422, media_type="application/json")
 
@@ -171,7 +175,7 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
     async def about() -> schemas.About:
         """What is served."""
         return schemas.About(
-            workdir=service.workdir,
+            name=service.name,
             items=len(recommender.items.ids),
             streams=list(recommender.model.streams),
             max_length=recommender.model.max_length,
@@ -192,7 +196,7 @@ def _add_pages(app: FastAPI, service: Service) -> None:
     @app.get("/image/{place}", response_class=FileResponse, responses=_NOT_FOUND)
     async def image(place: int) -> FileResponse:
         """The picture of an item, as lists name it."""
-        path = service.image(place) if 1 <= place <= len(service.recommender.items.ids) else None
+        path = await asyncio.to_thread(service.image, place)
         if path is None:
             raise HTTPException(404, "There is no such picture.")
         return FileResponse(path, headers=_HEADERS)

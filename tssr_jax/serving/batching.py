@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from tssr_jax.recommending.recommender import Recommendations, Recommender
+from tssr_jax.recommending.recommender import Recommender
+from tssr_jax.recommending.results import Recommendations
 from tssr_jax.recommending.step import Stream
 
 
@@ -33,6 +34,7 @@ class Batcher:
     def __init__(self, recommender: Recommender, executor: ThreadPoolExecutor):
         self._recommender = recommender
         self._executor = executor
+        self._most = recommender.batch_size
         self._waiting: dict[tuple[bool, Stream], list[_Waiting]] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -50,10 +52,24 @@ class Batcher:
         """Ranks until nobody waits."""
         while self._waiting:
             key = next(iter(self._waiting))
-            requests = [one for one in self._waiting.pop(key) if not one.lists.done()]
+            requests = self._next_batch(key)
             if requests:
                 await self._answer(requests, *key)
         self._task = None
+
+    def _next_batch(self, key: tuple[bool, Stream]) -> list[_Waiting]:
+        """Those that came first, with as many histories as are ranked at a time."""
+        waiting = self._waiting[key]
+        requests: list[_Waiting] = []
+        number = 0
+        while waiting and (not requests or number + len(waiting[0].histories) <= self._most):
+            one = waiting.pop(0)
+            if not one.lists.done():  # the caller may have given up
+                requests.append(one)
+                number += len(one.histories)
+        if not waiting:
+            del self._waiting[key]
+        return requests
 
     async def _answer(self, requests: list[_Waiting], keep_seen: bool, stream: Stream) -> None:
         histories = [history for one in requests for history in one.histories]
@@ -65,8 +81,8 @@ class Batcher:
 
         try:
             lists = await asyncio.get_running_loop().run_in_executor(self._executor, rank)
-        except Exception as error:
-            for one in requests:
+        except (Exception, asyncio.CancelledError) as error:
+            for one in requests:  # each who waits raises it again
                 if not one.lists.done():
                     one.lists.set_exception(error)
             return

@@ -1,18 +1,13 @@
 """What a request may cost, kept before anything reads it: sizes, and how many at once."""
 
 import asyncio
-import contextlib
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class _TooLargeError(Exception):
-    """The body is longer than it may be."""
-
-
 class BodyLimit:
-    """Answers 413 to requests whose bodies are longer than so many bytes.
+    """Reads a request's body before anything else does; answers 413 if it is too long.
 
     Args:
       app: what is protected.
@@ -28,30 +23,23 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        received = int(length) if length.isdigit() else 0
-        counts = 0
-
-        async def counted() -> Message:
-            nonlocal received, counts
-            message = await receive()
-            counts += len(message.get("body", b""))
-            received = max(received, counts)
-            if received > self._most_bytes:
-                raise _TooLargeError
-            return message
-
-        async def passed_on(message: Message) -> None:
-            # What the application makes of a body that ends in an error is not its answer.
-            if received <= self._most_bytes:
-                await send(message)
-
-        with contextlib.suppress(_TooLargeError):
-            if received <= self._most_bytes:
-                await self._app(scope, counted, passed_on)
-        if received > self._most_bytes:
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        length = int(announced) if announced.isdigit() else 0
+        messages: list[Message] = []
+        received, more = 0, True
+        while more and max(length, received) <= self._most_bytes:
+            messages.append(await receive())
+            received += len(messages[-1].get("body", b""))
+            more = messages[-1].get("more_body", False)
+        if max(length, received) > self._most_bytes:
             detail = f"A request's body may have {self._most_bytes:,} bytes."
             await JSONResponse({"detail": detail}, 413)(scope, receive, send)
+            return
+
+        async def again() -> Message:
+            return messages.pop(0) if messages else await receive()
+
+        await self._app(scope, again, send)
 
 
 class Concurrency:
@@ -91,7 +79,7 @@ class Timeout:
 
     Args:
       app: what is protected.
-      seconds: from the request's head to the answer's.
+      seconds: from the request's head to the answer's head.
     """
 
     def __init__(self, app: ASGIApp, seconds: float):
@@ -108,10 +96,11 @@ class Timeout:
         async def noted(message: Message) -> None:
             nonlocal started
             started = True
+            deadline.reschedule(None)  # whoever reads slowly may
             await send(message)
 
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(self._seconds) as deadline:
                 await self._app(scope, receive, noted)
         except TimeoutError:
             if started:

@@ -8,7 +8,7 @@ MOST_HISTORIES = 64
 MOST_ITEMS = 1_000
 MOST_FILTERED = 10_000
 LONGEST_LIST = 200
-LONGEST_ID = 200
+LONGEST_ID = 500
 
 ItemId = Annotated[str, Field(min_length=1, max_length=LONGEST_ID, examples=["i3"])]
 History = Annotated[list[ItemId], Field(max_length=MOST_ITEMS, examples=[["i3", "i4"]])]
@@ -47,7 +47,7 @@ class ExplainRequest(_Request):
 
 
 class Item(BaseModel):
-    """An item; `image` is where its picture can be had, null without one."""
+    """An item; `image` is where its picture should be, null without one."""
 
     item: str
     title: str
@@ -112,7 +112,7 @@ class ExplainResponse(BaseModel):
 class About(BaseModel):
     """What is served."""
 
-    workdir: str
+    name: str
     items: int
     streams: list[str]
     max_length: int

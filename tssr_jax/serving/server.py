@@ -8,6 +8,7 @@ import webbrowser
 import uvicorn
 from etils import epath
 
+from tssr_jax.errors import UserError
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.reporting import make_console
 from tssr_jax.serving.app import create_app
@@ -31,13 +32,14 @@ def run_serve(
       open_page: in this machine's browser, once the service answers.
 
     Raises:
-      UserError: if there is no such run.
+      UserError: if there is no such run, or somebody else listens there.
     """
     console = make_console()
+    _require_free(host, port)
     recommender = Recommender.from_workdir(workdir)
     console.print("Compiling ...")
     recommender.warm_up(min(_WARM_UP, len(recommender.items.ids)), limits.most_at_once)
-    where = f"http://{host}:{port}"
+    where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     console.print(f"{workdir} at {where}, its description at {where}/docs. Ctrl-C ends it.")
     if open_page:
         threading.Thread(target=_open_page, args=(host, port, where), daemon=True).start()
@@ -48,6 +50,17 @@ def run_serve(
         log_level="warning",
         timeout_graceful_shutdown=_LAST_SECONDS,
     )
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raises UserError at once, rather than when everything is loaded and compiled."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise UserError(
+            f"{host}:{port} can't be listened at ({error.strerror}): choose another --port."
+        ) from error
 
 
 def _open_page(host: str, port: int, where: str) -> None:

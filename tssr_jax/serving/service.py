@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tssr_jax.recommending.recommender import Recommender, ScoredItem
+from tssr_jax.recommending.recommender import Recommender
+from tssr_jax.recommending.results import ScoredItem
 from tssr_jax.serving import schemas
 from tssr_jax.serving.batching import Batcher
 from tssr_jax.serving.title_search import TitleSearch
@@ -26,7 +27,7 @@ class Limits:
     """
 
     most_at_once: int = 64
-    most_bytes: int = 2**20
+    most_bytes: int = 2**22
     seconds: float = 10.0
 
 
@@ -38,37 +39,43 @@ class Service:
 
     Args:
       recommender: answers.
-      workdir: its run's, for people.
+      workdir: its run's; its last part is told.
       limits: are told by /about.
     """
 
     def __init__(self, recommender: Recommender, workdir: str, limits: Limits):
         self.recommender = recommender
         self.limits = limits
-        self.workdir = workdir
+        self.name = Path(workdir).name
         self.search = TitleSearch(recommender.items)
         # One thread: a ranking uses all cores itself.
         self.executor = ThreadPoolExecutor(1, "ranking")
         self.batcher = Batcher(recommender, self.executor)
         self._images = recommender.experiment.data.images
-        self._folder = Path(recommender.experiment.config.data.raw_dir or ".").resolve()
+        folder = Path(recommender.experiment.config.data.raw_dir or ".")
+        self._folder = folder.expanduser().resolve()
+        recommender.items.find("")  # the index of ids is made now, not by the first request
 
     async def compute(self, function: Callable[[], _T]) -> _T:
         """Calls a function in the ranking's thread."""
         return await asyncio.get_running_loop().run_in_executor(self.executor, function)
 
+    def image_name(self, place: int) -> str:
+        """The picture of a class as the data names it, "" for none and for one elsewhere."""
+        name = self._images[place - 1] if 1 <= place <= len(self._images) else ""
+        return "" if "://" in name else name
+
     def image(self, place: int) -> Path | None:
         """The picture of a class, where it lies below the raw files."""
-        name = self._images[place - 1] if place <= len(self._images) else ""
-        if not name or "://" in name:
-            return None
+        name = self.image_name(place)
         path = (self._folder / name).resolve()
-        return path if path.is_relative_to(self._folder) and path.is_file() else None
+        inside = path.is_relative_to(self._folder) and path.is_file()
+        return path if name and inside else None
 
     def item(self, place: int) -> dict[str, Any]:
         """Fields of `schemas.Item` of a class."""
         items = self.recommender.items
-        image = f"/image/{place}" if self.image(place) else None
+        image = f"/image/{place}" if self.image_name(place) else None
         return {"item": items.ids[place - 1], "title": items.titles[place - 1], "image": image}
 
     def scored(self, some: Iterable[ScoredItem]) -> list[schemas.Scored]:

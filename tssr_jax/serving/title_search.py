@@ -23,7 +23,7 @@ class TitleSearch:
 
     def __call__(self, query: str, limit: int) -> list[int]:
         """Classes of up to `limit` items; none for a query without words."""
-        words = query.lower().split()
+        words = list(dict.fromkeys(query.lower().split()))
         if not words:
             return []
         found = self._texts.str.contains(words[0], literal=True)

@@ -53,6 +53,16 @@ class Study:
 IDS_ONLY = {"model.streams": ("id",)}
 CONTENT_ONLY = {"model.streams": ("content",)}
 TWO_LAYERS = {"model.num_unimodal_layers": 2}
+# What configs/tuned.py changes in the model and its losses.
+AS_IN_THE_PAPER = {
+    "model.head": "classes",
+    "model.id_reads_content": False,
+    "model.num_unimodal_layers": 1,
+    "model.num_cross_layers": 4,
+    "model.dropout_rate": 0.1,
+    "loss.lambda_user": 1.0,
+    "loss.lambda_item": 1.0,
+}
 HABITS = {
     "reference: last padding position counts": "valid_positions_only",
     "reference: padding is pooled": "pool_valid_positions",
@@ -118,6 +128,7 @@ def _baselines() -> tuple[Variant, ...]:
         Variant("GRU4Rec (cross entropy)", {**IDS_ONLY, "model.encoder": "gru"}),
         Variant("SASRec, content added", {"model.streams": ("sum",), **TWO_LAYERS}),
         Variant("content only", {**CONTENT_ONLY, **TWO_LAYERS}),
+        Variant("TSSR as in the paper", AS_IN_THE_PAPER),
     )
 
 

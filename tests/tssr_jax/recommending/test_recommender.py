@@ -120,6 +120,8 @@ def test_a_smaller_choice(recommender):
     assert [x.item for x in others.items] == order[2:5]
     (again,) = recommender.recommend([["i3", "i4"]], top_k=18)
     assert again == everything  # what was restricted is another recommender
+    (same,) = recommender.restricted(never=["nothing"]).recommend([["i3", "i4"]], top_k=18)
+    assert same == everything
     with pytest.raises(UserError, match="names no item of the catalogue"):
         recommender.restricted(only=["nothing"])
     with pytest.raises(UserError, match="No item may be recommended"):
@@ -154,12 +156,13 @@ def test_similar_items(workdir, recommender, space):
         recommender.similar_items("nothing")
 
 
-def test_an_explanation(workdir, recommender):
-    history = ["nothing", *(f"i{i}" for i in range(12))]
+@pytest.mark.parametrize("length", [3, 12])
+def test_an_explanation(workdir, recommender, length):
+    history = ["nothing", *(f"i{i}" for i in range(length))]
     told = recommender.explain(history)
     experiment, params, _ = restore_best(workdir)
     model, ids = experiment.model, experiment.data.item_ids
-    window = history[-model.max_length :]
+    window = history[1:][-model.max_length :]
     assert [item for item, _ in told.items] == window and told.unknown == ("nothing",)
     sequence = np.array([[ids.index(item) + 1 for item in window]], np.int32)
     gate = encode(model, params, sequence, experiment.content).gate[0].mean(axis=-1)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from tssr_jax.serving.app import create_app
 from tssr_jax.serving.batching import Batcher
+from tssr_jax.serving.limits import Timeout
 from tssr_jax.serving.service import Limits
 from tssr_jax.serving.title_search import TitleSearch
 
@@ -102,7 +103,11 @@ def test_what_makes_no_sense_is_refused(client, wrong):
 
 def test_a_body_that_is_no_json(client):
     for body in (b"{", b"\xff", b"[" * 2000, b'{"histories": [["\\ud800"]]}', b'{"\\ud800": 1}'):
-        assert client.post("/recommend", content=body).status_code == 422
+        headers = {"Content-Type": "application/json"}
+        answer = client.post("/recommend", content=body, headers=headers)
+        assert answer.status_code in {400, 422} and answer.json()["detail"]
+    many = {"histories": [[1] * 1000] * 64}
+    assert len(client.post("/recommend", json=many).json()["detail"]) == 20
 
 
 def test_a_long_body_is_refused_before_it_is_read(recommender):
@@ -144,7 +149,9 @@ def test_pictures_come_from_the_data_s_folder_only(recommender, monkeypatch, tmp
         assert statuses == [404, 200, 404, 404, 404, 404, 404]
         (told,) = client.post("/recommend", json={"histories": [[]], "top_k": 20}).json()["results"]
         named = [x["image"] for x in told["items"] if x["image"]]
-        assert named == ["/image/1"] and client.get(named[0]).headers["content-type"] == "image/png"
+        # Whether a picture is there is found out when it is asked for.
+        assert sorted(named) == ["/image/1", "/image/2", "/image/3"]
+        assert client.get("/image/1").headers["content-type"] == "image/png"
 
 
 class Slow:
@@ -153,7 +160,7 @@ class Slow:
     def __init__(self, recommender):
         self.recommender = recommender
         self.items, self.model = recommender.items, recommender.model
-        self.experiment = recommender.experiment
+        self.experiment, self.batch_size = recommender.experiment, recommender.batch_size
         self.go = threading.Event()
         self.calls = []
 
@@ -195,15 +202,49 @@ def test_an_answer_that_takes_too_long(recommender):
     slow = Slow(recommender)
     asked = {"histories": [["i3"]], "top_k": 2}
     recommender.recommend(asked["histories"], 2)  # compiled
-    with TestClient(create_app(slow, "run", Limits(seconds=1.5))) as client:
+    with TestClient(create_app(slow, "run", Limits(seconds=3))) as client:
         late = client.post("/recommend", json=asked)
-        assert late.status_code == 504 and "1.5 seconds" in late.json()["detail"]
+        assert late.status_code == 504 and "3 seconds" in late.json()["detail"]
         slow.go.set()
         assert client.post("/recommend", json=asked).status_code == 200
 
 
+def test_a_batch_has_no_more_histories_than_are_ranked_at_a_time(recommender):
+    slow = Slow(recommender)
+    slow.go.set()
+
+    async def run():
+        batcher = Batcher(slow, ThreadPoolExecutor(1))
+        asked = [[["i3"]] * number for number in (3, 4, 3, 9, 1)]
+        lists = await asyncio.gather(
+            *(batcher.recommend(x, 2, keep_seen=False, stream="fused") for x in asked)
+        )
+        return [len(own) for own in lists]
+
+    assert asyncio.run(run()) == [3, 4, 3, 9, 1]
+    assert slow.calls == [7, 3, 9, 1]  # of 8; a larger request is a batch of its own
+
+
+def test_a_slow_reader_gets_all_of_a_long_answer(recommender):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(3):
+            await asyncio.sleep(0.2)
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def run():
+        transport = httpx.ASGITransport(Timeout(app, 0.3))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return (await client.get("/")).text
+
+    assert asyncio.run(run()) == "xxx"
+
+
 def test_a_batch_that_fails_fails_for_all_who_wait_and_for_nobody_else(recommender):
     class Broken:
+        batch_size = 8
+
         def recommend(self, histories, top_k, **_):
             if top_k == 9:
                 raise ValueError("broken")

@@ -40,19 +40,19 @@ def test_no_input_breaks_it(address):
     assert int(re.search(r"(\d+) generated", done.stdout)[1]) > 200, done.stdout[-3000:]
 
 
-async def load(address, users, requests):
+async def load(address, users, requests, histories=1):
     """Statuses of so many requests by users that ask again as soon as they are answered."""
     statuses = collections.Counter()
     limits = httpx.Limits(max_connections=None)
 
     async def ask_often(client, user):
         for i in range(requests):
-            asked = {"histories": [[f"i{(user + i) % 20}"]], "top_k": 3}
+            asked = {"histories": [[f"i{(user + i) % 20}"]] * histories, "top_k": 3}
             answer = await client.post(f"{address}/recommend", json=asked)
             statuses[answer.status_code] += 1
             if answer.status_code == 200:
-                (told,) = answer.json()["results"]
-                assert len(told["items"]) == 3 and not told["popular"]
+                for told in answer.json()["results"]:
+                    assert len(told["items"]) == 3 and not told["popular"]
 
     async with httpx.AsyncClient(limits=limits, timeout=60) as client:
         await asyncio.gather(*(ask_often(client, user) for user in range(users)))
@@ -63,19 +63,19 @@ def test_nothing_is_dropped_at_the_announced_concurrency(address):
     about = httpx.get(f"{address}/about").json()
     assert about["most_at_once"] == MOST_AT_ONCE
     assert asyncio.run(load(address, MOST_AT_ONCE, 25)) == {200: 25 * MOST_AT_ONCE}
-    beyond = asyncio.run(load(address, 6 * MOST_AT_ONCE, 10))
+    beyond = asyncio.run(load(address, 6 * MOST_AT_ONCE, 10, histories=64))
     assert set(beyond) == {200, 503} and sum(beyond.values()) == 60 * MOST_AT_ONCE
     assert httpx.get(f"{address}/healthz").status_code == 200
 
 
 def test_a_sigterm_lets_requests_end(workdir):
     process, address = start(workdir)
-    body = {"histories": [[f"i{i}"] for i in range(20)], "top_k": 20, "never": ["i0"]}
+    body = {"histories": [[f"i{i}"] * 300 for i in range(20)], "top_k": 20}
 
     async def run():
         async with httpx.AsyncClient(timeout=60) as client:
             task = asyncio.create_task(client.post(f"{address}/recommend", json=body))
-            await asyncio.sleep(0.2)  # lists of this length are compiled meanwhile
+            await asyncio.sleep(0.5)  # lists of this length are compiled meanwhile
             process.send_signal(signal.SIGTERM)
             return await task
 
@@ -83,6 +83,16 @@ def test_a_sigterm_lets_requests_end(workdir):
     assert answer.status_code == 200 and len(answer.json()["results"]) == 20
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
+
+
+def test_a_port_that_is_taken_is_told_at_once(address, workdir):
+    port = address.rpartition(":")[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "tssr_jax.main", "--mode=serve", f"--workdir={workdir}",
+         f"--port={port}"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "choose another --port" in done.stderr
 
 
 def test_without_its_packages_it_says_so(workdir):

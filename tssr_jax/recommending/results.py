@@ -1,0 +1,60 @@
+"""What a recommender tells."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+
+class ScoredItem(NamedTuple):
+    """An item of a list.
+
+    Attributes:
+      item: the owner's id.
+      title: "" without one.
+      score: what the list is ordered by.
+    """
+
+    item: str
+    title: str
+    score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommendations:
+    """What one history gets.
+
+    Attributes:
+      items: best first; fewer than asked for where fewer are allowed and not seen.
+      stream_weights: how much each stream weighed, the gate's mean at the newest position; None
+        where there is no gate, or no item of the history is known.
+      unknown: ids of the history that the catalogue does not have; they were skipped.
+      popular: no item of the history was known: these are the most popular items, and scores are
+        how often training has seen them.
+    """
+
+    items: tuple[ScoredItem, ...]
+    stream_weights: dict[str, float] | None
+    unknown: tuple[str, ...]
+    popular: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """What the model looks at in a history.
+
+    Attributes:
+      items: ids and titles of what it sees, the newest ones, oldest first.
+      id_weight: of each position, the weight of the id stream (mean of the gate), float32 [length];
+        None without a gate.
+      attention: by stream, how much the newest position attends to each one in each layer, mean
+        over heads, float32 [layers, length]; rows sum to 1. Empty for a recurrent model.
+      layers: their names; those that are "cross" attend to the other stream.
+      unknown: ids that the catalogue does not have.
+    """
+
+    items: tuple[tuple[str, str], ...]
+    id_weight: np.ndarray | None
+    attention: dict[str, np.ndarray]
+    layers: tuple[str, ...]
+    unknown: tuple[str, ...]
