@@ -85,10 +85,16 @@ class Checkpointer:
       workdir: the run's folder.
       num_items: size of the catalogue.
       report: gets a line for people about each damaged checkpoint.
+      reading: nothing is saved, and what another process is saving is left alone.
     """
 
     def __init__(
-        self, workdir: epath.Path, num_items: int, report: Callable[[str], None] = lambda _: None
+        self,
+        workdir: epath.Path,
+        num_items: int,
+        report: Callable[[str], None] = lambda _: None,
+        *,
+        reading: bool = False,
     ):
         self._num_items = num_items
         self._report = report
@@ -102,7 +108,7 @@ class Checkpointer:
                 "progress": ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._policy, cleanup_tmp_directories=True
+                preservation_policy=self._policy, cleanup_tmp_directories=not reading
             ),
         )
 

@@ -148,7 +148,8 @@ def restore_best(
     require_same_data(experiment, workdir)
     target = experiment.devices.build(lambda: initial_params(experiment), params_layout(experiment))
     console = make_console(quiet=not processes.is_first())
-    with Checkpointer(workdir, experiment.data.num_items, console.print) as checkpointer:
+    num_items = experiment.data.num_items
+    with Checkpointer(workdir, num_items, console.print, reading=True) as checkpointer:
         params, step = checkpointer.restore_best(target)
     return experiment, params, step
 

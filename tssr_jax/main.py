@@ -169,9 +169,9 @@ def _export(workdir: epath.Path) -> None:
 
     if not _OUTPUT.value:
         raise UserError("--output=FOLDER is required to export.")
-    new = Path(_NEW_ITEMS.value) if _NEW_ITEMS.value else None
+    new = Path(_NEW_ITEMS.value).expanduser() if _NEW_ITEMS.value else None
     request = ExportRequest(
-        Path(_OUTPUT.value), _FORMATS.value, _PLATFORMS.value, _TOP_K.value, new
+        Path(_OUTPUT.value).expanduser(), _FORMATS.value, _PLATFORMS.value, _TOP_K.value, new
     )
     run_export(workdir, request)
 
@@ -194,10 +194,17 @@ def _recommend(workdir: epath.Path) -> None:
     if not _INPUT.value or not _OUTPUT.value:
         raise UserError("--input=FILE and --output=FILE are required to recommend.")
     new, only, never = (
-        Path(flag.value) if flag.value else None for flag in (_NEW_ITEMS, _ONLY_ITEMS, _NEVER_ITEMS)
+        Path(flag.value).expanduser() if flag.value else None
+        for flag in (_NEW_ITEMS, _ONLY_ITEMS, _NEVER_ITEMS)
     )
     request = Request(
-        Path(_INPUT.value), Path(_OUTPUT.value), _TOP_K.value, _KEEP_SEEN.value, new, only, never
+        Path(_INPUT.value).expanduser(),
+        Path(_OUTPUT.value).expanduser(),
+        _TOP_K.value,
+        _KEEP_SEEN.value,
+        new,
+        only,
+        never,
     )._replace(approximate=_APPROXIMATE.value)
     run_recommend(workdir, request)
 

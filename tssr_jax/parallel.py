@@ -183,7 +183,7 @@ class Devices:
           output: how the result lies; not in rows.
           donate: places of the arguments whose memory the result may take.
         """
-        body = _exactly(body)
+        body = exactly(body)
         if self._alone:
             return jax.jit(body, out_shardings=self.shardings(output), donate_argnums=donate)
         if self._kind == "pmap":
@@ -228,7 +228,7 @@ class Devices:
         return jax.device_put(cut, NamedSharding(self._mesh, PartitionSpec(DATA_AXIS)))
 
 
-def _exactly(body: Callable[..., Any]) -> Callable[..., Any]:
+def exactly(body: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, whose products are of the precision of their inputs' type."""
 
     @functools.wraps(body)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from etils import epath
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -65,11 +66,11 @@ def _number(value: float | int | None) -> str:
 
 def pairs_table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     """A table of names and values."""
-    table = Table(title=title, show_header=False)
+    table = Table(title=escape(title), show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(escape(name), escape(value))
     return table
 
 

@@ -9,7 +9,7 @@ followed by those of the columns category, categories, genre and genres that are
 `image` holds paths of images below the folder, or URLs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import ml_collections
 import polars as pl
@@ -60,10 +60,14 @@ class OwnFiles:
         items = base.unique_items(table, dump, range(2, 2 + table.height))
         _require_same_ids(items["item"], wanted, dump.files)
         if not dump.data.text_fields:
-            there = [name for name in _CATEGORIES if name in items.columns]
-            others = [name for name in items.columns if name not in ("title", *there)]
-            items = items.select("item", "title", *there, *(o for o in others if o == "image"))
+            image = [name for name in items.columns if name == "image"]
+            items = items.select("item", *own_fields(items.columns), *image)
         return items
+
+
+def own_fields(columns: Sequence[str]) -> tuple[str, ...]:
+    """What makes up an item's text where `data.text_fields` does not say it."""
+    return ("title", *(name for name in _CATEGORIES if name in columns))
 
 
 def _require_same_ids(described: pl.Series, wanted: pl.Series, files: base.RawFiles) -> None:

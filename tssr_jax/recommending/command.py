@@ -86,6 +86,8 @@ def run_recommend(workdir: epath.Path, request: Request) -> None:
     Raises:
       UserError: if the run, a file, or a value makes no sense; there is no output then.
     """
+    if request.output.resolve() == request.input.resolve():
+        raise UserError(f"--output is --input, {request.input}: name another file.")
     data = load_config(workdir).data
     histories = HistoryFile(request.input, data.user_column, data.item_column)
     output = ListsFile(request.output)
@@ -123,8 +125,13 @@ def _read_ids(path: Path) -> list[str]:
     """The ids of a file, one a line."""
     if not path.is_file():
         raise UserError(f"There is no file {path}: it should hold ids of items, one a line.")
-    ids = [line.strip() for line in path.read_text(encoding="utf8").splitlines()]
-    ids = [item for item in ids if item]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 ({error}). Convert it: iconv -f latin1 -t utf8."
+        ) from error
+    ids = [line.strip() for line in text.split("\n") if line.strip()]
     if not ids:
         raise UserError(f"{path} is empty: it should hold ids of items, one a line.")
     return ids

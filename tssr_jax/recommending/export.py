@@ -30,6 +30,7 @@ from data_pipeline.tensorflow_cpu import tf
 from tssr_jax.errors import UserError
 from tssr_jax.models.head import HeadWeights
 from tssr_jax.models.pure import encode
+from tssr_jax.parallel import exactly
 from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.recommending.step import Choice, chosen_scorer
@@ -128,7 +129,7 @@ def _write(part: Path, recommender: Recommender, workdir: epath.Path, request: A
 def scores_program(recommender: Recommender) -> Callable[[Any, jax.Array], jax.Array]:
     """Returns the pure function `(tables, history) -> scores`, the best of which `recommend` tells.
 
-    A history is int [batch, length] of any length, oldest first, padded on the left with 0. Scores
+    A history is int [batch, length], length >= 1, oldest first, padded on the left with 0. Scores
     are [batch, num_classes], -inf for padding, what is in the history, and what is not allowed.
     """
     model = recommender.model
@@ -187,7 +188,9 @@ def _save_model(
         history = module.class_of.lookup(items)
         # Unknown ids and padding go to the left.
         order = tf.argsort(tf.cast(history > 0, tf.int32), axis=1, stable=True)
-        scores = converted(module.tables, tf.gather(history, order, batch_dims=1))
+        history = tf.gather(history, order, batch_dims=1)
+        # A converted program needs a column at least.
+        scores = converted(module.tables, tf.pad(history, [[0, 0], [1, 0]]))
         # TensorFlow's own: it does not know JAX's operation yet.
         values, found = tf.math.top_k(scores, top_k)
         found = tf.where(tf.math.is_finite(values), found, 0)
@@ -219,6 +222,7 @@ def _vectors(recommender: Recommender) -> dict[str, np.ndarray]:
     weights = choice.weights
 
     @jax.jit
+    @exactly
     def states(params: Any, content: Any, sequence: jax.Array) -> jax.Array:
         return encode(model, params, sequence, content, last_only=True).fused[:, -1]
 

@@ -1,4 +1,7 @@
-"""Reads histories from a file, one after the other, in bounded memory.
+"""Reads histories from a file, one after the other.
+
+Memory does not grow with the file; of files with a row for each item, users' ids are kept, to find
+those that come again.
 
     .jsonl    {"user": "u1", "items": ["i3", "i7"]}, one line each; without "user" it is the line
     .csv      user,item: one row each, the rows of a user together (.csv.gz as well)
@@ -9,7 +12,7 @@ Items are in the owner's ids, oldest first. A history may be empty: [], or a row
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,24 +56,16 @@ class HistoryFile:
             raise UserError(f"--input is {path}; its name must end in {', '.join(INPUTS)}.")
         self._path = path
         self._columns = (user_column, item_column)
-        names = pl.read_parquet_schema(path) if path.suffix == ".parquet" else {}
-        self._lists = _LISTS in names
+        self._lists = path.suffix == ".parquet" and _LISTS in _parquet_columns(path)
 
-    def count(self) -> int:
-        """How many there are, about, for a progress bar."""
-        user = self._columns[0]
+    def count(self) -> int | None:
+        """How many there are, for a progress bar; None where only reading them all tells."""
         if self._path.suffix == ".jsonl":
             with self._path.open("rb") as file:
                 return sum(1 for line in file if line.strip())
-        if self._path.suffix == ".parquet":
-            table = pl.scan_parquet(self._path)
-        else:
-            table = pl.scan_csv(self._path, infer_schema=False)
-        number = pl.len() if self._lists else pl.col(user).n_unique()
-        try:
-            return int(table.select(number).collect(engine="streaming").item())
-        except pl.exceptions.PolarsError:
-            return 0  # what is wrong with the file is told by those who read it
+        if self._lists:
+            return int(pl.scan_parquet(self._path).select(pl.len()).collect().item())
+        return None
 
     def __iter__(self) -> Iterator[History]:
         """Yields them in the file's order; raises UserError where a line makes no sense."""
@@ -85,12 +80,17 @@ class HistoryFile:
                     continue
                 try:
                     fields = json.loads(line)
-                    yield History(_id(fields.get("user", number)), [_id(i) for i in fields[_LISTS]])
+                    items = fields[_LISTS]
+                    if not isinstance(items, list):
+                        raise TypeError(f"'items' is {items!r}, no list")
+                    user = _id(fields.get("user", number))
+                    history = History(user, [_id(item) for item in items])
                 except (ValueError, KeyError, AttributeError, TypeError) as error:
                     raise UserError(
                         f"{self._path}, line {number} is no history ({_told(error)}): it must look "
                         'like {"user": "u1", "items": ["i3", "i7"]}, oldest first.'
                     ) from error
+                yield history
 
     def _from_list_rows(self) -> Iterator[History]:
         columns = (self._columns[0], _LISTS)
@@ -99,9 +99,15 @@ class HistoryFile:
         table = table.select(
             pl.col(columns[0]).cast(pl.String), pl.col(_LISTS).cast(pl.List(pl.String))
         )
-        for chunk in table.collect_batches(maintain_order=True):
-            for user, items in chunk.iter_rows():
-                yield History(user, [item for item in items or () if item])
+        row = 0
+        try:
+            for chunk in table.collect_batches(maintain_order=True):
+                for user, items in chunk.iter_rows():
+                    row += 1
+                    self._require_user(user, f"row {row}")
+                    yield History(user.strip(), _without_empty(items or ()))
+        except pl.exceptions.PolarsError as error:
+            raise UserError(f"{self._path} has no lists of ids in 'items': {error}") from error
 
     def _from_item_rows(self) -> Iterator[History]:
         hint = "Rename it, or write histories as JSON lines."
@@ -113,22 +119,37 @@ class HistoryFile:
         for user, group in itertools.groupby(rows, key=lambda row: row[1]):
             own = list(group)
             line = own[0][0]
-            if user is None:
-                raise UserError(f"{self._path}, line {line}: the user is missing.")
+            self._require_user(user, f"line {line}")
             if user in seen:
                 raise UserError(
                     f"{self._path}, line {line}: user {user!r} comes again after others. Put the "
                     "rows of a user together, oldest first."
                 )
             seen.add(user)
-            yield History(user, [item for _, _, item in own if item])
+            yield History(user.strip(), _without_empty(item for _, _, item in own))
+
+    def _require_user(self, user: str | None, where: str) -> None:
+        if not user or not user.strip():
+            raise UserError(f"{self._path}, {where}: the user is missing.")
 
 
 def _id(value: Any) -> str:
     """An id as the owner's files write it; numbers count as what they look like."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise TypeError(f"{value!r} is no id")
-    return str(value)
+    return str(value).strip()
+
+
+def _without_empty(items: Iterable[str | None]) -> list[str]:
+    return [item.strip() for item in items if item and item.strip()]
+
+
+def _parquet_columns(path: Path) -> list[str]:
+    try:
+        return pl.scan_parquet(path).collect_schema().names()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        message = str(error).splitlines()[0]
+        raise UserError(f"{path} is not a readable Parquet file: {message}") from error
 
 
 def _told(error: Exception) -> str:

@@ -6,6 +6,7 @@
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -47,16 +48,16 @@ class ListsFile:
         if not path.parent.is_dir():
             raise UserError(f"--output is {path}: there is no folder {path.parent}.")
         self._path = path
-        self._part = path.with_name(f"{path.name}.part")
-        self._chunks = path.with_name(f"{path.name}.chunks")
+        self._part = path.with_name(f"{path.name}.part-{os.getpid()}")
+        self._chunks = path.with_name(f"{path.name}.chunks-{os.getpid()}")
         self._number = 0
 
     def __enter__(self) -> "ListsFile":
         if self._path.suffix == ".parquet":
-            shutil.rmtree(self._chunks, ignore_errors=True)
             self._chunks.mkdir()
             return self
-        self._file = self._part.open("w", newline="", encoding="utf8")
+        # (An id may hold what is no text; as an escape it is still valid JSON.)
+        self._file = self._part.open("w", newline="", encoding="utf8", errors="backslashreplace")
         if self._path.suffix == ".csv":
             csv.writer(self._file).writerow(SCHEMA)
         return self

@@ -14,6 +14,7 @@ import polars as pl
 
 from data_pipeline.image_inputs import image_features
 from data_pipeline.sources import base, tables
+from data_pipeline.sources.own_files import own_fields
 from data_pipeline.text_features import more_text_features
 from data_pipeline.texts import describe
 from tssr_jax import placement
@@ -29,7 +30,7 @@ def read_new_items(path: Path, data: ml_collections.ConfigDict) -> pl.DataFrame:
 
     Args:
       path: the table: the column of ids (`data.item_column`), those of `data.text_fields` (by
-        default all but that and `image`), and `image` where pictures are.
+        default those of one's own files: title and categories), and `image` where pictures are.
       data: section `data` of the run's configuration.
 
     Returns:
@@ -41,9 +42,7 @@ def read_new_items(path: Path, data: ml_collections.ConfigDict) -> pl.DataFrame:
     if not path.is_file():
         raise UserError(f"--new_items: there is no file {path}.")
     table = tables.read_table(path)
-    fields = tuple(data.text_fields) or tuple(
-        name for name in table.columns if name not in (data.item_column, "image")
-    )
+    fields = tuple(data.text_fields) or own_fields(table.columns)
     hint = "New items need the columns by which the catalogue's own are described."
     tables.require_columns(table.columns, (data.item_column, *fields), path, hint)
     ids = base.parse_ids(table, data.item_column, path, 2)
@@ -102,4 +101,6 @@ def _features(name: str, experiment: Experiment, described: pl.DataFrame) -> np.
         texts = described["text"].to_list()
         return more_text_features(data.texts, texts, settings, cache_dir)
     images = described["image"].to_list()
+    if not any(images):
+        return np.zeros((len(images), experiment.feature_widths[name]), np.float32)
     return image_features(images, config.data.raw_dir, settings, cache_dir).table[1:]

@@ -17,7 +17,8 @@ from tssr_jax.experiment import Experiment
 from tssr_jax.models.content.fusion import MODALITIES
 from tssr_jax.models.head import unit
 from tssr_jax.models.pure import attention, encode, head_weights
-from tssr_jax.parallel import ROWS, WHOLE
+from tssr_jax.models.tssr import KNOWN, STREAMS
+from tssr_jax.parallel import ROWS, WHOLE, exactly
 from tssr_jax.ranking import Ranker, params_layout
 from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.new_items import read_new_items, with_new_items
@@ -31,8 +32,10 @@ Space = Literal["scores", "id", "content"]
 # these: each program takes memory, and time to compile.
 _ROWS = 8
 _LISTED = 16
-_encode = jax.jit(encode, static_argnums=0)
-_attention = jax.jit(attention, static_argnums=0)
+# Products of float32 are float32 products on TPUs and GPUs as well, as in evaluation.
+_encode = jax.jit(exactly(encode), static_argnums=0)
+_attention = jax.jit(exactly(attention), static_argnums=0)
+_head_weights = jax.jit(exactly(head_weights), static_argnums=0)
 
 
 class Recommender:
@@ -80,7 +83,7 @@ class Recommender:
         self._vectors: dict[Space, np.ndarray] = {}
         everything = np.ones(len(items.ids) + 1, bool)
         popularity = items.counts.astype(np.float32)
-        weights = jax.jit(head_weights, static_argnums=0)(self.model, params, self._content)
+        weights = _head_weights(self.model, params, self._content)
         self._choice = Choice(weights, *map(self._devices.place, (everything, popularity)))
 
     @classmethod
@@ -159,7 +162,8 @@ class Recommender:
                 if number >= min(most, self.batch_size):
                     break
                 number *= _ROWS
-            alone: tuple[Stream, ...] = ("id", "content") if len(self.model.streams) > 1 else ()
+            apart = len(self.model.streams) > 1 and self.model.mixing != "concatenation"
+            alone: tuple[Stream, ...] = ("id", "content") if apart else ()
             for stream in alone:
                 self.recommend([[item] * length], top_k, stream=stream)
         self.explain([item])
@@ -188,6 +192,11 @@ class Recommender:
         if stream != "fused" and len(self.model.streams) < 2:
             raise UserError(
                 f"The model has one stream, {self.model.streams[0]!r}; ask for 'fused'."
+            )
+        if stream != "fused" and self.model.mixing == "concatenation":
+            raise UserError(
+                "The model projects the concatenation of its streams: none is scored by itself; "
+                "ask for 'fused'."
             )
         if not 1 <= top_k <= len(self.items.ids):
             raise UserError(
@@ -221,8 +230,10 @@ class Recommender:
           space: of which vectors, see `vectors`.
 
         Raises:
-          UserError: if the item is unknown or has no vector there.
+          UserError: if the item is unknown or has no vector there, or top_k is below 1.
         """
+        if top_k < 1:
+            raise UserError(f"top_k is {top_k}; it must be at least 1.")
         of, vectors = self.items.class_of(item), self._unit_vectors(space)
         if not vectors[of].any():
             raise UserError(f"Item {item!r} has no vector of {space!r}: nothing is like it.")
@@ -247,6 +258,8 @@ class Recommender:
             return np.asarray(self._choice.weights.kernel.T)
         if space == "id" and "token_embedding" in self._params:
             tables = [self._params["token_embedding"]["embedding"]]
+            if KNOWN in self._content:  # what was never trained is read as zeros
+                tables[0] = tables[0] * jnp.asarray(self._content[KNOWN], jnp.float32)[:, None]
         elif space == "content":
             tables = [self._content[name] for name in MODALITIES if name in self._content]
         else:
@@ -275,9 +288,10 @@ class Recommender:
         gate = _encode(*arguments).gate
         attended: dict[str, np.ndarray] = {}
         layers: tuple[str, ...] = ()
-        if self.model.encoder == "attention":
+        if self.model.encoder == "attention" and "blocks" in self._params:
             weights = np.asarray(_attention(*arguments))[:, :, 0, -1, -seen:]
-            attended = {name: weights[:, i] for i, name in enumerate(self.model.streams)}
+            streams = [name for name in STREAMS if name in self.model.streams]
+            attended = {name: weights[:, i] for i, name in enumerate(streams)}
             layers = self._layer_names(len(weights))
         return Explanation(
             items=tuple((self.items.ids[c - 1], self.items.titles[c - 1]) for c in window),
@@ -296,15 +310,17 @@ class Recommender:
     ) -> Any:
         """`Found` of some users, on the host; sizes are rounded up, so that little is compiled."""
         rows = self._devices.round_up(min(self.batch_size, _power(_ROWS, len(histories))))
-        length, longest = self.model.max_length, max(map(len, histories))
-        width = _LISTED if keep_seen else max(_LISTED, _power(_LISTED, longest))
+        length = self.model.max_length
+        seen = [[] if keep_seen else list(dict.fromkeys(history)) for history in histories]
+        width = max(map(len, seen))
+        # Few programs; but what is longer than most is padded by no more than itself.
+        width = max(_LISTED, _power(_LISTED if width <= _LISTED**2 else 2, width))
         sequences = np.zeros((rows, length), np.int32)
         excluded = np.full((rows, width), -1, np.int32)
-        for row, history in enumerate(histories):
+        for row, (history, own) in enumerate(zip(histories, seen, strict=True)):
             newest = history[-length:]
             sequences[row, length - len(newest) :] = newest
-            if not keep_seen:
-                excluded[row, : len(history)] = history
+            excluded[row, : len(own)] = own
         batch = {
             "item_sequence": sequences,
             "excluded": excluded,

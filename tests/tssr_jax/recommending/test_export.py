@@ -51,6 +51,7 @@ def test_a_saved_model_gives_the_same_lists(exported, recommender):
     width = max(map(len, HISTORIES))
     padded = [[*history, *[""] * (width - len(history))] for history in HISTORIES]
     more = f"""
+assert model(items=tf.constant([[], []], tf.string))["items"].shape == (2, 7)
 found = model(items=tf.constant({padded!r}))
 lists = [[x.decode() for x in row] for row in found["items"].numpy()]
 titles = [[x.decode() for x in row] for row in found["titles"].numpy()]
