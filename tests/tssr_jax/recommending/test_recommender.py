@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import default
-from tests.raw_data import tiny_config
+from tests.raw_data import tiny_config, write_image_model, write_images
 from tests.runs import best_params
 from tssr_jax.errors import UserError
 from tssr_jax.evaluate import restore_best
@@ -225,6 +225,35 @@ def test_new_items_are_described_as_the_catalogue_is(tmp_path):
     data.text_fields = ("price", "title")
     told = read_new_items(tmp_path / "new.csv", data).row(0, named=True)
     assert told["title"] == "9.99" and told["text"] == "9.99. red car"
+
+
+def test_new_items_with_pictures_and_without(tmp_path):
+    config = tiny_config(tmp_path)
+    raw = tmp_path / "raw"
+    lines = (raw / "items.csv").read_text().splitlines()
+    rows = [f"{line},p{i}.png" for i, line in enumerate(lines[1:])]
+    (raw / "items.csv").write_text("\n".join(["item,title,image", *rows]) + "\n")
+    write_images(raw, [f"p{i}.png" for i in range(20)])
+    config.content.modalities = ("text", "image")
+    config.content.image.model_file = str(write_image_model(tmp_path / "resnet.safetensors"))
+    config.model.head = "tied"
+    config.train.num_epochs = 1
+    train(config, tmp_path / "run")
+    params = best_params(config, tmp_path / "run")
+    table = params["token_embedding"]["embedding"]
+    # The same title with and without its picture, and a title without one.
+    title = lines[1 + 4].split(",")[1]
+    (tmp_path / "new.csv").write_text(f"item,title,image\nn1,{title},p4.png\nn2,{title},\n")
+    more = Recommender.from_workdir(tmp_path / "run", new_items=tmp_path / "new.csv")
+    vectors = more.vectors("scores")
+    old = more.items.class_of("i4")
+    new, bare = (vectors[more.items.class_of(item)] for item in ("n1", "n2"))
+    np.testing.assert_allclose(new, vectors[old] - table[old], atol=1e-5)
+    assert np.abs(new - bare).max() > 1e-3
+    (tmp_path / "plain.csv").write_text(f"item,title\nn3,{title}\n")  # no pictures at all
+    plain = Recommender.from_workdir(tmp_path / "run", new_items=tmp_path / "plain.csv")
+    np.testing.assert_allclose(plain.vectors("scores")[-1], bare, atol=1e-6)
+    assert len(plain.recommend([["n3", "i2"]], top_k=21, keep_seen=True)[0].items) == 21
 
 
 def test_several_devices_and_a_model_of_ids_only(tmp_path):

@@ -1,10 +1,12 @@
 """The page in a real browser: a history is built, lists change, what is empty or fails is told."""
 
+import io
 import os
 import re
 import shutil
 
 import pytest
+from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 from tests.tssr_jax.serving.processes import start
@@ -193,6 +195,28 @@ def test_what_is_not_found_and_what_fails_is_told(page):
     add_by_search(page, "green")
     expect(page.get_by_role("heading", name="Both streams, mixed")).to_be_visible()
     expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_pictures_and_what_stands_for_those_that_are_not_there(page):
+    items = [
+        {"item": f"x{place}", "title": title, "score": 1.0, "image": f"/image/{place}"}
+        for place, title in ((1, "with a picture"), (2, "lost picture"))
+    ]
+    result = {"items": items, "stream_weights": None, "unknown": [], "popular": False}
+    page.route("**/recommend", lambda route: route.fulfill(json={"results": [result]}))
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(file, "PNG")
+    png = {"body": file.getvalue(), "content_type": "image/png"}
+    page.route("**/image/1", lambda route: route.fulfill(**png))
+    page.route("**/image/2", lambda route: route.fulfill(status=404))
+    add_by_search(page, "red")
+    cards = page.get_by_role("list", name="Both streams").get_by_role("listitem")
+    expect(cards).to_have_count(2)
+    first, second = cards.all()
+    expect(first.locator("img")).to_be_visible()
+    assert first.locator("img").evaluate("image => image.naturalWidth") == 8
+    expect(second.locator(".letter")).to_have_text("L")
+    expect(second.locator("img")).to_have_count(0)
 
 
 def test_nothing_is_wider_than_a_phone(page):
