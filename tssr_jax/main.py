@@ -54,6 +54,12 @@ _TRIALS = flags.DEFINE_integer("trials", 20, "--mode=search: trials in all.", 1)
 _TRIAL_MINUTES = flags.DEFINE_float(
     "trial_minutes", 0.0, "--mode=study, search: that a training may take; 0 is no limit.", 0.0
 )
+_TRIALS_AT_ONCE = flags.DEFINE_integer(
+    "trials_at_once",
+    1,
+    "--mode=study, search: that run side by side on a processor, each on its share of the cores.",
+    1,
+)
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
@@ -136,12 +142,14 @@ def main() -> None:
     if _MODE.value == "study":
         from tssr_jax.studies.runner import run_study
 
-        minutes = _TRIAL_MINUTES.value
-        run_study(_STUDY.value, _CONFIG.value, workdir, _SEEDS.value, minutes)
+        minutes, at_once = _TRIAL_MINUTES.value, _TRIALS_AT_ONCE.value
+        name, seeds = _STUDY.value, _SEEDS.value
+        run_study(name, _CONFIG.value, workdir, seeds, minutes=minutes, at_once=at_once)
     elif _MODE.value == "search":
         from tssr_jax.studies.search import search
 
-        search(_CONFIG.value, workdir, _TRIALS.value, _TRIAL_MINUTES.value)
+        minutes, at_once = _TRIAL_MINUTES.value, _TRIALS_AT_ONCE.value
+        search(_CONFIG.value, workdir, _TRIALS.value, minutes=minutes, at_once=at_once)
     elif _CONFIG.value.baseline.kind:
         from tssr_jax.baselines import run_baseline
 

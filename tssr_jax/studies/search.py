@@ -6,6 +6,9 @@ written beside, and looked at by nobody.
 
 import hashlib
 import json
+import threading
+import warnings
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
 import ml_collections
@@ -16,7 +19,7 @@ from rich.table import Table
 from tssr_jax.errors import UserError
 from tssr_jax.reporting import make_console, make_progress
 from tssr_jax.run_config import write_json
-from tssr_jax.studies.runner import run_trial
+from tssr_jax.studies.slots import News, Slots, run_trial
 from tssr_jax.studies.space import Dimension, parse_space
 from tssr_jax.studies.trial import Trial
 from tssr_jax.validation import validate_config
@@ -27,7 +30,12 @@ OBJECTIVE = "ndcg@10"
 
 
 def search(
-    config: ml_collections.ConfigDict, workdir: epath.Path, num_trials: int, minutes: float
+    config: ml_collections.ConfigDict,
+    workdir: epath.Path,
+    num_trials: int,
+    *,
+    minutes: float = 0.0,
+    at_once: int = 1,
 ) -> dict[str, Any]:
     """Runs trials until there are `num_trials`, then prints the best and writes best.json.
 
@@ -38,6 +46,7 @@ def search(
       workdir: folder of the search.
       num_trials: in all.
       minutes: that training of a trial may take; 0 is no limit.
+      at_once: trials that run side by side, each with its share of the cores.
 
     Returns:
       The best trial's values, by dotted names of fields.
@@ -46,22 +55,23 @@ def search(
       UserError: if Optuna is not installed, the space makes no sense, or no trial succeeds.
     """
     dimensions = parse_space(config)
-    study = _open(config, workdir)
+    study = _open(config, workdir, at_once)
     console = make_console()
-    with make_progress(console) as progress:
+    with make_progress(console) as progress, Slots(at_once) as slots:
         task = progress.add_task("Search", total=num_trials, message="")
+        news = News(lambda line: progress.update(task, message=line))
+        running: dict[Future[Any], tuple[Any, Trial]] = {}
         while (done := len(_finished(study))) < num_trials:
             progress.update(task, completed=done)
-            asked = study.ask()
-            trial = _make_trial(asked, dimensions, config, workdir)
-
-            def tell(message: str, number: int = asked.number) -> None:
-                progress.update(task, message=f"trial {number}: {message}")
-
-            value = _value(trial, minutes, tell, console)
-            study.tell(asked, value, state=None if value is not None else _failed_state())
-            outcome = "failed" if value is None else f"validation {OBJECTIVE} {value:.4f}"
-            console.print(f"trial {asked.number}, {trial.changes}: {outcome}")
+            while len(running) < min(at_once, num_trials - done):
+                asked = study.ask()
+                trial = _make_trial(asked, dimensions, config, workdir)
+                tell = news.of(trial.variant)
+                future = slots.submit(_value, trial, minutes, tell, slots.stopped, console)
+                running[future] = asked, trial
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                asked, trial = running.pop(future)
+                _tell(study, asked, trial, future.result(), console)
     complete = [t for t in study.trials if t.value is not None]
     if not complete:
         raise UserError(
@@ -74,7 +84,14 @@ def search(
     return best.params
 
 
-def _open(config: ml_collections.ConfigDict, workdir: epath.Path) -> Any:
+def _tell(study: Any, asked: Any, trial: Trial, value: float | None, console: Console) -> None:
+    """Tells Optuna, and the user, what became of a trial."""
+    study.tell(asked, value, state=None if value is not None else _failed_state())
+    outcome = "failed" if value is None else f"validation {OBJECTIVE} {value:.4f}"
+    console.print(f"trial {asked.number}, {trial.changes}: {outcome}")
+
+
+def _open(config: ml_collections.ConfigDict, workdir: epath.Path, at_once: int) -> Any:
     """The Optuna study of a workdir; trials that a stop cut short are first in line."""
     try:
         import optuna  # noqa: PLC0415 - an extra
@@ -84,7 +101,6 @@ def _open(config: ml_collections.ConfigDict, workdir: epath.Path) -> Any:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     workdir.mkdir(parents=True, exist_ok=True)
     journal = JournalFileBackend(str(workdir / JOURNAL_FILE))
-    samplers = {"bayesian": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
     study = optuna.create_study(
         study_name="search",
         storage=optuna.storages.JournalStorage(journal),
@@ -92,7 +108,15 @@ def _open(config: ml_collections.ConfigDict, workdir: epath.Path) -> Any:
         load_if_exists=True,
     )
     # A search that goes on must not draw again what it drew before.
-    study.sampler = samplers[config.search.sampler](seed=config.seed + len(study.trials))
+    seed = config.seed + len(study.trials)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.sampler = (
+            optuna.samplers.RandomSampler(seed)
+            if config.search.sampler == "random"
+            # Trials that run count as bad ones, so that what is asked beside is not the same.
+            else optuna.samplers.TPESampler(seed=seed, constant_liar=at_once > 1)
+        )
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         study.set_user_attr(f"stopped {trial.number}", True)
@@ -130,7 +154,9 @@ def _make_trial(
     return Trial(f"trial {asked.number}", changes, own, folder)
 
 
-def _value(trial: Trial, minutes: float, tell: Any, console: Console) -> float | None:
+def _value(
+    trial: Trial, minutes: float, tell: Any, stopped: threading.Event, console: Console
+) -> float | None:
     """Validation NDCG@10; None if the trial fails, or its values don't go together."""
     try:
         validate_config(trial.config)
@@ -139,7 +165,7 @@ def _value(trial: Trial, minutes: float, tell: Any, console: Console) -> float |
         console.print(f"{trial.changes}: {error}")
         return None
     result = trial.result()
-    if result is None and run_trial(trial, minutes, tell):
+    if result is None and run_trial(trial, minutes, tell, stopped):
         result = trial.result()
     return None if result is None else float(result["metrics"]["validation"][OBJECTIVE])
 

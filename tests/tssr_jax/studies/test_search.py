@@ -1,6 +1,8 @@
 """A search of settings: its space, that it finds what is better, that it goes on."""
 
 import json
+import os
+import threading
 
 import pytest
 
@@ -65,7 +67,7 @@ def test_it_finds_what_is_better_and_goes_on(config, tmp_path, monkeypatch, caps
     """Trials are not run: the objective is a function of the step size, best at 0.01."""
     ran = []
 
-    def run_trial(trial, minutes, tell):
+    def run_trial(trial, minutes, tell, stopped):
         rate = trial.config.optimizer.learning_rate
         ran.append(rate)
         if len(ran) == 3:
@@ -79,8 +81,8 @@ def test_it_finds_what_is_better_and_goes_on(config, tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(search_module, "run_trial", run_trial)
     with pytest.raises(KeyboardInterrupt):
-        search(config, tmp_path / "search", 8, 0.0)
-    search(config, tmp_path / "search", 8, 0.0)
+        search(config, tmp_path / "search", 8)
+    search(config, tmp_path / "search", 8)
     # The sixth was stopped after its end: what it found counts, nothing is run twice.
     assert len(ran) == len(set(ran)) == 8
     best = json.loads((tmp_path / "search" / "best.json").read_text())
@@ -89,12 +91,29 @@ def test_it_finds_what_is_better_and_goes_on(config, tmp_path, monkeypatch, caps
     assert "failed" in capsys.readouterr().out
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+def test_trials_side_by_side(config, tmp_path, monkeypatch):
+    """Two wait for each other, so they must run at once; there are never more than asked for."""
+    both, ran = threading.Barrier(2, timeout=60), []
+
+    def run_trial(trial, minutes, tell, stopped):
+        both.wait()
+        ran.append(trial.config.optimizer.learning_rate)
+        result = {"metrics": {"validation": {"ndcg@10": ran[-1]}}}
+        (trial.folder / "result.json").write_text(json.dumps(result))
+        return True
+
+    monkeypatch.setattr(search_module, "run_trial", run_trial)
+    best = search(config, tmp_path / "search", 4, at_once=2)
+    assert len(set(ran)) == 4 and best == {"optimizer.learning_rate": max(ran)}
+
+
 @pytest.mark.slow
 def test_a_real_search_of_one_trial(config, tmp_path):
     config.train.num_epochs = 1
     config.search.space = ("optimizer.learning_rate: log 1e-3 1e-2",)
     config.search.sampler = "random"
-    found = search(config, tmp_path / "search", 1, 0.0)
+    found = search(config, tmp_path / "search", 1)
     [trial] = (tmp_path / "search" / "trials").iterdir()
     saved = json.loads((trial / "config.json").read_text())
     assert saved["optimizer"]["learning_rate"] == found["optimizer.learning_rate"]

@@ -1,0 +1,138 @@
+"""Trials side by side: each in a process of its own, with its own share of the cores."""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from tssr_jax.errors import UserError
+from tssr_jax.reporting import METRICS_FILE
+from tssr_jax.studies.trial import LOG_FILE, Trial
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+class Slots:
+    """Threads that each wait for one process at a time.
+
+        with Slots(2) as slots:
+            futures = [slots.submit(run, trial) for trial in trials]
+
+    A thread's processes run on its share of the cores, where the system can bind them. Left by an
+    exception (Ctrl-C, too), what has not begun never does, and `stopped` is set.
+
+    Attributes:
+      number: of threads.
+      stopped: what is running has to end.
+
+    Args:
+      number: of threads.
+
+    Raises:
+      UserError: if there are fewer cores than that.
+    """
+
+    def __init__(self, number: int):
+        bound = hasattr(os, "sched_getaffinity")
+        cores = sorted(os.sched_getaffinity(0)) if bound else list(range(os.cpu_count() or 1))
+        if number > len(cores):
+            raise UserError(
+                f"--trials_at_once={number}, but this process may use {len(cores)} cores: each "
+                "trial needs at least one of its own."
+            )
+        self.number = number
+        self.stopped = threading.Event()
+        self._shares: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+        for i in range(number):
+            self._shares.put(cores[i::number])
+        self._threads = ThreadPoolExecutor(number, initializer=self._take_cores if bound else None)
+
+    def _take_cores(self) -> None:
+        # Of this thread only; a process inherits them from the thread that starts it.
+        os.sched_setaffinity(0, self._shares.get())
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Calls a function in the next thread that is free."""
+        return self._threads.submit(function, *arguments)
+
+    def __enter__(self) -> "Slots":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.stopped.set()
+        self._threads.shutdown(wait=True, cancel_futures=kind is not None)
+
+
+class News:
+    """The newest word of each trial that runs, as one line.
+
+    Args:
+      show: gets the line when a word changes.
+    """
+
+    def __init__(self, show: Callable[[str], None]):
+        self._show = show
+        self._words: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def of(self, name: str) -> Callable[[str], None]:
+        """What tells of one trial; an empty word ends it."""
+
+        def tell(word: str) -> None:
+            with self._lock:
+                if word:
+                    self._words[name] = f"{name}: {word}"
+                else:
+                    self._words.pop(name, None)
+                self._show("; ".join(self._words.values()))
+
+        return tell
+
+
+def run_trial(
+    trial: Trial, minutes: float, tell: Callable[[str], None], stopped: threading.Event
+) -> bool:
+    """Runs a trial's process to its end.
+
+    Args:
+      trial: prepared.
+      minutes: that its training may take; 0 is no limit.
+      tell: gets its news.
+      stopped: asks the training to save and to end.
+
+    Returns:
+      Whether it came to its end.
+    """
+    command = [
+        *(sys.executable, "-m", "tssr_jax.studies.worker"),
+        *(f"--folder={trial.folder}", f"--minutes={minutes}"),
+    ]
+    with (trial.folder / LOG_FILE).open("a") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None and not stopped.wait(_SECONDS_BETWEEN_LOOKS):
+                tell(_news(trial))
+        finally:
+            process.terminate()
+            process.wait()
+            tell("")
+    return process.returncode == 0 and trial.result() is not None
+
+
+def _news(trial: Trial) -> str:
+    """The newest line of its metrics, in words."""
+    path = trial.run / METRICS_FILE
+    lines = path.read_text().splitlines() if path.exists() else []
+    try:
+        record = json.loads(lines[-1]) if lines else {}
+    except json.JSONDecodeError:
+        record = {}  # it is being written
+    value = record.get("validation/ndcg@10")
+    rank = "" if value is None else f", validation NDCG@10 {value:.4f}"
+    return f"epoch {record['epoch']:g}{rank}" if record else "preparing"
