@@ -171,7 +171,9 @@ def _model() -> ml_collections.ConfigDict:
     # Cross-attention blocks of each stream (two streams only).
     model.num_cross_layers = 4
     # How the two streams become one state: the learnt "gate", or, to compare it with, their "sum"
-    # or a projection of their "concatenation".
+    # or a projection of their "concatenation". "experts": each stream, and the gate, predicts by
+    # itself, has a next-item loss of its own, and an item's score is the mean of the three (needs
+    # head="tied").
     model.mixing = "gate"
     # On attention weights, on the FFN's output, and on each sublayer's output.
     model.dropout_rate = 0.1
@@ -182,6 +184,9 @@ def _model() -> ml_collections.ConfigDict:
     # Items without content get a learnt vector in the content stream. (False: what the projection
     # makes of zeros, as the reference would.)
     model.no_content_vector = True
+    # Width of a hidden layer between content features and the vectors that the streams read; 0 is
+    # the one linear layer of the paper.
+    model.content_hidden = 0
     # What scores an item: "classes", weights of its own (as in the paper); "content", these and
     # what a projection makes of its content; "tied", the sum of the vectors by which the streams
     # read it. With the last two, items that no training window contains are ranked by their

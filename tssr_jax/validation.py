@@ -32,6 +32,7 @@ _AT_LEAST = {
     "model.num_unimodal_layers": 0,
     "model.num_cross_layers": 0,
     "model.max_length": 1,
+    "model.content_hidden": 0,
     "model.score_temperature": 0,
     "loss.lambda_user": 0,
     "loss.lambda_item": 0,
@@ -248,6 +249,16 @@ def _validate_model(model: ml_collections.ConfigDict) -> None:
     if sorted(streams) not in map(sorted, STREAM_SETS):
         known = " or ".join(map(str, STREAM_SETS))
         raise UserError(f"--config.model.streams is {streams}; it must be {known}.")
+    if model.mixing == "experts" and len(streams) == 2 and model.head != "tied":
+        raise UserError(
+            f"--config.model.mixing=experts scores items by the vectors that the streams read; "
+            f"--config.model.head is {model.head!r}: set it to tied."
+        )
+    if model.mixing == "experts" and model.id_reads_content:
+        raise UserError(
+            "--config.model.mixing=experts has an expert of ids alone: it does not go with "
+            "--config.model.id_reads_content."
+        )
     if model.encoder == "gru" and (len(streams) > 1 or not model.num_unimodal_layers):
         raise UserError(
             "--config.model.encoder=gru encodes a single stream by at least one layer: set "

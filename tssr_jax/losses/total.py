@@ -17,12 +17,15 @@ from tssr_jax.losses.next_item import next_item_loss
 from tssr_jax.losses.sampled import sampled_next_item_loss
 from tssr_jax.losses.sce import scalable_next_item_loss
 from tssr_jax.losses.term import LossTerm
+from tssr_jax.models import experts
 from tssr_jax.models.content.fusion import ContentFeatures
 from tssr_jax.models.head import HeadWeights
 from tssr_jax.models.pure import embed_items, head_weights
 from tssr_jax.models.tssr import TSSR, StreamStates, TSSROutputs
 
 PREDICTION = "prediction"
+# The same by one stream alone, where `config.model.mixing` is "experts"; the gate's is PREDICTION.
+EXPERT_TERMS = {"id": "prediction_id", "content": "prediction_content", "joint": PREDICTION}
 # How next items are predicted: against all classes, drawn ones, or those of buckets.
 NEXT_ITEM = ("full", "sampled", "sce")
 USER_TERMS = ("user_text2id", "user_id2text")
@@ -54,6 +57,8 @@ def term_weights(config: ml_collections.ConfigDict) -> dict[str, float]:
     """The factor of each term of the total; terms that are switched off are left out."""
     weights = {PREDICTION: 1.0}
     if len(config.model.streams) == 2:
+        if config.model.mixing == "experts":
+            weights |= dict.fromkeys(EXPERT_TERMS.values(), 1.0)
         weights |= dict.fromkeys(USER_TERMS, config.loss.lambda_user)
         weights |= dict.fromkeys(ITEM_TERMS, config.loss.lambda_item)
     return {name: weight for name, weight in weights.items() if weight != 0.0}
@@ -84,8 +89,14 @@ def loss_terms(
     weights = head_weights(model, params, item_features)
     if competitors.known is not None:
         weights = weights._replace(bias=jnp.where(competitors.known, weights.bias, -jnp.inf))
+    # Of each term, the state that is scored, and by what.
+    scored = {PREDICTION: (outputs.fused, weights)} if not outputs.experts else {
+        EXPERT_TERMS[name]: (state, experts.weights_of(name, weights))
+        for name, state in outputs.experts.items()
+    }  # fmt: skip
     terms = {
-        PREDICTION: _prediction(model, weights, outputs, batch, config, competitors=competitors)
+        name: _prediction(model, *pair, batch, config, competitors=competitors)
+        for name, pair in scored.items()
     }
     if outputs.id is None or outputs.content is None:
         return terms
@@ -150,8 +161,8 @@ def total_loss(
 
 def _prediction(
     model: TSSR,
+    states: jax.Array,
     weights: HeadWeights,
-    outputs: TSSROutputs,
     batch: Mapping[str, jax.Array],
     config: ml_collections.ConfigDict,
     *,
@@ -161,7 +172,7 @@ def _prediction(
     counted = batch["labels"] > 0
     if corrections.valid_positions_only:
         counted = counted & (batch["item_sequence"] > 0)
-    inputs = outputs.fused, weights, batch["labels"], counted
+    inputs = states, weights, batch["labels"], counted
     if loss.next_item == "sampled":
         assert competitors.negatives is not None
         return sampled_next_item_loss(

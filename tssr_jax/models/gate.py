@@ -7,7 +7,8 @@ from flax import linen as nn
 from tssr_jax.models import initializers
 from tssr_jax.models.precision import product
 
-MIXINGS = ("gate", "sum", "concatenation")
+# "experts" has the gate as one of three, see `models.experts`.
+MIXINGS = ("gate", "experts", "sum", "concatenation")
 
 
 class Gate(nn.Module):

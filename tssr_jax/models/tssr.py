@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.collectives import Axis
-from tssr_jax.models import initializers
+from tssr_jax.models import experts, initializers
 from tssr_jax.models.attention import causal_padding_mask, packed_mask
 from tssr_jax.models.blocks import EncoderBlock
 from tssr_jax.models.content.frozen import FrozenContent
@@ -59,14 +59,17 @@ class TSSROutputs(NamedTuple):
     Attributes:
       id: states of the id stream.
       content: states of the content stream.
-      gate: weight of the id stream in `fused`, [batch, length, d_model].
-      fused: what the prediction head reads, [batch, length, d_model].
+      gate: weight of the id stream in what the gate makes of both, [batch, length, d_model].
+      fused: what the prediction head reads, [batch, length, d_model]; [batch, length, 2 * d_model]
+        with experts.
+      experts: the states by which each predicts, [batch, length, d_model]; {} where they don't.
     """
 
     id: StreamStates | None
     content: StreamStates | None
     gate: jax.Array | None
     fused: jax.Array
+    experts: Mapping[str, jax.Array]
 
 
 class TSSR(nn.Module):
@@ -89,6 +92,7 @@ class TSSR(nn.Module):
       dropout_rate: see `EncoderBlock`.
       encoder: "attention", or "gru" for a single stream.
       no_content_vector: see `FrozenContent`.
+      content_hidden: see `FrozenContent`.
       compute_dtype: one of `COMPUTE_DTYPES`, see `precision`.
       residual_init: see `EncoderBlock`.
       keep_products: see `StreamEncoders`.
@@ -117,6 +121,7 @@ class TSSR(nn.Module):
     dropout_rate: float
     encoder: str = "attention"
     no_content_vector: bool = True
+    content_hidden: int = 0
     compute_dtype: str = "float32"
     residual_init: float = 1e-8
     keep_products: bool = True
@@ -128,6 +133,11 @@ class TSSR(nn.Module):
     score_temperature: float = 0.0
     embedding_dropout_rate: float = 0.0
     rows_axis: Axis = None
+
+    @property
+    def predicts_by_experts(self) -> bool:
+        """Whether each of `EXPERTS` predicts by itself."""
+        return self.mixing == "experts" and len(self.streams) == 2
 
     def setup(self) -> None:
         """Makes the layers that the streams need; the names are those of the parameters."""
@@ -141,7 +151,7 @@ class TSSR(nn.Module):
         self.embedding_dropout = Dropout(self.embedding_dropout_rate, self.rows_axis)
         both = len(self.streams) == 2
         self.blocks = self._make_encoder(dropout, self.num_cross_layers if both else 0)
-        if both and self.mixing == "gate":
+        if both and self.mixing in {"gate", "experts"}:
             self.gate = Gate(self.compute_dtype)
         elif both and self.mixing == "concatenation":
             self.concatenation = Concatenation(self.compute_dtype)
@@ -159,7 +169,10 @@ class TSSR(nn.Module):
         return StreamEncoders(block, self.num_unimodal_layers, num_cross, self.keep_products)
 
     def _make_content_projection(self, catalogue: Catalogue) -> nn.Module:
-        settings = (self.d_model, catalogue, self.no_content_vector, self.compute_dtype)
+        settings = (
+            *(self.d_model, catalogue, self.no_content_vector),
+            *(self.compute_dtype, self.content_hidden),
+        )
         if len(self.modalities) == 1:
             return FrozenContent(*settings)
         return FusedContent(self.modalities, self.fusion, *settings)
@@ -234,9 +247,14 @@ class TSSR(nn.Module):
             for i, (stream, embedding) in enumerate(embeddings.items())
         }
         gate, fused = self._mix([own.crossed for own in states.values()])
+        by: dict[str, jax.Array] = {}
+        if self.predicts_by_experts:
+            newest = slice(-1, None) if last_only else slice(None)
+            by = {name: own.encoded[:, newest] for name, own in states.items()} | {"joint": fused}
+            fused = experts.pool(by)
         if self.score_temperature:
             fused = unit(fused)
-        return TSSROutputs(states.get("id"), states.get("content"), gate, fused)
+        return TSSROutputs(states.get("id"), states.get("content"), gate, fused, by)
 
     def attention(
         self, item_sequence: jax.Array, item_features: ContentFeatures | None
@@ -276,7 +294,7 @@ class TSSR(nn.Module):
         """The gate, where there is one, and the state that the head reads."""
         if len(states) == 1:
             return None, states[0]
-        if self.mixing == "gate":
+        if self.mixing in {"gate", "experts"}:
             return self.gate(*states)
         if self.mixing == "sum":
             return None, states[0] + states[1]
@@ -312,12 +330,14 @@ class TSSR(nn.Module):
             return weights
         classes = jnp.arange(weights.bias.size)
         if self.head == "tied":
-            vectors = jnp.zeros((classes.size, self.d_model))
+            vectors = []
             if self.streams != ("content",):
-                vectors += self._own_vectors(item_features)(classes)
+                vectors.append(self._own_vectors(item_features)(classes))
             if reads_content(self.streams):
-                vectors += self.embed("content", classes[None], item_features)[0]
-            return weights._replace(kernel=vectors.T)
+                vectors.append(self.embed("content", classes[None], item_features)[0])
+            if self.predicts_by_experts:
+                return weights._replace(kernel=jnp.concatenate(vectors, axis=-1).T)
+            return weights._replace(kernel=sum(vectors[1:], vectors[0]).T)
         if item_features is None:
             raise ValueError("a head that reads content needs item_features")
         content = self.output_content(classes[None], self._content(item_features))[0]

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tssr_jax.models import experts
 from tssr_jax.models.content.fusion import ContentFeatures
 from tssr_jax.models.head import HeadWeights, unit
 from tssr_jax.models.pure import encode
@@ -93,7 +94,8 @@ def chosen_scorer(model: TSSR, choice: Choice, stream: Stream = "fused") -> Scor
     Args:
       model: tells how batch and catalogue lie on the devices.
       choice: what can be recommended.
-      stream: "fused", what the gate mixes; or what it would let through of one stream alone.
+      stream: "fused", what the gate mixes; or what it would let through of one stream alone; or one
+        of the experts.
     """
 
     def scorer(
@@ -103,7 +105,10 @@ def chosen_scorer(model: TSSR, choice: Choice, stream: Stream = "fused") -> Scor
         there = batch["item_sequence"][:, -1] > 0
         fused = outputs.fused[:, -1]
         if stream != "fused":
-            fused = getattr(outputs, stream).crossed[:, -1]
+            if model.predicts_by_experts:
+                fused = experts.pool({stream: outputs.experts[stream]})[:, -1]
+            else:
+                fused = getattr(outputs, stream).crossed[:, -1]
             fused = unit(fused) if model.score_temperature else fused
         gate = jnp.full_like(fused[:, 0], jnp.nan)
         if outputs.gate is not None:

@@ -97,6 +97,35 @@ def test_one_stream_has_only_the_prediction_term(config, streams):
     assert terms_of(config).keys() == {"prediction"}
 
 
+def test_each_expert_has_a_loss_of_its_own(config):
+    """Against the cross entropy of each expert's dense scores."""
+    config.model.update(mixing="experts", head="tied")
+    config.loss.lambda_user = config.loss.lambda_item = 0.0
+    features = jax.random.normal(jax.random.key(1), (NUM_ITEMS + 1, 6))
+    model, rows = make_model(config, Catalogue(NUM_ITEMS)), batch()
+    params = init_params(model, {"text": features.shape[1]}, seed=0)
+    outputs = encode(model, params, rows["item_sequence"], features)
+    terms = loss_terms(model, params, outputs, rows, config, item_features=features)
+    assert term_weights(config) == dict.fromkeys(terms, 1.0)
+    own = params["token_embedding"]["embedding"]
+    content = outputs_of(params["content_projection"], features)
+    for name, states, vectors in (
+        ("prediction_id", outputs.id.encoded, own),
+        ("prediction_content", outputs.content.encoded, content),
+        ("prediction", outputs.experts["joint"], own + content),
+    ):
+        scores = (states @ vectors.T + params["output"]["bias"])[..., 1:]  # without padding
+        chosen = jnp.take_along_axis(scores, rows["labels"][..., None] - 1, -1)[..., 0]
+        losses = jax.nn.logsumexp(scores, axis=-1) - chosen
+        valid = rows["item_sequence"] > 0
+        np.testing.assert_allclose(terms.pop(name).sum, losses[valid].sum(), rtol=1e-5)
+    assert not terms
+
+
+def outputs_of(dense, x):
+    return x @ dense["kernel"] + dense["bias"]
+
+
 def test_lambda_0_switches_terms_off(config):
     config.loss.lambda_user = 0.0
     assert terms_of(config).keys() == {"prediction", "item_text2id", "item_id2text"}

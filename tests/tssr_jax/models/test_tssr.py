@@ -168,6 +168,65 @@ def test_a_tied_head_scores_by_what_the_streams_read(streams):
     assert params["output"].keys() == {"bias"} and bias.shape == (NUM_ITEMS + 1,)
 
 
+@pytest.mark.parametrize("num_cross_layers", [0, 2])
+def test_experts_are_averaged(num_cross_layers):
+    """The head's scores, against those of each expert by its own vectors."""
+    sequence = jnp.array([[0, 1, 2, 3], [4, 5, 6, 7]])
+    model, params = make(head="tied", mixing="experts", num_cross_layers=num_cross_layers)
+    gated, _ = make(head="tied", num_cross_layers=num_cross_layers)
+    known = np.arange(NUM_ITEMS + 1) != 5
+    features = {"text": FEATURES, "known": known}
+    outputs = encode(model, params, sequence, features)
+    as_gated = encode(gated, params, sequence, features)
+    projection = params["content_projection"]
+    own = np.array(params["token_embedding"]["embedding"]) * known[:, None]
+    content = FEATURES @ projection["kernel"] + projection["bias"]
+    expected = (
+        outputs.id.encoded @ own.T
+        + outputs.content.encoded @ content.T
+        + as_gated.fused @ (own + content).T
+    ) / 3
+    weights = head_weights(model, params, features)
+    np.testing.assert_allclose(
+        weights.score(outputs.fused, "float32"), expected + weights.bias, atol=1e-5
+    )
+    np.testing.assert_array_equal(outputs.experts["joint"], as_gated.fused)
+    assert as_gated.experts == {}
+    last = encode(model, params, sequence, features, last_only=True)
+    np.testing.assert_allclose(last.fused, outputs.fused[:, -1:], atol=1e-6)
+
+
+def test_a_single_stream_has_no_experts():
+    sequence = jnp.array([[0, 1, 2, 3]])
+    model, params = make(("content",), head="tied", mixing="experts")
+    plain, _ = make(("content",), head="tied")
+    found = encode(model, params, sequence, FEATURES)
+    np.testing.assert_array_equal(found.fused, encode(plain, params, sequence, FEATURES).fused)
+    kernel = head_weights(model, params, FEATURES).kernel
+    np.testing.assert_array_equal(kernel, head_weights(plain, params, FEATURES).kernel)
+
+
+def test_content_can_pass_a_hidden_layer():
+    model, params = make(("content",), content_hidden=5)
+    features = FEATURES.at[3].set(0.0)  # without content: the learnt vector, as before
+    sequence = jnp.array([[1, 3, 2]])
+    own = params["content_projection"]
+    assert own["hidden_kernel"].shape == (FEATURE_DIM, 5) and own["hidden_output"].shape == (5, 8)
+    x = np.array(features)[[1, 2]]
+    entries = x / np.sqrt(np.square(x).mean(axis=1, keepdims=True))
+    inner = entries @ own["hidden_kernel"] + own["hidden_bias"]
+    inner = jax.nn.gelu(inner, approximate=False) @ own["hidden_output"]
+    expected = x @ own["kernel"] + own["bias"] + inner
+    for scale in (1.0, 100.0):  # the hidden layer's share does not depend on it
+        outputs = encode(model, params, sequence, scale * features)
+        found = np.array(outputs.content.input_embedding[0])
+        linear = (scale - 1) * x @ own["kernel"]
+        np.testing.assert_allclose(
+            found[jnp.array([0, 2])], expected + linear, rtol=1e-4, atol=1e-4
+        )
+        np.testing.assert_array_equal(found[1], own["no_content"])
+
+
 @pytest.mark.parametrize("head", ["classes", "content", "tied"])
 def test_scores_can_be_cosines(head):
     sequence = jnp.array([[0, 1, 2, 3]])

@@ -280,3 +280,31 @@ def test_several_devices_and_a_model_of_ids_only(tmp_path):
         recommender.recommend([["i1"]], stream="content")
     with pytest.raises(UserError, match="has no vectors 'content'"):
         recommender.similar_items("i1", space="content")
+
+
+def test_experts_together_and_alone(tmp_path):
+    config = tiny_config(tmp_path)
+    config.model.update(head="tied", mixing="experts", content_hidden=6)
+    config.train.num_epochs = 1
+    train(config, tmp_path / "run")
+    recommender = Recommender.from_workdir(tmp_path / "run", batch_size=8)
+    experiment, params, _ = restore_best(tmp_path / "run")
+    ids = experiment.data.item_ids
+    sequence = np.array([[ids.index(item) + 1 for item in HISTORIES[0]]], np.int32)
+    states = encode(experiment.model, params, sequence, experiment.content).experts
+    weights = head_weights(experiment.model, params, experiment.content)
+    first, second = np.split(np.array(weights.kernel), 2)
+    scores = {
+        name: np.array(states[name])[0, -1] @ kernel + np.array(weights.bias)
+        for name, kernel in (("id", first), ("content", second), ("joint", first + second))
+    }
+    scores["fused"] = sum(scores.values()) / 3
+    for stream in ("fused", "id", "content"):
+        scores[stream][[0, *sequence[0]]] = -np.inf
+        best = np.argsort(-scores[stream], kind="stable")[:5]
+        (found,) = recommender.recommend(HISTORIES[:1], top_k=5, stream=stream)
+        assert [x.item for x in found.items] == [ids[c - 1] for c in best]
+        expected = scores[stream][best]
+        np.testing.assert_allclose([x.score for x in found.items], expected, rtol=1e-4)
+    assert 0 < found.stream_weights["id"] < 1
+    assert recommender.vectors("scores").shape == (len(ids) + 1, 2 * config.model.d_model)

@@ -1,4 +1,4 @@
-"""Content stream from frozen features: a precomputed table and one Dense layer."""
+"""Content stream from frozen features: a precomputed table and what projects its rows."""
 
 from functools import partial
 from typing import NamedTuple
@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.models import initializers
+from tssr_jax.models.head import unit
 from tssr_jax.models.precision import product
 
 
@@ -35,13 +36,17 @@ class FrozenContent(nn.Module):
       d_model: width of the model.
       catalogue: how the table's rows lie on the devices.
       no_content_vector: items without features (a row of zeros) get a learnt vector.
-      compute_dtype: of the product's inputs.
+      compute_dtype: of the products' inputs.
+      hidden: width of a hidden layer, whose output is added to that of the one Dense layer of the
+        paper; 0 is none. A linear map keeps what the encoder finds alike alike; items that people
+        take one after the other are often not.
     """
 
     d_model: int
     catalogue: Catalogue
     no_content_vector: bool = True
     compute_dtype: str = "float32"
+    hidden: int = 0
 
     @nn.compact
     def __call__(self, item_sequence: jax.Array, item_features: ItemFeatures) -> jax.Array:
@@ -74,6 +79,8 @@ class FrozenContent(nn.Module):
 
         def project(features: jax.Array) -> jax.Array:
             vectors = product(features, kernel, self.compute_dtype) + bias
+            if self.hidden:
+                vectors += self._through_hidden_layer(features)
             if nothing is None:
                 return vectors
             return jnp.where(jnp.any(features != 0, axis=-1, keepdims=True), vectors, nothing)
@@ -83,3 +90,16 @@ class FrozenContent(nn.Module):
         if isinstance(place.size, int) and table.shape[0] < place.size:
             return project(table)[place]
         return project(table[place])
+
+    def _through_hidden_layer(self, features: jax.Array) -> jax.Array:
+        """[..., feature_dim] -> [..., d_model]."""
+        init = initializers.pytorch_dense(features.shape[-1])
+        kernel = self.param("hidden_kernel", init, (features.shape[-1], self.hidden))
+        bias = self.param("hidden_bias", init, (self.hidden,))
+        output = self.param(
+            "hidden_output", initializers.pytorch_dense(self.hidden), (self.hidden, self.d_model)
+        )
+        # Encoders give vectors of norm 1 or of any other: here their entries are about 1.
+        entries = unit(features) * features.shape[-1] ** 0.5
+        inner = product(entries, kernel, self.compute_dtype) + bias
+        return product(nn.gelu(inner), output, self.compute_dtype)

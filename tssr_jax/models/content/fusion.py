@@ -28,6 +28,7 @@ class FusedContent(nn.Module):
       catalogue: see `FrozenContent`.
       no_content_vector: the same.
       compute_dtype: the same.
+      hidden: the same.
     """
 
     modalities: tuple[str, ...]
@@ -36,13 +37,17 @@ class FusedContent(nn.Module):
     catalogue: Catalogue
     no_content_vector: bool = True
     compute_dtype: str = "float32"
+    hidden: int = 0
 
     @nn.compact
     def __call__(
         self, item_sequence: jax.Array, item_features: Mapping[str, ItemFeatures]
     ) -> jax.Array:
         """Embeds the content of each position: int [batch, length] -> [batch, length, d_model]."""
-        settings = (self.d_model, self.catalogue, self.no_content_vector, self.compute_dtype)
+        settings = (
+            *(self.d_model, self.catalogue, self.no_content_vector),
+            *(self.compute_dtype, self.hidden),
+        )
         first, second = (
             FrozenContent(*settings, name=name)(item_sequence, item_features[name])
             for name in self.modalities

@@ -1,0 +1,54 @@
+"""Two streams and their gate as three experts: each predicts by itself, their scores are averaged.
+
+Where one loss trains a mixture of streams, the stream that learns faster explains what it can and
+the other one stops learning (Wang et al., "What makes training multi-modal networks hard?", arXiv
+1905.12681). Here each expert has a loss of its own:
+
+    id        the id stream after its self-attention, scored by the items' id vectors
+    content   the content stream after its self-attention, scored by the items' content vectors
+    joint     what the gate makes of both after cross-attention, scored by the vectors' sum
+
+The mean of their scores is the logarithm of the geometric mean of what they predict, up to a
+constant for each history (a product of experts; Hinton, Neural Computation 2002), one product:
+
+    [F_id + F, F_con + F] . [e_id, e_con] / 3
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from tssr_jax.models.head import HeadWeights
+
+EXPERTS = ("id", "content", "joint")
+
+
+def pool(states: Mapping[str, jax.Array]) -> jax.Array:
+    """What the head reads so that scores are the mean of the experts'.
+
+    Args:
+      states: of some of `EXPERTS`, each [..., d_model]; the others count as zeros.
+
+    Returns:
+      [..., 2 * d_model], over the number of experts in `states`.
+    """
+    nothing = jnp.zeros_like(next(iter(states.values())))
+    own = (states.get(name, nothing) for name in EXPERTS[:2])
+    joint = states.get("joint", nothing)
+    return jnp.concatenate([state + joint for state in own], axis=-1) / len(states)
+
+
+def weights_of(expert: str, weights: HeadWeights) -> HeadWeights:
+    """What scores one expert's state.
+
+    Args:
+      expert: one of `EXPERTS`.
+      weights: of the head, whose kernel is [2 * d_model, shard_classes].
+
+    Returns:
+      Weights with a kernel [d_model, shard_classes]; all experts share the bias.
+    """
+    id_vectors, content_vectors = jnp.split(weights.kernel, 2)
+    kernels = {"id": id_vectors, "content": content_vectors, "joint": id_vectors + content_vectors}
+    return weights._replace(kernel=kernels[expert])
