@@ -14,9 +14,10 @@ from configs import load
 def get_config(base: str = "ml100k") -> ml_collections.ConfigDict:
     """Returns the configuration `base` with tuned settings of model, losses and training."""
     config = load(base)
-    # Items are scored by what the streams read them by, and the id stream reads content as well.
+    # Items are scored by what the streams read them by; each stream, and the gate, by itself.
     config.model.head = "tied"
-    config.model.id_reads_content = True
+    config.model.mixing = "experts"
+    config.model.content_hidden = 256
     config.model.d_model = 128
     config.model.num_heads = 4
     config.model.d_ffn = 256

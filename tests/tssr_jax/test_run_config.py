@@ -146,5 +146,5 @@ def test_what_does_not_go_with_further_negatives(fields, message):
 def test_tuned_settings_go_with_other_configurations(base):
     config = load(f"tuned:{base}")
     validate_config(config)
-    assert config.model.head == "tied" and config.model.id_reads_content
+    assert config.model.head == "tied" and config.model.mixing == "experts"
     assert config.data == load(base).data

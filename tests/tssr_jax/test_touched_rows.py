@@ -28,6 +28,13 @@ FIELDS = {
         "model.id_dropout": 0.2,
     },
     "tied": {"loss.next_item": "sampled", "loss.num_negatives": 7, "model.head": "tied"},
+    "experts": {
+        "loss.next_item": "sampled",
+        "loss.num_negatives": 7,
+        "model.head": "tied",
+        "model.mixing": "experts",
+        "model.content_hidden": 5,
+    },
     "sce": {"loss.next_item": "sce", "loss.items_per_bucket": 9},
 }
 
@@ -55,13 +62,13 @@ def make(kind, *, lazy, devices=None, optimizer=None):
     rng = np.random.default_rng(1)
     counts = np.arange(NUM_ITEMS + 1) - 1
     content = {"text": rng.normal(size=(NUM_ITEMS + 1, 6)).astype(np.float32)}
-    if kind in {"content", "tied"}:
+    if kind in {"content", "tied", "experts"}:
         content[KNOWN] = np.arange(NUM_ITEMS + 1) % 20 != 3
         counts[~content[KNOWN]] = -1
     padding = model.catalogue.padded_classes - NUM_ITEMS - 1
     content = {n: np.pad(x, ((0, padding), *((0, 0),) * (x.ndim - 1))) for n, x in content.items()}
     layouts = dict.fromkeys(content, CLASSES)
-    if kind in {"sampled", "content", "tied"}:
+    if kind in {"sampled", "content", "tied", "experts"}:
         content[CHANCES], layouts[CHANCES] = cumulative_chances(counts, 1.0), WHOLE
     optimizer = optimizer or make_optimizer(config.optimizer, model.catalogue)
 
@@ -100,7 +107,12 @@ def test_rows_of_the_batch_move_as_in_a_dense_step_and_others_stay(kind):
         for path, x in jax.tree_util.tree_leaves_with_path(tree):
             names = placement.path_names(path)
             dimension = placement.class_dimension(names)
-            cut_down = names[-2:-1] == (ITEM_TABLE,) or kind in {"sampled", "content", "tied"}
+            cut_down = names[-2:-1] == (ITEM_TABLE,) or kind in {
+                "sampled",
+                "content",
+                "tied",
+                "experts",
+            }
             if dimension is not None and cut_down:
                 rows.append(np.moveaxis(np.asarray(x), dimension, 0))
             else:

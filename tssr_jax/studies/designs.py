@@ -57,6 +57,8 @@ TWO_LAYERS = {"model.num_unimodal_layers": 2}
 AS_IN_THE_PAPER = {
     "model.head": "classes",
     "model.id_reads_content": False,
+    "model.mixing": "gate",
+    "model.content_hidden": 0,
     "model.num_unimodal_layers": 1,
     "model.num_cross_layers": 4,
     "model.dropout_rate": 0.1,
@@ -150,6 +152,7 @@ def _improvements() -> tuple[Variant, ...]:
     weak = {"loss.lambda_user": 0.1, "loss.lambda_item": 0.1}
     tied = {"model.head": "tied", **whitened}
     reads = {"model.head": "tied", "model.id_reads_content": True}
+    by_experts = {"model.head": "tied", "model.mixing": "experts"}
     return (
         Variant("as configured"),
         Variant("head reads content", {"model.head": "content"}),
@@ -158,6 +161,10 @@ def _improvements() -> tuple[Variant, ...]:
         Variant("the same, cosine scores", {**reads, "model.score_temperature": 0.07}),
         Variant("the same, dropout 0.4", {**reads, "model.dropout_rate": 0.4}),
         Variant("the same, weaker contrast", {**reads, **weak}),
+        Variant("experts", by_experts),
+        Variant("experts, weaker contrast", {**by_experts, **weak}),
+        Variant("experts, hidden layer for content", {**by_experts, "model.content_hidden": 256}),
+        Variant("hidden layer for content", {"model.content_hidden": 256}),
         Variant("whitened text", whitened),
         Variant("weaker contrast", weak),
         Variant("tied head, whitened text", tied),
