@@ -54,7 +54,7 @@ class Case:
     def __init__(self, config: Any, num_devices: int):
         devices = find_devices(f"cpu:{num_devices}")
         self._step = compile_step(config, devices, _ITEMS.value, _FEATURES.value)
-        self.size: StepSize = measure(self._step, config, devices)
+        self.size: StepSize = measure(self._step, config, devices, _ITEMS.value)
         self.seconds: list[float] = []
         state, batch, features = self._step.args_info[0]
         rng = np.random.default_rng(0)

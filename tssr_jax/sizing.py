@@ -21,7 +21,7 @@ from tssr_jax.errors import UserError
 from tssr_jax.experiment import make_model
 from tssr_jax.hlo import Traffic, collective_traffic
 from tssr_jax.losses.negatives import CHANCES
-from tssr_jax.losses.next_item import POSITIONS_PER_TILE
+from tssr_jax.losses.next_item import tile_size
 from tssr_jax.models.tssr import KNOWN, ranks_by_content, reads_content
 from tssr_jax.optimizer import make_optimizer
 from tssr_jax.parallel import CLASSES, ROWS, WHOLE, Devices
@@ -127,15 +127,23 @@ def step_size(
       num_items: size of the catalogue.
       feature_dim: width of the content features.
     """
-    return measure(compile_step(config, devices, num_items, feature_dim), config, devices)
+    compiled = compile_step(config, devices, num_items, feature_dim)
+    return measure(compiled, config, devices, num_items)
 
 
-def measure(compiled: Any, config: ml_collections.ConfigDict, devices: Sequence[Any]) -> StepSize:
-    """What the result of `compile_step` needs."""
+def measure(
+    compiled: Any, config: ml_collections.ConfigDict, devices: Sequence[Any], num_items: int
+) -> StepSize:
+    """What the result of `compile_step` needs.
+
+    Its loss is tiled as for the platform that JAX runs on here; a TPU or a GPU takes larger tiles,
+    of up to 128 MiB in place of 16.
+    """
     memory = compiled.memory_analysis()
     # The one loop whose turns depend on data goes through the positions that have a label.
     positions = -(-config.train.batch_size // len(devices)) * config.model.max_length
-    tiles = -(-positions * config.model_devices // POSITIONS_PER_TILE)
+    classes = -(-(num_items + 1) // config.model_devices)
+    tiles = -(-positions * config.model_devices // tile_size(classes).positions)
     return StepSize(
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes,

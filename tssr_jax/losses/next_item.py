@@ -24,12 +24,34 @@ from tssr_jax.losses.term import LossTerm
 from tssr_jax.models.head import HeadWeights
 from tssr_jax.models.precision import product
 
-POSITIONS_PER_TILE = 1536
-# Up to so many scores of a tile are held (128 MiB) and computed once. Of a larger catalogue a chunk
-# is (8 MiB: a cache's size), and each is computed twice; that takes no longer than to write them
-# all to memory.
-SCORES_PER_TILE = 2**25
-SCORES_PER_CHUNK = 2**21
+
+class TileSize(NamedTuple):
+    """How much is scored at a time.
+
+    Attributes:
+      positions: at most so many.
+      scores: more than this are gone through in chunks of classes, and computed twice.
+      chunk: scores of a chunk; at least one class of each position.
+    """
+
+    positions: int
+    scores: int
+    chunk: int
+
+
+# A processor is fastest where a tile's scores stay in its cache (16 MiB; chunks of 8): to compute
+# them twice takes no longer than to write them to memory (docs/performance.md). Others are where
+# products are large.
+_SMALL = TileSize(256, 2**22, 2**21)
+_CHUNKED = TileSize(512, 2**22, 2**21)
+_LARGE = TileSize(1536, 2**25, 2**21)
+
+
+def tile_size(classes: int) -> TileSize:
+    """What suits the platform that JAX runs on, for so many classes on a device."""
+    if jax.default_backend() != "cpu":
+        return _LARGE
+    return _SMALL if _SMALL.positions * classes <= _SMALL.scores else _CHUNKED
 
 
 @jax.named_scope("next_item")
@@ -43,9 +65,7 @@ def next_item_loss(
     catalogue: Catalogue,
     rows_axis: Axis = None,
     compute_dtype: str = "float32",
-    positions_per_tile: int = POSITIONS_PER_TILE,
-    scores_per_tile: int = SCORES_PER_TILE,
-    scores_per_chunk: int = SCORES_PER_CHUNK,
+    tile: TileSize | None = None,
 ) -> LossTerm:
     """Cross entropy of the scores of all classes with the labels, summed over counted positions.
 
@@ -58,28 +78,27 @@ def next_item_loss(
       catalogue: how the classes lie on the devices.
       rows_axis: the device axis that the batch is cut along; None on one device.
       compute_dtype: of the inputs of products, forward and backward; all else is float32.
-      positions_per_tile: at most so many positions are scored at a time.
-      scores_per_tile: more scores than this are gone through in chunks of classes.
-      scores_per_chunk: of a chunk; at least one class of each position.
+      tile: how much is scored at a time; by default what `tile_size` says.
 
     Returns:
       This device's share. (Devices that hold parts of one catalogue share their sum equally.)
     """
     num_positions = labels.size
-    most = max(1, positions_per_tile // catalogue.num_shards)
-    tile = -(-num_positions // -(-num_positions // most))  # as equal as can be
+    tile = tile or tile_size(catalogue.shard_classes)
+    most = max(1, tile.positions // catalogue.num_shards)
+    size = -(-num_positions // -(-num_positions // most))  # as equal as can be
     order, count = counted_first(counted)
-    order = jnp.pad(order, (0, -num_positions % tile))
+    order = jnp.pad(order, (0, -num_positions % size))
     states = fused.reshape(num_positions, -1)[order]
     targets = labels.reshape(-1)[order]
     classes = catalogue.classes()
     competes = (classes < catalogue.num_classes) & ((classes > 0) | (not exclude_padding_class))
     bias = jnp.where(competes, weights.bias, -jnp.inf)
-    rows = tile * catalogue.num_shards
+    rows = size * catalogue.num_shards
     chunk = catalogue.shard_classes
-    if rows * chunk > scores_per_tile:
-        chunk = max(1, min(scores_per_chunk, scores_per_tile) // rows)
-    tiles = _Tiles(catalogue, rows_axis, tile, chunk, compute_dtype)
+    if rows * chunk > tile.scores:
+        chunk = max(1, min(tile.chunk, tile.scores) // rows)
+    tiles = _Tiles(catalogue, rows_axis, size, chunk, compute_dtype)
     total = _sum_cross_entropy(states, weights.kernel, bias, targets, count, tiles)
     return LossTerm(total / catalogue.num_shards, count.astype(total.dtype))
 

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from tssr_jax.catalogue import Catalogue
-from tssr_jax.losses.next_item import next_item_loss
+from tssr_jax.losses.next_item import TileSize, next_item_loss
 from tssr_jax.models.head import HeadWeights
 from tssr_jax.parallel import MODEL_AXIS, ROWS, WHOLE, Devices
 
@@ -58,8 +58,7 @@ def test_value_and_gradients_equal_the_dense_formula(inputs, tile, scores, exclu
                 counted,
                 exclude_padding_class=exclude_padding_class,
                 catalogue=CATALOGUE,
-                positions_per_tile=tile,
-                scores_per_tile=scores,
+                tile=TileSize(tile, scores, 2**21),
             ).sum
         )
 
@@ -89,7 +88,7 @@ def test_chunks_of_a_catalogue_that_is_cut_over_devices(inputs, scores):
             return next_item_loss(
                 rows[0], HeadWeights(*weights), *rows[1:], exclude_padding_class=True,
                 catalogue=catalogue, rows_axis=devices.rows_axis,
-                positions_per_tile=8, scores_per_tile=scores,
+                tile=TileSize(8, scores, 2**21),
             ).sum  # fmt: skip
 
         value, gradients = jax.value_and_grad(share)(weights)
