@@ -183,7 +183,7 @@ class Recommender:
           top_k: length of a list.
           keep_seen: also recommend what is in the history.
           stream: "id" and "content" score what one stream alone has found, as if the gate let
-            nothing of the other through.
+            nothing of the other through, or by that stream's own expert.
 
         Raises:
           UserError: if top_k is not between 1 and the number of items, or the model has no such

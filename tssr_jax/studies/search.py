@@ -8,6 +8,7 @@ import hashlib
 import json
 import threading
 import warnings
+from collections import defaultdict
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
@@ -61,13 +62,15 @@ def search(
         task = progress.add_task("Search", total=num_trials, message="")
         news = News(lambda line: progress.update(task, message=line))
         running: dict[Future[Any], tuple[Any, Trial]] = {}
+        # The same values have the same folder: the second trial waits, and finds the result.
+        locks: defaultdict[epath.Path, threading.Lock] = defaultdict(threading.Lock)
         while (done := len(_finished(study))) < num_trials:
             progress.update(task, completed=done)
             while len(running) < min(at_once, num_trials - done):
                 asked = study.ask()
                 trial = _make_trial(asked, dimensions, config, workdir)
-                tell = news.of(trial.variant)
-                future = slots.submit(_value, trial, minutes, tell, slots.stopped, console)
+                run = trial, minutes, news.of(trial.variant), slots.stopped
+                future = slots.submit(_value, *run, locks[trial.folder], console)
                 running[future] = asked, trial
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 asked, trial = running.pop(future)
@@ -154,19 +157,25 @@ def _make_trial(
     return Trial(f"trial {asked.number}", changes, own, folder)
 
 
-def _value(
-    trial: Trial, minutes: float, tell: Any, stopped: threading.Event, console: Console
+def _value(  # noqa: PLR0917
+    trial: Trial,
+    minutes: float,
+    tell: Any,
+    stopped: threading.Event,
+    lock: threading.Lock,
+    console: Console,
 ) -> float | None:
     """Validation NDCG@10; None if the trial fails, or its values don't go together."""
-    try:
-        validate_config(trial.config)
-        trial.prepare()
-    except UserError as error:
-        console.print(f"{trial.changes}: {error}")
-        return None
-    result = trial.result()
-    if result is None and run_trial(trial, minutes, tell, stopped):
+    with lock:
+        try:
+            validate_config(trial.config)
+            trial.prepare()
+        except UserError as error:
+            console.print(f"{trial.changes}: {error}")
+            return None
         result = trial.result()
+        if result is None and run_trial(trial, minutes, tell, stopped):
+            result = trial.result()
     return None if result is None else float(result["metrics"]["validation"][OBJECTIVE])
 
 

@@ -108,6 +108,23 @@ def test_trials_side_by_side(config, tmp_path, monkeypatch):
     assert len(set(ran)) == 4 and best == {"optimizer.learning_rate": max(ran)}
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+def test_the_same_values_are_run_once(config, tmp_path, monkeypatch):
+    ran = []
+
+    def run_trial(trial, minutes, tell, stopped):
+        ran.append(trial.folder)
+        result = {"metrics": {"validation": {"ndcg@10": 0.5}}}
+        (trial.folder / "result.json").write_text(json.dumps(result))
+        return True
+
+    monkeypatch.setattr(search_module, "run_trial", run_trial)
+    config.search.space = ("optimizer.learning_rate: choice 0.5",)
+    assert search(config, tmp_path / "search", 3, at_once=2) == {"optimizer.learning_rate": 0.5}
+    assert len(ran) == 1
+    assert json.loads((tmp_path / "search" / "best.json").read_text())["trials"] == 3
+
+
 @pytest.mark.slow
 def test_a_real_search_of_one_trial(config, tmp_path):
     config.train.num_epochs = 1
