@@ -249,20 +249,30 @@ def _validate_model(model: ml_collections.ConfigDict) -> None:
     if sorted(streams) not in map(sorted, STREAM_SETS):
         known = " or ".join(map(str, STREAM_SETS))
         raise UserError(f"--config.model.streams is {streams}; it must be {known}.")
-    if model.mixing == "experts" and len(streams) == 2 and model.head != "tied":
-        raise UserError(
-            f"--config.model.mixing=experts scores items by the vectors that the streams read; "
-            f"--config.model.head is {model.head!r}: set it to tied."
-        )
-    if model.mixing == "experts" and model.id_reads_content:
-        raise UserError(
-            "--config.model.mixing=experts has an expert of ids alone: it does not go with "
-            "--config.model.id_reads_content."
-        )
+    if model.mixing == "experts" and len(streams) == 2:
+        _validate_experts(model)
     if model.encoder == "gru" and (len(streams) > 1 or not model.num_unimodal_layers):
         raise UserError(
             "--config.model.encoder=gru encodes a single stream by at least one layer: set "
             "--config.model.streams=\"('id',)\" and --config.model.num_unimodal_layers=1."
+        )
+
+
+def _validate_experts(model: ml_collections.ConfigDict) -> None:
+    if model.head != "tied":
+        raise UserError(
+            f"--config.model.mixing=experts scores items by the vectors that the streams read; "
+            f"--config.model.head is {model.head!r}: set it to tied."
+        )
+    if model.id_reads_content:
+        raise UserError(
+            "--config.model.mixing=experts has an expert of ids alone: it does not go with "
+            "--config.model.id_reads_content."
+        )
+    if model.score_temperature:
+        raise UserError(
+            "--config.model.mixing=experts averages products: it does not go with "
+            f"--config.model.score_temperature, which is {model.score_temperature}; set it to 0."
         )
 
 

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from configs import default
+from configs import default, tuned
 from tests.raw_data import tiny_config
 from tests.runs import ROOT, command, run
 from tssr_jax.errors import UserError
@@ -22,12 +22,14 @@ from tssr_jax.studies.worker import training_cost
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_variant_makes_sense(name, tmp_path):
-    config = default.get_config()
+@pytest.mark.parametrize("settings", [default.get_config, tuned.get_config])
+def test_every_variant_makes_sense(name, settings, tmp_path):
+    config = settings()
     config.train.init_from = "elsewhere"
     trials = make_trials(STUDIES[name], config, 2, tmp_path)
-    assert len({trial.folder for trial in trials}) == len(trials) == 2 * len(STUDIES[name].variants)
-    assert [trial.config.seed for trial in trials[:: len(STUDIES[name].variants)]] == [0, 1]
+    number = len(STUDIES[name].variants_of(config))
+    assert len({trial.folder for trial in trials}) == len(trials) == 2 * number
+    assert [trial.config.seed for trial in trials[::number]] == [0, 1]
     for trial in trials:
         for field, value in trial.changes.items():
             section, _, leaf = field.rpartition(".")
