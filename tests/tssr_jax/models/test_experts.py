@@ -1,11 +1,13 @@
-"""Experts: their pool and their weights, by hand."""
+"""Experts: their pool and their weights by hand, and in the model."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.small_model import FEATURES, NUM_ITEMS, encode, make
 from tssr_jax.models import experts
 from tssr_jax.models.head import HeadWeights
+from tssr_jax.models.pure import head_weights
 
 ID, CONTENT, JOINT = jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0]]), jnp.array([[10.0, 20.0]])
 
@@ -26,3 +28,41 @@ def test_weights_by_hand(expert, kernel):
     own = experts.weights_of(expert, weights)
     np.testing.assert_array_equal(own.kernel, kernel)
     np.testing.assert_array_equal(own.bias, [5])
+
+
+@pytest.mark.parametrize("num_cross_layers", [0, 2])
+def test_experts_are_averaged(num_cross_layers):
+    """The head's scores, against those of each expert by its own vectors."""
+    sequence = jnp.array([[0, 1, 2, 3], [4, 5, 6, 7]])
+    model, params = make(head="tied", mixing="experts", num_cross_layers=num_cross_layers)
+    gated, _ = make(head="tied", num_cross_layers=num_cross_layers)
+    known = np.arange(NUM_ITEMS + 1) != 5
+    features = {"text": FEATURES, "known": known}
+    outputs = encode(model, params, sequence, features)
+    as_gated = encode(gated, params, sequence, features)
+    projection = params["content_projection"]
+    own = np.array(params["token_embedding"]["embedding"]) * known[:, None]
+    content = FEATURES @ projection["kernel"] + projection["bias"]
+    expected = (
+        outputs.id.encoded @ own.T
+        + outputs.content.encoded @ content.T
+        + as_gated.fused @ (own + content).T
+    ) / 3
+    weights = head_weights(model, params, features)
+    np.testing.assert_allclose(
+        weights.score(outputs.fused, "float32"), expected + weights.bias, atol=1e-5
+    )
+    np.testing.assert_array_equal(outputs.experts["joint"], as_gated.fused)
+    assert as_gated.experts == {}
+    last = encode(model, params, sequence, features, last_only=True)
+    np.testing.assert_allclose(last.fused, outputs.fused[:, -1:], atol=1e-6)
+
+
+def test_a_single_stream_has_no_experts():
+    sequence = jnp.array([[0, 1, 2, 3]])
+    model, params = make(("content",), head="tied", mixing="experts")
+    plain, _ = make(("content",), head="tied")
+    found = encode(model, params, sequence, FEATURES)
+    np.testing.assert_array_equal(found.fused, encode(plain, params, sequence, FEATURES).fused)
+    kernel = head_weights(model, params, FEATURES).kernel
+    np.testing.assert_array_equal(kernel, head_weights(plain, params, FEATURES).kernel)

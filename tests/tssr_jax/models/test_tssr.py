@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import traverse_util
 
 from configs import default
 from data_pipeline.packing import pack
+from tests.small_model import FEATURE_DIM, FEATURES, NUM_ITEMS, encode, make
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.experiment import make_model
 from tssr_jax.models import pure
@@ -17,23 +17,6 @@ from tssr_jax.models.attention import causal_padding_mask
 from tssr_jax.models.head import unit
 from tssr_jax.models.pure import attention, head_weights
 from tssr_jax.train_state import init_params
-
-NUM_ITEMS, FEATURE_DIM = 12, 6
-WIDTHS = {"text": FEATURE_DIM}
-encode = jax.jit(pure.encode, static_argnums=0, static_argnames="last_only")
-FEATURES = jax.random.normal(jax.random.key(9), (NUM_ITEMS + 1, FEATURE_DIM))
-
-
-def make(streams=("id", "content"), **fields):
-    config = default.get_config()
-    config.model.update(d_model=8, d_ffn=16, num_heads=2, max_length=6, num_cross_layers=2)
-    config.model.update(streams=streams, **fields)
-    model = make_model(config, Catalogue(NUM_ITEMS))
-    params = init_params(model, WIDTHS, seed=0)
-    # Residual scalars start at 1e-8: without larger ones attention would hardly show.
-    flat = traverse_util.flatten_dict(params)
-    flat = {k: jnp.ones_like(v) if k[-1].endswith("_scale") else v for k, v in flat.items()}
-    return model, traverse_util.unflatten_dict(flat)
 
 
 def test_mask_by_hand():
@@ -166,44 +149,6 @@ def test_a_tied_head_scores_by_what_the_streams_read(streams):
         vectors += FEATURES @ projection["kernel"] + projection["bias"]
     np.testing.assert_allclose(kernel, vectors.T, atol=1e-6)
     assert params["output"].keys() == {"bias"} and bias.shape == (NUM_ITEMS + 1,)
-
-
-@pytest.mark.parametrize("num_cross_layers", [0, 2])
-def test_experts_are_averaged(num_cross_layers):
-    """The head's scores, against those of each expert by its own vectors."""
-    sequence = jnp.array([[0, 1, 2, 3], [4, 5, 6, 7]])
-    model, params = make(head="tied", mixing="experts", num_cross_layers=num_cross_layers)
-    gated, _ = make(head="tied", num_cross_layers=num_cross_layers)
-    known = np.arange(NUM_ITEMS + 1) != 5
-    features = {"text": FEATURES, "known": known}
-    outputs = encode(model, params, sequence, features)
-    as_gated = encode(gated, params, sequence, features)
-    projection = params["content_projection"]
-    own = np.array(params["token_embedding"]["embedding"]) * known[:, None]
-    content = FEATURES @ projection["kernel"] + projection["bias"]
-    expected = (
-        outputs.id.encoded @ own.T
-        + outputs.content.encoded @ content.T
-        + as_gated.fused @ (own + content).T
-    ) / 3
-    weights = head_weights(model, params, features)
-    np.testing.assert_allclose(
-        weights.score(outputs.fused, "float32"), expected + weights.bias, atol=1e-5
-    )
-    np.testing.assert_array_equal(outputs.experts["joint"], as_gated.fused)
-    assert as_gated.experts == {}
-    last = encode(model, params, sequence, features, last_only=True)
-    np.testing.assert_allclose(last.fused, outputs.fused[:, -1:], atol=1e-6)
-
-
-def test_a_single_stream_has_no_experts():
-    sequence = jnp.array([[0, 1, 2, 3]])
-    model, params = make(("content",), head="tied", mixing="experts")
-    plain, _ = make(("content",), head="tied")
-    found = encode(model, params, sequence, FEATURES)
-    np.testing.assert_array_equal(found.fused, encode(plain, params, sequence, FEATURES).fused)
-    kernel = head_weights(model, params, FEATURES).kernel
-    np.testing.assert_array_equal(kernel, head_weights(plain, params, FEATURES).kernel)
 
 
 def test_content_can_pass_a_hidden_layer():

@@ -1,0 +1,28 @@
+"""A small model with parameters under which every part of it shows."""
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from configs import default
+from tssr_jax.catalogue import Catalogue
+from tssr_jax.experiment import make_model
+from tssr_jax.models import pure
+from tssr_jax.train_state import init_params
+
+NUM_ITEMS, FEATURE_DIM = 12, 6
+WIDTHS = {"text": FEATURE_DIM}
+encode = jax.jit(pure.encode, static_argnums=0, static_argnames="last_only")
+FEATURES = jax.random.normal(jax.random.key(9), (NUM_ITEMS + 1, FEATURE_DIM))
+
+
+def make(streams=("id", "content"), **fields):
+    config = default.get_config()
+    config.model.update(d_model=8, d_ffn=16, num_heads=2, max_length=6, num_cross_layers=2)
+    config.model.update(streams=streams, **fields)
+    model = make_model(config, Catalogue(NUM_ITEMS))
+    params = init_params(model, WIDTHS, seed=0)
+    # Residual scalars start at 1e-8: without larger ones attention would hardly show.
+    flat = traverse_util.flatten_dict(params)
+    flat = {k: jnp.ones_like(v) if k[-1].endswith("_scale") else v for k, v in flat.items()}
+    return model, traverse_util.unflatten_dict(flat)
