@@ -204,6 +204,9 @@ def _model() -> ml_collections.ConfigDict:
     model.compute_dtype = "float32"
     # Initial value of the scalars that weigh a block's sublayers: almost 0 as in the paper.
     model.residual_init = 1e-8
+    # Where blocks of attention normalise: after each sublayer's sum ("post", as in the paper), or
+    # what a sublayer reads ("pre").
+    model.norm = "post"
     # Keep what blocks multiply for the gradient. Where memory is short (large batches of long
     # windows): False computes a block again from its input. The same numbers.
     model.keep_products = True

@@ -8,6 +8,7 @@ from tssr_jax.errors import UserError
 from tssr_jax.losses.hard_negatives import HARD_NEGATIVES
 from tssr_jax.losses.info_nce import NEGATIVES
 from tssr_jax.losses.total import NEXT_ITEM
+from tssr_jax.models.blocks import NORMS
 from tssr_jax.models.content.bert import POOLINGS
 from tssr_jax.models.content.fusion import FUSIONS, MODALITIES
 from tssr_jax.models.content.image import BATCH_STATISTICS
@@ -88,6 +89,7 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
         ("model.head", HEADS),
         ("model.mixing", MIXINGS),
         ("model.encoder", ENCODERS),
+        ("model.norm", NORMS),
         ("baseline.kind", BASELINES),
         ("search.sampler", SAMPLERS),
         ("train.windows", WINDOWS),

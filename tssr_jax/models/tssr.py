@@ -95,6 +95,7 @@ class TSSR(nn.Module):
       content_hidden: see `FrozenContent`.
       compute_dtype: one of `COMPUTE_DTYPES`, see `precision`.
       residual_init: see `EncoderBlock`.
+      norm: see `EncoderBlock`.
       keep_products: see `StreamEncoders`.
       modalities: of the content stream, one or two of `MODALITIES`.
       fusion: of two modalities, see `FusedContent`.
@@ -124,6 +125,7 @@ class TSSR(nn.Module):
     content_hidden: int = 0
     compute_dtype: str = "float32"
     residual_init: float = 1e-8
+    norm: str = "post"
     keep_products: bool = True
     modalities: tuple[str, ...] = ("text",)
     fusion: str = "sum"
@@ -164,7 +166,9 @@ class TSSR(nn.Module):
         if self.encoder == "gru":
             return RecurrentEncoder(self.num_unimodal_layers, dropout)
         block = EncoderBlock(
-            self.num_heads, self.d_ffn, dropout, self.compute_dtype, self.residual_init, parent=None
+            *(self.num_heads, self.d_ffn, dropout),
+            *(self.compute_dtype, self.residual_init, self.norm),
+            parent=None,
         )
         return StreamEncoders(block, self.num_unimodal_layers, num_cross, self.keep_products)
 

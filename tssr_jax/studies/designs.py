@@ -180,6 +180,7 @@ def _improvements() -> tuple[Variant, ...]:
         Variant("tied head, whitened text", tied),
         Variant("tied head, whitened text, weaker contrast", {**tied, **weak}),
         Variant("residual scalars from 0.1", {"model.residual_init": 0.1}),
+        Variant("pre-norm", {"model.norm": "pre"}),
         Variant("dropout 0.3", {"model.dropout_rate": 0.3}),
         Variant("one cross-attention block", {"model.num_cross_layers": 1}),
         Variant("strided windows", {"train.windows": "strided"}),

@@ -14,6 +14,7 @@ from typing import Any
 
 import ml_collections
 from etils import epath
+from flax.traverse_util import flatten_dict
 from rich.console import Console
 from rich.table import Table
 
@@ -40,7 +41,8 @@ def search(
 ) -> dict[str, Any]:
     """Runs trials until there are `num_trials`, then prints the best and writes best.json.
 
-    A second call with the same workdir goes on, with the trial that was stopped first.
+    The first trial has the values of `config`. A second call with the same workdir goes on, with
+    the trial that was stopped first.
 
     Args:
       config: what the trials change, and how (`config.search`).
@@ -58,6 +60,8 @@ def search(
     dimensions = parse_space(config)
     study = _open(config, workdir, at_once)
     console = make_console()
+    if not study.trials:
+        _try_first(study, dimensions, config, console)
     with make_progress(console) as progress, Slots(at_once) as slots:
         task = progress.add_task("Search", total=num_trials, message="")
         news = News(lambda line: progress.update(task, message=line))
@@ -125,6 +129,23 @@ def _open(config: ml_collections.ConfigDict, workdir: epath.Path, at_once: int) 
         study.set_user_attr(f"stopped {trial.number}", True)
         study.enqueue_trial(trial.params, skip_if_exists=False)
     return study
+
+
+def _try_first(
+    study: Any,
+    dimensions: list[Dimension],
+    config: ml_collections.ConfigDict,
+    console: Console,
+) -> None:
+    """The first trial has the configuration's own values: what is found is no worse than these."""
+    fields = flatten_dict(config.to_dict(), sep=".")
+    outside = [d.field for d in dimensions if not d.contains(fields[d.field])]
+    if outside:
+        console.print(
+            f"The configuration's own {', '.join(outside)} lies outside the space: it is not tried."
+        )
+        return
+    study.enqueue_trial({d.field: fields[d.field] for d in dimensions})
 
 
 def _finished(study: Any) -> list[Any]:

@@ -35,6 +35,12 @@ class Dimension(NamedTuple):
         ask = trial.suggest_int if whole else trial.suggest_float
         return ask(self.field, *self.values, log=self.kind == "log")
 
+    def contains(self, value: Any) -> bool:
+        """Whether the space has this value."""
+        if self.kind == "choice":
+            return value in self.values
+        return bool(self.values[0] <= value <= self.values[1])
+
 
 def parse_space(config: ml_collections.ConfigDict) -> list[Dimension]:
     """The dimensions of `config.search.space`.

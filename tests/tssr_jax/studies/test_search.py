@@ -85,10 +85,30 @@ def test_it_finds_what_is_better_and_goes_on(config, tmp_path, monkeypatch, caps
     search(config, tmp_path / "search", 8)
     # The sixth was stopped after its end: what it found counts, nothing is run twice.
     assert len(ran) == len(set(ran)) == 8
+    assert ran[0] == config.optimizer.learning_rate
     best = json.loads((tmp_path / "search" / "best.json").read_text())
     nearest = min((rate for i, rate in enumerate(ran) if i != 2), key=lambda r: abs(r - 0.01))
     assert best["changes"] == {"optimizer.learning_rate": nearest} and best["trials"] == 7
     assert "failed" in capsys.readouterr().out
+
+
+def test_own_values_outside_the_space_are_told(config, tmp_path, monkeypatch, capsys):
+    ran = []
+
+    def run_trial(trial, minutes, tell, stopped):
+        ran.append(trial.config.model.dropout_rate)
+        result = {"metrics": {"validation": {"ndcg@10": 0.5}}}
+        (trial.folder / "result.json").write_text(json.dumps(result))
+        return True
+
+    monkeypatch.setattr(search_module, "run_trial", run_trial)
+    config.search.space = ("model.dropout_rate: range 0.2 0.3", "optimizer.b1: choice 0.8 0.9")
+    config.model.dropout_rate = 0.4
+    search(config, tmp_path / "search", 2)
+    assert "own model.dropout_rate lies outside the space" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert all(0.2 <= rate <= 0.3 for rate in ran)
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
