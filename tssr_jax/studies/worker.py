@@ -6,7 +6,6 @@ Reads DIR/trials/NAME-seed0/config.json, writes result.json beside it; the run i
 call goes on from its last checkpoint.
 """
 
-import dataclasses
 import datetime
 import json
 import os
@@ -22,16 +21,16 @@ import jax
 from absl import flags, logging
 from etils import epath
 
+from data_pipeline.input_pipeline import HELD_OUT
+from data_pipeline.tensorflow_cpu import tf
 from tssr_jax import command_line
 from tssr_jax.baselines import run_baseline
 from tssr_jax.evaluate import SPLITS, evaluate, restore_best
-from tssr_jax.experiment import Experiment
 from tssr_jax.huge_pages import use_huge_pages
-from tssr_jax.ranking import Ranker, make_eval_batches
+from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.reporting import METRICS_FILE
 from tssr_jax.run_config import load_config, write_json
 from tssr_jax.studies.trial import RESULT_FILE, RUN_FOLDER
-from tssr_jax.top_k import TopK
 from tssr_jax.train import train
 
 LATENCY_REQUESTS = 50
@@ -98,10 +97,11 @@ def trained(workdir: epath.Path) -> dict[str, Any]:
     experiment, params, step = restore_best(workdir)
     cost = training_cost(workdir) | {
         "parameters": sum(x.size for x in jax.tree.leaves(params)),
-        "latency_ms": latency(experiment, params),
+        # Before anything else is loaded.
         "peak_gib": peak_bytes() / 2**30,
     }
-    return {"step": step, "cost": cost}
+    del experiment, params
+    return {"step": step, "cost": cost | {"latency_ms": latency(workdir)}}
 
 
 def training_cost(workdir: epath.Path) -> dict[str, float]:
@@ -120,18 +120,19 @@ def training_cost(workdir: epath.Path) -> dict[str, float]:
     return median | {"epochs": records[-1]["epoch"], "best_epoch": best["epoch"]}
 
 
-def latency(experiment: Experiment, params: Any) -> float:
-    """Median milliseconds from one user's history to the list, on a warm program."""
-    config = experiment.config.copy_and_resolve_references()
-    config.evaluate.batch_size = 1
-    single = dataclasses.replace(experiment, config=config)
-    top_k = TopK(single, Ranker(single), LIST_LENGTH)
-    batches = iter(make_eval_batches(single, "test"))
-    users = [next(batches) for _ in range(min(LATENCY_REQUESTS + 1, experiment.data.num_users))]
+def latency(workdir: epath.Path) -> float:
+    """Median milliseconds from one history of ids to the list of ids, on a warm program."""
+    recommender = Recommender.from_workdir(workdir, batch_size=1)
+    store, ids = recommender.experiment.sequences, recommender.items.ids
+    users = min(LATENCY_REQUESTS + 1, store.lengths.size)
+    ends = store.lengths[:users] - HELD_OUT["test"]
+    rows = store.rows(tf.range(users, dtype=tf.int64))
+    windows = rows.windows(tf.constant(ends), int(ends.max())).numpy()
     seconds = []
-    for user in users:
+    for window in windows:
+        history = [ids[item - 1] for item in window[window > 0]]
         begin = time.perf_counter()
-        top_k(params, [user])
+        recommender.recommend([history], min(LIST_LENGTH, len(ids)))
         seconds.append(time.perf_counter() - begin)
     return 1e3 * statistics.median(seconds[1:] or seconds)
 
