@@ -49,6 +49,9 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 
 _STUDY = flags.DEFINE_string(
     "study", "ablation", "--mode=study: which one; docs/studies.md lists them."
 )
+_VARIANT = flags.DEFINE_multi_string(
+    "variant", [], "--mode=study: run only this one now; may be repeated. By default all."
+)
 _SEEDS = flags.DEFINE_integer("seeds", 3, "--mode=study: seeds of each variant.", 1)
 _TRIALS = flags.DEFINE_integer("trials", 20, "--mode=search: trials in all.", 1)
 _TRIAL_MINUTES = flags.DEFINE_float(
@@ -143,8 +146,8 @@ def main() -> None:
         from tssr_jax.studies.runner import run_study
 
         minutes, at_once = _TRIAL_MINUTES.value, _TRIALS_AT_ONCE.value
-        name, seeds = _STUDY.value, _SEEDS.value
-        run_study(name, _CONFIG.value, workdir, seeds, minutes=minutes, at_once=at_once)
+        name, seeds, only = _STUDY.value, _SEEDS.value, _VARIANT.value
+        run_study(name, _CONFIG.value, workdir, seeds, only, minutes=minutes, at_once=at_once)
     elif _MODE.value == "search":
         from tssr_jax.studies.search import search
 

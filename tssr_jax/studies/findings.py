@@ -52,9 +52,11 @@ class Finding(NamedTuple):
 
 def find(study: Study, trials: Sequence[Trial]) -> list[Finding]:
     """What was found of each variant that has trials, in the study's order."""
-    by_variant: dict[str, list[Trial]] = {}
-    for trial in trials:  # seed by seed, in the study's order
+    # A first seed may be missing: the study's own order, not that of what has ended.
+    by_variant: dict[str, list[Trial]] = {variant.name: [] for variant in study.variants}
+    for trial in trials:
         by_variant.setdefault(trial.variant, []).append(trial)
+    by_variant = {name: own for name, own in by_variant.items() if own}
     users = {name: [per_user(trial) for trial in own] for name, own in by_variant.items()}
     comparisons = {m: _compare(users, study.variants[0].name, m) for m in METRICS}
     return [

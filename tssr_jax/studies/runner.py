@@ -24,6 +24,7 @@ def run_study(
     config: ml_collections.ConfigDict,
     workdir: epath.Path,
     num_seeds: int,
+    only: Sequence[str] = (),
     *,
     minutes: float = 0.0,
     at_once: int = 1,
@@ -35,25 +36,28 @@ def run_study(
       config: what the variants change.
       workdir: folder of the study; a second call with the same one goes on.
       num_seeds: from `config.seed` on.
+      only: names of variants that are run now; () runs all. The report has whatever has ended.
       minutes: that training of a trial may take; 0 is no limit.
       at_once: trials that run side by side, each with its share of the cores.
 
     Raises:
-      UserError: if a variant makes no sense, `workdir` holds trials of another configuration, or
-        trials fail; the others are run, and reported, all the same.
+      UserError: if there is no such study or variant, a variant makes no sense, `workdir` holds
+        trials of another configuration, or trials fail; the others are run, and reported, all the
+        same.
     """
     if name not in STUDIES:
         raise UserError(f"--study={name} is not known; there are {', '.join(STUDIES)}.")
     study, console = STUDIES[name], make_console()
     trials = make_trials(study, config, num_seeds, workdir)
+    asked = _asked(trials, only)
     for trial in trials:
         trial.prepare()
-    left = [trial for trial in trials if trial.result() is None]
-    console.print(f"{study.question} {len(trials)} trials, {len(trials) - len(left)} done before.")
+    left = [trial for trial in asked if trial.result() is None]
+    console.print(f"{study.question} {len(asked)} trials, {len(asked) - len(left)} done before.")
     failed: list[Trial] = []
     with make_progress(console) as progress, Slots(at_once) as slots:
-        done = len(trials) - len(left)
-        task = progress.add_task(name, total=len(trials), completed=done, message="")
+        done = len(asked) - len(left)
+        task = progress.add_task(name, total=len(asked), completed=done, message="")
         news = News(lambda line: progress.update(task, message=line))
         futures = {
             slots.submit(run_trial, t, minutes, news.of(t.folder.name), slots.stopped): t
@@ -73,6 +77,15 @@ def run_study(
             f"{len(failed)} trial(s) failed; the same command runs them again. The last lines of "
             f"{failed[0].folder / LOG_FILE}: {_tail(failed[0])}"
         )
+
+
+def _asked(trials: Sequence[Trial], only: Sequence[str]) -> list[Trial]:
+    """The trials of these variants; of all where none is named."""
+    known = list(dict.fromkeys(trial.variant for trial in trials))
+    for name in only:
+        if name not in known:
+            raise UserError(f"--variant={name!r} is not in this study; it has: {'; '.join(known)}.")
+    return [trial for trial in trials if not only or trial.variant in only]
 
 
 def _print_outcome(trial: Trial, console: Console) -> None:

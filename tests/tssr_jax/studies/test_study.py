@@ -106,6 +106,27 @@ def test_a_study_of_three_trials(tmp_path, monkeypatch, capsys):
         run_study("tiny", config, workdir, num_seeds=1)
 
 
+def test_only_some_variants_are_run(tmp_path, monkeypatch):
+    """Trials are not run; the report has those that ended at any time."""
+    config, ran = tiny_config(tmp_path), []
+
+    def run_trial(trial, *_):
+        ran.append(trial.variant)
+        (trial.folder / "result.json").write_text(json.dumps({"metrics": {"test": {"ndcg@10": 1}}}))
+        return True
+
+    reported = []
+    monkeypatch.setattr(runner, "run_trial", run_trial)
+    monkeypatch.setattr(
+        runner, "write_report", lambda _n, _s, trials, *_: reported.append(len(trials))
+    )
+    run_study("sparsity", config, tmp_path, 1, ["ids only"])
+    run_study("sparsity", config, tmp_path, 1, ["content only", "ids only"])
+    assert ran == ["ids only", "content only"] and reported == [1, 2]
+    with pytest.raises(UserError, match="'ids' is not in this study; it has: TSSR; ids only; con"):
+        run_study("sparsity", config, tmp_path, 1, ["ids"])
+
+
 @pytest.mark.slow
 def test_a_trial_that_fails_is_told_and_the_others_run(tmp_path, monkeypatch):
     config = tiny_config(tmp_path)

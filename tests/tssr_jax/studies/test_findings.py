@@ -1,0 +1,50 @@
+"""What is found of variants whose trials have ended in any order."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs import default
+from tssr_jax.evaluate import PER_USER_FILE
+from tssr_jax.studies.designs import Study, Variant
+from tssr_jax.studies.findings import find
+from tssr_jax.studies.trial import Trial
+
+STUDY = Study("?", (Variant("first"), Variant("second")))
+
+
+def ended(folder, variant, ranks):
+    """A trial whose two users have their answers at these ranks."""
+    trial = Trial(variant, {}, default.get_config(), folder)
+    trial.run.mkdir(parents=True)
+    with (trial.run / PER_USER_FILE).open("wb") as file:
+        np.savez(file, test_rank=np.array(ranks), test_answer=np.array([5, 6]))
+    result = {"cost": {}, "metrics": {"test": {"coverage": 0.5, "recall@10": 0.0}}}
+    (folder / "result.json").write_text(json.dumps(result))
+    return trial
+
+
+def test_the_study_s_first_variant_comes_first_though_another_ended_before(tmp_path):
+    trials = [
+        ended(tmp_path / "a", "second", [0, 50]),
+        ended(tmp_path / "b", "first", [0, 1]),
+        ended(tmp_path / "c", "second", [9, 50]),
+    ]
+    first, second = find(STUDY, trials)
+    assert (first.name, first.seeds, second.name, second.seeds) == ("first", 1, "second", 2)
+    assert first.comparisons == {"ndcg@10": None, "recall@10": None}
+    assert second.estimates["recall@10"].mean == 0.5
+    assert second.spread["recall@10"] == 0.0
+    assert second.comparisons["recall@10"].difference.mean == -0.5
+    # DCG of rank 0 is 1, of rank 1 1 / log2(3), of rank 9 1 / log2(11).
+    expected = (1 + 1 / np.log2(11)) / 4
+    assert second.estimates["ndcg@10"].mean == pytest.approx(expected)
+    difference = expected - (1 + 1 / np.log2(3)) / 2
+    assert second.comparisons["ndcg@10"].difference.mean == pytest.approx(difference)
+    assert second.lists == {"coverage": 0.5}
+
+
+def test_variants_alone_are_not_compared(tmp_path):
+    [alone] = find(STUDY, [ended(tmp_path / "a", "second", [0, 50])])
+    assert alone.name == "second" and alone.comparisons["ndcg@10"] is None
