@@ -80,7 +80,9 @@ def init_params(model: TSSR, widths: Mapping[str, int], seed: int) -> Any:
 
     def init(key: jax.Array) -> Any:
         sequence = jnp.zeros((1, model.max_length), jnp.int32)
-        features = {name: jnp.zeros((1, width)) for name, width in widths.items()}
+        # Of no weight: no parameter depends on features, so none are made.
+        rows = whole.catalogue.num_classes
+        features = {name: jnp.zeros((rows, width)) for name, width in widths.items()}
         params = whole.init(key, sequence, features)["params"]
         return placement.pad_classes(params, model.catalogue)
 

@@ -226,11 +226,6 @@ def _validate_content_head(config: ml_collections.ConfigDict) -> None:
             "--config.model.head=content ranks items by their content; it needs the content stream "
             f"(--config.model.streams is {tuple(config.model.streams)})."
         )
-    if config.model.head == "tied" and config.model_devices > 1:
-        raise UserError(
-            "--config.model.head=tied with content needs the whole catalogue on each device: set "
-            f"--config.model_devices=1 (it is {config.model_devices})."
-        )
     for name in config.content.modalities:
         field = TRAINED_FIELDS[name]
         if config.content[name][field]:

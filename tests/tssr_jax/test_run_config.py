@@ -56,7 +56,6 @@ def test_values_that_make_no_sense(field, value, message):
         ({"optimizer.lazy_rows": True, "model_devices": 2}, "model_devices is 2"),
         ({"optimizer.lazy_rows": True, "model.head": "content"}, "next_item=sampled"),
         ({"optimizer.lazy_rows": True, "model.head": "tied"}, "next_item=sampled"),
-        ({"model.head": "tied", "model_devices": 2}, "model_devices=1"),
         (
             {"model.mixing": "experts", "model.head": "tied", "model.id_reads_content": True},
             "expert of ids alone",

@@ -90,10 +90,10 @@ def loss_terms(
     if competitors.known is not None:
         weights = weights._replace(bias=jnp.where(competitors.known, weights.bias, -jnp.inf))
     # Of each term, the state that is scored, and by what.
-    scored = {PREDICTION: (outputs.fused, weights)} if not outputs.experts else {
-        EXPERT_TERMS[name]: (state, experts.weights_of(name, weights))
-        for name, state in outputs.experts.items()
-    }  # fmt: skip
+    scored = {PREDICTION: (outputs.fused, weights)}
+    if outputs.experts:
+        own = experts.weights_of_each(weights)
+        scored = {EXPERT_TERMS[name]: (x, own[name]) for name, x in outputs.experts.items()}
     terms = {
         name: _prediction(model, *pair, batch, config, competitors=competitors)
         for name, pair in scored.items()

@@ -39,16 +39,15 @@ def pool(states: Mapping[str, jax.Array]) -> jax.Array:
     return jnp.concatenate([state + joint for state in own], axis=-1) / len(states)
 
 
-def weights_of(expert: str, weights: HeadWeights) -> HeadWeights:
-    """What scores one expert's state.
+def weights_of_each(weights: HeadWeights) -> dict[str, HeadWeights]:
+    """What scores the states of `EXPERTS`.
 
     Args:
-      expert: one of `EXPERTS`.
       weights: of the head, whose kernel is [2 * d_model, shard_classes].
 
     Returns:
-      Weights with a kernel [d_model, shard_classes]; all experts share the bias.
+      By expert, weights with a kernel [d_model, shard_classes]; all share the bias.
     """
     id_vectors, content_vectors = jnp.split(weights.kernel, 2)
     kernels = {"id": id_vectors, "content": content_vectors, "joint": id_vectors + content_vectors}
-    return weights._replace(kernel=kernels[expert])
+    return {name: weights._replace(kernel=kernel) for name, kernel in kernels.items()}

@@ -11,7 +11,7 @@ from tssr_jax.models.precision import product
 
 HEADS = ("classes", "content", "tied")
 # Below this squared norm a vector counts as no vector.
-_SMALLEST = 1e-12
+SMALLEST = 1e-12
 
 
 class HeadWeights(NamedTuple):
@@ -33,7 +33,7 @@ class HeadWeights(NamedTuple):
 def unit(x: jax.Array, axis: int = -1) -> jax.Array:
     """Vectors along an axis at L2 norm 1; zeros stay zeros, with a gradient."""
     squares = jnp.sum(x * x, axis, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squares, _SMALLEST))
+    return x * jax.lax.rsqrt(jnp.maximum(squares, SMALLEST))
 
 
 class Head(nn.Module):

@@ -148,7 +148,7 @@ class TSSR(nn.Module):
         if self.streams != ("content",):
             self.token_embedding = nn.Embed(classes, self.d_model, embedding_init=table)
         if reads_content(self.streams):
-            self.content_projection = self._make_content_projection(self.catalogue)
+            self.content_projection = self._make_content_projection()
         dropout = Dropout(self.dropout_rate, self.rows_axis, parent=None)
         self.embedding_dropout = Dropout(self.embedding_dropout_rate, self.rows_axis)
         both = len(self.streams) == 2
@@ -159,8 +159,7 @@ class TSSR(nn.Module):
             self.concatenation = Concatenation(self.compute_dtype)
         self.output = Head(classes, self.d_model, bias_only=self.head == "tied")
         if self.head == "content":
-            # Over this device's own classes, however they are cut.
-            self.output_content = self._make_content_projection(Catalogue(classes - 1))
+            self.output_content = self._make_content_projection()
 
     def _make_encoder(self, dropout: Dropout, num_cross: int) -> nn.Module:
         if self.encoder == "gru":
@@ -172,9 +171,9 @@ class TSSR(nn.Module):
         )
         return StreamEncoders(block, self.num_unimodal_layers, num_cross, self.keep_products)
 
-    def _make_content_projection(self, catalogue: Catalogue) -> nn.Module:
+    def _make_content_projection(self) -> nn.Module:
         settings = (
-            *(self.d_model, catalogue, self.no_content_vector),
+            *(self.d_model, self.catalogue, self.no_content_vector),
             *(self.compute_dtype, self.content_hidden),
         )
         if len(self.modalities) == 1:
@@ -332,20 +331,27 @@ class TSSR(nn.Module):
             weights = HeadWeights(weights.kernel * known, weights.bias * known)
         if self.head == "classes":
             return weights
-        classes = jnp.arange(weights.bias.size)
         if self.head == "tied":
-            vectors = []
-            if self.streams != ("content",):
-                vectors.append(self._own_vectors(item_features)(classes))
-            if reads_content(self.streams):
-                vectors.append(self.embed("content", classes[None], item_features)[0])
+            vectors = self._vectors_of_classes(item_features)
             if self.predicts_by_experts:
-                return weights._replace(kernel=jnp.concatenate(vectors, axis=-1).T)
-            return weights._replace(kernel=sum(vectors[1:], vectors[0]).T)
+                return weights._replace(kernel=jnp.concatenate(vectors, axis=0))
+            return weights._replace(kernel=sum(vectors[1:], vectors[0]))
         if item_features is None:
             raise ValueError("a head that reads content needs item_features")
-        content = self.output_content(classes[None], self._content(item_features))[0]
+        content = self.output_content(None, self._content(item_features))
         return weights._replace(kernel=weights.kernel + content.T)
+
+    def _vectors_of_classes(self, item_features: ContentFeatures | None) -> list[jax.Array]:
+        """By what the streams read this device's classes, each [d_model, shard_classes]."""
+        vectors = []
+        if self.streams != ("content",):
+            known, own = _known(item_features), self.token_embedding.embedding
+            vectors.append(own if known is None else own * known[:, None])
+        if reads_content(self.streams):
+            if item_features is None:
+                raise ValueError("a head that reads content needs item_features")
+            vectors.append(self.content_projection(None, self._content(item_features)))
+        return [own.T for own in vectors]
 
     def _own_vectors(self, item_features: ContentFeatures | None) -> Callable[..., jax.Array]:
         """The id's row of each class on this device; zeros for items that were never trained."""

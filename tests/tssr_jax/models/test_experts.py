@@ -20,14 +20,12 @@ def test_pools_by_hand():
     np.testing.assert_array_equal(experts.pool({"id": ID, "content": CONTENT}), [[0.5, 1, 1.5, 2]])
 
 
-@pytest.mark.parametrize(
-    ("expert", "kernel"), [("id", [[1], [2]]), ("content", [[30], [40]]), ("joint", [[31], [42]])]
-)
-def test_weights_by_hand(expert, kernel):
+def test_weights_by_hand():
     weights = HeadWeights(jnp.array([[1.0], [2.0], [30.0], [40.0]]), jnp.array([5.0]))
-    own = experts.weights_of(expert, weights)
-    np.testing.assert_array_equal(own.kernel, kernel)
-    np.testing.assert_array_equal(own.bias, [5])
+    own = experts.weights_of_each(weights)
+    kernels = {name: one.kernel.tolist() for name, one in own.items()}
+    assert kernels == {"id": [[1], [2]], "content": [[30], [40]], "joint": [[31], [42]]}
+    assert all(one.bias.tolist() == [5] for one in own.values())
 
 
 @pytest.mark.parametrize("num_cross_layers", [0, 2])

@@ -41,9 +41,9 @@ class FusedContent(nn.Module):
 
     @nn.compact
     def __call__(
-        self, item_sequence: jax.Array, item_features: Mapping[str, ItemFeatures]
+        self, item_sequence: jax.Array | None, item_features: Mapping[str, ItemFeatures]
     ) -> jax.Array:
-        """Embeds the content of each position: int [batch, length] -> [batch, length, d_model]."""
+        """Embeds the content of each position, or of each class, as `FrozenContent` does."""
         settings = (
             *(self.d_model, self.catalogue, self.no_content_vector),
             *(self.compute_dtype, self.hidden),
