@@ -1,10 +1,12 @@
 """Where a step's time goes: a trace of some steps, added up by parts of the model.
 
     python -m benchmarks.op_profile --only="length 50, 3.7k"
+    python -m benchmarks.op_profile --config=configs/tuned.py:ml100k
 
-Each operation of the compiled step says which line of the model it comes from; a fused one counts
-for the part that its result belongs to. The floor of a part is its arithmetic at the speed of a
-2,048^3 product, or its bytes at that of a copy, both measured in the same run, whichever is more.
+The first is of cases of the benchmarks, the second of a configuration and its data. Each operation
+of the compiled step says which line of the model it comes from; a fused one counts for the part
+that its result belongs to. The floor of a part is its arithmetic at the speed of a 2,048^3 product,
+or its bytes at that of a copy, both measured in the same run, whichever is more.
 The trace itself is thrown away (`--trace=FOLDER` keeps it, for TensorBoard or Perfetto).
 """
 
@@ -21,13 +23,16 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 from jax.profiler import ProfileData
+from ml_collections import config_flags
 from rich.table import Table
 
 from benchmarks.cases import CASES, PEAK_FLOPS, Case
-from benchmarks.ours import Training, peak
+from benchmarks.ours import Training, made_up_experiment, peak
+from tssr_jax.experiment import Experiment, build_experiment
 from tssr_jax.reporting import make_console
 
 _ONLY = flags.DEFINE_string("only", "step, length", "Only cases whose names contain this.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration in place of the cases.")
 _STEPS = flags.DEFINE_integer("steps", 5, "Steps of the trace.", lower_bound=1)
 _TRACE = flags.DEFINE_string("trace", "", "Folder for the traces; by default they are not kept.")
 
@@ -124,33 +129,44 @@ class Copy:
         self._numbers = jax.block_until_ready(self._add(self._numbers))
 
 
-def profile(case: Case, folder: Path) -> Table:
-    """Traces some steps of a case and adds up their operations."""
+def profile(name: str, experiment: Experiment, case: Case | None, folder: Path) -> Table:
+    """Traces some steps of one batch and adds up their operations.
+
+    Args:
+      name: for the title.
+      experiment: what is trained.
+      case: tells the floors; None leaves them out.
+      folder: of the trace.
+    """
     multiply: Any = peak()
     flops_rate, byte_rate = rate(PEAK_FLOPS, multiply), rate(2 * 4 * 2**26, Copy())
-    training = Training(case.fields())
-    training()
-    paths = {match["name"]: match["path"] for match in _NAMED.finditer(training.compiled_text())}
+    training = Training(experiment)
+    batch = training.next_batch()
+    training.step(batch)
+    paths = {
+        match["name"]: match["path"] for match in _NAMED.finditer(training.compiled_text(batch))
+    }
+    steps = []
     with jax.profiler.trace(str(folder)):
-        begin = time.perf_counter()
         for _ in range(_STEPS.value):
-            training()
-        step = (time.perf_counter() - begin) / _STEPS.value
+            begin = time.perf_counter()
+            training.step(batch)
+            steps.append(time.perf_counter() - begin)
     seconds: dict[str, float] = defaultdict(float)
-    for name, duration in seconds_of_operations(folder):
-        if not _WAITING.match(name):
-            seconds[part_of(paths.get(name, ""))] += duration / _STEPS.value
-    floor = floors(case, flops_rate, byte_rate)
-    if case.next_item != "full":  # these are of a step on the whole catalogue
+    for operation, duration in seconds_of_operations(folder):
+        if not _WAITING.match(operation):
+            seconds[part_of(paths.get(operation, ""))] += duration / _STEPS.value
+    floor = floors(case, flops_rate, byte_rate) if case else {}
+    if case and case.next_item != "full":  # these are of a step on the whole catalogue
         floor = {part: least for part, least in floor.items() if part not in OF_THE_CATALOGUE}
     busy = sum(seconds.values())
     table = Table(
-        title=f"{case.name}: {step:.3f} s a step; {flops_rate / 1e9:.0f} GFLOP/s, "
+        title=f"{name}: {statistics.median(steps):.3f} s a step; {flops_rate / 1e9:.0f} GFLOP/s, "
         f"{byte_rate / 1e9:.1f} GB/s"
     )
     table.add_column("part")
-    for name in ("thread time", "share", "floor"):
-        table.add_column(name, justify="right")
+    for column in ("thread time", "share", "floor"):
+        table.add_column(column, justify="right")
     for part, own in sorted(seconds.items(), key=lambda entry: -entry[1]):
         least = f"{floor[part] * 1e3:.1f} ms" if part in floor else ""
         table.add_row(part, f"{own * 1e3:.1f} ms", f"{own / busy:.1%}", least)
@@ -158,14 +174,16 @@ def profile(case: Case, folder: Path) -> Table:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints a table for each case."""
+    """Prints a table for each case, or for the configuration."""
     del argv
     console = make_console()
-    for case in CASES:
-        if case.kind == "train" and _ONLY.value in case.name:
-            with tempfile.TemporaryDirectory() as folder:
-                kept = Path(_TRACE.value or folder) / re.sub(r"\W+", "_", case.name)
-                console.print(profile(case, kept))
+    cases = [case for case in CASES if case.kind == "train" and _ONLY.value in case.name]
+    for case in [None] if _CONFIG.value else cases:
+        with tempfile.TemporaryDirectory() as folder:
+            name = case.name if case else "configuration"
+            kept = Path(_TRACE.value or folder) / re.sub(r"\W+", "_", name)
+            own = made_up_experiment(case.fields()) if case else build_experiment(_CONFIG.value)
+            console.print(profile(name, own, case, kept))
 
 
 if __name__ == "__main__":

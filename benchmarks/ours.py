@@ -78,14 +78,17 @@ def made_up_experiment(case: dict[str, Any]) -> Experiment:
     return Experiment(config, data, full_windows(case), content, "", {}, None, devices, model)
 
 
+def make_experiment(case: dict[str, Any]) -> Experiment:
+    """On real data where the case names any."""
+    return build_experiment(configure(case)) if case["folder"] else made_up_experiment(case)
+
+
 class Training:
     """Steps of training, each with the wait for its batch."""
 
-    def __init__(self, case: dict[str, Any]):
-        config = configure(case)
-        experiment = build_experiment(config) if case["folder"] else made_up_experiment(case)
-        catalogue = experiment.model.catalogue
-        optimizer = make_optimizer(config.optimizer, catalogue, experiment.encoder_steps())
+    def __init__(self, experiment: Experiment):
+        settings, catalogue = experiment.config.optimizer, experiment.model.catalogue
+        optimizer = make_optimizer(settings, catalogue, experiment.encoder_steps())
         self._state, layout = initial_state(experiment, optimizer)
         phases = Phases(experiment, optimizer, layout, Ranker(experiment))
         self._phase = phases.at(0, self._state.params)
@@ -94,17 +97,24 @@ class Training:
     def __call__(self) -> dict[str, float]:
         """One step; returns the seconds of waiting for its batch."""
         begin = time.perf_counter()
-        batch = next(self._batches)
+        batch = self.next_batch()
         waited = time.perf_counter() - begin
-        self._state = self._phase.step(self._state, batch, self._phase.content)
-        jax.block_until_ready(self._state)
+        self.step(batch)
         return {"waited": waited}
 
-    def compiled_text(self) -> str:
-        """The compiled step, in HLO; takes a batch."""
+    def next_batch(self) -> Any:
+        """Of what is trained on; packed windows take more or fewer rows."""
+        return next(self._batches)
+
+    def step(self, batch: Any) -> None:
+        """One step."""
+        self._state = self._phase.step(self._state, batch, self._phase.content)
+        jax.block_until_ready(self._state)
+
+    def compiled_text(self, batch: Any) -> str:
+        """The compiled step of a batch, in HLO."""
         step: Any = self._phase.step
-        lowered = step.lower(self._state, next(self._batches), self._phase.content)
-        return lowered.compile().as_text()
+        return step.lower(self._state, batch, self._phase.content).compile().as_text()
 
 
 class Ranking:
@@ -141,7 +151,7 @@ def prepare(case: dict[str, Any]) -> Repeat:
         jax.config.update("jax_compilation_cache_dir", cache)
     if case["kind"] == "peak":
         return peak()
-    return Ranking(case) if case["kind"] == "rank" else Training(case)
+    return Ranking(case) if case["kind"] == "rank" else Training(make_experiment(case))
 
 
 if __name__ == "__main__":
