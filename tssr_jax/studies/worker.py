@@ -43,16 +43,21 @@ _MINUTES = flags.DEFINE_float("minutes", 0.0, "Training ends after so many; 0 is
 class TimeLimit:
     """Ends training after some minutes as a SIGTERM would; the best checkpoint counts.
 
+    Where training has just ended by itself, the limit's signal is nobody's: a SIGTERM of anyone
+    else still ends the program.
+
     Attributes:
       reached: whether it has.
     """
 
     def __init__(self, minutes: float):
-        self.reached = False
+        self.reached = self._is_mine = False
         self._timer = threading.Timer(60 * minutes, self._end) if minutes else None
+        self._others: Any = None
 
     def __enter__(self) -> "TimeLimit":
         if self._timer:
+            self._others = signal.signal(signal.SIGTERM, self._take)
             self._timer.daemon = True
             self._timer.start()
         return self
@@ -60,10 +65,20 @@ class TimeLimit:
     def __exit__(self, *_: object) -> None:
         if self._timer:
             self._timer.cancel()
+            # Else its signal might come when this handler is gone.
+            self._timer.join()
+            signal.signal(signal.SIGTERM, self._others)
 
     def _end(self) -> None:
-        self.reached = True
+        self.reached = self._is_mine = True
         os.kill(os.getpid(), signal.SIGTERM)
+
+    def _take(self, *_: object) -> None:
+        if self._is_mine:
+            self._is_mine = False
+            return
+        signal.signal(signal.SIGTERM, self._others)
+        signal.raise_signal(signal.SIGTERM)
 
 
 def run(folder: epath.Path, minutes: float) -> None:
@@ -76,7 +91,7 @@ def run(folder: epath.Path, minutes: float) -> None:
     else:
         with TimeLimit(minutes) as limit:
             ended = train(config, workdir) is not None
-        late = limit.reached
+        late = limit.reached and not ended
         if not ended and not late:
             return
         if not ended:

@@ -1,6 +1,7 @@
 """A study from its call to its report; what has ended is not run again."""
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -18,7 +19,7 @@ from tssr_jax.studies.designs import STUDIES, Study, Variant
 from tssr_jax.studies.findings import gains
 from tssr_jax.studies.runner import run_study
 from tssr_jax.studies.trial import make_trials
-from tssr_jax.studies.worker import training_cost
+from tssr_jax.studies.worker import TimeLimit, training_cost
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -151,6 +152,29 @@ def test_training_ends_at_the_time_limit(tmp_path, monkeypatch):
     [record] = (tmp_path / "study" / "results.jsonl").read_text().splitlines()
     assert json.loads(record)["time_limit_reached"] is True
     assert 1 < json.loads(record)["cost"]["epochs"] < 1_000_000
+
+
+def test_a_time_limit_that_comes_after_training_ends_nothing():
+    """As while a trial is evaluated; but another's SIGTERM does."""
+
+    def terminate(*_):
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        with TimeLimit(0.01 / 60) as limit:
+            time.sleep(0.2)
+        assert limit.reached
+        with pytest.raises(InterruptedError), TimeLimit(0.01 / 60) as limit:
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+        with pytest.raises(InterruptedError), TimeLimit(10.0):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+        assert signal.getsignal(signal.SIGTERM) is terminate
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_study_that_is_stopped_goes_on(tmp_path):
