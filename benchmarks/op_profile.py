@@ -49,7 +49,7 @@ PARTS = (
     ("feed-forward products", r"ffn/(up|down)/"),
     ("GELU", r"ffn"),
     ("item table: gather, scatter", r"token_embedding"),
-    ("content projection, gate", r"content_projection|gate"),
+    ("content projection, gate", r"content_projection|output_content|gate"),
     ("loop over the blocks, what it keeps", r"blocks"),
 )
 OF_THE_CATALOGUE = ("Adam", "item table: gather, scatter", "next-item loss")

@@ -1,7 +1,8 @@
-"""A polite stop: SIGTERM, which preempted machines get before they vanish."""
+"""A polite stop: SIGTERM, which preempted machines get before they vanish, or a limit of time."""
 
 import signal
 import threading
+import time
 from types import FrameType
 
 
@@ -9,13 +10,24 @@ class StopRequest:
     """Notes a SIGTERM instead of dying of it, inside a `with` block of the main thread.
 
     Attributes:
-      requested: whether one has come.
+      terminated: whether one has come.
+
+    Args:
+      seconds: from the beginning of the block, after which a stop is requested, too; 0 is never.
     """
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.terminated = False
+        self._seconds = seconds
+
+    @property
+    def requested(self) -> bool:
+        """Whether what runs inside has to save and to end."""
+        late = self._seconds > 0 and time.monotonic() - self._start >= self._seconds
+        return self.terminated or late
 
     def __enter__(self) -> "StopRequest":
+        self._start = time.monotonic()
         self._is_main = threading.current_thread() is threading.main_thread()
         if self._is_main:  # Python delivers signals to no other thread
             self._previous = signal.signal(signal.SIGTERM, self._note)
@@ -27,4 +39,4 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        self.requested = True
+        self.terminated = True

@@ -46,17 +46,26 @@ from tssr_jax.validation import validate_config
 SELECTION_METRIC = "ndcg@10"
 # The host waits for the device this often, so that the progress bar tells the truth.
 _STEPS_PER_SYNC = 8
+# Fields of `config.model` that parameters mean something else under, without another shape.
+_NOT_IN_SHAPES = ("num_heads", "norm")
 _ADVICE = (
     "Nothing was saved since the last checkpoint. Try, in another --workdir, a lower "
     "--config.optimizer.learning_rate, --config.optimizer.clip_norm=1, or a warm-up."
 )
 
 
-def train(config: ml_collections.ConfigDict, workdir: epath.Path) -> dict[str, float | int] | None:
+def train(
+    config: ml_collections.ConfigDict, workdir: epath.Path, stop: StopRequest | None = None
+) -> dict[str, float | int] | None:
     """Trains, or resumes, the run of `config` in `workdir`, then tests its best checkpoint.
 
+    Args:
+      config: of the run.
+      workdir: its folder.
+      stop: tells when to stop; by default at a SIGTERM.
+
     Returns:
-      The test metrics; None if a SIGTERM came: the step is finished, its state is saved, and the
+      The test metrics; None if it was stopped: the step is finished, its state is saved, and the
       same call goes on from there.
 
     Raises:
@@ -77,11 +86,12 @@ def train(config: ml_collections.ConfigDict, workdir: epath.Path) -> dict[str, f
         save_config(config, workdir)  # last: it makes the folder a run's workdir
     console.print(pairs_table("Data", report.lines(experiment.data.report)))
     checkpoints = Checkpointer(workdir, experiment.data.num_items, console.print)
-    with checkpoints as checkpointer, StopRequest() as stop:
+    with checkpoints as checkpointer, stop or StopRequest() as request:
         trainer = Trainer(experiment, checkpointer, workdir, console)
-        if not trainer.run(stop):
+        if not trainer.run(request):
+            cause = "SIGTERM" if request.terminated else "the limit of time"
             console.print(
-                f"Stopped by SIGTERM after step {int(trainer.state.step):,}, which is saved. The "
+                f"Stopped by {cause} after step {int(trainer.state.step):,}, which is saved. The "
                 "same command goes on from there."
             )
             return None
@@ -106,13 +116,27 @@ def initial_state(
     return with_encoders(state, devices.place(experiment.pretrained)), layout
 
 
-def started_from(state: TrainState, workdir: epath.Path) -> TrainState:
+def started_from(
+    state: TrainState, config: ml_collections.ConfigDict, workdir: epath.Path
+) -> TrainState:
     """The state with another run's best parameters, but for those of its items.
+
+    Args:
+      state: of the run that starts.
+      config: its configuration.
+      workdir: of the other run.
 
     Raises:
       UserError: if `workdir` holds no run, or that is of another model.
     """
-    _, others, _ = restore_best(workdir.expanduser())
+    other_run, others, _ = restore_best(workdir.expanduser())
+    for field in _NOT_IN_SHAPES:
+        here, there = config.model[field], other_run.config.model[field]
+        if here != there:
+            raise UserError(
+                f"--config.train.init_from={workdir}: that run has model.{field}={there}, this one "
+                f"{here}. Train it with the same section model."
+            )
     found = {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(others)}
 
     def own(path: Any, x: jax.Array) -> jax.Array:
@@ -170,7 +194,7 @@ class Trainer:
         if restored is not None:
             self.state, self.progress = restored
         elif config.train.init_from:
-            self.state = started_from(self.state, epath.Path(config.train.init_from))
+            self.state = started_from(self.state, config, epath.Path(config.train.init_from))
         self._rank = Ranker(experiment)
         self._phases = Phases(experiment, optimizer, layout, self._rank)
         self._phase = self._phases.at(int(self.state.step), self.state.params)

@@ -48,12 +48,15 @@ def test_zero_shot_then_training(configs, tmp_path):
 
 def test_another_model_is_told(configs, tmp_path):
     first, second = configs
-    first.model.d_model = 8
+    first.model.update(d_model=8, norm="pre")
     first.train.num_epochs = 1
     train(first, tmp_path / "a")
     second.train.init_from = str(tmp_path / "a")
-    with pytest.raises(UserError, match=r"which here is .*Train it with the same sections"):
+    with pytest.raises(UserError, match=r"has model\.norm=pre, this one post"):
         train(second, tmp_path / "b")
+    second.model.norm = "pre"
+    with pytest.raises(UserError, match=r"which here is .*Train it with the same sections"):
+        train(second, tmp_path / "c")
     second.train.init_from = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"nowhere.*does not exist"):
-        train(second, tmp_path / "c")
+        train(second, tmp_path / "d")

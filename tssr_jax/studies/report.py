@@ -40,6 +40,8 @@ def write_report(
     if not trials:
         return
     findings = find(study, trials)
+    order = [own.name for own in findings]
+    trials = sorted(trials, key=lambda trial: order.index(trial.variant))
     header, rows = _table(findings)
     table = Table(*header, title=f"{name}, {SPLIT}: {study.question}")
     for row in rows:
@@ -113,7 +115,7 @@ def _cost_table(findings: Sequence[Finding]) -> Rows:
         "seconds_per_epoch": ("s an epoch", "{:.1f}"),
         "epochs": ("epochs", "{:.1f}"),
         "best_epoch": ("best epoch", "{:.1f}"),
-        "latency_ms": ("ms a request", "{:.1f}"),
+        "request_ms": ("ms a request", "{:.1f}"),
         "peak_gib": ("peak GiB", "{:.2f}"),
     }
     rows = [

@@ -50,8 +50,9 @@ def run_study(
     study, console = STUDIES[name], make_console()
     trials = make_trials(study, config, num_seeds, workdir)
     asked = _asked(trials, only)
-    for trial in trials:
+    for trial in asked:
         trial.prepare()
+    trials = [trial for trial in trials if trial in asked or _is_told(trial, console)]
     left = [trial for trial in asked if trial.result() is None]
     console.print(f"{study.question} {len(asked)} trials, {len(asked) - len(left)} done before.")
     failed: list[Trial] = []
@@ -86,6 +87,18 @@ def _asked(trials: Sequence[Trial], only: Sequence[str]) -> list[Trial]:
         if name not in known:
             raise UserError(f"--variant={name!r} is not in this study; it has: {'; '.join(known)}.")
     return [trial for trial in trials if not only or trial.variant in only]
+
+
+def _is_told(trial: Trial, console: Console) -> bool:
+    """Whether the report has a trial that is not asked for: what ended is of this configuration."""
+    if trial.result() is None:
+        return False
+    try:
+        trial.prepare()
+    except UserError:
+        console.print(f"{trial.folder.name} is of another configuration: the report leaves it out.")
+        return False
+    return True
 
 
 def _print_outcome(trial: Trial, console: Console) -> None:

@@ -145,7 +145,7 @@ def _try_first(
             f"The configuration's own {', '.join(outside)} lies outside the space: it is not tried."
         )
         return
-    study.enqueue_trial({d.field: fields[d.field] for d in dimensions})
+    study.enqueue_trial({d.field: d.name_of(fields[d.field]) for d in dimensions})
 
 
 def _finished(study: Any) -> list[Any]:

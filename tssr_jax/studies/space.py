@@ -30,10 +30,15 @@ class Dimension(NamedTuple):
     def suggest(self, trial: Any) -> Any:
         """A value, by an Optuna trial; whole numbers where the field and both ends are."""
         if self.kind == "choice":
-            return trial.suggest_categorical(self.field, self.values)
+            names = [self.name_of(value) for value in self.values]
+            return self.values[names.index(trial.suggest_categorical(self.field, names))]
         whole = all(isinstance(value, int) for value in self.values)
         ask = trial.suggest_int if whole else trial.suggest_float
         return ask(self.field, *self.values, log=self.kind == "log")
+
+    def name_of(self, value: Any) -> Any:
+        """What Optuna keeps of a value: tuples as they are written, since JSON has none."""
+        return repr(value) if isinstance(value, tuple) else value
 
     def contains(self, value: Any) -> bool:
         """Whether the space has this value."""

@@ -1,11 +1,14 @@
 """Blocks that normalise what their sublayers read, against the formula written out."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import default
+from data_pipeline.packing import pack
 from tests.small_model import FEATURES, encode, make
 from tssr_jax.errors import UserError
 from tssr_jax.models.streams import FINAL_NORMS
@@ -23,15 +26,23 @@ def dense(x, p):
     return x @ p["kernel"] + p["bias"]
 
 
-def attention(query, key_value, history, p):
-    """One user, two heads: [length, d] by [length, d]."""
-    q, k, v = dense(query, p["query"]), dense(key_value, p["key"]), dense(key_value, p["value"])
+def weights_of_heads(query, key, history, p):
+    """One user, two heads: [2, length, length]."""
+    q, k = dense(query, p["query"]), dense(key, p["key"])
     seen = np.tril(np.ones((len(history),) * 2, bool)) & (history > 0)
     heads = []
     for part in np.split(np.arange(q.shape[1]), 2):
         scores = np.where(seen, q[:, part] @ k[:, part].T / np.sqrt(len(part)), -1e9)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
-        heads.append(weights / weights.sum(-1, keepdims=True) @ v[:, part])
+        heads.append(weights / weights.sum(-1, keepdims=True))
+    return np.stack(heads)
+
+
+def attention(query, key_value, history, p):
+    """One user: [length, d] by [length, d]."""
+    v = np.split(dense(key_value, p["value"]), 2, axis=1)
+    weights = weights_of_heads(query, key_value, history, p)
+    heads = [own @ values for own, values in zip(weights, v, strict=True)]
     return dense(np.concatenate(heads, axis=-1), p["out"])
 
 
@@ -56,35 +67,59 @@ def perturbed(params):
     return jax.tree.unflatten(tree, moved)
 
 
-def test_two_streams_by_the_formula():
+@pytest.fixture(name="two", scope="module")
+def fixture_two():
+    """A model of two streams, its parameters, what it makes, and the states before each layer."""
     model, params = make(norm="pre", num_unimodal_layers=2, num_cross_layers=1)
     params = perturbed(params)
     outputs = encode(model, params, HISTORIES, FEATURES)
-    blocks = params["blocks"]
-    finals = {name: blocks[name] for name in FINAL_NORMS}
-    blocks = {name: own for name, own in blocks.items() if name not in FINAL_NORMS}
-
-    def of(layer, stream):
-        return jax.tree.map(lambda p: np.asarray(p[layer, stream], np.float64), blocks)
-
     positions = np.asarray(params["position_embedding"]["embedding"])
     inputs = [np.asarray(own.input_embedding) + positions for own in (outputs.id, outputs.content)]
+    states = []
     for user, history in enumerate(np.asarray(HISTORIES)):
         x = [own[user].astype(np.float64) for own in inputs]
+        states.append([x])
         for layer in range(2):
-            x = [block(own, own, history, of(layer, s)) for s, own in enumerate(x)]
-        crossed = [block(x[s], x[1 - s], history, of(2, s)) for s in range(2)]
-        for s, states in enumerate((outputs.id, outputs.content)):
+            x = [block(own, own, history, of(params, layer, s)) for s, own in enumerate(x)]
+            states[user].append(x)
+        crossed = [block(x[s], x[1 - s], history, of(params, 2, s)) for s in range(2)]
+        states[user].append(crossed)
+    return model, params, outputs, states
+
+
+def of(params, layer, stream):
+    """The parameters of one block."""
+    blocks = {name: own for name, own in params["blocks"].items() if name not in FINAL_NORMS}
+    return jax.tree.map(lambda p: np.asarray(p[layer, stream], np.float64), blocks)
+
+
+def test_two_streams_by_the_formula(two):
+    _, params, outputs, states = two
+    finals = {name: params["blocks"][name] for name in FINAL_NORMS}
+    for user, history in enumerate(np.asarray(HISTORIES)):
+        shown = history > 0
+        for s, found in enumerate((outputs.id, outputs.content)):
             last = {name: jax.tree.map(lambda p, s=s: p[s], own) for name, own in finals.items()}
-            shown = history > 0
-            np.testing.assert_allclose(
-                states.encoded[user][shown], norm(x[s], last["unimodal_norm"])[shown], atol=1e-4
-            )
-            np.testing.assert_allclose(
-                states.crossed[user][shown],
-                norm(crossed[s], last["crossed_norm"])[shown],
-                atol=1e-4,
-            )
+            encoded = norm(states[user][2][s], last["unimodal_norm"])
+            crossed = norm(states[user][3][s], last["crossed_norm"])
+            np.testing.assert_allclose(found.encoded[user][shown], encoded[shown], atol=1e-4)
+            np.testing.assert_allclose(found.crossed[user][shown], crossed[shown], atol=1e-4)
+
+
+def test_attention_by_the_formula(two):
+    model, params, _, states = two
+    weights = model.apply({"params": params}, HISTORIES, FEATURES, method="attention")
+    assert weights.shape == (3, 2, 2, 6, 6)
+    history = np.asarray(HISTORIES)[1]
+    for layer, before in enumerate(states[1][:3]):
+        for s in range(2):
+            p = of(params, layer, s)
+            query, key = before[s], before[s] if layer < 2 else before[1 - s]
+            expected = weights_of_heads(
+                norm(query, p["attention_norm"]), norm(key, p["attention_norm"]), history,
+                p["attention"],
+            ).mean(axis=0)  # fmt: skip
+            np.testing.assert_allclose(weights[layer, s, 1], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("streams", [("id", "content"), ("id",)])
@@ -96,11 +131,21 @@ def test_the_last_position_alone_is_the_same(streams):
     np.testing.assert_allclose(last.fused[:, 0], whole.fused[:, -1], atol=1e-5)
 
 
-def test_attention_is_told_as_of_post_norm():
-    model, params = make(norm="pre")
-    weights = model.apply({"params": params}, HISTORIES, FEATURES, method="attention")
-    assert weights.shape == (3, 2, 2, 6, 6)
-    np.testing.assert_allclose(weights.sum(axis=-1), 1.0, atol=1e-5)
+def test_packed_windows_and_gradients_are_the_same():
+    """Of the last position, with and without what is kept for the gradient."""
+    windows = np.array([[0, 0, 0, 0, 3, 4], [0, 0, 0, 5, 6, 7]], np.int32)
+    packed = pack(windows, np.array([2, 3]), 1)
+    found = []
+    for keep_products, rows in ((True, None), (False, None), (True, packed)):
+        model, params = make(norm="pre", keep_products=keep_products)
+
+        def loss(params, model=model, rows=rows):
+            return (encode(model, params, windows, FEATURES, rows).fused[:, -1] ** 3).sum()
+
+        found.append(jax.value_and_grad(loss)(perturbed(params)))
+    assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(found[0][1]["blocks"]["crossed_norm"]))
+    for other in found[1:]:
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3), found[0], other)
 
 
 def test_one_stream_has_one_final_norm():

@@ -111,6 +111,27 @@ def test_own_values_outside_the_space_are_told(config, tmp_path, monkeypatch, ca
     assert all(0.2 <= rate <= 0.3 for rate in ran)
 
 
+@pytest.mark.parametrize("sampler", ["random", "bayesian"])
+def test_choices_may_be_tuples(config, tmp_path, monkeypatch, sampler):
+    """The first trial has the configuration's own; a search that goes on reads them from a file."""
+    ran = []
+
+    def run_trial(trial, *_):
+        ran.append(trial.config.model.streams)
+        value = 0.1 * len(trial.config.model.streams) + (trial.config.model.streams == ("sum",))
+        result = {"metrics": {"validation": {"ndcg@10": value}}}
+        (trial.folder / "result.json").write_text(json.dumps(result))
+        return True
+
+    monkeypatch.setattr(search_module, "run_trial", run_trial)
+    config.search.space = ("model.streams: choice ('id',) ('content',) ('sum',)",)
+    config.search.sampler = sampler
+    for number in (3, 30):
+        best = search(config, tmp_path / "search", number)
+    assert ran[0] == ("id",) and set(ran) == {("id",), ("content",), ("sum",)}
+    assert best == {"model.streams": "('sum',)"}
+
+
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
 def test_trials_side_by_side(config, tmp_path, monkeypatch):
     """Two wait for each other, so they must run at once; there are never more than asked for."""

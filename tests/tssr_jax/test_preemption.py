@@ -1,0 +1,49 @@
+"""When training is asked to stop."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from tssr_jax.preemption import StopRequest
+
+
+class OtherError(Exception):
+    pass
+
+
+@pytest.fixture(name="others", autouse=True)
+def fixture_others():
+    """What takes a SIGTERM outside."""
+
+    def terminate(*_):
+        raise OtherError
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    yield terminate
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_sigterm_is_noted_inside_only(others):
+    with StopRequest() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        assert stop.requested and stop.terminated
+    assert signal.getsignal(signal.SIGTERM) is others
+    with pytest.raises(OtherError):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+
+
+def test_a_limit_counts_from_the_beginning_of_the_block():
+    """Data that takes long to prepare takes nothing of it; afterwards nothing is left of it."""
+    stop = StopRequest(seconds=0.3)
+    time.sleep(0.4)
+    with stop:
+        assert not stop.requested
+        time.sleep(0.4)
+        assert stop.requested and not stop.terminated
+    with StopRequest(seconds=1e6) as stop:
+        assert not stop.requested
