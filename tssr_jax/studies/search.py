@@ -6,6 +6,7 @@ written beside, and looked at by nobody.
 
 import hashlib
 import json
+import shlex
 import threading
 import warnings
 from collections import defaultdict
@@ -208,3 +209,6 @@ def _print_best(complete: list[Any], console: Console, number: int = 10) -> None
                   else str(trial.params[field]) for field in fields)  # fmt: skip
         table.add_row(str(trial.number), *values, f"{trial.value:.4f}")
     console.print(table)
+    best = max(complete, key=lambda t: t.value).params
+    flags = " ".join(shlex.quote(f"--config.{field}={value}") for field, value in best.items())
+    console.print(f"To train with the best: {flags}", soft_wrap=True)

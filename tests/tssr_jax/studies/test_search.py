@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import threading
 
 import pytest
@@ -112,7 +113,7 @@ def test_own_values_outside_the_space_are_told(config, tmp_path, monkeypatch, ca
 
 
 @pytest.mark.parametrize("sampler", ["random", "bayesian"])
-def test_choices_may_be_tuples(config, tmp_path, monkeypatch, sampler):
+def test_choices_may_be_tuples(config, tmp_path, monkeypatch, capsys, sampler):
     """The first trial has the configuration's own; a search that goes on reads them from a file."""
     ran = []
 
@@ -130,6 +131,8 @@ def test_choices_may_be_tuples(config, tmp_path, monkeypatch, sampler):
         best = search(config, tmp_path / "search", number)
     assert ran[0] == ("id",) and set(ran) == {("id",), ("content",), ("sum",)}
     assert best == {"model.streams": "('sum',)"}
+    flag = capsys.readouterr().out.rpartition("best: ")[2]
+    assert shlex.split(flag) == ["--config.model.streams=('sum',)"]
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
