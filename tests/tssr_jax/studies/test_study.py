@@ -181,7 +181,13 @@ def test_a_study_that_is_stopped_goes_on(tmp_path):
     assert not (first / "result.json").exists()
 
 
-def test_unknown_study(tmp_path):
-    flags = ("--mode=study", "--study=none")
-    result = run(command(tiny_config(tmp_path), tmp_path / "study", *flags))
-    assert result.returncode == 1 and "there are ablation, batch" in result.stderr
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--study=none",), "there are ablation, batch"),
+        (("--study=sparsity", "--variant=none"), "it has: TSSR; ids only; content only."),
+    ],
+)
+def test_what_is_not_known_is_told(tmp_path, flags, message):
+    result = run(command(tiny_config(tmp_path), tmp_path / "study", "--mode=study", *flags))
+    assert result.returncode == 1 and message in " ".join(result.stderr.split())
