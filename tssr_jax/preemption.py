@@ -21,10 +21,14 @@ class StopRequest:
         self._seconds = seconds
 
     @property
+    def late(self) -> bool:
+        """Whether the time is up."""
+        return self._seconds > 0 and time.monotonic() - self._start >= self._seconds
+
+    @property
     def requested(self) -> bool:
         """Whether what runs inside has to save and to end."""
-        late = self._seconds > 0 and time.monotonic() - self._start >= self._seconds
-        return self.terminated or late
+        return self.terminated or self.late
 
     def __enter__(self) -> "StopRequest":
         self._start = time.monotonic()

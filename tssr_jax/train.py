@@ -89,7 +89,8 @@ def train(
     with checkpoints as checkpointer, stop or StopRequest() as request:
         trainer = Trainer(experiment, checkpointer, workdir, console)
         if not trainer.run(request):
-            cause = "SIGTERM" if request.terminated else "the limit of time"
+            # A SIGTERM may have come to another process.
+            cause = "the limit of time" if request.late and not request.terminated else "SIGTERM"
             console.print(
                 f"Stopped by {cause} after step {int(trainer.state.step):,}, which is saved. The "
                 "same command goes on from there."

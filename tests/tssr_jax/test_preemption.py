@@ -30,7 +30,7 @@ def test_a_sigterm_is_noted_inside_only(others):
         assert not stop.requested
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.1)
-        assert stop.requested and stop.terminated
+        assert stop.requested and stop.terminated and not stop.late
     assert signal.getsignal(signal.SIGTERM) is others
     with pytest.raises(OtherError):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -44,6 +44,6 @@ def test_a_limit_counts_from_the_beginning_of_the_block():
     with stop:
         assert not stop.requested
         time.sleep(0.4)
-        assert stop.requested and not stop.terminated
+        assert stop.requested and stop.late and not stop.terminated
     with StopRequest(seconds=1e6) as stop:
         assert not stop.requested

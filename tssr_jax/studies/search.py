@@ -17,7 +17,7 @@ import ml_collections
 from etils import epath
 from flax.traverse_util import flatten_dict
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from tssr_jax.errors import UserError
 from tssr_jax.reporting import make_console, make_progress
@@ -203,7 +203,8 @@ def _value(  # noqa: PLR0917
 
 def _print_best(complete: list[Any], console: Console, number: int = 10) -> None:
     fields = list(complete[0].params)
-    table = Table("trial", *fields, f"validation {OBJECTIVE}", title="Best trials")
+    headers = (Column(field, overflow="fold") for field in fields)  # names whole, on any width
+    table = Table("trial", *headers, f"validation {OBJECTIVE}", title="Best trials")
     for trial in sorted(complete, key=lambda t: -t.value)[:number]:
         values = (f"{trial.params[field]:.4g}" if isinstance(trial.params[field], float)
                   else str(trial.params[field]) for field in fields)  # fmt: skip
