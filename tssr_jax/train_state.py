@@ -80,7 +80,7 @@ def init_params(model: TSSR, widths: Mapping[str, int], seed: int) -> Any:
 
     def init(key: jax.Array) -> Any:
         sequence = jnp.zeros((1, model.max_length), jnp.int32)
-        # Of no weight: no parameter depends on features, so none are made.
+        # No parameter depends on their values: the compiled program makes no such table.
         rows = whole.catalogue.num_classes
         features = {name: jnp.zeros((rows, width)) for name, width in widths.items()}
         params = whole.init(key, sequence, features)["params"]
