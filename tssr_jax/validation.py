@@ -261,11 +261,6 @@ def _validate_experts(model: ml_collections.ConfigDict) -> None:
             f"--config.model.mixing=experts scores items by the vectors that the streams read; "
             f"--config.model.head is {model.head!r}: set it to tied."
         )
-    if model.id_reads_content:
-        raise UserError(
-            "--config.model.mixing=experts has an expert of ids alone: it does not go with "
-            "--config.model.id_reads_content."
-        )
     if model.score_temperature:
         raise UserError(
             "--config.model.mixing=experts averages products: it does not go with "

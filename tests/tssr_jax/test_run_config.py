@@ -57,10 +57,6 @@ def test_values_that_make_no_sense(field, value, message):
         ({"optimizer.lazy_rows": True, "model.head": "content"}, "next_item=sampled"),
         ({"optimizer.lazy_rows": True, "model.head": "tied"}, "next_item=sampled"),
         (
-            {"model.mixing": "experts", "model.head": "tied", "model.id_reads_content": True},
-            "expert of ids alone",
-        ),
-        (
             {"model.mixing": "experts", "model.head": "tied", "model.score_temperature": 0.1},
             "set it to 0",
         ),

@@ -92,7 +92,7 @@ def loss_terms(
     # Of each term, the state that is scored, and by what.
     scored = {PREDICTION: (outputs.fused, weights)}
     if outputs.experts:
-        own = experts.weights_of_each(weights)
+        own = experts.weights_of_each(weights, id_reads_content=model.id_reads_content)
         scored = {EXPERT_TERMS[name]: (x, own[name]) for name, x in outputs.experts.items()}
     terms = {
         name: _prediction(model, *pair, batch, config, competitors=competitors)

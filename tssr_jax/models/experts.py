@@ -12,6 +12,9 @@ The mean of their scores is the logarithm of the geometric mean of what they pre
 constant for each history (a product of experts; Hinton, Neural Computation 2002), one product:
 
     [F_id + F, F_con + F] . [e_id, e_con] / 3
+
+Where the id stream reads content as well (`model.id_reads_content`), its expert scores by what it
+reads, the vectors' sum: [F_id + F, F_con + F_id + F] . [e_id, e_con] / 3.
 """
 
 from collections.abc import Mapping
@@ -24,30 +27,37 @@ from tssr_jax.models.head import HeadWeights
 EXPERTS = ("id", "content", "joint")
 
 
-def pool(states: Mapping[str, jax.Array]) -> jax.Array:
+def pool(states: Mapping[str, jax.Array], *, id_reads_content: bool = False) -> jax.Array:
     """What the head reads so that scores are the mean of the experts'.
 
     Args:
       states: of some of `EXPERTS`, each [..., d_model]; the others count as zeros.
+      id_reads_content: whether the id stream reads content, too.
 
     Returns:
       [..., 2 * d_model], over the number of experts in `states`.
     """
     nothing = jnp.zeros_like(next(iter(states.values())))
-    own = (states.get(name, nothing) for name in EXPERTS[:2])
-    joint = states.get("joint", nothing)
-    return jnp.concatenate([state + joint for state in own], axis=-1) / len(states)
+    by_id, by_content, joint = (states.get(name, nothing) for name in EXPERTS)
+    if id_reads_content:
+        by_content = by_content + by_id
+    return jnp.concatenate([by_id + joint, by_content + joint], axis=-1) / len(states)
 
 
-def weights_of_each(weights: HeadWeights) -> dict[str, HeadWeights]:
+def weights_of_each(
+    weights: HeadWeights, *, id_reads_content: bool = False
+) -> dict[str, HeadWeights]:
     """What scores the states of `EXPERTS`.
 
     Args:
       weights: of the head, whose kernel is [2 * d_model, shard_classes].
+      id_reads_content: whether the id stream reads content, too.
 
     Returns:
       By expert, weights with a kernel [d_model, shard_classes]; all share the bias.
     """
     id_vectors, content_vectors = jnp.split(weights.kernel, 2)
-    kernels = {"id": id_vectors, "content": content_vectors, "joint": id_vectors + content_vectors}
+    both = id_vectors + content_vectors
+    by_id = both if id_reads_content else id_vectors
+    kernels = {"id": by_id, "content": content_vectors, "joint": both}
     return {name: weights._replace(kernel=kernel) for name, kernel in kernels.items()}

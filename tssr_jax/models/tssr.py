@@ -254,7 +254,7 @@ class TSSR(nn.Module):
         if self.predicts_by_experts:
             newest = slice(-1, None) if last_only else slice(None)
             by = {name: own.encoded[:, newest] for name, own in states.items()} | {"joint": fused}
-            fused = experts.pool(by)
+            fused = experts.pool(by, id_reads_content=self.id_reads_content)
         if self.score_temperature:
             fused = unit(fused)
         return TSSROutputs(states.get("id"), states.get("content"), gate, fused, by)

@@ -224,7 +224,7 @@ STUDIES = {
     "batch": Study("How much do number of negatives, temperature and weights matter?", _batch()),
     "negatives": Study("Which negatives should contrasting have?", _negatives()),
     "efficiency": Study("What do two streams cost?", _efficiency()),
-    "baselines": Study("Is it better than what is simpler?", _baselines()),
+    "baselines": Study("Is it better than what is simpler?", _baselines(), by_group=True),
     "improvements": Study("What makes it better than the paper's?", _improvements()),
     "text": Study("What has to be known of a text?", _text(), fewer_fields=True),
     "transfer": Study(

@@ -16,13 +16,14 @@ from tssr_jax.studies.trial import Trial
 _INCHES_PER_LINE = 0.35
 
 
-def estimates(findings: Sequence[Finding], metric: str) -> str:
-    """Means and 95% intervals of all variants; the first one's mean is a line."""
+def estimates(findings: Sequence[Finding], metric: str, first: str) -> str:
+    """Means and 95% intervals of all variants; a line where the one named `first` is."""
     figure, axes = _figure(len(findings))
     for place, own in enumerate(findings):
         mean, low, high = own.estimates[metric]
         axes.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color="#2457a6")
-    axes.axvline(findings[0].estimates[metric].mean, color="#999", linewidth=1, zorder=0)
+        if own.name == first:
+            axes.axvline(mean, color="#999", linewidth=1, zorder=0)
     axes.set_yticks(range(len(findings)), [own.name for own in findings])
     axes.invert_yaxis()
     axes.set_xlabel(f"{metric}, mean over users and its 95% interval")

@@ -52,7 +52,8 @@ def write_report(
     tables = {"": (header, rows), "Lists": _lists_table(findings), "Cost": _cost_table(findings)}
     tables |= {title: _group_table(own) for title, own in by_group.items()}
     write_whole(workdir / "report.md", _markdown(f"{name}: {study.question}", tables, notes))
-    pictures = [plots.estimates(findings, metric) for metric in METRICS]
+    first = study.variants[0].name
+    pictures = [plots.estimates(findings, metric, first) for metric in METRICS]
     pictures += [plots.learning_curves(trials), plots.cost(findings)]
     pictures += [plots.groups(title, own) for title, own in by_group.items()]
     page = _page(f"{name}: {study.question}", tables, notes, pictures)

@@ -97,9 +97,10 @@ def test_one_stream_has_only_the_prediction_term(config, streams):
     assert terms_of(config).keys() == {"prediction"}
 
 
-def test_each_expert_has_a_loss_of_its_own(config):
+@pytest.mark.parametrize("id_reads_content", [False, True])
+def test_each_expert_has_a_loss_of_its_own(config, id_reads_content):
     """Against the cross entropy of each expert's dense scores."""
-    config.model.update(mixing="experts", head="tied")
+    config.model.update(mixing="experts", head="tied", id_reads_content=id_reads_content)
     config.loss.lambda_user = config.loss.lambda_item = 0.0
     features = jax.random.normal(jax.random.key(1), (NUM_ITEMS + 1, 6))
     model, rows = make_model(config, Catalogue(NUM_ITEMS)), batch()
@@ -110,7 +111,7 @@ def test_each_expert_has_a_loss_of_its_own(config):
     own = params["token_embedding"]["embedding"]
     content = outputs_of(params["content_projection"], features)
     for name, states, vectors in (
-        ("prediction_id", outputs.id.encoded, own),
+        ("prediction_id", outputs.id.encoded, own + content if id_reads_content else own),
         ("prediction_content", outputs.content.encoded, content),
         ("prediction", outputs.experts["joint"], own + content),
     ):

@@ -18,6 +18,9 @@ def test_pools_by_hand():
     np.testing.assert_array_equal(experts.pool({"id": ID}), [[1, 2, 0, 0]])
     np.testing.assert_array_equal(experts.pool({"content": CONTENT}), [[0, 0, 3, 4]])
     np.testing.assert_array_equal(experts.pool({"id": ID, "content": CONTENT}), [[0.5, 1, 1.5, 2]])
+    whole = experts.pool({"id": ID, "content": CONTENT, "joint": JOINT}, id_reads_content=True)
+    np.testing.assert_allclose(whole, [[11 / 3, 22 / 3, 14 / 3, 26 / 3]], rtol=1e-6)
+    np.testing.assert_array_equal(experts.pool({"id": ID}, id_reads_content=True), [[1, 2, 1, 2]])
 
 
 def test_weights_by_hand():
@@ -26,14 +29,20 @@ def test_weights_by_hand():
     kernels = {name: one.kernel.tolist() for name, one in own.items()}
     assert kernels == {"id": [[1], [2]], "content": [[30], [40]], "joint": [[31], [42]]}
     assert all(one.bias.tolist() == [5] for one in own.values())
+    own = experts.weights_of_each(weights, id_reads_content=True)
+    kernels = {name: one.kernel.tolist() for name, one in own.items()}
+    assert kernels == {"id": [[31], [42]], "content": [[30], [40]], "joint": [[31], [42]]}
 
 
-@pytest.mark.parametrize("num_cross_layers", [0, 2])
-def test_experts_are_averaged(num_cross_layers):
+@pytest.mark.parametrize(
+    ("num_cross_layers", "id_reads_content"), [(0, False), (2, False), (1, True)]
+)
+def test_experts_are_averaged(num_cross_layers, id_reads_content):
     """The head's scores, against those of each expert by its own vectors."""
     sequence = jnp.array([[0, 1, 2, 3], [4, 5, 6, 7]])
-    model, params = make(head="tied", mixing="experts", num_cross_layers=num_cross_layers)
-    gated, _ = make(head="tied", num_cross_layers=num_cross_layers)
+    settings = {"num_cross_layers": num_cross_layers, "id_reads_content": id_reads_content}
+    model, params = make(head="tied", mixing="experts", **settings)
+    gated, _ = make(head="tied", **settings)
     known = np.arange(NUM_ITEMS + 1) != 5
     features = {"text": FEATURES, "known": known}
     outputs = encode(model, params, sequence, features)
@@ -42,7 +51,7 @@ def test_experts_are_averaged(num_cross_layers):
     own = np.array(params["token_embedding"]["embedding"]) * known[:, None]
     content = FEATURES @ projection["kernel"] + projection["bias"]
     expected = (
-        outputs.id.encoded @ own.T
+        outputs.id.encoded @ (own + content if id_reads_content else own).T
         + outputs.content.encoded @ content.T
         + as_gated.fused @ (own + content).T
     ) / 3

@@ -282,9 +282,11 @@ def test_several_devices_and_a_model_of_ids_only(tmp_path):
         recommender.similar_items("i1", space="content")
 
 
-def test_experts_together_and_alone(tmp_path):
+@pytest.mark.parametrize("id_reads_content", [False, True])
+def test_experts_together_and_alone(tmp_path, id_reads_content):
     config = tiny_config(tmp_path)
     config.model.update(head="tied", mixing="experts", content_hidden=6)
+    config.model.id_reads_content = id_reads_content
     config.train.num_epochs = 1
     train(config, tmp_path / "run")
     recommender = Recommender.from_workdir(tmp_path / "run", batch_size=8)
@@ -294,9 +296,10 @@ def test_experts_together_and_alone(tmp_path):
     states = encode(experiment.model, params, sequence, experiment.content).experts
     weights = head_weights(experiment.model, params, experiment.content)
     first, second = np.split(np.array(weights.kernel), 2)
+    by_id = first + second if id_reads_content else first
     scores = {
         name: np.array(states[name])[0, -1] @ kernel + np.array(weights.bias)
-        for name, kernel in (("id", first), ("content", second), ("joint", first + second))
+        for name, kernel in (("id", by_id), ("content", second), ("joint", first + second))
     }
     scores["fused"] = sum(scores.values()) / 3
     for stream in ("fused", "id", "content"):

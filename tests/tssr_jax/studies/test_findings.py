@@ -7,6 +7,7 @@ import pytest
 
 from configs import default
 from tssr_jax.evaluate import PER_USER_FILE
+from tssr_jax.studies import plots
 from tssr_jax.studies.designs import Study, Variant
 from tssr_jax.studies.findings import find
 from tssr_jax.studies.trial import Trial
@@ -48,3 +49,10 @@ def test_the_study_s_first_variant_comes_first_though_another_ended_before(tmp_p
 def test_variants_alone_are_not_compared(tmp_path):
     [alone] = find(STUDY, [ended(tmp_path / "a", "second", [0, 50])])
     assert alone.name == "second" and alone.comparisons["ndcg@10"] is None
+
+
+def test_the_picture_s_line_is_the_first_variant_s_or_none(tmp_path):
+    trials = [ended(tmp_path / "a", "second", [0, 50]), ended(tmp_path / "b", "first", [0, 1])]
+    grey = "stroke: #999999"
+    assert plots.estimates(find(STUDY, trials), "ndcg@10", "first").count(grey) == 1
+    assert grey not in plots.estimates(find(STUDY, trials[:1]), "ndcg@10", "first")
