@@ -14,24 +14,27 @@ from configs import load
 def get_config(base: str = "ml100k") -> ml_collections.ConfigDict:
     """Returns the configuration `base` with tuned settings of model, losses and training."""
     config = load(base)
-    # Items are scored by what the streams read them by; each stream, and the gate, by itself.
+    # Items are scored by what the streams read them by; each stream, and the gate, by itself. One
+    # stream reads content, the other both.
     config.model.head = "tied"
     config.model.mixing = "experts"
+    config.model.id_reads_content = True
     config.model.content_hidden = 256
     config.model.d_model = 128
     config.model.num_heads = 4
     config.model.d_ffn = 256
-    config.model.num_unimodal_layers = 2
+    config.model.num_unimodal_layers = 1
     config.model.num_cross_layers = 1
     config.model.dropout_rate = 0.4
     config.model.max_length = 50
     config.loss.lambda_user = 0.1
     config.loss.lambda_item = 0.1
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.learning_rate = 6e-4
+    config.optimizer.weight_decay = 0.1
     config.optimizer.ema_decay = 0.99
     config.train.reorder_rate = 0.5
     config.train.packing = True
-    config.train.num_epochs = 30
+    config.train.num_epochs = 40
     config.train.early_stopping_patience = 3
     # Of item-kNN, where that is evaluated in the model's place.
     config.baseline.neighbours = 200
