@@ -156,7 +156,8 @@ def _model() -> ml_collections.ConfigDict:
     # ("id", "content") is TSSR; ("id",) is SASRec with cross entropy; ("content",) is content only;
     # ("sum",) is SASRec with content added to an item's id vector.
     model.streams = ("id", "content")
-    # With two streams: the id stream encodes an item's content as well, added to its id's vector.
+    # With two streams: the id stream encodes an item's content as well, added to its id's vector,
+    # by which its expert then also scores (`mixing`).
     model.id_reads_content = False
     # Width of every state.
     model.d_model = 128

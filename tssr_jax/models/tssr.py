@@ -104,7 +104,8 @@ class TSSR(nn.Module):
         makes of its content, so that items which were never trained are ranked by content alone;
         "tied", the sum of the vectors by which the streams read it.
       id_reads_content: with two streams, what the id stream encodes is the sum of an item's id
-        vector and its content's. The item-grained loss compares with the id vector alone.
+        vector and its content's; see `models.experts` for what its expert scores by. The
+        item-grained loss compares with the id vector alone.
       score_temperature: above 0 scores are cosines divided by it, of states and of the vectors that
         score them; 0 are products.
       embedding_dropout_rate: on what the first block reads, item vectors with their positions.
