@@ -156,8 +156,7 @@ def _model() -> ml_collections.ConfigDict:
     # ("id", "content") is TSSR; ("id",) is SASRec with cross entropy; ("content",) is content only;
     # ("sum",) is SASRec with content added to an item's id vector.
     model.streams = ("id", "content")
-    # With two streams: the id stream encodes an item's content as well, added to its id's vector,
-    # by which its expert then also scores (`mixing`).
+    # With two streams: the id stream reads content, too (and, as an expert, scores by it).
     model.id_reads_content = False
     # Width of every state.
     model.d_model = 128
@@ -352,15 +351,22 @@ def _baseline() -> ml_collections.ConfigDict:
 
 
 def _search() -> ml_collections.ConfigDict:
-    """What `--mode=search` tries, by validation NDCG@10."""
+    """What `--mode=search` and `--tune_trials` try, by validation NDCG@10."""
     search = ml_collections.ConfigDict()
     # Fields and their values: "log" and "range" between two ends, "choice" among all that follow.
+    # Fields that a configuration does not read (another baseline's, a second stream's) are left
+    # out.
     search.space = (
         "optimizer.learning_rate: log 3e-4 3e-3",
+        "optimizer.weight_decay: choice 0.0 0.1",
+        "model.num_unimodal_layers: choice 1 2",
         "model.dropout_rate: range 0.0 0.6",
         "loss.lambda_user: log 0.01 1.0",
         "loss.lambda_item: log 0.01 1.0",
         "loss.user_temperature: log 0.05 1.0",
+        "baseline.neighbours: range 20 500",
+        "baseline.shrinkage: range 0.0 100.0",
+        "baseline.decay: range 0.5 1.0",
     )
     # How Optuna chooses: "bayesian" (tree-structured Parzen estimator), or "random".
     search.sampler = "bayesian"

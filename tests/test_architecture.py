@@ -91,9 +91,10 @@ LAYERS = (
     "tssr_jax.studies.plots",
     "tssr_jax.studies.report",
     "tssr_jax.studies.worker",
-    "tssr_jax.studies.runner",
     "tssr_jax.studies.space",
     "tssr_jax.studies.search",
+    "tssr_jax.studies.tuning",
+    "tssr_jax.studies.runner",
     "tssr_jax.main",
 )
 FILES = sorted(

@@ -53,6 +53,12 @@ _VARIANT = flags.DEFINE_multi_string(
     "variant", [], "--mode=study: run only this one now; may be repeated. By default all."
 )
 _SEEDS = flags.DEFINE_integer("seeds", 3, "--mode=study: seeds of each variant.", 1)
+_TUNE_TRIALS = flags.DEFINE_integer(
+    "tune_trials",
+    0,
+    "--mode=study: first search each variant's own settings by so many trials; 0 does not.",
+    0,
+)
 _TRIALS = flags.DEFINE_integer("trials", 20, "--mode=search: trials in all.", 1)
 _TRIAL_MINUTES = flags.DEFINE_float(
     "trial_minutes", 0.0, "--mode=study, search: that a training may take; 0 is no limit.", 0.0
@@ -145,9 +151,16 @@ def main() -> None:
     if _MODE.value == "study":
         from tssr_jax.studies.runner import run_study
 
-        minutes, at_once = _TRIAL_MINUTES.value, _TRIALS_AT_ONCE.value
-        name, seeds, only = _STUDY.value, _SEEDS.value, _VARIANT.value
-        run_study(name, _CONFIG.value, workdir, seeds, only, minutes=minutes, at_once=at_once)
+        run_study(
+            _STUDY.value,
+            _CONFIG.value,
+            workdir,
+            _SEEDS.value,
+            _VARIANT.value,
+            minutes=_TRIAL_MINUTES.value,
+            at_once=_TRIALS_AT_ONCE.value,
+            tune_trials=_TUNE_TRIALS.value,
+        )
     elif _MODE.value == "search":
         from tssr_jax.studies.search import search
 

@@ -106,7 +106,7 @@ def chosen_scorer(model: TSSR, choice: Choice, stream: Stream = "fused") -> Scor
         fused = outputs.fused[:, -1]
         if stream != "fused":
             if model.predicts_by_experts:
-                own = {stream: outputs.experts[stream][:, -1]}
+                own: dict[str, jax.Array] = {stream: outputs.experts[stream][:, -1]}
                 fused = experts.pool(own, id_reads_content=model.id_reads_content)
             else:
                 fused = getattr(outputs, stream).crossed[:, -1]

@@ -51,6 +51,7 @@ def write_report(
     notes = _notes(trials)
     tables = {"": (header, rows), "Lists": _lists_table(findings), "Cost": _cost_table(findings)}
     tables |= {title: _group_table(own) for title, own in by_group.items()}
+    tables["Settings"] = _settings_table(trials)
     write_whole(workdir / "report.md", _markdown(f"{name}: {study.question}", tables, notes))
     first = study.variants[0].name
     pictures = [plots.estimates(findings, metric, first) for metric in METRICS]
@@ -137,6 +138,15 @@ def _group_table(by_variant: Mapping[str, Sequence[Group]]) -> Rows:
     header = ["variant", *(f"{group.name} ({group.users:,})" for group in groups)]
     rows = [[name, *(f"{group.ndcg:.4f}" for group in own)] for name, own in by_variant.items()]
     return header, rows
+
+
+def _settings_table(trials: Sequence[Trial]) -> Rows:
+    changes = {trial.variant: trial.changes for trial in trials}
+    rows = [
+        [name, ", ".join(f"{field}={value}" for field, value in own.items())]
+        for name, own in changes.items()
+    ]
+    return ["variant", "what it changes"], rows
 
 
 def _notes(trials: Sequence[Trial]) -> str:

@@ -15,6 +15,7 @@ from tssr_jax.studies.designs import STUDIES
 from tssr_jax.studies.report import write_report
 from tssr_jax.studies.slots import News, Slots, run_trial
 from tssr_jax.studies.trial import LOG_FILE, Trial, make_trials
+from tssr_jax.studies.tuning import tune
 
 RESULTS_FILE = "results.jsonl"
 
@@ -28,6 +29,7 @@ def run_study(
     *,
     minutes: float = 0.0,
     at_once: int = 1,
+    tune_trials: int = 0,
 ) -> None:
     """Runs what is left of a study, then writes results.jsonl, report.md and report.html.
 
@@ -39,6 +41,7 @@ def run_study(
       only: names of variants that are run now; () runs all. The report has whatever has ended.
       minutes: that training of a trial may take; 0 is no limit.
       at_once: trials that run side by side, each with its share of the cores.
+      tune_trials: of a search of each variant's own settings, before; 0 does not search.
 
     Raises:
       UserError: if there is no such study or variant, a variant makes no sense, `workdir` holds
@@ -48,8 +51,11 @@ def run_study(
     if name not in STUDIES:
         raise UserError(f"--study={name} is not known; there are {', '.join(STUDIES)}.")
     study, console = STUDIES[name], make_console()
-    trials = make_trials(study, config, num_seeds, workdir)
-    asked = _asked(trials, only)
+    # What makes no sense is told before hours of searching.
+    asked = _asked(trials := make_trials(study, config, num_seeds, workdir), only)
+    if tune_trials:
+        study = tune(study, config, workdir, tune_trials, only, minutes=minutes, at_once=at_once)
+        asked = _asked(trials := make_trials(study, config, num_seeds, workdir), only)
     for trial in asked:
         trial.prepare()
     trials = [trial for trial in trials if trial in asked or _is_told(trial, console)]
@@ -73,11 +79,7 @@ def run_study(
             _write_results(trials, workdir)
     _write_results(trials, workdir)
     write_report(name, study, [t for t in trials if t.result()], workdir, console)
-    if failed:
-        raise UserError(
-            f"{len(failed)} trial(s) failed; the same command runs them again. The last lines of "
-            f"{failed[0].folder / LOG_FILE}: {_tail(failed[0])}"
-        )
+    _require_success(failed)
 
 
 def _asked(trials: Sequence[Trial], only: Sequence[str]) -> list[Trial]:
@@ -99,6 +101,14 @@ def _is_told(trial: Trial, console: Console) -> bool:
         console.print(f"{trial.folder.name} is of another configuration: the report leaves it out.")
         return False
     return True
+
+
+def _require_success(failed: Sequence[Trial]) -> None:
+    if failed:
+        raise UserError(
+            f"{len(failed)} trial(s) failed; the same command runs them again. The last lines of "
+            f"{failed[0].folder / LOG_FILE}: {_tail(failed[0])}"
+        )
 
 
 def _print_outcome(trial: Trial, console: Console) -> None:

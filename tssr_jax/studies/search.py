@@ -21,9 +21,9 @@ from rich.table import Column, Table
 
 from tssr_jax.errors import UserError
 from tssr_jax.reporting import make_console, make_progress
-from tssr_jax.run_config import write_json
+from tssr_jax.run_config import FILE_NAME, require_same_config, save_config, write_json
 from tssr_jax.studies.slots import News, Slots, run_trial
-from tssr_jax.studies.space import Dimension, parse_space
+from tssr_jax.studies.space import Dimension, counts, parse_space
 from tssr_jax.studies.trial import Trial
 from tssr_jax.validation import validate_config
 
@@ -43,7 +43,7 @@ def search(
     """Runs trials until there are `num_trials`, then prints the best and writes best.json.
 
     The first trial has the values of `config`. A second call with the same workdir goes on, with
-    the trial that was stopped first.
+    the trial that was stopped first. Fields that `config` does not read are left out.
 
     Args:
       config: what the trials change, and how (`config.search`).
@@ -56,11 +56,12 @@ def search(
       The best trial's values, by dotted names of fields.
 
     Raises:
-      UserError: if Optuna is not installed, the space makes no sense, or no trial succeeds.
+      UserError: if Optuna is not installed, the space makes no sense, `workdir` holds a search of
+        another configuration, or no trial succeeds.
     """
-    dimensions = parse_space(config)
-    study = _open(config, workdir, at_once)
     console = make_console()
+    dimensions = _dimensions(config, console)
+    study = _open(config, workdir, at_once)
     if not study.trials:
         _try_first(study, dimensions, config, console)
     with make_progress(console) as progress, Slots(at_once) as slots:
@@ -89,7 +90,19 @@ def search(
     found = {"validation": {OBJECTIVE: best.value}, "changes": best.params, "trials": len(complete)}
     write_json(workdir / BEST_FILE, found)
     _print_best(complete, console)
-    return best.params
+    return {d.field: d.value_of(best.params[d.field]) for d in dimensions}
+
+
+def _dimensions(config: ml_collections.ConfigDict, console: Console) -> list[Dimension]:
+    dimensions = parse_space(config)
+    unread = [d.field for d in dimensions if not counts(d.field, config)]
+    if len(unread) == len(dimensions):
+        raise UserError(
+            f"--config.search.space has {', '.join(unread)}; this configuration reads none of them."
+        )
+    if unread:
+        console.print(f"Not searched, since this configuration does not read it: {unread}")
+    return [d for d in dimensions if d.field not in unread]
 
 
 def _tell(study: Any, asked: Any, trial: Trial, value: float | None, console: Console) -> None:
@@ -107,7 +120,10 @@ def _open(config: ml_collections.ConfigDict, workdir: epath.Path, at_once: int) 
     except ImportError as error:
         raise UserError("--mode=search needs Optuna: pip install 'tssr-jax[search]'.") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if (workdir / FILE_NAME).exists():
+        require_same_config(config, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
+    save_config(config, workdir)
     journal = JournalFileBackend(str(workdir / JOURNAL_FILE))
     study = optuna.create_study(
         study_name="search",

@@ -14,6 +14,18 @@ _FORM = (
 )
 
 
+# Fields that only two streams read, and those that only a model which reads content does.
+_OF_TWO_STREAMS = (
+    "loss.lambda_user",
+    "loss.lambda_item",
+    "loss.user_temperature",
+    "model.id_reads_content",
+    "model.mixing",
+    "model.num_cross_layers",
+)
+_OF_CONTENT = ("content.", "model.content_hidden")
+
+
 class Dimension(NamedTuple):
     """One field of the configuration, and its values.
 
@@ -40,11 +52,26 @@ class Dimension(NamedTuple):
         """What Optuna keeps of a value: tuples as they are written, since JSON has none."""
         return repr(value) if isinstance(value, tuple) else value
 
+    def value_of(self, name: Any) -> Any:
+        """What a name of `name_of` stands for."""
+        return next((value for value in self.values if self.name_of(value) == name), name)
+
     def contains(self, value: Any) -> bool:
         """Whether the space has this value."""
         if self.kind == "choice":
             return value in self.values
         return bool(self.values[0] <= value <= self.values[1])
+
+
+def counts(field: str, config: ml_collections.ConfigDict) -> bool:
+    """Whether a configuration reads a field: other baselines, or a single stream, do not."""
+    if field.startswith("baseline."):
+        return bool(config.baseline.kind == "item_knn")
+    if config.baseline.kind:
+        return False
+    if len(config.model.streams) == 1 and field in _OF_TWO_STREAMS:
+        return False
+    return tuple(config.model.streams) != ("id",) or not field.startswith(_OF_CONTENT)
 
 
 def parse_space(config: ml_collections.ConfigDict) -> list[Dimension]:

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from tssr_jax.errors import UserError
 from tssr_jax.run_config import FILE_NAME, require_same_config, save_config
-from tssr_jax.studies.designs import Study
+from tssr_jax.studies.designs import Study, Variant
 from tssr_jax.validation import validate_config
 
 RESULT_FILE = "result.json"
@@ -77,10 +77,22 @@ def make_trials(
     trials = []
     for seed in range(config.seed, config.seed + num_seeds):
         for variant in study.variants_of(config):
-            own = config.copy_and_resolve_references()
-            own.update_from_flattened_dict({**variant.changes, "seed": seed})
+            own = configured(config, variant, seed)
             validate_config(own)
-            name = re.sub(r"\W+", "_", variant.name).strip("_")
-            folder = workdir / "trials" / f"{name}-seed{seed}"
+            folder = workdir / "trials" / f"{folder_name(variant.name)}-seed{seed}"
             trials.append(Trial(variant.name, dict(variant.changes), own, folder))
     return trials
+
+
+def configured(
+    config: ml_collections.ConfigDict, variant: Variant, seed: int
+) -> ml_collections.ConfigDict:
+    """A variant's whole configuration with a seed."""
+    own = config.copy_and_resolve_references()
+    own.update_from_flattened_dict({**variant.changes, "seed": seed})
+    return own
+
+
+def folder_name(variant: str) -> str:
+    """A variant's name without what file systems don't like."""
+    return re.sub(r"\W+", "_", variant).strip("_")

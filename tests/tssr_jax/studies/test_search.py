@@ -12,7 +12,7 @@ from tests.raw_data import tiny_config
 from tssr_jax.errors import UserError
 from tssr_jax.studies import search as search_module
 from tssr_jax.studies.search import search
-from tssr_jax.studies.space import Dimension, parse_space
+from tssr_jax.studies.space import Dimension, counts, parse_space
 
 
 def space(*texts):
@@ -33,7 +33,7 @@ def test_a_space_by_hand():
         Dimension("loss.next_item", "choice", ("full", "sce")),
         Dimension("model.streams", "choice", (("id",), ("content",))),
     ]  # fmt: skip
-    assert len(parse_space(default.get_config())) == 5
+    assert len(parse_space(default.get_config())) == 10
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,29 @@ def test_a_wrong_space_is_told(text, message):
 def test_an_empty_space_is_told():
     with pytest.raises(UserError, match="is empty"):
         space()
+
+
+@pytest.mark.parametrize(
+    ("kind", "streams", "fields"),
+    [
+        ("", ("id", "content"), "lr cross hidden"),
+        ("", ("id",), "lr"),
+        ("", ("sum",), "lr hidden"),
+        ("", ("content",), "lr hidden"),
+        ("item_knn", ("id", "content"), "neighbours"),
+        ("popularity", ("id",), ""),
+    ],
+)
+def test_what_a_configuration_reads(kind, streams, fields):
+    config = default.get_config()
+    config.baseline.kind, config.model.streams = kind, streams
+    names = {
+        "lr": "optimizer.learning_rate",
+        "cross": "model.num_cross_layers",
+        "hidden": "model.content_hidden",
+        "neighbours": "baseline.neighbours",
+    }
+    assert [name for name, field in names.items() if counts(field, config)] == fields.split()
 
 
 @pytest.fixture(name="config")
@@ -130,9 +153,30 @@ def test_choices_may_be_tuples(config, tmp_path, monkeypatch, capsys, sampler):
     for number in (3, 30):
         best = search(config, tmp_path / "search", number)
     assert ran[0] == ("id",) and set(ran) == {("id",), ("content",), ("sum",)}
-    assert best == {"model.streams": "('sum',)"}
+    assert best == {"model.streams": ("sum",)}
     flag = capsys.readouterr().out.rpartition("best: ")[2]
     assert shlex.split(flag) == ["--config.model.streams=('sum',)"]
+
+
+def test_another_configuration_is_not_mixed_in(config, tmp_path, monkeypatch):
+    def run_trial(trial, *_):
+        result = {"metrics": {"validation": {"ndcg@10": 0.5}}}
+        (trial.folder / "result.json").write_text(json.dumps(result))
+        return True
+
+    monkeypatch.setattr(search_module, "run_trial", run_trial)
+    search(config, tmp_path / "search", 1)
+    config.model.d_model = 8
+    with pytest.raises(UserError, match=r"another configuration.*model\.d_model"):
+        search(config, tmp_path / "search", 2)
+
+
+def test_a_space_of_which_nothing_is_read(config, tmp_path):
+    config.search.space = ("loss.lambda_user: log 0.1 1.0", "baseline.decay: range 0.5 1.0")
+    with pytest.raises(
+        UserError, match=r"lambda_user, baseline\.decay; this configuration reads no"
+    ):
+        search(config, tmp_path / "search", 1)
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")

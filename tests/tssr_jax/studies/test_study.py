@@ -91,6 +91,7 @@ def test_a_study_of_three_trials(tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(records[0]["metrics"]["test"]["ndcg@10"], ndcg)
     report = (workdir / "report.md").read_text()
     assert f"| both | 1 | {ndcg:.4f} [" in report and "by length of history" in report
+    assert "| ids only | model.streams=('id',) |" in report
     page = (workdir / "report.html").read_text()
     assert page.count("<svg") == 6
     assert "src=" not in page and 'href="http' not in page  # nothing is loaded from elsewhere

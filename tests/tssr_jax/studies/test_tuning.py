@@ -1,0 +1,79 @@
+"""Variants of a study that have settings of their own; trials are not run."""
+
+import pytest
+
+from tests.raw_data import tiny_config
+from tssr_jax.run_config import write_json
+from tssr_jax.studies import designs, runner
+from tssr_jax.studies import search as search_module
+from tssr_jax.studies.designs import Study, Variant
+from tssr_jax.studies.runner import run_study
+
+STUDY = Study(
+    "?",
+    (
+        Variant("both", {"optimizer.learning_rate": 0.5}),
+        Variant("ids", {"model.streams": ("id",)}),
+        Variant("popular", {"baseline.kind": "popularity"}),
+        Variant("neighbours", {"baseline.kind": "item_knn"}),
+    ),
+)
+
+
+@pytest.fixture(name="ran")
+def fixture_ran(monkeypatch):
+    """What was run, as folder of the search or None, and configuration."""
+    ran = []
+
+    def run_trial(trial, *_):
+        searched = trial.folder.parent.parent.name if trial.variant.startswith("trial") else None
+        ran.append((searched, trial.config))
+        # The smallest step size is best, and the largest decay; dropout does not matter.
+        value = trial.config.baseline.decay - trial.config.optimizer.learning_rate
+        result = {"metrics": {split: {"ndcg@10": value} for split in ("validation", "test")}}
+        write_json(trial.folder / "result.json", result)
+        return True
+
+    monkeypatch.setitem(designs.STUDIES, "tiny", STUDY)
+    monkeypatch.setattr(search_module, "run_trial", run_trial)
+    monkeypatch.setattr(runner, "run_trial", run_trial)
+    monkeypatch.setattr(runner, "write_report", lambda *_: None)
+    return ran
+
+
+def test_each_variant_has_the_best_of_its_own_search(ran, tmp_path):
+    config = tiny_config(tmp_path)
+    config.search.space = (
+        "optimizer.learning_rate: log 1e-4 1.0",
+        "loss.lambda_user: range 0.0 1.0",
+        "baseline.decay: range 0.1 1.0",
+    )
+    run_study("tiny", config, tmp_path / "study", 2, tune_trials=5)
+    searched = [name for name, _ in ran if name]
+    assert searched == ["both"] * 5 + ["ids"] * 5 + ["neighbours"] * 5
+    # Of one variant, by the trials of its search: first the variant's own values.
+    rates = {
+        name: [own.optimizer.learning_rate for folder, own in ran if folder == name]
+        for name in ("both", "ids")
+    }
+    assert rates["both"][0] == 0.5 and rates["ids"][0] == config.optimizer.learning_rate
+    weights = {own.loss.lambda_user for folder, own in ran if folder == "ids"}
+    assert weights == {config.loss.lambda_user}
+    decays = [own.baseline.decay for folder, own in ran if folder == "neighbours"]
+    last = [own for folder, own in ran if folder is None]
+    assert [own.seed for own in last] == [0] * 4 + [1] * 4
+    for both, ids, popular, neighbours in (last[:4], last[4:]):
+        assert both.optimizer.learning_rate == min(rates["both"])
+        assert ids.optimizer.learning_rate == min(rates["ids"]) and ids.model.streams == ("id",)
+        assert popular.optimizer.learning_rate == config.optimizer.learning_rate
+        assert neighbours.baseline.decay == max(decays)
+    number = len(ran)
+    run_study("tiny", config, tmp_path / "study", 2, tune_trials=5)
+    assert len(ran) == number
+
+
+def test_only_variants_that_are_asked_for_are_searched(ran, tmp_path):
+    config = tiny_config(tmp_path)
+    config.search.space = ("optimizer.learning_rate: log 1e-4 1.0",)
+    run_study("tiny", config, tmp_path / "study", 1, ["ids"], tune_trials=2)
+    assert [name for name, _ in ran] == ["ids", "ids", None]
