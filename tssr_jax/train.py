@@ -48,6 +48,7 @@ SELECTION_METRIC = "ndcg@10"
 _STEPS_PER_SYNC = 8
 # Fields of `config.model` that parameters mean something else under, without another shape.
 _NOT_IN_SHAPES = ("num_heads", "norm")
+_NOT_IN_SHAPES_OF_TWO = ("mixing", "id_reads_content")
 _ADVICE = (
     "Nothing was saved since the last checkpoint. Try, in another --workdir, a lower "
     "--config.optimizer.learning_rate, --config.optimizer.clip_norm=1, or a warm-up."
@@ -131,7 +132,8 @@ def started_from(
       UserError: if `workdir` holds no run, or that is of another model.
     """
     other_run, others, _ = restore_best(workdir.expanduser())
-    for field in _NOT_IN_SHAPES:
+    both = len(config.model.streams) == len(other_run.config.model.streams) == 2
+    for field in _NOT_IN_SHAPES + (_NOT_IN_SHAPES_OF_TWO if both else ()):
         here, there = config.model[field], other_run.config.model[field]
         if here != there:
             raise UserError(

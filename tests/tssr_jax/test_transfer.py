@@ -57,6 +57,22 @@ def test_another_model_is_told(configs, tmp_path):
     second.model.norm = "pre"
     with pytest.raises(UserError, match=r"which here is .*Train it with the same sections"):
         train(second, tmp_path / "c")
+    # What only two streams read does not matter to one.
+    second.model.update(d_model=8, mixing="experts", id_reads_content=True)
+    train(second, tmp_path / "e")
     second.train.init_from = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"nowhere.*does not exist"):
         train(second, tmp_path / "d")
+
+
+def test_another_mixture_is_told(configs, tmp_path):
+    """Its parameters have the same shapes."""
+    first, second = configs
+    for config in configs:
+        config.model.update(streams=("id", "content"), mixing="experts", id_reads_content=True)
+    first.train.num_epochs = 1
+    train(first, tmp_path / "a")
+    second.train.init_from = str(tmp_path / "a")
+    second.model.id_reads_content = False
+    with pytest.raises(UserError, match=r"has model\.id_reads_content=True, this one False"):
+        train(second, tmp_path / "b")

@@ -248,8 +248,8 @@ class Recommender:
     def vectors(self, space: Space = "scores") -> np.ndarray:
         """Vectors of all classes, float32 [num_items + 1, width]; row 0 is padding.
 
-        "scores" are those that a fused state is multiplied by to score an item, "id" those by which
-        the id stream reads it, "content" its features.
+        "scores" are those that a fused state is multiplied by to score an item, "id" rows of the id
+        table, "content" its features.
 
         Raises:
           UserError: if the model has no such.

@@ -16,11 +16,18 @@ class Variant:
 
     Attributes:
       name: for tables.
-      changes: values of fields that differ from the study's configuration, by dotted names.
+      changes: values of fields that make it what it is, by dotted names.
+      settings: values of fields that suit it; searches of its own begin there.
     """
 
     name: str
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All that differs from the study's configuration."""
+        return {**self.changes, **self.settings}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +60,13 @@ class Study:
 IDS_ONLY = {"model.streams": ("id",)}
 CONTENT_ONLY = {"model.streams": ("content",)}
 # It learns slowly: by 8 trials of a search a larger step size, no second layer, no decay.
-GRU4REC = {
-    **IDS_ONLY,
-    "model.encoder": "gru",
+GRU4REC = {**IDS_ONLY, "model.encoder": "gru"}
+GRU4REC_SETTINGS = {
     "model.num_unimodal_layers": 1,
     "optimizer.learning_rate": 3e-3,
     "optimizer.weight_decay": 0.0,
 }
-# What configs/tuned.py changes in the model, its losses and their optimiser.
+# What configs/tuned.py changes in the model and its losses, and how they are trained.
 AS_IN_THE_PAPER = {
     "model.head": "classes",
     "model.id_reads_content": False,
@@ -68,9 +74,11 @@ AS_IN_THE_PAPER = {
     "model.content_hidden": 0,
     "model.num_unimodal_layers": 1,
     "model.num_cross_layers": 4,
-    "model.dropout_rate": 0.1,
     "loss.lambda_user": 1.0,
     "loss.lambda_item": 1.0,
+}
+PAPER_SETTINGS = {
+    "model.dropout_rate": 0.1,
     "optimizer.learning_rate": 1e-3,
     "optimizer.weight_decay": 0.0,
 }
@@ -140,10 +148,10 @@ def _baselines() -> tuple[Variant, ...]:
         Variant("popularity", {"baseline.kind": "popularity"}),
         Variant("item-kNN", {"baseline.kind": "item_knn"}),
         Variant("SASRec (cross entropy)", IDS_ONLY),
-        Variant("GRU4Rec (cross entropy)", GRU4REC),
+        Variant("GRU4Rec (cross entropy)", GRU4REC, GRU4REC_SETTINGS),
         Variant("SASRec, content added", {"model.streams": ("sum",)}),
         Variant("content only", CONTENT_ONLY),
-        Variant("TSSR as in the paper", AS_IN_THE_PAPER),
+        Variant("TSSR as in the paper", AS_IN_THE_PAPER, PAPER_SETTINGS),
     )
 
 

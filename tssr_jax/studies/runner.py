@@ -11,11 +11,11 @@ from rich.console import Console
 from tssr_jax.errors import UserError
 from tssr_jax.reporting import make_console, make_progress
 from tssr_jax.run_config import write_whole
-from tssr_jax.studies.designs import STUDIES
+from tssr_jax.studies.designs import STUDIES, Study
 from tssr_jax.studies.report import write_report
 from tssr_jax.studies.slots import News, Slots, run_trial
 from tssr_jax.studies.trial import LOG_FILE, Trial, make_trials
-from tssr_jax.studies.tuning import tune
+from tssr_jax.studies.tuning import require_same_tuning, tune
 
 RESULTS_FILE = "results.jsonl"
 
@@ -45,14 +45,13 @@ def run_study(
 
     Raises:
       UserError: if there is no such study or variant, a variant makes no sense, `workdir` holds
-        trials of another configuration, or trials fail; the others are run, and reported, all the
-        same.
+        trials of another configuration or tuning, a search has no trial that succeeds, or trials
+        fail; the others are run, and reported, all the same.
     """
-    if name not in STUDIES:
-        raise UserError(f"--study={name} is not known; there are {', '.join(STUDIES)}.")
-    study, console = STUDIES[name], make_console()
+    study, console = _known(name), make_console()
     # What makes no sense is told before hours of searching.
     asked = _asked(trials := make_trials(study, config, num_seeds, workdir), only)
+    require_same_tuning(workdir, tune_trials)
     if tune_trials:
         study = tune(study, config, workdir, tune_trials, only, minutes=minutes, at_once=at_once)
         asked = _asked(trials := make_trials(study, config, num_seeds, workdir), only)
@@ -80,6 +79,12 @@ def run_study(
     _write_results(trials, workdir)
     write_report(name, study, [t for t in trials if t.result()], workdir, console)
     _require_success(failed)
+
+
+def _known(name: str) -> Study:
+    if name not in STUDIES:
+        raise UserError(f"--study={name} is not known; there are {', '.join(STUDIES)}.")
+    return STUDIES[name]
 
 
 def _asked(trials: Sequence[Trial], only: Sequence[str]) -> list[Trial]:

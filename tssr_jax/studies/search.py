@@ -21,10 +21,16 @@ from rich.table import Column, Table
 
 from tssr_jax.errors import UserError
 from tssr_jax.reporting import make_console, make_progress
-from tssr_jax.run_config import FILE_NAME, require_same_config, save_config, write_json
+from tssr_jax.run_config import (
+    FILE_NAME,
+    load_config,
+    require_same_config,
+    save_config,
+    write_json,
+)
 from tssr_jax.studies.slots import News, Slots, run_trial
 from tssr_jax.studies.space import Dimension, counts, parse_space
-from tssr_jax.studies.trial import Trial
+from tssr_jax.studies.trial import TRIALS_FOLDER, Trial
 from tssr_jax.validation import validate_config
 
 JOURNAL_FILE = "search.log"
@@ -93,6 +99,15 @@ def search(
     return {d.field: d.value_of(best.params[d.field]) for d in dimensions}
 
 
+def best_before(config: ml_collections.ConfigDict, workdir: epath.Path) -> dict[str, Any] | None:
+    """What a search of this folder has found, as `search` returns it; None if none has ended."""
+    if not (workdir / BEST_FILE).exists():
+        return None
+    _claim(config, workdir)
+    found = json.loads((workdir / BEST_FILE).read_text())["changes"]
+    return {d.field: d.value_of(found[d.field]) for d in parse_space(config) if d.field in found}
+
+
 def _dimensions(config: ml_collections.ConfigDict, console: Console) -> list[Dimension]:
     dimensions = parse_space(config)
     unread = [d.field for d in dimensions if not counts(d.field, config)]
@@ -118,12 +133,9 @@ def _open(config: ml_collections.ConfigDict, workdir: epath.Path, at_once: int) 
         import optuna  # noqa: PLC0415 - an extra
         from optuna.storages.journal import JournalFileBackend  # noqa: PLC0415
     except ImportError as error:
-        raise UserError("--mode=search needs Optuna: pip install 'tssr-jax[search]'.") from error
+        raise UserError("A search needs Optuna: pip install 'tssr-jax[search]'.") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if (workdir / FILE_NAME).exists():
-        require_same_config(config, workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    save_config(config, workdir)
+    _claim(config, workdir)
     journal = JournalFileBackend(str(workdir / JOURNAL_FILE))
     study = optuna.create_study(
         study_name="search",
@@ -141,11 +153,34 @@ def _open(config: ml_collections.ConfigDict, workdir: epath.Path, at_once: int) 
             # Trials that run count as bad ones, so that what is asked beside is not the same.
             else optuna.samplers.TPESampler(seed=seed, constant_liar=at_once > 1)
         )
-    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+    again = study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
+    for trial in again:
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    if all(trial.value is None for trial in study.trials):
+        again = [trial for trial in _finished(study) if trial.params]  # whatever the cause was
+    for trial in again:
         study.set_user_attr(f"stopped {trial.number}", True)
         study.enqueue_trial(trial.params, skip_if_exists=False)
     return study
+
+
+def _claim(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
+    """Makes the folder one of this configuration and space; raises UserError if it is another's."""
+    if not (workdir / FILE_NAME).exists():
+        if (workdir / JOURNAL_FILE).exists():
+            raise UserError(
+                f"{workdir} holds a search, but not its {FILE_NAME}: what it searched can't be "
+                "told. Choose another --workdir."
+            )
+        workdir.mkdir(parents=True, exist_ok=True)
+        save_config(config, workdir)
+    require_same_config(config, workdir)
+    there = load_config(workdir).search.space
+    if there != config.search.space:
+        raise UserError(
+            f"{workdir} holds a search of another space ({there}). Choose another --workdir, or "
+            "give the same --config.search.space to go on."
+        )
 
 
 def _try_first(
@@ -191,7 +226,7 @@ def _make_trial(
     own = config.copy_and_resolve_references()
     own.update_from_flattened_dict(changes)
     name = hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:16]
-    folder = workdir / "trials" / name
+    folder = workdir / TRIALS_FOLDER / name
     return Trial(f"trial {asked.number}", changes, own, folder)
 
 

@@ -19,11 +19,16 @@ _OF_TWO_STREAMS = (
     "loss.lambda_user",
     "loss.lambda_item",
     "loss.user_temperature",
+    "loss.hard_negatives",
+    "loss.num_hard_negatives",
+    "loss.queue_size",
     "model.id_reads_content",
     "model.mixing",
     "model.num_cross_layers",
 )
-_OF_CONTENT = ("content.", "model.content_hidden")
+_OF_CONTENT = ("content.", "model.content_hidden", "model.no_content_vector", "model.id_dropout")
+# Fields that recurrent encoders do not read.
+_OF_ATTENTION = ("model.d_ffn", "model.num_heads", "model.norm", "model.residual_init")
 
 
 class Dimension(NamedTuple):
@@ -65,11 +70,12 @@ class Dimension(NamedTuple):
 
 def counts(field: str, config: ml_collections.ConfigDict) -> bool:
     """Whether a configuration reads a field: other baselines, or a single stream, do not."""
-    if field.startswith("baseline."):
-        return bool(config.baseline.kind == "item_knn")
-    if config.baseline.kind:
-        return False
+    if config.baseline.kind or field.startswith("baseline."):
+        of_neighbours = field.startswith("baseline.") or field == "model.max_length"
+        return bool(config.baseline.kind == "item_knn" and of_neighbours)
     if len(config.model.streams) == 1 and field in _OF_TWO_STREAMS:
+        return False
+    if config.model.encoder == "gru" and field in _OF_ATTENTION:
         return False
     return tuple(config.model.streams) != ("id",) or not field.startswith(_OF_CONTENT)
 

@@ -17,6 +17,7 @@ from tssr_jax.validation import validate_config
 RESULT_FILE = "result.json"
 LOG_FILE = "log.txt"
 RUN_FOLDER = "run"
+TRIALS_FOLDER = "trials"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Trial:
 
     Attributes:
       variant: its name.
-      changes: values of fields that the variant sets, by dotted names.
+      changes: values of fields that the variant sets, its settings included, by dotted names.
       config: whole.
       folder: holds the configuration, the log, the run's workdir, and in the end the result.
     """
@@ -79,8 +80,8 @@ def make_trials(
         for variant in study.variants_of(config):
             own = configured(config, variant, seed)
             validate_config(own)
-            folder = workdir / "trials" / f"{folder_name(variant.name)}-seed{seed}"
-            trials.append(Trial(variant.name, dict(variant.changes), own, folder))
+            folder = workdir / TRIALS_FOLDER / f"{folder_name(variant.name)}-seed{seed}"
+            trials.append(Trial(variant.name, variant.values, own, folder))
     return trials
 
 
@@ -89,7 +90,7 @@ def configured(
 ) -> ml_collections.ConfigDict:
     """A variant's whole configuration with a seed."""
     own = config.copy_and_resolve_references()
-    own.update_from_flattened_dict({**variant.changes, "seed": seed})
+    own.update_from_flattened_dict({**variant.values, "seed": seed})
     return own
 
 

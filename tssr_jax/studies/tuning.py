@@ -1,17 +1,21 @@
 """A study whose variants have settings of their own, found by searches of the same length."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 
 import ml_collections
 from etils import epath
 
+from tssr_jax.errors import UserError
+from tssr_jax.run_config import write_json
 from tssr_jax.studies.designs import Study, Variant
-from tssr_jax.studies.search import search
+from tssr_jax.studies.search import best_before, search
 from tssr_jax.studies.space import counts, parse_space
-from tssr_jax.studies.trial import configured, folder_name
+from tssr_jax.studies.trial import TRIALS_FOLDER, configured, folder_name
 
 SEARCHES_FOLDER = "searches"
+TUNING_FILE = "tuning.json"
 
 
 def tune(
@@ -24,22 +28,24 @@ def tune(
     minutes: float = 0.0,
     at_once: int = 1,
 ) -> Study:
-    """Searches the settings of each variant, over the fields of `config.search.space` it reads.
+    """Searches the settings of each variant: fields of `config.search.space` that it reads.
 
-    A search begins with the variant's own values, so none is worse by validation than it was. What
-    has been searched before is not searched again.
+    What makes a variant what it is (its changes) stays. A search begins with the variant's own
+    values, if they lie in the space: what is found is then no worse by validation. What has been
+    searched before is not searched again.
 
     Args:
       study: whose variants change `config`.
       config: the study's.
       workdir: of the study; searches lie in its folder SEARCHES_FOLDER.
       num_trials: of each search.
-      only: names of variants that are searched; () searches all. Others stay as they are.
+      only: names of variants that are searched; () searches all. Others have what was found for
+        them before.
       minutes: that training of a trial may take; 0 is no limit.
       at_once: trials that run side by side.
 
     Returns:
-      The study with what was found in the variants' changes.
+      The study with what was found in the variants' settings.
 
     Raises:
       UserError: as `search` does.
@@ -47,15 +53,38 @@ def tune(
 
     def tuned(variant: Variant) -> Variant:
         own = configured(config, variant, config.seed)
-        if not any(counts(dimension.field, own) for dimension in parse_space(own)):
+        own.search.space = tuple(
+            text
+            for text, dimension in zip(own.search.space, parse_space(own), strict=True)
+            if dimension.field not in variant.changes and counts(dimension.field, own)
+        )
+        if not own.search.space:
             return variant
         folder = workdir / SEARCHES_FOLDER / folder_name(variant.name)
-        found = search(own, folder, num_trials, minutes=minutes, at_once=at_once)
-        return dataclasses.replace(variant, changes={**variant.changes, **found})
+        if only and variant.name not in only:
+            found = best_before(own, folder) or {}
+        else:
+            found = search(own, folder, num_trials, minutes=minutes, at_once=at_once)
+        return dataclasses.replace(variant, settings={**variant.settings, **found})
 
-    variants = study.variants_of(config)
-    return dataclasses.replace(
-        study,
-        variants=tuple(tuned(v) if not only or v.name in only else v for v in variants),
-        fewer_fields=False,
-    )
+    variants = tuple(tuned(variant) for variant in study.variants_of(config))
+    return dataclasses.replace(study, variants=variants, fewer_fields=False)
+
+
+def require_same_tuning(workdir: epath.Path, num_trials: int) -> None:
+    """Raises UserError if the folder's variants had searches of another length, or none."""
+    path = workdir / TUNING_FILE
+    if path.exists():
+        there = json.loads(path.read_text())["trials"]
+    elif (workdir / TRIALS_FOLDER).exists():
+        there = 0
+    else:
+        there = num_trials
+        if num_trials:
+            workdir.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"trials": num_trials})
+    if there != num_trials:
+        raise UserError(
+            f"{workdir} holds a study with --tune_trials={there}, this one has {num_trials}. "
+            "Choose another --workdir, or give the same to go on."
+        )

@@ -59,22 +59,30 @@ def test_an_empty_space_is_told():
 @pytest.mark.parametrize(
     ("kind", "streams", "fields"),
     [
-        ("", ("id", "content"), "lr cross hidden"),
-        ("", ("id",), "lr"),
-        ("", ("sum",), "lr hidden"),
-        ("", ("content",), "lr hidden"),
-        ("item_knn", ("id", "content"), "neighbours"),
+        ("", ("id", "content"), "lr cross hidden queue heads window"),
+        ("", ("id",), "lr heads window"),
+        ("gru", ("id",), "lr window"),
+        ("", ("sum",), "lr hidden heads window"),
+        ("", ("content",), "lr hidden heads window"),
+        ("item_knn", ("id", "content"), "neighbours window"),
         ("popularity", ("id",), ""),
     ],
 )
 def test_what_a_configuration_reads(kind, streams, fields):
     config = default.get_config()
-    config.baseline.kind, config.model.streams = kind, streams
+    config.model.streams = streams
+    if kind == "gru":
+        config.model.encoder = kind
+    else:
+        config.baseline.kind = kind
     names = {
         "lr": "optimizer.learning_rate",
         "cross": "model.num_cross_layers",
         "hidden": "model.content_hidden",
+        "queue": "loss.queue_size",
+        "heads": "model.num_heads",
         "neighbours": "baseline.neighbours",
+        "window": "model.max_length",
     }
     assert [name for name, field in names.items() if counts(field, config)] == fields.split()
 
@@ -169,6 +177,33 @@ def test_another_configuration_is_not_mixed_in(config, tmp_path, monkeypatch):
     config.model.d_model = 8
     with pytest.raises(UserError, match=r"another configuration.*model\.d_model"):
         search(config, tmp_path / "search", 2)
+    config.model.d_model = 16
+    config.search.space = (*config.search.space, "optimizer.b1: choice 0.8 0.9")
+    with pytest.raises(UserError, match="a search of another space"):
+        search(config, tmp_path / "search", 2)
+    (tmp_path / "search" / "config.json").unlink()
+    with pytest.raises(UserError, match=r"holds a search, but not its config\.json"):
+        search(config, tmp_path / "search", 2)
+
+
+def test_where_no_trial_succeeded_they_are_tried_again(config, tmp_path, monkeypatch):
+    ran = []
+
+    def run_trial(trial, *_):
+        ran.append(trial.config.optimizer.learning_rate)
+        if len(ran) <= 2:
+            return False  # for a cause that goes away
+        result = {"metrics": {"validation": {"ndcg@10": 0.5}}}
+        (trial.folder / "result.json").write_text(json.dumps(result))
+        return True
+
+    monkeypatch.setattr(search_module, "run_trial", run_trial)
+    with pytest.raises(UserError, match="No trial succeeded"):
+        search(config, tmp_path / "search", 2)
+    search(config, tmp_path / "search", 2)
+    assert ran[2:] == ran[:2] and ran[0] == config.optimizer.learning_rate
+    search(config, tmp_path / "search", 2)
+    assert len(ran) == 4
 
 
 def test_a_space_of_which_nothing_is_read(config, tmp_path):

@@ -1,8 +1,11 @@
 """Variants of a study that have settings of their own; trials are not run."""
 
+import json
+
 import pytest
 
 from tests.raw_data import tiny_config
+from tssr_jax.errors import UserError
 from tssr_jax.run_config import write_json
 from tssr_jax.studies import designs, runner
 from tssr_jax.studies import search as search_module
@@ -12,7 +15,7 @@ from tssr_jax.studies.runner import run_study
 STUDY = Study(
     "?",
     (
-        Variant("both", {"optimizer.learning_rate": 0.5}),
+        Variant("both", {"loss.lambda_item": 0.0}, {"optimizer.learning_rate": 0.5}),
         Variant("ids", {"model.streams": ("id",)}),
         Variant("popular", {"baseline.kind": "popularity"}),
         Variant("neighbours", {"baseline.kind": "item_knn"}),
@@ -46,6 +49,7 @@ def test_each_variant_has_the_best_of_its_own_search(ran, tmp_path):
     config.search.space = (
         "optimizer.learning_rate: log 1e-4 1.0",
         "loss.lambda_user: range 0.0 1.0",
+        "loss.lambda_item: range 0.0 1.0",
         "baseline.decay: range 0.1 1.0",
     )
     run_study("tiny", config, tmp_path / "study", 2, tune_trials=5)
@@ -59,6 +63,9 @@ def test_each_variant_has_the_best_of_its_own_search(ran, tmp_path):
     assert rates["both"][0] == 0.5 and rates["ids"][0] == config.optimizer.learning_rate
     weights = {own.loss.lambda_user for folder, own in ran if folder == "ids"}
     assert weights == {config.loss.lambda_user}
+    # What makes a variant what it is stays, what else is read is searched.
+    assert {own.loss.lambda_item for folder, own in ran if folder == "both"} == {0.0}
+    assert len({own.loss.lambda_user for folder, own in ran if folder == "both"}) == 5
     decays = [own.baseline.decay for folder, own in ran if folder == "neighbours"]
     last = [own for folder, own in ran if folder is None]
     assert [own.seed for own in last] == [0] * 4 + [1] * 4
@@ -75,5 +82,22 @@ def test_each_variant_has_the_best_of_its_own_search(ran, tmp_path):
 def test_only_variants_that_are_asked_for_are_searched(ran, tmp_path):
     config = tiny_config(tmp_path)
     config.search.space = ("optimizer.learning_rate: log 1e-4 1.0",)
-    run_study("tiny", config, tmp_path / "study", 1, ["ids"], tune_trials=2)
+    workdir = tmp_path / "study"
+    run_study("tiny", config, workdir, 1, ["ids"], tune_trials=2)
     assert [name for name, _ in ran] == ["ids", "ids", None]
+    run_study("tiny", config, workdir, 1, ["both"], tune_trials=2)
+    assert [name for name, _ in ran[3:]] == ["both", "both", None]
+    # What was found before for the others is known, so that what ended is told.
+    lines = (workdir / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["variant"] for line in lines] == ["both", "ids"]
+
+
+@pytest.mark.parametrize(("before", "now"), [(2, 3), (2, 0), (0, 2)])
+def test_another_tuning_is_refused_before_anything_runs(ran, tmp_path, before, now):
+    config = tiny_config(tmp_path)
+    config.search.space = ("optimizer.learning_rate: log 1e-4 1.0",)
+    run_study("tiny", config, tmp_path / "study", 1, ["ids"], tune_trials=before)
+    number = len(ran)
+    with pytest.raises(UserError, match=f"--tune_trials={before}, this one has {now}"):
+        run_study("tiny", config, tmp_path / "study", 1, ["ids"], tune_trials=now)
+    assert len(ran) == number
