@@ -8,6 +8,7 @@ import ml_collections
 from etils import epath
 
 from tssr_jax.errors import UserError
+from tssr_jax.reporting import make_console
 from tssr_jax.run_config import write_json
 from tssr_jax.studies.designs import Study, Variant
 from tssr_jax.studies.search import best_before, search
@@ -50,6 +51,7 @@ def tune(
     Raises:
       UserError: as `search` does.
     """
+    console = make_console()
 
     def tuned(variant: Variant) -> Variant:
         own = configured(config, variant, config.seed)
@@ -64,6 +66,7 @@ def tune(
         if only and variant.name not in only:
             found = best_before(own, folder) or {}
         else:
+            console.print(f"Settings of {variant.name}: {num_trials} trials.")
             found = search(own, folder, num_trials, minutes=minutes, at_once=at_once)
         return dataclasses.replace(variant, settings={**variant.settings, **found})
 
