@@ -11,6 +11,7 @@ configuration (configs/default.py lists them) can be set: --config.model.d_model
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags, logging
 from etils import epath
@@ -19,6 +20,9 @@ from ml_collections import config_flags
 from tssr_jax import command_line
 from tssr_jax.errors import UserError
 from tssr_jax.huge_pages import use_huge_pages
+
+if TYPE_CHECKING:
+    from tssr_jax.studies.slots import Pace
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, e.g. configs/ml100k.py or configs/csv.py:FOLDER."
@@ -157,15 +161,13 @@ def main() -> None:
             workdir,
             _SEEDS.value,
             _VARIANT.value,
-            minutes=_TRIAL_MINUTES.value,
-            at_once=_TRIALS_AT_ONCE.value,
+            pace=_pace(),
             tune_trials=_TUNE_TRIALS.value,
         )
     elif _MODE.value == "search":
         from tssr_jax.studies.search import search
 
-        minutes, at_once = _TRIAL_MINUTES.value, _TRIALS_AT_ONCE.value
-        search(_CONFIG.value, workdir, _TRIALS.value, minutes=minutes, at_once=at_once)
+        search(_CONFIG.value, workdir, _TRIALS.value, _pace())
     elif _CONFIG.value.baseline.kind:
         from tssr_jax.baselines import run_baseline
 
@@ -174,6 +176,12 @@ def main() -> None:
         from tssr_jax.train import train
 
         train(_CONFIG.value, workdir)
+
+
+def _pace() -> "Pace":
+    from tssr_jax.studies.slots import Pace
+
+    return Pace(_TRIAL_MINUTES.value, _TRIALS_AT_ONCE.value)
 
 
 def _evaluate(workdir: epath.Path) -> None:

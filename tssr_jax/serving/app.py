@@ -182,6 +182,7 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
             most_at_once=service.limits.most_at_once,
         )
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         """Whether the service answers."""
@@ -201,6 +202,7 @@ def _add_pages(app: FastAPI, service: Service) -> None:
             raise HTTPException(404, "There is no such picture.")
         return FileResponse(path, headers=_HEADERS)
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", headers=_HEADERS)

@@ -13,7 +13,7 @@ from tssr_jax.reporting import make_console, make_progress
 from tssr_jax.run_config import write_whole
 from tssr_jax.studies.designs import STUDIES, Study
 from tssr_jax.studies.report import write_report
-from tssr_jax.studies.slots import News, Slots, run_trial
+from tssr_jax.studies.slots import UNHURRIED, News, Pace, Slots, run_trial
 from tssr_jax.studies.trial import LOG_FILE, Trial, make_trials
 from tssr_jax.studies.tuning import require_same_tuning, tune
 
@@ -27,8 +27,7 @@ def run_study(
     num_seeds: int,
     only: Sequence[str] = (),
     *,
-    minutes: float = 0.0,
-    at_once: int = 1,
+    pace: Pace = UNHURRIED,
     tune_trials: int = 0,
 ) -> None:
     """Runs what is left of a study, then writes results.jsonl, report.md and report.html.
@@ -39,8 +38,7 @@ def run_study(
       workdir: folder of the study; a second call with the same one goes on.
       num_seeds: from `config.seed` on.
       only: names of variants that are run now; () runs all. The report has whatever has ended.
-      minutes: that training of a trial may take; 0 is no limit.
-      at_once: trials that run side by side, each with its share of the cores.
+      pace: how they are run.
       tune_trials: of a search of each variant's own settings, before; 0 does not search.
 
     Raises:
@@ -53,7 +51,7 @@ def run_study(
     asked = _asked(trials := make_trials(study, config, num_seeds, workdir), only)
     require_same_tuning(workdir, tune_trials)
     if tune_trials:
-        study = tune(study, config, workdir, tune_trials, only, minutes=minutes, at_once=at_once)
+        study = tune(study, config, workdir, tune_trials, only, pace=pace)
         asked = _asked(trials := make_trials(study, config, num_seeds, workdir), only)
     for trial in asked:
         trial.prepare()
@@ -61,12 +59,12 @@ def run_study(
     left = [trial for trial in asked if trial.result() is None]
     console.print(f"{study.question} {len(asked)} trials, {len(asked) - len(left)} done before.")
     failed: list[Trial] = []
-    with make_progress(console) as progress, Slots(at_once) as slots:
+    with make_progress(console) as progress, Slots(pace.at_once) as slots:
         done = len(asked) - len(left)
         task = progress.add_task(name, total=len(asked), completed=done, message="")
         news = News(lambda line: progress.update(task, message=line))
         futures = {
-            slots.submit(run_trial, t, minutes, news.of(t.folder.name), slots.stopped): t
+            slots.submit(run_trial, t, pace.minutes, news.of(t.folder.name), slots.stopped): t
             for t in left
         }
         for future in as_completed(futures):

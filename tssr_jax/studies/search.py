@@ -28,7 +28,7 @@ from tssr_jax.run_config import (
     save_config,
     write_json,
 )
-from tssr_jax.studies.slots import News, Slots, run_trial
+from tssr_jax.studies.slots import UNHURRIED, News, Pace, Slots, run_trial
 from tssr_jax.studies.space import Dimension, counts, parse_space
 from tssr_jax.studies.trial import TRIALS_FOLDER, Trial
 from tssr_jax.validation import validate_config
@@ -42,9 +42,7 @@ def search(
     config: ml_collections.ConfigDict,
     workdir: epath.Path,
     num_trials: int,
-    *,
-    minutes: float = 0.0,
-    at_once: int = 1,
+    pace: Pace = UNHURRIED,
 ) -> dict[str, Any]:
     """Runs trials until there are `num_trials`, then prints the best and writes best.json.
 
@@ -55,8 +53,7 @@ def search(
       config: what the trials change, and how (`config.search`).
       workdir: folder of the search.
       num_trials: in all.
-      minutes: that training of a trial may take; 0 is no limit.
-      at_once: trials that run side by side, each with its share of the cores.
+      pace: how they are run.
 
     Returns:
       The best trial's values, by dotted names of fields.
@@ -67,10 +64,10 @@ def search(
     """
     console = make_console()
     dimensions = _dimensions(config, console)
-    study = _open(config, workdir, at_once)
+    study = _open(config, workdir, pace.at_once)
     if not study.trials:
         _try_first(study, dimensions, config, console)
-    with make_progress(console) as progress, Slots(at_once) as slots:
+    with make_progress(console) as progress, Slots(pace.at_once) as slots:
         task = progress.add_task("Search", total=num_trials, message="")
         news = News(lambda line: progress.update(task, message=line))
         running: dict[Future[Any], tuple[Any, Trial]] = {}
@@ -78,10 +75,10 @@ def search(
         locks: defaultdict[epath.Path, threading.Lock] = defaultdict(threading.Lock)
         while (done := len(_finished(study))) < num_trials:
             progress.update(task, completed=done)
-            while len(running) < min(at_once, num_trials - done):
+            while len(running) < min(pace.at_once, num_trials - done):
                 asked = study.ask()
                 trial = _make_trial(asked, dimensions, config, workdir)
-                run = trial, minutes, news.of(trial.variant), slots.stopped
+                run = trial, pace.minutes, news.of(trial.variant), slots.stopped
                 future = slots.submit(_value, *run, locks[trial.folder], console)
                 running[future] = asked, trial
             for future in wait(running, return_when=FIRST_COMPLETED).done:

@@ -8,13 +8,28 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from tssr_jax.errors import UserError
 from tssr_jax.reporting import METRICS_FILE
 from tssr_jax.studies.trial import LOG_FILE, Trial
 
 _SECONDS_BETWEEN_LOOKS = 1.0
+
+
+class Pace(NamedTuple):
+    """How the trials of a study or a search are run.
+
+    Attributes:
+      minutes: that training of a trial may take; 0 is no limit.
+      at_once: trials that run side by side, each with its share of the cores.
+    """
+
+    minutes: float = 0.0
+    at_once: int = 1
+
+
+UNHURRIED = Pace()
 
 
 class Slots:

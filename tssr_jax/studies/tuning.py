@@ -12,6 +12,7 @@ from tssr_jax.reporting import make_console
 from tssr_jax.run_config import write_json
 from tssr_jax.studies.designs import Study, Variant
 from tssr_jax.studies.search import best_before, search
+from tssr_jax.studies.slots import UNHURRIED, Pace
 from tssr_jax.studies.space import counts, parse_space
 from tssr_jax.studies.trial import TRIALS_FOLDER, configured, folder_name
 
@@ -26,8 +27,7 @@ def tune(
     num_trials: int,
     only: Sequence[str] = (),
     *,
-    minutes: float = 0.0,
-    at_once: int = 1,
+    pace: Pace = UNHURRIED,
 ) -> Study:
     """Searches the settings of each variant: fields of `config.search.space` that it reads.
 
@@ -42,8 +42,7 @@ def tune(
       num_trials: of each search.
       only: names of variants that are searched; () searches all. Others have what was found for
         them before.
-      minutes: that training of a trial may take; 0 is no limit.
-      at_once: trials that run side by side.
+      pace: how they are run.
 
     Returns:
       The study with what was found in the variants' settings.
@@ -67,7 +66,7 @@ def tune(
             found = best_before(own, folder) or {}
         else:
             console.print(f"Settings of {variant.name}: {num_trials} trials.")
-            found = search(own, folder, num_trials, minutes=minutes, at_once=at_once)
+            found = search(own, folder, num_trials, pace)
         return dataclasses.replace(variant, settings={**variant.settings, **found})
 
     variants = tuple(tuned(variant) for variant in study.variants_of(config))

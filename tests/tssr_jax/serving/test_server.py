@@ -68,6 +68,13 @@ def test_nothing_is_dropped_at_the_announced_concurrency(address):
     assert httpx.get(f"{address}/healthz").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/", "/healthz"])
+def test_a_monitor_may_ask_for_the_head_only(address, path):
+    whole, head = httpx.get(address + path), httpx.head(address + path)
+    assert head.status_code == 200 and not head.content
+    assert head.headers["content-length"] == str(len(whole.content))
+
+
 def test_a_sigterm_lets_requests_end(workdir):
     process, address = start(workdir)
     body = {"histories": [[f"i{i}"] * 300 for i in range(20)], "top_k": 20}

@@ -12,6 +12,7 @@ from tests.raw_data import tiny_config
 from tssr_jax.errors import UserError
 from tssr_jax.studies import search as search_module
 from tssr_jax.studies.search import search
+from tssr_jax.studies.slots import Pace
 from tssr_jax.studies.space import Dimension, counts, parse_space
 
 
@@ -227,7 +228,7 @@ def test_trials_side_by_side(config, tmp_path, monkeypatch):
         return True
 
     monkeypatch.setattr(search_module, "run_trial", run_trial)
-    best = search(config, tmp_path / "search", 4, at_once=2)
+    best = search(config, tmp_path / "search", 4, Pace(at_once=2))
     assert len(set(ran)) == 4 and best == {"optimizer.learning_rate": max(ran)}
 
 
@@ -243,7 +244,9 @@ def test_the_same_values_are_run_once(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(search_module, "run_trial", run_trial)
     config.search.space = ("optimizer.learning_rate: choice 0.5",)
-    assert search(config, tmp_path / "search", 3, at_once=2) == {"optimizer.learning_rate": 0.5}
+    assert search(config, tmp_path / "search", 3, Pace(at_once=2)) == {
+        "optimizer.learning_rate": 0.5
+    }
     assert len(ran) == 1
     assert json.loads((tmp_path / "search" / "best.json").read_text())["trials"] == 3
 

@@ -17,6 +17,7 @@ from tssr_jax.studies import designs, runner
 from tssr_jax.studies.designs import STUDIES, Study, Variant
 from tssr_jax.studies.findings import gains
 from tssr_jax.studies.runner import run_study
+from tssr_jax.studies.slots import Pace
 from tssr_jax.studies.trial import make_trials
 from tssr_jax.studies.worker import training_cost
 
@@ -156,7 +157,7 @@ def test_training_ends_at_the_time_limit(tmp_path, monkeypatch):
     config = tiny_config(tmp_path)
     config.train.update(num_epochs=1_000_000, early_stopping_patience=0)
     monkeypatch.setitem(designs.STUDIES, "tiny", Study("?", (Variant("long"),)))
-    run_study("tiny", config, tmp_path / "study", num_seeds=1, minutes=0.5)
+    run_study("tiny", config, tmp_path / "study", num_seeds=1, pace=Pace(minutes=0.5))
     [record] = (tmp_path / "study" / "results.jsonl").read_text().splitlines()
     assert json.loads(record)["time_limit_reached"] is True
     assert 1 < json.loads(record)["cost"]["epochs"] < 1_000_000
