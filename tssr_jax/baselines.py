@@ -24,7 +24,7 @@ from tssr_jax.evaluate import Metrics, evaluate_params
 from tssr_jax.experiment import build_experiment, save_data_report
 from tssr_jax.ranking import Scorer
 from tssr_jax.reporting import make_console
-from tssr_jax.run_config import save_config
+from tssr_jax.run_config import FILE_NAME, require_same_config, save_config
 from tssr_jax.top_k import popularity_scorer
 
 _ITEMS_AT_A_TIME = 1_024
@@ -36,8 +36,10 @@ def run_baseline(config: ml_collections.ConfigDict, workdir: epath.Path) -> Metr
     """Evaluates `config.baseline` as a run's best checkpoint is; returns the test metrics.
 
     Raises:
-      UserError: if the configuration or the data make no sense.
+      UserError: if the configuration or the data make no sense, or `workdir` holds another run.
     """
+    if (workdir / FILE_NAME).exists():
+        require_same_config(config, workdir)
     experiment = build_experiment(config)
     settings, num_items = config.baseline, experiment.data.num_items
     counts = training_counts(experiment.sequences, config, num_items)

@@ -128,18 +128,19 @@ def _list_metrics(
 
 
 def restore_best(
-    workdir: epath.Path, *, whole_catalogue: bool = False
+    workdir: epath.Path, *, raw_dir: str | None = None, whole_catalogue: bool = False
 ) -> tuple[Experiment, Any, int]:
     """A run as its best checkpoint left it: experiment, parameters, and the step they are of.
 
     Args:
       workdir: the run's folder.
+      raw_dir: where its raw files lie now; None if they lie where they lay.
       whole_catalogue: on each device, though it was cut over several when it was trained.
 
     Raises:
       UserError: if `workdir` holds no run, or its data or checkpoints don't fit.
     """
-    config = load_config(workdir)
+    config = load_config(workdir, raw_dir)
     # A run that was trained on several devices can be evaluated where there are fewer.
     config.num_devices = min(config.num_devices, len(jax.devices()))
     parts = 1 if whole_catalogue else config.model_devices
@@ -154,8 +155,12 @@ def restore_best(
     return experiment, params, step
 
 
-def evaluate(workdir: epath.Path) -> Metrics:
+def evaluate(workdir: epath.Path, raw_dir: str | None = None) -> Metrics:
     """Restores the best checkpoint of a run and evaluates it again: `--mode=evaluate`.
+
+    Args:
+      workdir: the run's folder.
+      raw_dir: where its raw files lie now; None if they lie where they lay.
 
     Returns:
       The test metrics.
@@ -163,7 +168,7 @@ def evaluate(workdir: epath.Path) -> Metrics:
     Raises:
       UserError: as `restore_best` does.
     """
-    experiment, params, step = restore_best(workdir)
+    experiment, params, step = restore_best(workdir, raw_dir=raw_dir)
     console = make_console(quiet=not processes.is_first())
     return evaluate_params(experiment, params, f"{workdir}, step {step}", workdir, console)["test"]
 

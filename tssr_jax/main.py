@@ -30,6 +30,12 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run, here or gs://: checkpoints, metrics, TensorBoard events."
 )
+_RAW_DIR = flags.DEFINE_string(
+    "raw_dir",
+    None,
+    "--mode=evaluate, recommend, export, serve: where the run's raw files lie now, if not where "
+    "they lay when it was trained.",
+)
 _TOPOLOGY = flags.DEFINE_multi_string(
     "topology", ["cpu:8"], "--mode=size: devices, cpu:N or a slice of TPUs like v5e:2x4."
 )
@@ -189,11 +195,11 @@ def _evaluate(workdir: epath.Path) -> None:
     from tssr_jax.evaluate import evaluate
     from tssr_jax.run_config import load_config
 
-    config = load_config(workdir)
+    config = load_config(workdir, _RAW_DIR.value)
     if config.baseline.kind:
         run_baseline(config, workdir)
     else:
-        evaluate(workdir)
+        evaluate(workdir, _RAW_DIR.value)
 
 
 def _export(workdir: epath.Path) -> None:
@@ -204,7 +210,7 @@ def _export(workdir: epath.Path) -> None:
     new = Path(_NEW_ITEMS.value).expanduser() if _NEW_ITEMS.value else None
     request = ExportRequest(
         Path(_OUTPUT.value).expanduser(), _FORMATS.value, _PLATFORMS.value, _TOP_K.value, new
-    )
+    )._replace(raw_dir=_RAW_DIR.value)
     run_export(workdir, request)
 
 
@@ -217,7 +223,8 @@ def _serve(workdir: epath.Path) -> None:
             f"--mode=serve needs the package {error.name}: pip install 'tssr-jax[serve]'"
         ) from error
     limits = Limits(most_at_once=_MOST_AT_ONCE.value)
-    run_serve(workdir, _HOST.value, _PORT.value, limits, open_page=_OPEN_PAGE.value)
+    place = _HOST.value, _PORT.value
+    run_serve(workdir, *place, limits, open_page=_OPEN_PAGE.value, raw_dir=_RAW_DIR.value)
 
 
 def _recommend(workdir: epath.Path) -> None:
@@ -237,7 +244,7 @@ def _recommend(workdir: epath.Path) -> None:
         new,
         only,
         never,
-    )._replace(approximate=_APPROXIMATE.value)
+    )._replace(approximate=_APPROXIMATE.value, raw_dir=_RAW_DIR.value)
     run_recommend(workdir, request)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -27,15 +28,40 @@ MAY_CHANGE = (
     "search.space",
     "search.sampler",
 )
+# Where things lie. A run keeps them from the root on: it may be asked from another folder.
+_PATHS = (
+    "data.raw_dir",
+    "content.text.model_dir",
+    "content.image.model_file",
+    "train.init_from",
+)
 
 
 def save_config(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
     """Writes workdir/config.json."""
-    write_json(workdir / FILE_NAME, config.to_dict())
+    write_json(workdir / FILE_NAME, _with_whole_paths(config).to_dict())
 
 
-def load_config(workdir: epath.Path) -> ml_collections.ConfigDict:
-    """Reads workdir/config.json; raises UserError if there is none, or it has unknown fields."""
+def _with_whole_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    whole = config.copy_and_resolve_references()
+    fields = flatten_dict(config.to_dict(), sep=".")
+    for name in _PATHS:
+        path = fields[name]
+        if path and "://" not in path and not path.startswith("~"):
+            whole.update_from_flattened_dict({name: str(Path(path).absolute())})
+    return whole
+
+
+def load_config(workdir: epath.Path, raw_dir: str | None = None) -> ml_collections.ConfigDict:
+    """Reads workdir/config.json.
+
+    Args:
+      workdir: of a run.
+      raw_dir: where its raw files lie now; None if they lie where they lay.
+
+    Raises:
+      UserError: if there is no such file, or it has unknown fields.
+    """
     path = workdir / FILE_NAME
     if not path.is_file():
         raise UserError(
@@ -52,14 +78,18 @@ def load_config(workdir: epath.Path) -> ml_collections.ConfigDict:
         raise UserError(
             f"{path} is not a configuration of this version of the program ({error})."
         ) from error
+    if raw_dir is not None:
+        config.data.raw_dir = raw_dir
     validate_config(config)
     return config
 
 
 def require_same_config(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
     """Raises UserError if workdir/config.json differs in a field that may not change."""
-    kept = flatten_dict(load_config(workdir).to_dict(), sep=".")
-    given = flatten_dict(config.to_dict(), sep=".")
+    kept, given = (
+        flatten_dict(_with_whole_paths(one).to_dict(), sep=".")
+        for one in (load_config(workdir), config)
+    )
     different = [
         f"{name} (there {kept[name]!r}, now {given[name]!r})"
         for name in given

@@ -92,6 +92,12 @@ class Source(Protocol):
         """
 
 
+_ELSEWHERE = (
+    "If the files lie elsewhere, name their folder: --config.data.raw_dir, or --raw_dir to ask a "
+    "run that is trained."
+)
+
+
 def find_files(
     data: ml_collections.ConfigDict, choices: Sequence[Sequence[str]], owner: str
 ) -> list[Path]:
@@ -109,7 +115,7 @@ def find_files(
         )
     folder = epath.Path(data.raw_dir).expanduser()
     if not folder.is_dir():
-        raise UserError(f"{owner}: there is no folder {folder}.")
+        raise UserError(f"{owner}: there is no folder {folder}. {_ELSEWHERE}")
     names = [next((n for n in some if (folder / n).is_file()), None) for some in choices]
     missing = [_either(some) for some, name in zip(choices, names, strict=True) if name is None]
     if missing:
@@ -117,8 +123,8 @@ def find_files(
         listing = ", ".join(found[:20]) + (", ..." if len(found) > 20 else "")
         raise UserError(
             f"{owner}: {folder} has no {' and no '.join(missing)} (it holds: "
-            f"{listing or 'nothing'}). Put {' and '.join(map(_either, choices))} there, or name "
-            "another folder with --config.data.raw_dir."
+            f"{listing or 'nothing'}). Put {' and '.join(map(_either, choices))} there. "
+            f"{_ELSEWHERE}"
         )
     found_names = [name for name in names if name is not None]
     if "://" not in str(data.raw_dir):

@@ -13,6 +13,7 @@ from tssr_jax.baselines import item_knn_scorer, item_neighbours, run_baseline
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.errors import UserError
 from tssr_jax.evaluate import PER_USER_FILE
+from tssr_jax.run_config import save_config
 from tssr_jax.validation import validate_config
 
 
@@ -68,6 +69,16 @@ def test_a_baseline_is_evaluated_like_a_run(tmp_path, kind):
         assert metrics["recall@10"] == 1.0
     else:
         assert metrics["serendipity@10"] == 0.0
+
+
+def test_a_folder_of_another_run_is_left_alone(tmp_path):
+    config = tiny_config(tmp_path)
+    save_config(config, tmp_path)
+    before = (tmp_path / "config.json").read_text()
+    config.baseline.kind = "popularity"
+    with pytest.raises(UserError, match=r"another configuration; it differs in baseline\.kind"):
+        run_baseline(config, tmp_path)
+    assert (tmp_path / "config.json").read_text() == before
 
 
 def test_a_cut_catalogue_is_an_error(tmp_path):

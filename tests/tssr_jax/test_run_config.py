@@ -83,6 +83,23 @@ def test_a_configuration_survives_its_file(tmp_path):
     require_same_config(config, tmp_path)
 
 
+def test_a_run_keeps_whole_paths_so_that_it_may_be_asked_from_anywhere(tmp_path, monkeypatch):
+    config = ml100k.get_config()
+    config.data.raw_dir, config.content.text.model_dir = "raw", "~/encoder"
+    config.train.init_from = "gs://bucket/run"
+    monkeypatch.chdir(tmp_path)
+    save_config(config, tmp_path)
+    require_same_config(config, tmp_path)
+    monkeypatch.chdir("/")
+    kept = load_config(tmp_path)
+    assert kept.data.raw_dir == str(tmp_path / "raw")
+    assert (kept.content.text.model_dir, kept.train.init_from) == ("~/encoder", "gs://bucket/run")
+    assert load_config(tmp_path, "moved").data.raw_dir == "moved"
+    with pytest.raises(UserError, match=r"differs in train\.init_from"):
+        config.train.init_from = "run"
+        require_same_config(config, tmp_path)
+
+
 def test_another_configuration_is_refused_with_the_differing_fields(tmp_path):
     config = ml100k.get_config()
     save_config(config, tmp_path)

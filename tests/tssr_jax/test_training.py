@@ -56,6 +56,15 @@ def test_train_then_evaluate_gives_identical_numbers(config, tmp_path):
     assert steps == [(3, 1.0), (3, 1.0), (6, 2.0), (6, 2.0), (9, 3.0), (9, 3.0)]
 
 
+def test_a_run_whose_raw_files_have_moved_is_asked_with_their_new_place(config, tmp_path):
+    config.train.num_epochs = 1
+    trained = train(config, tmp_path / "run")
+    Path(config.data.raw_dir).rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"there is no folder .*raw\. .* --raw_dir to ask"):
+        evaluate(tmp_path / "run")
+    assert evaluate(tmp_path / "run", str(tmp_path / "moved")) == trained
+
+
 def test_training_learns_the_pattern(config, tmp_path):
     """Users walk along the items: the next one is certain."""
     config.train.num_epochs = 40

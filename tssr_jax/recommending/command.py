@@ -34,6 +34,7 @@ class Request(NamedTuple):
       never: file of those that may not.
       batch_size: histories ranked at a time.
       approximate: see `Recommender`.
+      raw_dir: see `Recommender.from_workdir`.
     """
 
     input: Path
@@ -45,6 +46,7 @@ class Request(NamedTuple):
     never: Path | None = None
     batch_size: int = 256
     approximate: bool = False
+    raw_dir: str | None = None
 
 
 class _Report:
@@ -96,6 +98,7 @@ def run_recommend(workdir: epath.Path, request: Request) -> None:
     )
     recommender = Recommender.from_workdir(
         workdir,
+        raw_dir=request.raw_dir,
         new_items=request.new_items,
         batch_size=request.batch_size,
         approximate=request.approximate,

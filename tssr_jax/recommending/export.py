@@ -53,6 +53,7 @@ class ExportRequest(NamedTuple):
       platforms: that programs are compiled for, some of `PLATFORMS`.
       top_k: length of the programs' lists.
       new_items: table of items that training has not seen; None is none.
+      raw_dir: see `Recommender.from_workdir`.
     """
 
     output: Path
@@ -60,6 +61,7 @@ class ExportRequest(NamedTuple):
     platforms: Sequence[str] = ("cpu",)
     top_k: int = 20
     new_items: Path | None = None
+    raw_dir: str | None = None
 
 
 def run_export(workdir: epath.Path, request: ExportRequest) -> None:
@@ -69,7 +71,9 @@ def run_export(workdir: epath.Path, request: ExportRequest) -> None:
       UserError: if the run or a value makes no sense, or the folder holds something else.
     """
     _check(request)
-    recommender = Recommender.from_workdir(workdir, new_items=request.new_items)
+    recommender = Recommender.from_workdir(
+        workdir, raw_dir=request.raw_dir, new_items=request.new_items
+    )
     if not 1 <= request.top_k <= len(recommender.items.ids):
         raise UserError(
             f"--top_k is {request.top_k}; the catalogue has {len(recommender.items.ids):,} items."

@@ -91,6 +91,7 @@ class Recommender:
         cls,
         workdir: str | Path | epath.Path,
         *,
+        raw_dir: str | None = None,
         new_items: str | Path | None = None,
         batch_size: int = 256,
         approximate: bool = False,
@@ -98,7 +99,9 @@ class Recommender:
         """Restores the best checkpoint of a run.
 
         Args:
-          workdir: the run's folder. Its data is found in the cache, or prepared again.
+          workdir: the run's folder. Its raw files are read once more, to find their data in the
+            cache, or to prepare it again.
+          raw_dir: where they lie now; None if they lie where they lay.
           new_items: a table of items (CSV or Parquet, columns like those of the catalogue's own)
             that training has not seen; they are ranked, and read, by their content.
           batch_size: histories that are ranked at a time.
@@ -111,7 +114,7 @@ class Recommender:
         kind = load_config(workdir).baseline.kind
         if kind:
             raise UserError(f"{workdir} is a run of the baseline {kind!r}, not of a model.")
-        experiment, params, _ = restore_best(workdir, whole_catalogue=True)
+        experiment, params, _ = restore_best(workdir, raw_dir=raw_dir, whole_catalogue=True)
         data = experiment.data
         counts = training_counts(experiment.sequences, experiment.config, data.num_items)
         items = Items(data.item_ids, data.titles, counts)

@@ -20,7 +20,13 @@ _WARM_UP = 10
 
 
 def run_serve(
-    workdir: epath.Path, host: str, port: int, limits: Limits, *, open_page: bool = False
+    workdir: epath.Path,
+    host: str,
+    port: int,
+    limits: Limits,
+    *,
+    open_page: bool = False,
+    raw_dir: str | None = None,
 ) -> None:
     """Serves a run until a SIGTERM (or Ctrl-C) comes; what is being answered is answered then.
 
@@ -30,13 +36,14 @@ def run_serve(
       port: the same.
       limits: sizes, concurrency, time.
       open_page: in this machine's browser, once the service answers.
+      raw_dir: see `Recommender.from_workdir`.
 
     Raises:
       UserError: if there is no such run, or somebody else listens there.
     """
     console = make_console()
     _require_free(host, port)
-    recommender = Recommender.from_workdir(workdir)
+    recommender = Recommender.from_workdir(workdir, raw_dir=raw_dir)
     console.print("Compiling ...")
     recommender.warm_up(min(_WARM_UP, len(recommender.items.ids)), limits.most_at_once)
     where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
