@@ -5,7 +5,6 @@ whatever items a batch has.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -83,7 +82,7 @@ def write(
     """
     name = f"images/{key}"
     folder = cache.local_folder(cache_dir) / name
-    part = folder.with_name(f"{key}.incomplete-{os.getpid()}")
+    part = cache.incomplete(folder)
     part.mkdir(parents=True)
     try:
         kind = _write_arrays(part, arrays, num_classes)

@@ -5,7 +5,8 @@ every host copies it to its disk instead of preparing it again. Downloads stay l
 """
 
 import hashlib
-import os
+import shutil
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -23,26 +24,38 @@ def local_folder(cache_dir: str) -> Path:
 
 
 def find(cache_dir: str, name: str) -> Path | None:
-    """A file or folder of the cache, copied from the bucket if it is only there; else None."""
+    """A file or folder of the cache, copied from the bucket if it is only there; else None.
+
+    What is only here, because whoever shared it was stopped, is shared.
+    """
     local = local_folder(cache_dir) / name
-    if not local.exists() and _is_remote(cache_dir):
-        remote = epath.Path(cache_dir) / name
-        if remote.exists():
-            _copy(remote, epath.Path(local))
+    if local.exists():
+        share(cache_dir, name)
+    elif _is_remote(cache_dir) and _marker(cache_dir, name).exists():
+        _fetch(epath.Path(cache_dir) / name, local)
     return local if local.exists() else None
 
 
 def share(cache_dir: str, name: str) -> None:
-    """Copies a new file or folder of the cache to the bucket, if there is one."""
-    if _is_remote(cache_dir):
-        _copy(epath.Path(local_folder(cache_dir) / name), epath.Path(cache_dir) / name)
+    """Copies a file or folder of the cache to the bucket, if there is one that lacks it."""
+    if _is_remote(cache_dir) and not (marker := _marker(cache_dir, name)).exists():
+        _copy_tree(epath.Path(local_folder(cache_dir) / name), epath.Path(cache_dir) / name)
+        marker.write_text("")
+
+
+def incomplete(path: Path) -> Path:
+    """A new name beside the place of what is being made.
+
+    Not of the process's number: containers, and hosts with one cache, have the same ones.
+    """
+    return path.with_name(f"{path.name}.incomplete-{uuid.uuid4().hex[:12]}")
 
 
 def save_array(cache_dir: str, name: str, array: np.ndarray) -> None:
     """Writes an array to the cache (.npy), whole or not at all."""
     path = local_folder(cache_dir) / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.incomplete-{os.getpid()}")
+    part = incomplete(path)
     with part.open("wb") as file:
         np.save(file, array)
     part.replace(path)
@@ -53,22 +66,27 @@ def _is_remote(cache_dir: str) -> bool:
     return "://" in cache_dir
 
 
-def _copy(source: epath.Path, target: epath.Path) -> None:
+def _marker(cache_dir: str, name: str) -> epath.Path:
+    """Is there when all of a file or folder is: buckets can't rename a folder as one."""
+    return epath.Path(cache_dir) / f"{name}.whole"
+
+
+def _fetch(source: epath.Path, target: Path) -> None:
     """Copies beside the target and renames, so that others see all of it or nothing."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.incomplete-{os.getpid()}")
-    if part.exists():
-        part.rmtree()
-    _copy_tree(source, part)
-    if target.exists():  # another process was faster; its result is the same
-        part.rmtree() if part.is_dir() else part.unlink()
-    else:
-        part.rename(target)
+    part = incomplete(target)
+    try:
+        _copy_tree(source, epath.Path(part))
+        if not target.exists():  # else another process was faster; its result is the same
+            part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
 
 
 def _copy_tree(source: epath.Path, target: epath.Path) -> None:
     if not source.is_dir():
-        source.copy(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.copy(target, overwrite=True)
         return
     target.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():

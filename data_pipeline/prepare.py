@@ -111,7 +111,7 @@ def prepare(data: ml_collections.ConfigDict) -> PreparedData:
 
 def _prepare_into(folder: Path, files: RawFiles, data: ml_collections.ConfigDict) -> None:
     print(f"Preparing {data.source} from {files.origin} ...", flush=True)
-    part = folder.with_name(f"{folder.name}.incomplete-{os.getpid()}")
+    part = cache.incomplete(folder)
     part.mkdir(parents=True)
     try:
         _write(part, files, data)
@@ -193,10 +193,14 @@ def _key(files: RawFiles, data: ml_collections.ConfigDict) -> str:
         files.layout,
         fetching.file_sha256(files.interactions),
         fetching.file_sha256(files.items),
-        files.images is not None,
+        files.images is not None and _digest(sorted(files.images)),
         settings,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _digest(names: list[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def main() -> None:

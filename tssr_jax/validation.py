@@ -47,6 +47,7 @@ _AT_LEAST = {
     "optimizer.clip_norm": 0,
     "data.text_field_length": 0,
     "data.max_bad_lines": 0,
+    "data.tie_seed": 0,
     "data.in_memory_gib": 0,
     "content.text.trained_layers": -1,
     "content.text.lora_rank": 0,

@@ -17,8 +17,16 @@ from data_pipeline import cache
 from tssr_jax.errors import UserError
 
 _MAX_SECONDS = 2**53  # float64 holds every whole number up to here
-_HAS_HOURS = re.compile("%-?[HIkTRs]")
-_HAS_HOURS = re.compile("%-?[HIkTRs]")
+# Directives of strptime that tell more than a day.
+_HAS_TIME = re.compile(r"%[-_0]?(?:[HIklMSfTRXrspPcZz+]|[.:#\d])")
+_ISO = (
+    "%Y-%m-%d",
+    "%Y-%m-%d %H:%M:%S%.f",
+    "%Y-%m-%dT%H:%M:%S%.f",
+    "%Y-%m-%d %H:%M:%S%.f%#z",
+    "%+",
+)
+_ROW = "\0row"  # no file's column is called that
 _NO_ID = ("", "nan", "null", "none", "<na>")  # what programs write for an id that they don't have
 
 
@@ -31,14 +39,14 @@ class RawFiles:
       layout: which of the source's layouts they follow.
       interactions: the file of interactions.
       items: the file of item descriptions.
-      images: the folder that images lie in; None where there is none.
+      images: names of the images that lie there; None where there is no folder of images.
     """
 
     origin: str
     layout: str
     interactions: Path
     items: Path
-    images: epath.Path | None = None
+    images: frozenset[str] | None = None
 
 
 class Dump(NamedTuple):
@@ -192,7 +200,7 @@ def parse_ids(table: pl.DataFrame, column: str, path: Path, first_line: int) -> 
 def parse_timestamps(
     table: pl.DataFrame, column: str, path: Path, first_line: int, time_format: str = ""
 ) -> pl.Series:
-    """Seconds since 1970 from numbers, or from ISO dates or date-times (taken as UTC).
+    """Seconds since 1970 from numbers, or from ISO dates or date-times (UTC without a zone).
 
     Args:
       table: has the column.
@@ -206,14 +214,19 @@ def parse_timestamps(
     """
     texts = table[column].cast(pl.String).str.strip_chars()
     if time_format:
-        seconds = _from_dates(texts, [time_format])
+        try:
+            seconds = _from_dates(texts, [time_format])
+        except pl.exceptions.PolarsError as error:
+            raise UserError(
+                f"--config.data.timestamp_format is {time_format!r}, which can't be read by: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
     else:
         numbers = texts.cast(pl.Float64, strict=False).fill_nan(None)
         fits = (numbers.abs() < _MAX_SECONDS).fill_null(False)
         seconds = pl.select(pl.when(fits).then(numbers)).to_series().cast(pl.Int64)
     if seconds.null_count() and not time_format:
-        formats = ["%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"]
-        dates = _from_dates(texts, formats)
+        dates = _from_dates(texts, _ISO)
         seconds = pl.select(pl.coalesce(seconds, dates)).to_series()
     row = _first(seconds.is_null())
     if row is not None:
@@ -233,9 +246,11 @@ def _from_dates(texts: pl.Series, formats: Sequence[str]) -> pl.Series:
     # Few distinct dates stand for many rows: each is parsed once.
     distinct = texts.unique()
     parsed = [
-        distinct.str.to_date(form, strict=False).cast(pl.Datetime("us"))
-        if not _HAS_HOURS.search(form)
-        else distinct.str.to_datetime(form, strict=False, time_unit="us")
+        (
+            distinct.str.to_datetime(form, strict=False, time_unit="us")
+            if _HAS_TIME.search(form)
+            else distinct.str.to_date(form, strict=False).cast(pl.Datetime("us"))
+        ).dt.replace_time_zone(None)  # polars has brought zones to UTC
         for form in formats
     ]
     seconds = pl.select(pl.coalesce(parsed).dt.epoch("s")).to_series()
@@ -256,7 +271,7 @@ def unique_items(items: pl.DataFrame, dump: Dump, lines: Sequence[int]) -> pl.Da
     Raises:
       UserError: if two rows describe one item differently, and that is an error.
     """
-    numbered = items.with_row_index("row")
+    numbered = items.with_row_index(_ROW)
     distinct = numbered.unique(items.columns, keep="first", maintain_order=True)
     clash = distinct.filter(pl.col("item").is_duplicated())
     dump.counts["item_rows_repeated"] += items.height - distinct.height
@@ -265,13 +280,13 @@ def unique_items(items: pl.DataFrame, dump: Dump, lines: Sequence[int]) -> pl.Da
         field = next(name for name in items.columns if first[name] != second[name])
         raise UserError(
             f"{dump.files.items}: item {first['item']!r} is described differently in lines "
-            f"{lines[first['row']]} and {lines[second['row']]} ({field}: "
+            f"{lines[first[_ROW]]} and {lines[second[_ROW]]} ({field}: "
             f"{first[field]!r} and {second[field]!r}). Keep one row for each item, or set "
             "--config.data.repeated_items=first."
         )
     kept = distinct.unique("item", keep="first", maintain_order=True)
     dump.counts["item_rows_that_disagree"] += distinct.height - kept.height
-    return kept.drop("row")
+    return kept.drop(_ROW)
 
 
 def _first(flags: pl.Series) -> int | None:

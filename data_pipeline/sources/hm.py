@@ -28,12 +28,12 @@ class Hm:
     version = 1
 
     def locate(self, data: ml_collections.ConfigDict) -> base.RawFiles:
-        """Finds the tables, and the folder of images if there is one."""
+        """Finds the tables, and the images if there are some."""
         names = ("transactions_train.csv", "articles.csv")
         choices = [[name, f"{name}.gz"] for name in names]
         transactions, articles = base.find_files(data, choices, "Source 'hm'")
         images = epath.Path(data.raw_dir).expanduser() / "images"
-        found = images if images.is_dir() else None
+        found = _names_of_images(images) if images.is_dir() else None
         return base.RawFiles(data.raw_dir, "kaggle", transactions, articles, found)
 
     def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
@@ -52,19 +52,19 @@ class Hm:
         ids = base.parse_ids(table, "article_id", path, 2).str.zfill(_DIGITS)
         table = table.select(ids.alias("item"), pl.exclude("article_id", ""))
         items = base.unique_items(table, dump, range(2, 2 + table.height))
-        there = set() if dump.files.images is None else _names_of_images(dump.files.images)
+        there = dump.files.images or ()
         images = [
             f"images/{i[:3]}/{i}.jpg" if f"{i[:3]}/{i}" in there else None for i in items["item"]
         ]
         return items.with_columns(image=pl.Series(images, dtype=pl.String))
 
 
-def _names_of_images(folder: epath.Path) -> set[str]:
+def _names_of_images(folder: epath.Path) -> frozenset[str]:
     """Like "010/0108775015", for all .jpg files one folder down."""
-    return {
+    return frozenset(
         f"{below.name}/{path.stem}"
         for below in folder.iterdir()
         if below.is_dir()
         for path in below.iterdir()
         if path.suffix == ".jpg"
-    }
+    )

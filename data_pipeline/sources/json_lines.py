@@ -18,6 +18,8 @@ from tssr_jax.errors import UserError
 _BLOCK_BYTES = 32 * 2**20
 _BOM = b"\xef\xbb\xbf"
 BAD_LINES = "lines_skipped_as_malformed"
+# An escape that is half of a character; without its other half it can't be written as UTF-8.
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 Parser = Callable[[str], Any]
 json_object: Parser = json.loads
 python_literal: Parser = ast.literal_eval
@@ -113,6 +115,8 @@ def read_records(
                 record = parse(text)
                 if not isinstance(record, dict) or not isinstance(record.get(id_field), str):
                     raise ValueError(f"no object with a field {id_field!r}")
+                if _HALF_CHARACTER.search(text):
+                    json.dumps(record, ensure_ascii=False, default=str).encode()
             except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
                 bad_lines.skip(number, content, error)
                 continue

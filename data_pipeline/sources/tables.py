@@ -3,7 +3,7 @@
 import csv
 import gzip
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -110,6 +110,8 @@ def read_chunks(
         if wanted is not None:
             require_columns(names, wanted, path, hint)
             table = table.select(wanted)
+        if parquet:
+            table = table.select(_as_texts(table.collect_schema(), path, wanted))
         first = line
         for chunk in table.select(pl.all().cast(pl.String)).collect_batches(
             chunk_size=ROWS_PER_CHUNK, maintain_order=True
@@ -123,6 +125,31 @@ def read_chunks(
         raise UserError(f"{path} is not a readable table: {where or _one_line(error)}") from error
     if line == first:
         raise UserError(f"{path} has a header but no rows.")
+
+
+def _as_texts(
+    schema: Mapping[str, pl.DataType], path: Path, wanted: Sequence[str] | None
+) -> list[pl.Expr]:
+    """What makes strings of typed columns; those that have none are left out, unless wanted."""
+    columns = []
+    for name, kind in schema.items():
+        column = pl.col(name)
+        if isinstance(kind, pl.Datetime):
+            if kind.time_zone is not None:
+                column = column.dt.convert_time_zone("UTC")
+            column = column.dt.strftime("%Y-%m-%d %H:%M:%S%.f")
+        elif isinstance(kind, pl.List | pl.Array) and not kind.inner.is_nested():
+            texts = column.cast(pl.List(pl.String))
+            column = texts.list.join(", ", ignore_nulls=True)
+        elif kind.is_nested() or kind in (pl.Binary, pl.Object):
+            if wanted is not None:
+                raise UserError(
+                    f"{path}: column {name!r} is of type {kind}, which has no text. Write it as "
+                    "strings or numbers."
+                )
+            continue
+        columns.append(column)
+    return columns
 
 
 def require_columns(names: Sequence[str], wanted: Sequence[str], path: Path, hint: str) -> None:

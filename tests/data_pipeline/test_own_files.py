@@ -2,8 +2,11 @@
 
 import gzip
 import os
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import ml_collections
+import polars as pl
 import pytest
 
 from configs import csv
@@ -64,6 +67,12 @@ def test_csv_compressed(folder):
         ("2024-01-31 00:00:01", "", 1706659201),
         ("2024-01-31T00:00:02", "", 1706659202),
         ("1706659203", "", 1706659203),
+        ("2024-01-31T00:00:04Z", "", 1706659204),
+        ("2024-01-31T02:00:05.75+02:00", "", 1706659205),
+        ("2024-01-31 00:00:06+00:00", "", 1706659206),
+        ("2024-01-31 00:00:07.123456", "", 1706659207),
+        ("2024-01-31 00:00:08", "%Y-%m-%d %X", 1706659208),
+        ("2024-01-31 12:00:09 AM", "%Y-%m-%d %r", 1706659209),
         ("31.01.2024", "%d.%m.%Y", 1706659200),
         ("01/31/2024 12:00 AM", "%m/%d/%Y %I:%M %p", 1706659200),
     ],
@@ -117,6 +126,53 @@ def test_csv_errors_say_what_where_and_what_to_do(folder, name, content, message
     (folder / name).write_text(content)
     with pytest.raises(UserError, match=message):
         read_csv(folder)
+
+
+def test_a_format_that_cannot_be_read_by_is_told(folder):
+    (folder / "interactions.csv").write_text("user,item,timestamp\nu,i1,31.01.2024 05\n")
+    with pytest.raises(UserError, match=r"timestamp_format is '%d.%m.%Y %H', which can't be read"):
+        read_csv(folder, timestamp_format="%d.%m.%Y %H")
+
+
+def test_columns_that_are_called_like_ours(folder):
+    write_own(
+        folder,
+        "user,sku,timestamp\nu,a,1\nu,b,2\n",
+        "item,sku,row,title\n7,a,1,Car\n8,b,2,Boat\n",
+    )
+    raw = read_csv(folder, item_column="sku")
+    assert raw.described.select("item", "title").rows() == [("a", "Car"), ("b", "Boat")]
+
+
+def test_parquet_with_the_types_that_libraries_write(tmp_path):
+    time = datetime(2024, 1, 31, 1, 2, 3, 500_000, tzinfo=UTC)
+    zoned = time.astimezone(ZoneInfo("Asia/Tokyo"))
+    pl.DataFrame(
+        {
+            "user": ["u", "u"],
+            "item": [7, 8],
+            "timestamp": pl.Series([zoned, zoned], dtype=pl.Datetime("ns", "Asia/Tokyo")),
+            "unread": [{"a": 1}, {"a": 2}],
+        }
+    ).write_parquet(tmp_path / "interactions.parquet")
+    pl.DataFrame(
+        {
+            "item": [7, 8],
+            "title": ["Car", "Boat"],
+            "categories": [["toy", "red"], None],
+            "numbers": [[1.5, 2.5], []],
+            "vector": [b"\xff", b"\x00"],
+            "places": [{"x": 1}, {"x": 2}],
+        }
+    ).write_parquet(tmp_path / "items.parquet")
+    raw = read_csv(tmp_path, text_fields=("title", "categories", "numbers"))
+    seconds = int(time.timestamp())
+    assert raw.interactions.rows() == [("u", "7", seconds), ("u", "8", seconds)]
+    assert raw.described["text"].to_list() == ["Car. toy, red. 1.5, 2.5", "Boat"]
+    with pytest.raises(UserError, match=r"no column 'vector'; its header line names 'item'"):
+        read_csv(tmp_path, text_fields=("vector",))
+    with pytest.raises(UserError, match=r"column 'unread' is of type Struct.*, which has no text"):
+        read_csv(tmp_path, user_column="unread")
 
 
 def test_csv_repeated_item_rows_are_counted(folder):

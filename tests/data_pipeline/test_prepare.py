@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -123,6 +125,55 @@ def test_a_bucket_shares_what_one_host_has_prepared(data, tmp_path, monkeypatch)
     assert second.folder != first.folder and second.report == first.report
     assert second.texts == first.texts and second.user_ids == first.user_ids
     assert not list(bucket.rglob("*incomplete*"))
+
+
+def test_a_part_of_a_data_set_in_a_bucket_is_not_taken_for_it(data, tmp_path, monkeypatch):
+    """Whoever shared it was stopped in the middle; a folder stands for the bucket."""
+    as_epath, bucket = cache.epath.Path, tmp_path / "bucket"
+    monkeypatch.setattr(
+        cache.epath, "Path", lambda path: as_epath(str(path).replace("gs://b", str(bucket)))
+    )
+    data.cache_dir = "gs://b/cache"
+    monkeypatch.setenv("HOME", str(tmp_path / "first_host"))
+    copy_tree = cache._copy_tree
+    copied = []
+
+    def stop_early(source, target):
+        if len(copied) == 3:
+            raise KeyboardInterrupt
+        copied.append(target)
+        copy_tree(source, target)
+
+    monkeypatch.setattr(cache, "_copy_tree", stop_early)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(data)
+    monkeypatch.setattr(cache, "_copy_tree", copy_tree)
+    assert list((bucket / "cache" / "datasets").iterdir())
+    monkeypatch.setenv("HOME", str(tmp_path / "second_host"))
+    second = prepare(data)
+    assert len(second.user_ids) == second.num_users
+    # The first host, too, would have shared what it had.
+    shutil.rmtree(bucket)
+    monkeypatch.setenv("HOME", str(tmp_path / "first_host"))
+    first = prepare(data)
+    assert first.report == second.report
+    assert (bucket / "cache" / "datasets" / f"{first.folder.name}.whole").is_file()
+
+
+def test_what_a_killed_process_left_is_no_obstacle(data, monkeypatch):
+    """A process in a container has the number of the one before it."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+
+    def kill(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(prepare_module, "collect", kill)
+        killed.setattr(shutil, "rmtree", lambda *_, **__: None)  # nothing is cleaned up
+        with pytest.raises(KeyboardInterrupt):
+            prepare(data)
+    assert len(folders(data)) == 1
+    prepare(data)
 
 
 def test_the_report_has_a_picture_and_its_counts_add_up(data):

@@ -1,13 +1,16 @@
 """Raw layouts, and what is said when they are broken."""
 
 import gzip
+import json
 
 import polars as pl
 import pytest
 
 from configs import amazon, hm
+from data_pipeline.prepare import prepare
 from data_pipeline.sources import SOURCES
 from data_pipeline.texts import describe
+from tests.raw_data import write_images
 from tests.raw_layouts import LAYOUTS, NUM_ITEMS, Raw, walk, write_layout
 from tssr_jax.errors import UserError
 
@@ -258,6 +261,31 @@ def test_bad_lines_of_json_are_named_or_skipped_and_counted(tmp_path, name):
     assert raw.counts["lines_skipped_as_malformed"] == 1
     assert raw.interactions.equals(expected.interactions)
     assert raw.described.equals(expected.described)
+
+
+def test_half_a_character_in_a_text_is_a_bad_line(tmp_path):
+    config = write_layout("amazon-2018", tmp_path)
+    file = tmp_path / "meta_Toys_and_Games.json.gz"
+    line = json.dumps({"asin": "B001", "title": "half \ud83d"}).encode()
+    edit(file, lambda content: b"\n".join([line, content]))
+    with pytest.raises(UserError, match=rf"{file.name}, line 1: .*surrogates not allowed"):
+        Raw(config)
+    whole = json.dumps({"asin": "B001", "title": "whole \U0001f600"}).encode()
+    edit(file, lambda content: content.replace(line, whole))
+    config.data.repeated_items = "first"
+    assert Raw(config).row("B001")["title"] == "whole \U0001f600"
+
+
+def test_pictures_that_come_later_make_another_data_set(tmp_path):
+    config = write_layout("hm", tmp_path / "raw")
+    config.data.update(cache_dir=str(tmp_path / "cache"), text_fields=("prod_name",))
+    before = prepare(config.data)
+    missing = before.images.index("")
+    item = before.item_ids[missing]
+    write_images(tmp_path / "raw", [f"images/{item[:3]}/{item}.jpg"])
+    after = prepare(config.data)
+    assert after.key != before.key
+    assert after.images[missing] == f"images/{item[:3]}/{item}.jpg"
 
 
 @pytest.mark.parametrize("value", ["", "NaN", "null"])
