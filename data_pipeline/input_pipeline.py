@@ -29,6 +29,10 @@ WINDOWS = ("last", "strided", "prefixes")
 _ITEMS_AT_A_TIME = 2**18
 # Items at the end of a sequence that a split must not see as input.
 HELD_OUT = {"train": 2, "validation": 2, "test": 1}
+# These, an item to predict, and one to predict it by.
+NOTHING_TO_TRAIN_ON = (
+    "No user has the 4 interactions that a training window needs (train.held_out_items left out)."
+)
 
 
 class Cut(NamedTuple):

@@ -85,6 +85,7 @@ LAYERS = (
     "tssr_jax.studies.statistics",
     "tssr_jax.studies.designs",
     "tssr_jax.studies.trial",
+    "tssr_jax.studies.budget",
     "tssr_jax.studies.slots",
     "tssr_jax.studies.groups",
     "tssr_jax.studies.findings",

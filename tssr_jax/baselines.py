@@ -15,11 +15,17 @@ import scipy.sparse
 from etils import epath
 
 from data_pipeline.counts import training_counts
-from data_pipeline.input_pipeline import HELD_OUT, users_in_chunks
+from data_pipeline.input_pipeline import (
+    HELD_OUT,
+    NOTHING_TO_TRAIN_ON,
+    held_out_items,
+    users_in_chunks,
+)
 from data_pipeline.store import SequenceStore
 from data_pipeline.tensorflow_cpu import tf
 from tssr_jax import processes
 from tssr_jax.catalogue import Catalogue
+from tssr_jax.errors import UserError
 from tssr_jax.evaluate import Metrics, evaluate_params
 from tssr_jax.experiment import build_experiment, save_data_report
 from tssr_jax.ranking import Scorer
@@ -43,11 +49,17 @@ def run_baseline(config: ml_collections.ConfigDict, workdir: epath.Path) -> Metr
     experiment = build_experiment(config)
     settings, num_items = config.baseline, experiment.data.num_items
     counts = training_counts(experiment.sequences, config, num_items)
+    if not counts.any():
+        raise UserError(NOTHING_TO_TRAIN_ON)
     params: Any = counts
     scorer = popularity_scorer(experiment.model.catalogue)
     if settings.kind == "item_knn":
         neighbours, likeness = item_neighbours(
-            experiment.sequences, num_items, settings.neighbours, settings.shrinkage
+            experiment.sequences,
+            num_items,
+            settings.neighbours,
+            settings.shrinkage,
+            held_out=held_out_items(config, num_items),
         )
         params = {
             "neighbours": neighbours,
@@ -65,7 +77,12 @@ def run_baseline(config: ml_collections.ConfigDict, workdir: epath.Path) -> Metr
 
 
 def item_neighbours(
-    store: SequenceStore, num_items: int, number: int, shrinkage: float
+    store: SequenceStore,
+    num_items: int,
+    number: int,
+    shrinkage: float,
+    *,
+    held_out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The items that are most like each item, by the users who have both in training.
 
@@ -77,12 +94,13 @@ def item_neighbours(
       num_items: of the catalogue.
       number: how many neighbours are kept; others count as not alike at all.
       shrinkage: see above.
+      held_out: bool [num_items + 1], items that training does not see; None is none.
 
     Returns:
       Classes int32 [num_items + 1, number], and how alike they are, float32; 0 where there are
       fewer.
     """
-    users_of = _training_matrix(store, num_items).tocsc()
+    users_of = _training_matrix(store, num_items, held_out).tocsc()
     counts = np.asarray(users_of.sum(axis=0)).reshape(-1)
     number = min(number, num_items)
     neighbours = np.zeros((num_items + 1, number), np.int32)
@@ -126,13 +144,17 @@ def item_knn_scorer(catalogue: Catalogue, decay: float) -> Scorer:
     return scorer
 
 
-def _training_matrix(store: SequenceStore, num_items: int) -> scipy.sparse.csr_matrix:
+def _training_matrix(
+    store: SequenceStore, num_items: int, held_out: np.ndarray | None
+) -> scipy.sparse.csr_matrix:
     """Which user has which item in training, float32 [num_users, num_items + 1]."""
     ends = store.lengths - HELD_OUT["train"]
     longest = int(ends.max())
     parts = []
     for users in users_in_chunks(np.arange(ends.size), longest):
         windows = store.rows(users).windows(tf.constant(ends[users.numpy()]), longest).numpy()
+        if held_out is not None:
+            windows[held_out[windows]] = 0
         places, columns = np.nonzero(windows)
         items = windows[places, columns]
         shape = (len(windows), num_items + 1)

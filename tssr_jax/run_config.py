@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,24 @@ from tssr_jax.errors import UserError
 from tssr_jax.validation import validate_config
 
 FILE_NAME = "config.json"
-# What may differ between two calls for one workdir: devices, places, and how long to go on.
-MAY_CHANGE = (
+# What changes no result: devices, places, and what other trials are like.
+WITHOUT_EFFECT = (
     "parallel",
     "num_devices",
     "model_devices",
     "loss.negatives",
     "data.cache_dir",
-    "data.raw_dir",
     "data.in_memory_gib",
-    "train.num_epochs",
-    "train.early_stopping_patience",
     "search.space",
     "search.sampler",
+)
+# What may differ between two calls for one workdir: also where its data lies (that it is the same
+# is seen later), and how long to go on.
+MAY_CHANGE = (
+    *WITHOUT_EFFECT,
+    "data.raw_dir",
+    "train.num_epochs",
+    "train.early_stopping_patience",
 )
 # Where things lie. A run keeps them from the root on: it may be asked from another folder.
 _PATHS = (
@@ -84,7 +90,11 @@ def load_config(workdir: epath.Path, raw_dir: str | None = None) -> ml_collectio
     return config
 
 
-def require_same_config(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
+def require_same_config(
+    config: ml_collections.ConfigDict,
+    workdir: epath.Path,
+    may_change: Collection[str] = MAY_CHANGE,
+) -> None:
     """Raises UserError if workdir/config.json differs in a field that may not change."""
     kept, given = (
         flatten_dict(_with_whole_paths(one).to_dict(), sep=".")
@@ -93,7 +103,7 @@ def require_same_config(config: ml_collections.ConfigDict, workdir: epath.Path) 
     different = [
         f"{name} (there {kept[name]!r}, now {given[name]!r})"
         for name in given
-        if kept[name] != given[name] and name not in MAY_CHANGE
+        if kept[name] != given[name] and name not in may_change
     ]
     if different:
         raise UserError(

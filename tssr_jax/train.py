@@ -16,6 +16,7 @@ from rich.progress import Progress as ProgressBar
 from rich.progress import TaskID
 
 from data_pipeline import report
+from data_pipeline.input_pipeline import NOTHING_TO_TRAIN_ON
 from tssr_jax import placement, processes
 from tssr_jax.checkpointing import Checkpointer, Progress
 from tssr_jax.errors import UserError
@@ -203,7 +204,7 @@ class Trainer:
         self._phase = self._phases.at(int(self.state.step), self.state.params)
         self._batches = self._phase.batches
         if not self._batches.num_users:
-            raise UserError("No user has the 4 interactions that a training window needs.")
+            raise UserError(NOTHING_TO_TRAIN_ON)
         self._validation = make_eval_batches(experiment, "validation")
         self._writer = MetricWriter(
             workdir, from_step=int(self.state.step), silent=not processes.is_first()

@@ -38,6 +38,16 @@ def test_neighbours_by_hand(items_at_a_time, monkeypatch):
     )
 
 
+def test_items_that_are_held_out_of_training_are_nobodys_neighbours():
+    store = store_of([1, 2, 3], [1, 2], [2, 3])
+    held_out = np.array([False, False, True, False, False])
+    neighbours, likeness = item_neighbours(store, 4, 2, 1.0, held_out=held_out)
+    # Without item 2: users have 1 and 3, 1 alone, 3 alone.
+    assert neighbours[1, 0] == 3 and neighbours[3, 0] == 1
+    np.testing.assert_allclose(likeness[[1, 3], 0], 1 / (np.sqrt(2 * 2) + 1), rtol=1e-6)
+    assert not likeness[2].any() and not likeness[:, 1].any()
+
+
 def test_scores_are_those_of_the_whole_matrix():
     rng = np.random.default_rng(0)
     likeness = np.where(rng.random((7, 7)) < 0.5, rng.random((7, 7)), 0.0)
@@ -69,6 +79,17 @@ def test_a_baseline_is_evaluated_like_a_run(tmp_path, kind):
         assert metrics["recall@10"] == 1.0
     else:
         assert metrics["serendipity@10"] == 0.0
+
+
+@pytest.mark.parametrize("kind", ["popularity", "item_knn"])
+def test_data_without_a_training_window_is_told(tmp_path, kind):
+    config = tiny_config(tmp_path)
+    config.data.update(min_user_interactions=3, min_item_interactions=1)
+    config.baseline.kind = kind
+    rows = (f"u{user},i{user + step},{step}\n" for user in range(5) for step in range(3))
+    (tmp_path / "raw" / "interactions.csv").write_text("user,item,timestamp\n" + "".join(rows))
+    with pytest.raises(UserError, match="No user has the 4 interactions"):
+        run_baseline(config, tmp_path / "run")
 
 
 def test_a_folder_of_another_run_is_left_alone(tmp_path):

@@ -17,8 +17,8 @@ class Group(NamedTuple):
 
     Attributes:
       name: which ones.
-      users: how many.
-      ndcg: NDCG@10, the mean over seeds.
+      users: how many, the mean over seeds.
+      ndcg: NDCG@10, the mean over the seeds that have such users.
       recall: Recall@10, the same.
     """
 
@@ -28,7 +28,9 @@ class Group(NamedTuple):
     recall: float
 
 
-def group_metrics(seeds: Sequence[Mapping[str, np.ndarray]], split: str) -> dict[str, list[Group]]:
+def group_metrics(
+    seeds: Sequence[Mapping[str, np.ndarray]], split: str, counts: Sequence[np.ndarray]
+) -> dict[str, list[Group]]:
     """Both kinds of groups of one variant.
 
     Popularity's groups are equal parts of the interactions: the first holds the users whose answer
@@ -38,12 +40,21 @@ def group_metrics(seeds: Sequence[Mapping[str, np.ndarray]], split: str) -> dict
     Args:
       seeds: of each seed what `evaluate.evaluate_params` writes for each user.
       split: "validation" or "test".
+      counts: of each seed, how often training has seen each item. (Which items are held out of
+        it depends on the seed.)
     """
-    first = seeds[0]
-    by_history = _by_history(first["history"])
-    by_popularity = _by_popularity(first[f"{split}_answer"], first["counts"])
+    by_history = [_by_history(own["history"]) for own in seeds]
+    by_popularity = [
+        _by_popularity(own[f"{split}_answer"], seen)
+        for own, seen in zip(seeds, counts, strict=True)
+    ]
+    ranks = [own[f"{split}_rank"] for own in seeds]
     return {
-        f"NDCG@10 by {kind}": [_group(name, mask, seeds, split) for name, mask in masks.items()]
+        f"NDCG@10 by {kind}": [
+            _group(name, [own[name] for own in masks], ranks)
+            for name in masks[0]
+            if any(own[name].any() for own in masks)
+        ]
         for kind, masks in (("length of history", by_history), ("popularity", by_popularity))
     }
 
@@ -54,7 +65,7 @@ def _by_history(lengths: np.ndarray) -> dict[str, np.ndarray]:
         masks[f"{start}-{end}"] = (lengths >= start) & (lengths <= end)
         start = end + 1
     masks[f"{start}+"] = lengths >= start
-    return {name: mask for name, mask in masks.items() if mask.any()}
+    return masks
 
 
 def _by_popularity(answers: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -67,16 +78,16 @@ def _by_popularity(answers: np.ndarray, counts: np.ndarray) -> dict[str, np.ndar
     for i in range(POPULARITY_PARTS):
         edge = {0: " (rare)", POPULARITY_PARTS - 1: " (popular)"}.get(i, "")
         masks[f"part {i + 1} of {POPULARITY_PARTS}{edge}"] = (own == i) & ~cold
-    return {name: mask for name, mask in masks.items() if mask.any()}
+    return masks
 
 
-def _group(
-    name: str, mask: np.ndarray, seeds: Sequence[Mapping[str, np.ndarray]], split: str
-) -> Group:
-    own = [ranking_metrics(seed[f"{split}_rank"][mask]) for seed in seeds]
+def _group(name: str, masks: Sequence[np.ndarray], ranks: Sequence[np.ndarray]) -> Group:
+    own = [
+        ranking_metrics(rank[mask]) for rank, mask in zip(ranks, masks, strict=True) if mask.any()
+    ]
     return Group(
         name,
-        int(mask.sum()),
+        round(float(np.mean([mask.sum() for mask in masks]))),
         float(np.mean([metrics["ndcg@10"] for metrics in own])),
         float(np.mean([metrics["recall@10"] for metrics in own])),
     )

@@ -63,14 +63,30 @@ def write_report(
 
 
 def groups_of(trials: Sequence[Trial]) -> dict[str, dict[str, list[Group]]]:
-    """By kind of group and variant: metrics of each group, means over seeds."""
-    variants = dict.fromkeys(trial.variant for trial in trials)
-    own = {
-        name: group_metrics([per_user(t) for t in trials if t.variant == name], SPLIT)
-        for name in variants
-    }
+    """By kind of group and variant: metrics of each group, means over seeds.
+
+    Popularity is what the first variant has seen, so that a group is the same users in each row.
+    """
+    variants: dict[str, dict[int, Mapping[str, np.ndarray]]] = {}
+    for trial in trials:
+        variants.setdefault(trial.variant, {})[trial.config.seed] = per_user(trial)
+    first = next(iter(variants.values()))
+    own = {}
+    for name, seeds in variants.items():
+        counts = [
+            _of_same_catalogue(first.get(seed, users), users) for seed, users in seeds.items()
+        ]
+        own[name] = group_metrics(list(seeds.values()), SPLIT, counts)
     kinds = next(iter(own.values()))
     return {kind: {name: own[name][kind] for name in variants} for kind in kinds}
+
+
+def _of_same_catalogue(
+    users: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """The counts of the first, of the others where those are of another data set."""
+    same = np.array_equal(users[f"{SPLIT}_answer"], others[f"{SPLIT}_answer"])
+    return (users if same else others)["counts"]
 
 
 Rows = tuple[list[str], list[list[str]]]
@@ -134,10 +150,16 @@ def _cost_table(findings: Sequence[Finding]) -> Rows:
 
 
 def _group_table(by_variant: Mapping[str, Sequence[Group]]) -> Rows:
-    groups = next(iter(by_variant.values()))
-    header = ["variant", *(f"{group.name} ({group.users:,})" for group in groups)]
-    rows = [[name, *(f"{group.ndcg:.4f}" for group in own)] for name, own in by_variant.items()]
-    return header, rows
+    # Variants of other data may have other groups: the first that has one tells its users.
+    users: dict[str, int] = {}
+    for own in by_variant.values():
+        for group in own:
+            users.setdefault(group.name, group.users)
+    rows = []
+    for name, own in by_variant.items():
+        ndcg = {group.name: f"{group.ndcg:.4f}" for group in own}
+        rows.append([name, *(ndcg.get(group, "") for group in users)])
+    return ["variant", *(f"{group} ({number:,})" for group, number in users.items())], rows
 
 
 def _settings_table(trials: Sequence[Trial]) -> Rows:

@@ -11,11 +11,12 @@ from rich.console import Console
 from tssr_jax.errors import UserError
 from tssr_jax.reporting import make_console, make_progress
 from tssr_jax.run_config import write_whole
+from tssr_jax.studies.budget import require_same_budget
 from tssr_jax.studies.designs import STUDIES, Study
 from tssr_jax.studies.report import write_report
 from tssr_jax.studies.slots import UNHURRIED, News, Pace, Slots, run_trial
 from tssr_jax.studies.trial import LOG_FILE, Trial, make_trials
-from tssr_jax.studies.tuning import require_same_tuning, tune
+from tssr_jax.studies.tuning import tune
 
 RESULTS_FILE = "results.jsonl"
 
@@ -49,7 +50,7 @@ def run_study(
     study, console = _known(name), make_console()
     # What makes no sense is told before hours of searching.
     asked = _asked(trials := make_trials(study, config, num_seeds, workdir), only)
-    require_same_tuning(workdir, tune_trials)
+    require_same_budget(workdir, tune_trials=tune_trials, trial_minutes=pace.minutes)
     if tune_trials:
         study = tune(study, config, workdir, tune_trials, only, pace=pace)
         asked = _asked(trials := make_trials(study, config, num_seeds, workdir), only)

@@ -23,11 +23,13 @@ from tssr_jax.errors import UserError
 from tssr_jax.reporting import make_console, make_progress
 from tssr_jax.run_config import (
     FILE_NAME,
+    WITHOUT_EFFECT,
     load_config,
     require_same_config,
     save_config,
     write_json,
 )
+from tssr_jax.studies.budget import require_same_budget
 from tssr_jax.studies.slots import UNHURRIED, News, Pace, Slots, run_trial
 from tssr_jax.studies.space import Dimension, counts, parse_space
 from tssr_jax.studies.trial import TRIALS_FOLDER, Trial
@@ -64,7 +66,7 @@ def search(
     """
     console = make_console()
     dimensions = _dimensions(config, console)
-    study = _open(config, workdir, pace.at_once)
+    study = _open(config, workdir, pace)
     if not study.trials:
         _try_first(study, dimensions, config, console)
     with make_progress(console) as progress, Slots(pace.at_once) as slots:
@@ -124,7 +126,7 @@ def _tell(study: Any, asked: Any, trial: Trial, value: float | None, console: Co
     console.print(f"trial {asked.number}, {trial.changes}: {outcome}")
 
 
-def _open(config: ml_collections.ConfigDict, workdir: epath.Path, at_once: int) -> Any:
+def _open(config: ml_collections.ConfigDict, workdir: epath.Path, pace: Pace) -> Any:
     """The Optuna study of a workdir; trials that a stop cut short are first in line."""
     try:
         import optuna  # noqa: PLC0415 - an extra
@@ -133,6 +135,7 @@ def _open(config: ml_collections.ConfigDict, workdir: epath.Path, at_once: int) 
         raise UserError("A search needs Optuna: pip install 'tssr-jax[search]'.") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _claim(config, workdir)
+    require_same_budget(workdir, trial_minutes=pace.minutes)
     journal = JournalFileBackend(str(workdir / JOURNAL_FILE))
     study = optuna.create_study(
         study_name="search",
@@ -148,7 +151,7 @@ def _open(config: ml_collections.ConfigDict, workdir: epath.Path, at_once: int) 
             optuna.samplers.RandomSampler(seed)
             if config.search.sampler == "random"
             # Trials that run count as bad ones, so that what is asked beside is not the same.
-            else optuna.samplers.TPESampler(seed=seed, constant_liar=at_once > 1)
+            else optuna.samplers.TPESampler(seed=seed, constant_liar=pace.at_once > 1)
         )
     again = study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
     for trial in again:
@@ -171,7 +174,7 @@ def _claim(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
             )
         workdir.mkdir(parents=True, exist_ok=True)
         save_config(config, workdir)
-    require_same_config(config, workdir)
+    require_same_config(config, workdir, WITHOUT_EFFECT)
     there = load_config(workdir).search.space
     if there != config.search.space:
         raise UserError(

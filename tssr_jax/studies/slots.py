@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -76,6 +77,9 @@ class Slots:
         return self._threads.submit(function, *arguments)
 
     def __enter__(self) -> "Slots":
+        if threading.current_thread() is threading.main_thread():
+            # Python's own handler again: polars' one lets a thread that waits sleep on.
+            signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -1,6 +1,7 @@
 """What a search of settings may choose from (`config.search.space`)."""
 
 import ast
+import math
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -95,16 +96,38 @@ def parse_space(config: ml_collections.ConfigDict) -> list[Dimension]:
             values = tuple(ast.literal_eval(word) for word in words)
         except (SyntaxError, ValueError) as error:
             raise UserError(f"--config.search.space has {text!r}; it {_FORM}.") from error
-        ends = len(values) == 2 and all(isinstance(v, int | float) for v in values)
+        numbers = all(isinstance(value, int | float) for value in values)
+        ends = numbers and len(values) == 2
         if kind not in {"log", "range", "choice"} or not values or (kind != "choice" and not ends):
             raise UserError(f"--config.search.space has {text!r}; it {_FORM}.")
         if name not in fields:
             raise UserError(
                 f"--config.search.space names {name!r}, which configs/default.py does not."
             )
-        if isinstance(fields[name], float):
+        if isinstance(fields[name], float) and numbers:
             values = tuple(float(value) for value in values)
         dimensions.append(Dimension(name, kind, values))
+        _require_values(dimensions[-1], config)
     if not dimensions:
         raise UserError(f"--config.search.space is empty; its entries {_FORM.partition(' ')[2]}.")
     return dimensions
+
+
+def _require_values(dimension: Dimension, config: ml_collections.ConfigDict) -> None:
+    """Raises UserError if its field can't have these values."""
+    name, kind, values = dimension
+    if kind != "choice" and not (0 if kind == "log" else -math.inf) < values[0] < values[1]:
+        order = "0 < A < B" if kind == "log" else "A < B"
+        raise UserError(
+            f"--config.search.space has '{name}: {kind} {values[0]} {values[1]}', where the two "
+            f"ends A and B must be {order}."
+        )
+    own = config.copy_and_resolve_references()
+    for value in values:
+        try:
+            own.update_from_flattened_dict({name: value})
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"--config.search.space has {value!r} for {name}, which can't be that: "
+                f"{type(value).__name__} is not its type."
+            ) from error

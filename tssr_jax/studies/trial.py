@@ -10,7 +10,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 from tssr_jax.errors import UserError
-from tssr_jax.run_config import FILE_NAME, require_same_config, save_config
+from tssr_jax.run_config import FILE_NAME, WITHOUT_EFFECT, require_same_config, save_config
 from tssr_jax.studies.designs import Study, Variant
 from tssr_jax.validation import validate_config
 
@@ -44,7 +44,7 @@ class Trial:
     def prepare(self) -> None:
         """Writes its configuration; raises UserError if another one lies there."""
         if (self.folder / FILE_NAME).exists():
-            require_same_config(self.config, self.folder)
+            require_same_config(self.config, self.folder, WITHOUT_EFFECT)
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_config(self.config, self.folder)

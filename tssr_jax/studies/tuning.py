@@ -1,23 +1,19 @@
 """A study whose variants have settings of their own, found by searches of the same length."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 
 import ml_collections
 from etils import epath
 
-from tssr_jax.errors import UserError
 from tssr_jax.reporting import make_console
-from tssr_jax.run_config import write_json
 from tssr_jax.studies.designs import Study, Variant
 from tssr_jax.studies.search import best_before, search
 from tssr_jax.studies.slots import UNHURRIED, Pace
 from tssr_jax.studies.space import counts, parse_space
-from tssr_jax.studies.trial import TRIALS_FOLDER, configured, folder_name
+from tssr_jax.studies.trial import configured, folder_name
 
 SEARCHES_FOLDER = "searches"
-TUNING_FILE = "tuning.json"
 
 
 def tune(
@@ -71,22 +67,3 @@ def tune(
 
     variants = tuple(tuned(variant) for variant in study.variants_of(config))
     return dataclasses.replace(study, variants=variants, fewer_fields=False)
-
-
-def require_same_tuning(workdir: epath.Path, num_trials: int) -> None:
-    """Raises UserError if the folder's variants had searches of another length, or none."""
-    path = workdir / TUNING_FILE
-    if path.exists():
-        there = json.loads(path.read_text())["trials"]
-    elif (workdir / TRIALS_FOLDER).exists():
-        there = 0
-    else:
-        there = num_trials
-        if num_trials:
-            workdir.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"trials": num_trials})
-    if there != num_trials:
-        raise UserError(
-            f"{workdir} holds a study with --tune_trials={there}, this one has {num_trials}. "
-            "Choose another --workdir, or give the same to go on."
-        )

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import statistics
 import time
 from typing import Any
@@ -127,6 +128,8 @@ def peak_bytes() -> int:
 def main() -> None:
     """Runs the trial."""
     logging.set_verbosity(logging.WARNING)
+    # A terminal sends Ctrl-C to all its processes; the study asks its trials to save by SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     run(epath.Path(_FOLDER.value), _MINUTES.value)
 
 

@@ -15,7 +15,7 @@ def test_groups_by_hand():
         "test_rank": np.array([0, 10, 2, 0]),
     }
     worse = {**users, "test_rank": np.array([20, 20, 2, 0])}
-    found = group_metrics([users, worse], "test")
+    found = group_metrics([users, worse], "test", [users["counts"]] * 2)
     assert [tuple(g) for g in found["NDCG@10 by length of history"]] == [
         ("1-4", 2, pytest.approx(0.25), pytest.approx(0.25)),
         ("5-8", 1, pytest.approx(0.5), 1.0),
@@ -26,4 +26,20 @@ def test_groups_by_hand():
         ("part 1 of 4 (rare)", 1, 0.0, 0.0),
         ("part 3 of 4", 1, pytest.approx(0.5), 1.0),
         ("part 4 of 4 (popular)", 1, pytest.approx(0.5), pytest.approx(0.5)),
+    ]
+
+
+def test_each_seed_has_its_own_cold_items():
+    """Item 1 is held out of the first seed's training, item 2 of the second's."""
+    first = {
+        "history": np.array([2, 4, 5]),
+        "test_answer": np.array([1, 2, 2]),
+        "test_rank": np.array([20, 0, 0]),
+    }
+    second = {**first, "test_rank": np.array([0, 20, 20])}
+    counts = [np.array([0, 0, 5]), np.array([0, 5, 0])]
+    found = group_metrics([first, second], "test", counts)["NDCG@10 by popularity"]
+    assert [tuple(g) for g in found] == [
+        ("cold", 2, 0.0, 0.0),  # one user, and two
+        ("part 4 of 4 (popular)", 2, 1.0, 1.0),
     ]

@@ -45,6 +45,11 @@ def test_a_space_by_hand():
         ("model.d_model: range 1 a b", "must look like"),
         ("model.d_model", "must look like"),
         ("model.width: range 1 2", "names 'model.width'"),
+        ("loss.lambda_user: log 0.0 1.0", "0 < A < B"),
+        ("model.dropout_rate: range 0.5 0.1", "must be A < B"),
+        ("model.num_unimodal_layers: range 1.0 2.0", "has 1.0 for .*: float is not its type"),
+        ("optimizer.learning_rate: choice 'a' 1e-3", "has 'a' for .*: str is not its type"),
+        ("train.packing: range 0 1", "has 0 for .*: int is not its type"),
     ],
 )
 def test_a_wrong_space_is_told(text, message):

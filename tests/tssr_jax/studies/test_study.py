@@ -1,6 +1,7 @@
 """A study from its call to its report; what has ended is not run again."""
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -163,22 +164,30 @@ def test_training_ends_at_the_time_limit(tmp_path, monkeypatch):
     assert 1 < json.loads(record)["cost"]["epochs"] < 1_000_000
 
 
-def test_a_study_that_is_stopped_goes_on(tmp_path):
-    """By the command line; the trial that runs is stopped with the study, and saves."""
+@pytest.mark.parametrize("key", [False, True])
+def test_a_study_that_is_stopped_goes_on(tmp_path, key):
+    """By SIGTERM, or Ctrl-C in a terminal, which all its processes get; what runs is saved."""
     config = tiny_config(tmp_path)
     workdir = tmp_path / "study"
     flags = ("--mode=study", "--study=sparsity", "--seeds=1", "--config.train.num_epochs=100000",
              "--config.train.early_stopping_patience=0")  # fmt: skip
     first = workdir / "trials" / "TSSR-seed0"
     process = subprocess.Popen(
-        command(config, workdir, *flags), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command(config, workdir, *flags),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 240
     while not (first / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
+    if key:
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0 and b"goes on from what is complete" in output
+    assert process.returncode == int(key) and b"goes on from what is complete" in output
     assert "which is saved" in " ".join((first / "log.txt").read_text().split())
     assert not (first / "result.json").exists()
 

@@ -11,6 +11,7 @@ from tssr_jax.studies import designs, runner
 from tssr_jax.studies import search as search_module
 from tssr_jax.studies.designs import Study, Variant
 from tssr_jax.studies.runner import run_study
+from tssr_jax.studies.slots import Pace
 
 STUDY = Study(
     "?",
@@ -98,6 +99,32 @@ def test_another_tuning_is_refused_before_anything_runs(ran, tmp_path, before, n
     config.search.space = ("optimizer.learning_rate: log 1e-4 1.0",)
     run_study("tiny", config, tmp_path / "study", 1, ["ids"], tune_trials=before)
     number = len(ran)
-    with pytest.raises(UserError, match=f"--tune_trials={before}, this one has {now}"):
+    with pytest.raises(UserError, match=f"--tune_trials is {now}, there it was {before}"):
         run_study("tiny", config, tmp_path / "study", 1, ["ids"], tune_trials=now)
     assert len(ran) == number
+
+
+def test_another_time_limit_is_refused_before_anything_runs(ran, tmp_path):
+    config = tiny_config(tmp_path)
+    run_study("tiny", config, tmp_path / "study", 1, ["ids"], pace=Pace(minutes=10))
+    number = len(ran)
+    with pytest.raises(UserError, match=r"--trial_minutes is 60, there it was 10\. Give the same"):
+        run_study("tiny", config, tmp_path / "study", 2, ["ids"], pace=Pace(minutes=60))
+    assert len(ran) == number
+    run_study("tiny", config, tmp_path / "study", 2, ["ids"], pace=Pace(minutes=10, at_once=2))
+    assert len(ran) == number + 1
+
+
+def test_longer_trials_are_refused_beside_shorter_ones(ran, tmp_path):
+    config = tiny_config(tmp_path)
+    run_study("tiny", config, tmp_path / "study", 1, ["ids"])
+    config.train.num_epochs += 1
+    with pytest.raises(UserError, match=r"another configuration; it differs in train\.num_epochs"):
+        run_study("tiny", config, tmp_path / "study", 2, ["ids"])
+
+
+def test_trials_of_which_nobody_knows_what_they_were_given(ran, tmp_path):
+    run_study("tiny", tiny_config(tmp_path), tmp_path / "study", 1, ["ids"])
+    (tmp_path / "study" / "budget.json").unlink()
+    with pytest.raises(UserError, match=r"holds trials, but not their budget\.json"):
+        run_study("tiny", tiny_config(tmp_path), tmp_path / "study", 1, ["ids"])
