@@ -211,10 +211,10 @@ setup() {
   SCRATCH="$(mktemp -d)"
   trap 'rm -rf "$SCRATCH"' EXIT
   archive="$SCRATCH/$REMOTE.tar.gz"
-  execute tar -czf "$archive" -C "$ROOT" --exclude=./.git --exclude=./.venv --exclude=./runs .
+  execute tar -czf "$archive" -C "$ROOT" --exclude=./.git --exclude=./.venv --exclude=./.venv-peers --exclude=./runs .
   persist "copying" require_active gcloud compute tpus tpu-vm scp "$archive" "$NAME:$REMOTE.tar.gz" \
     "${WHERE[@]}" --worker=all
-  on_workers "setting up" all "set -e; mkdir -p $REMOTE; tar -xzf $REMOTE.tar.gz -C $REMOTE; cd $REMOTE; python3 -m pip install --quiet --user uv; python3 -m uv venv --quiet --allow-existing --python $PYTHON .venv; python3 -m uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable . 'jax[tpu]'"
+  on_workers "setting up" all "set -e; mkdir -p $REMOTE; tar -xzf $REMOTE.tar.gz -C $REMOTE; cd $REMOTE; python3 -m pip install --quiet --user uv; python3 -m uv venv --quiet --seed --allow-existing --python $PYTHON .venv; python3 -m uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable . 'jax[tpu]'"
 }
 
 train_command() {

@@ -26,7 +26,7 @@ from tssr_jax.optimizer import make_optimizer
 from tssr_jax.parallel import CLASSES, Devices
 from tssr_jax.phases import Phases
 from tssr_jax.ranking import Ranker, initial_params, make_eval_batches, params_layout
-from tssr_jax.train import initial_state
+from tssr_jax.start import initial_state
 
 
 def configure(case: dict[str, Any]) -> ml_collections.ConfigDict:

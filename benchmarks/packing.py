@@ -23,7 +23,7 @@ from tssr_jax.experiment import Experiment, build_experiment
 from tssr_jax.optimizer import make_optimizer
 from tssr_jax.parallel import CLASSES, ROWS
 from tssr_jax.reporting import make_console
-from tssr_jax.train import initial_state
+from tssr_jax.start import initial_state
 from tssr_jax.train_state import make_train_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Data and model.")

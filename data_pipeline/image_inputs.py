@@ -31,8 +31,9 @@ from tssr_jax.models.content.resnet import (
     normalise,
 )
 from tssr_jax.models.content.trained import NO_ITEM
+from tssr_jax.parallel import exactly
 
-_VERSION = 1
+_VERSION = 2
 # A step is compiled for each number of images a device: there are at most so many.
 _NUMBERS_OF_IMAGES = 8
 _IMAGES_PER_BATCH = 32
@@ -162,6 +163,7 @@ def image_features(
     table = np.zeros((len(images) + 1, config.num_features), np.float32)
 
     @jax.jit
+    @exactly
     def vectors(variables: Any, pixels: jax.Array) -> jax.Array:
         return unit_length(cast(jax.Array, ResNet(config).apply(variables, pixels)))
 
@@ -229,6 +231,7 @@ def _frozen_states(
     config, variables = encoder
 
     @jax.jit
+    @exactly
     def below(variables: Any, rows: jax.Array) -> Any:
         return ResNet(config).apply(variables, normalise(rows), -1, stages, None, method=ResNet.run)
 

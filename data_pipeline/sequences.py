@@ -1,4 +1,4 @@
-"""From interactions to one time-ordered sequence per user (SPEC "Evaluation protocol").
+"""From interactions to one time-ordered sequence per user (docs/method.md, "Evaluation protocol").
 
 Iterative k-core, ids 1..N. The interactions come in order (`data_pipeline.interactions`), a part at
 a time, so that their number does not matter.

@@ -23,10 +23,11 @@ from data_pipeline.ngrams import ngram_features
 from data_pipeline.whitening import whiten
 from tssr_jax.errors import UserError
 from tssr_jax.models.content.bert import Bert, BertConfig, load_params, unit_length
+from tssr_jax.parallel import exactly
 
 TOKENS_PER_BATCH = 2048
 _LENGTHS = (8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-_VERSION = 1
+_VERSION = 2
 
 
 class TextFeatures(NamedTuple):
@@ -153,7 +154,7 @@ class TextEncoder:
         self._pooling = pooling
         self.bert = Bert(config, pooler=pooling == "pooler")
         self.params = jax.device_put(load_params(folder, self.bert))
-        self._embed = jax.jit(self._embed_batch)
+        self._embed = jax.jit(exactly(self._embed_batch))
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, [CLS] and [SEP] included."""

@@ -18,6 +18,7 @@ from data_pipeline.text_features import TextEncoder, features_key, text_model_fo
 from tssr_jax.errors import UserError
 from tssr_jax.models.content.bert import Bert
 from tssr_jax.models.content.text import TextInputs, TrainedText
+from tssr_jax.parallel import exactly
 
 # Shares of the texts that are no longer than those of each bucket. (The few longest ones would
 # otherwise have all others padded to their length.)
@@ -132,6 +133,7 @@ def _frozen_states(
     states = np.zeros((*inputs.tokens.shape, hidden), np.float32)
 
     @jax.jit
+    @exactly
     def run(params: Any, tokens: jax.Array, lengths: jax.Array) -> Any:
         mask = np.arange(tokens.shape[1]) < lengths[:, None]
         variables = {"params": params}

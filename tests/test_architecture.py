@@ -58,6 +58,7 @@ LAYERS = (
     "tssr_jax.top_k",
     "tssr_jax.evaluate",
     "tssr_jax.phases",
+    "tssr_jax.start",
     "tssr_jax.train",
     "tssr_jax.hlo",
     "tssr_jax.sizing",

@@ -40,6 +40,11 @@ Shape = tuple[int | str, ...]
 _NOT_DAMAGE = {
     errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EPERM, errno.ETIMEDOUT,
 }  # fmt: skip
+# The same of buckets and accelerators, which have no numbers (absl::StatusCode).
+_NOT_DAMAGE_STATUS = (
+    "UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED",
+    "RESOURCE_EXHAUSTED", "ABORTED",
+)  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -150,65 +155,92 @@ class Checkpointer:
     def restore_newest(self, target: TrainState) -> tuple[TrainState, Progress] | None:
         """The newest state and progress, or None if nothing was saved yet.
 
-        A damaged checkpoint is reported and moved aside, and the one before is taken.
+        A damaged checkpoint is reported, the one before is taken, and the damaged one is then
+        moved aside. Where none can be read, all are left where they are: it may be the machine.
 
         Args:
-          target: a state of the same structure and shapes.
+          target: a state of the same structure, shapes and shardings; its arrays may be
+            `jax.ShapeDtypeStruct`, so that there is room for what is restored.
 
         Raises:
-          UserError: if the checkpoint has other parameters or shapes, or all are damaged.
+          UserError: if the checkpoint has other parameters or shapes, or none can be read.
         """
-        damaged = []
+        damaged: dict[int, DamagedError] = {}
         for step in self._steps():
             try:
                 fields = self._fields(step)
                 ranking = self._restore_arrays(step, "params", target.eval_params, fields)
                 rest = self._restore_arrays(step, "rest", _rest(target), fields)
             except DamagedError as error:
-                damaged.append(step)
-                self._move_aside(step, error)
+                damaged[step] = error
                 continue
+            for newer, reason in damaged.items():
+                self._move_aside(newer, reason)
             for older in self._steps():
                 self._policy.best_steps[older] = self._best_step(older)
             average = ranking if "params" in rest else None
             rest = {"params": ranking, "users": None} | rest
             return TrainState(average=average, **rest), _progress(fields)
         if damaged:
-            raise UserError(
-                f"All checkpoints in {self._folder} were damaged (steps "
-                f"{', '.join(map(str, damaged))}) and have been moved aside. The same command "
-                "starts again from the beginning."
-            )
+            raise self._unreadable(damaged)
         return None
 
     def restore_best(self, target_params: Any) -> tuple[Any, int]:
         """Parameters of the best validation, and their step.
 
-        Where these are damaged, that is reported and the best before is taken.
+        Where these are damaged, that is reported and the best before is taken, or else the newest
+        that can be read.
 
         Raises:
-          UserError: if there is none, or it has other parameters or shapes.
+          UserError: if there is none, none can be read, or it has other parameters or shapes.
         """
-        tried: set[int] = set()
-        for step in self._steps():
-            best_step = step
+        damaged: dict[int, DamagedError] = {}
+        steps, evaluated, best = self._steps(), [], list[int]()
+        for step in steps:
             try:
-                best_step = self._fields(step)["best_step"]
-                if best_step < 0 or best_step in tried:
-                    continue
-                tried.add(best_step)
-                fields = self._fields(best_step)
-                return self._restore_arrays(best_step, "params", target_params, fields), best_step
+                named = self._fields(step)["best_step"]
             except DamagedError as error:
-                self._report(f"The checkpoint {self._folder / str(best_step)} is damaged: {error}.")
+                self._report_damage(step, error, damaged)
+                continue
+            if named >= 0:
+                evaluated.append(step)
+                best.append(named)
+        for step in dict.fromkeys([*best, *evaluated]):
+            if step in damaged:
+                continue
+            try:
+                params = self._restore_arrays(step, "params", target_params, self._fields(step))
+            except DamagedError as error:
+                self._report_damage(step, error, damaged)
+                continue
+            if step not in best:
+                self._report(f"In the place of the best checkpoint that of step {step} is used.")
+            return params, step
+        if damaged:
+            raise self._unreadable(damaged)
         raise UserError(
             f"{self._folder} holds no evaluated checkpoint. Train for at least "
             "--config.train.epochs_per_evaluation epochs first."
         )
 
+    def _report_damage(
+        self, step: int, error: DamagedError, damaged: dict[int, DamagedError]
+    ) -> None:
+        damaged[step] = error
+        self._report(f"The checkpoint {self._folder / str(step)} is damaged: {error}.")
+
+    def _unreadable(self, damaged: dict[int, DamagedError]) -> UserError:
+        reasons = "; ".join(f"step {step}: {error}" for step, error in damaged.items())
+        return UserError(
+            f"No checkpoint in {self._folder} can be read ({reasons}). They are left as they are. "
+            "If the machine or the way to the files is at fault, the same command goes on once "
+            "that is mended; to start again from the beginning, move the folder away."
+        )
+
     def _steps(self) -> list[int]:
         """Steps of the checkpoints, newest first."""
-        self._manager.wait_until_finished()  # a save in the background has no metadata yet
+        with self._clear_write_errors():
+            self._manager.wait_until_finished()  # a save in the background has no metadata yet
         return sorted(self._manager.all_steps(), reverse=True)
 
     def _best_step(self, step: int) -> int:
@@ -293,9 +325,22 @@ def _damage() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _NOT_DAMAGE:
+        if _is_of_the_machine(error):
             raise
         raise DamagedError(f"it can't be read ({_one_line(error)})") from error
+
+
+def _is_of_the_machine(error: BaseException | None) -> bool:
+    """Whether an error, or one that it comes from, says nothing of the file."""
+    while error is not None:
+        if isinstance(error, MemoryError | jax.errors.JaxRuntimeError):
+            return True
+        if getattr(error, "errno", None) in _NOT_DAMAGE:
+            return True
+        if any(word in str(error) for word in _NOT_DAMAGE_STATUS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _one_line(error: Exception) -> str:

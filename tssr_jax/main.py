@@ -220,7 +220,8 @@ def _serve(workdir: epath.Path) -> None:
         from tssr_jax.serving.service import Limits
     except ModuleNotFoundError as error:
         raise UserError(
-            f"--mode=serve needs the package {error.name}: pip install 'tssr-jax[serve]'"
+            f"--mode=serve needs the package {error.name}: in the folder of this project, "
+            "pip install -c constraints.txt -e '.[serve]'"
         ) from error
     limits = Limits(most_at_once=_MOST_AT_ONCE.value)
     place = _HOST.value, _PORT.value

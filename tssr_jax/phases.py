@@ -65,7 +65,8 @@ class Phases:
         """The phase that a step (from 0) is in; `params` are those before it."""
         experiment, devices = self._experiment, self._experiment.devices
         config = experiment.config
-        waiting = {name for name, start in self._starts.items() if step < start}
+        # In the same order in every process: each encodes the catalogue by collectives.
+        waiting = [name for name, start in self._starts.items() if step < start]
         trained = {k: v for k, v in experiment.trained.items() if k not in waiting}
         rows = devices.round_up(config.train.batch_size)
         return Phase(

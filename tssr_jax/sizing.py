@@ -27,7 +27,7 @@ from tssr_jax.optimizer import make_optimizer
 from tssr_jax.parallel import CLASSES, ROWS, WHOLE, Devices
 from tssr_jax.reporting import make_console
 from tssr_jax.train_state import create_train_state, init_params, make_train_step
-from tssr_jax.validation import validate_config
+from tssr_jax.validation import TRAINED_FIELDS, validate_config
 
 GIB = 2**30
 
@@ -239,3 +239,21 @@ def report(
         "and the time that takes with all links of the worst-placed chip busy, were nothing else "
         f"done meanwhile (GB/s of a link as Google documents them: {BANDWIDTHS})."
     )
+    left_out = _left_out(config)
+    if left_out:
+        console.print(f"Not in these numbers: {'; '.join(left_out)}.")
+
+
+def _left_out(config: ml_collections.ConfigDict) -> list[str]:
+    """What the configuration has and `compile_step` does not look at."""
+    content = config.content
+    some = []
+    if reads_content(config.model.streams):
+        some = [
+            f"the {name} encoder, which is trained (parameters, moments, activations)"
+            for name in content.modalities
+            if content[name][TRAINED_FIELDS[name]]
+        ]
+    if config.train.packing:
+        some.append("packing (a step is as large as without it, or smaller)")
+    return some

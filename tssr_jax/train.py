@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
-import optax
 from etils import epath
 from rich.console import Console
 from rich.progress import Progress as ProgressBar
@@ -17,10 +15,10 @@ from rich.progress import TaskID
 
 from data_pipeline import report
 from data_pipeline.input_pipeline import NOTHING_TO_TRAIN_ON
-from tssr_jax import placement, processes
+from tssr_jax import processes
 from tssr_jax.checkpointing import Checkpointer, Progress
 from tssr_jax.errors import UserError
-from tssr_jax.evaluate import evaluate_params, restore_best, split_metrics
+from tssr_jax.evaluate import evaluate_params, split_metrics
 from tssr_jax.experiment import (
     Experiment,
     build_experiment,
@@ -30,16 +28,15 @@ from tssr_jax.experiment import (
 from tssr_jax.optimizer import make_optimizer
 from tssr_jax.phases import Phases
 from tssr_jax.preemption import StopRequest
-from tssr_jax.ranking import Ranker, initial_params, make_eval_batches, params_layout
+from tssr_jax.ranking import Ranker, make_eval_batches
 from tssr_jax.reporting import MetricWriter, make_console, make_progress, pairs_table
 from tssr_jax.run_config import FILE_NAME, require_same_config, save_config
+from tssr_jax.start import expected_state, initial_state, started_from
 from tssr_jax.train_state import (
     NEVER,
     TOTAL,
     TrainState,
     all_finite,
-    create_train_state,
-    with_encoders,
     zero_sums,
 )
 from tssr_jax.validation import validate_config
@@ -47,9 +44,6 @@ from tssr_jax.validation import validate_config
 SELECTION_METRIC = "ndcg@10"
 # The host waits for the device this often, so that the progress bar tells the truth.
 _STEPS_PER_SYNC = 8
-# Fields of `config.model` that parameters mean something else under, without another shape.
-_NOT_IN_SHAPES = ("num_heads", "norm")
-_NOT_IN_SHAPES_OF_TWO = ("mixing", "id_reads_content")
 _ADVICE = (
     "Nothing was saved since the last checkpoint. Try, in another --workdir, a lower "
     "--config.optimizer.learning_rate, --config.optimizer.clip_norm=1, or a warm-up."
@@ -103,64 +97,6 @@ def train(
     return evaluate_params(experiment, params, title, workdir, console)["test"]
 
 
-def initial_state(
-    experiment: Experiment, optimizer: optax.GradientTransformation
-) -> tuple[TrainState, Any]:
-    """The state before the first step, on the devices, and how it lies there."""
-    devices = experiment.devices
-
-    def start(params: Any) -> TrainState:
-        return create_train_state(params, optimizer, experiment.config)
-
-    # One after the other: what drawing a large table needs is free before there are moments.
-    params = devices.build(lambda: initial_params(experiment), params_layout(experiment))
-    layout = placement.layout(jax.eval_shape(start, params))
-    state = devices.build(start, layout, params)
-    return with_encoders(state, devices.place(experiment.pretrained)), layout
-
-
-def started_from(
-    state: TrainState, config: ml_collections.ConfigDict, workdir: epath.Path
-) -> TrainState:
-    """The state with another run's best parameters, but for those of its items.
-
-    Args:
-      state: of the run that starts.
-      config: its configuration.
-      workdir: of the other run.
-
-    Raises:
-      UserError: if `workdir` holds no run, or that is of another model.
-    """
-    other_run, others, _ = restore_best(workdir.expanduser())
-    both = len(config.model.streams) == len(other_run.config.model.streams) == 2
-    for field in _NOT_IN_SHAPES + (_NOT_IN_SHAPES_OF_TWO if both else ()):
-        here, there = config.model[field], other_run.config.model[field]
-        if here != there:
-            raise UserError(
-                f"--config.train.init_from={workdir}: that run has model.{field}={there}, this one "
-                f"{here}. Train it with the same section model."
-            )
-    found = {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(others)}
-
-    def own(path: Any, x: jax.Array) -> jax.Array:
-        if placement.class_dimension(placement.path_names(path)) is not None:
-            return x
-        other = found.get(jax.tree_util.keystr(path))
-        if other is None or other.shape != x.shape:
-            there = "lacks" if other is None else f"has {list(other.shape)} for"
-            raise UserError(
-                f"--config.train.init_from={workdir}: that run {there} the parameter "
-                f"{'/'.join(placement.path_names(path))}, which here is {list(x.shape)}. Train it "
-                "with the same sections model and content."
-            )
-        return jax.device_put(other, x.sharding)
-
-    params = jax.tree_util.tree_map_with_path(own, state.params)
-    average = state.average and jax.tree.map(jnp.copy, params)
-    return dataclasses.replace(state, params=params, average=average)
-
-
 class Trainer:
     """One run's loop; picks up the newest checkpoint if there is one.
 
@@ -192,13 +128,17 @@ class Trainer:
         )
 
         self._devices = experiment.devices
-        self.state, layout = initial_state(experiment, optimizer)
-        self.progress = Progress()
-        restored = checkpointer.restore_newest(self.state)
+        # Shapes only: where a checkpoint is restored, there is no room for a second state.
+        expected, layout = expected_state(experiment, optimizer)
+        restored = checkpointer.restore_newest(expected)
         if restored is not None:
             self.state, self.progress = restored
-        elif config.train.init_from:
-            self.state = started_from(self.state, config, epath.Path(config.train.init_from))
+        else:
+            self.state, _ = initial_state(experiment, optimizer)
+            self.progress = Progress()
+            if config.train.init_from:
+                before = epath.Path(config.train.init_from)
+                self.state = started_from(self.state, config, before)
         self._rank = Ranker(experiment)
         self._phases = Phases(experiment, optimizer, layout, self._rank)
         self._phase = self._phases.at(int(self.state.step), self.state.params)

@@ -6,7 +6,7 @@
 Names of columns are set in the config (section `data`). Timestamps are seconds since 1970, ISO
 dates, or of `data.timestamp_format`. Without `data.text_fields` an item's text is its title,
 followed by those of the columns category, categories, genre and genres that are there. A column
-`image` holds paths of images below the folder, or URLs.
+`image` holds paths of images below the folder. (URLs are not fetched.)
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Batches are pure functions of (seed, epoch, step), and windows are what SPEC says."""
+"""Batches are pure functions of (seed, epoch, step), and windows are those of leave-one-out."""
 
 import itertools
 import math

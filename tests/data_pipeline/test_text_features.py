@@ -42,6 +42,15 @@ def test_minilm_equals_the_original(minilm):
     np.testing.assert_allclose(minilm.encode(texts), reference["embeddings"], atol=1e-4)
 
 
+def test_accelerators_do_not_round_products(tmp_path):
+    """They would by default, and the cache be of the machine that filled it."""
+    encoder = TextEncoder(write_text_model(tmp_path / "model"), 8)
+    tokens, lengths = np.ones((2, 4), np.int32), np.full(2, 4, np.int32)
+    text = encoder._embed.lower(encoder.params, tokens, lengths).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert products and all("[HIGHEST, HIGHEST]" in line for line in products)
+
+
 @pytest.mark.parametrize("prefix", ["", "bert."])
 def test_random_weights_equal_the_original(tmp_path, prefix):
     """Numbers of tests/text_reference/make.py."""

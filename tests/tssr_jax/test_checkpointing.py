@@ -2,6 +2,7 @@
 
 import errno
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -137,17 +138,79 @@ def test_metadata_that_is_gone_is_damage(tmp_path):
         assert int(checkpointer.restore_newest(state_at(0))[0].step) == 10
 
 
-def test_an_error_of_the_machine_is_no_damage(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EMFILE, "Too many open files"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"),
+        ValueError("UNAVAILABLE: Error reading gs://b/checkpoints/10: HTTP 503"),
+        MemoryError(),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_error_of_the_machine_is_no_damage(tmp_path, monkeypatch, error, wrapped):
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
-        checkpointer.save(state_at(10), Progress(10, 0.5, 0))
+        for step in (10, 20):
+            checkpointer.save(state_at(step), Progress(10, 0.5, 0))
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
 
         def fail(*_, **__):
-            raise OSError(errno.EMFILE, "Too many open files")
+            if wrapped:
+                raise ValueError("reading failed") from error
+            raise error
 
         monkeypatch.setattr(checkpointer._manager, "restore", fail)
-        with pytest.raises(OSError, match="Too many open files"):
+        with pytest.raises(ValueError if wrapped else type(error)):
             checkpointer.restore_newest(state_at(0))
+        with pytest.raises(ValueError if wrapped else type(error)):
+            checkpointer.restore_best(state_at(0).params)
+    assert steps_in(tmp_path) == [10, 20]
+
+
+def test_what_no_reader_can_tell_from_damage_moves_nothing(tmp_path, monkeypatch):
+    """Orbax hides some errors of the machine: then no checkpoint can be read."""
+    with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
+        for step in (10, 20):
+            checkpointer.save(state_at(step), Progress(10, 0.5, 0))
+    with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
+
+        def fail(*_, **__):
+            raise KeyError("params")
+
+        monkeypatch.setattr(checkpointer._manager, "restore", fail)
+        with pytest.raises(UserError, match=r"No checkpoint .* can be read .*left as they are"):
+            checkpointer.restore_newest(state_at(0))
+    assert steps_in(tmp_path) == [10, 20]
+    with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
+        assert int(checkpointer.restore_newest(state_at(0))[0].step) == 20
+
+
+def test_a_state_is_restored_by_its_shapes_alone(tmp_path):
+    """Resuming must not hold a second state, which the devices may have no room for."""
+    with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
+        checkpointer.save(state_at(10), Progress(10, 0.5, 0))
+        whole, _ = checkpointer.restore_newest(state_at(0))
+        described = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_at(0)
+        )
+        state, progress = checkpointer.restore_newest(described)
+    assert progress == Progress(10, 0.5, 0)
+    jax.tree.map(np.testing.assert_array_equal, state, whole)
+    assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(lambda x: x.sharding, whole)
+
+
+def test_a_last_save_that_fails_is_told(tmp_path, monkeypatch):
+    with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
+        checkpointer.save(state_at(10), Progress(10, 0.5, 0))
+        checkpointer._manager.wait_until_finished()
+        with monkeypatch.context() as full:
+
+            def fail():
+                raise ValueError("OUT_OF_RANGE: Error writing dense.kernel/0")
+
+            full.setattr(checkpointer._manager, "wait_until_finished", fail)
+            with pytest.raises(UserError, match=r"could not be written to .*OUT_OF_RANGE"):
+                checkpointer.restore_best(state_at(0).params)
     assert steps_in(tmp_path) == [10]
 
 
@@ -157,9 +220,30 @@ def test_only_damaged_checkpoints(tmp_path):
     flip(largest_file(tmp_path / "checkpoints" / "10" / "progress"))
     with (
         Checkpointer(tmp_path, NUM_ITEMS) as checkpointer,
-        pytest.raises(UserError, match=r"All checkpoints .* were damaged \(steps 10\)"),
+        pytest.raises(UserError, match=r"No checkpoint .* can be read \(step 10: its progress is"),
     ):
         checkpointer.restore_newest(state_at(0))
+    assert steps_in(tmp_path) == [10]  # left for whoever can mend it
+
+
+def test_without_a_readable_best_the_newest_is_used_and_that_is_told(tmp_path):
+    reports = []
+    with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
+        for step in (10, 20, 30):
+            checkpointer.save(state_at(step, size=3000), Progress(10, 0.5, 0))
+    flip(largest_file(tmp_path / "checkpoints" / "10" / "params"))
+    with Checkpointer(tmp_path, NUM_ITEMS, reports.append) as checkpointer:
+        params, step = checkpointer.restore_best(state_at(0, size=3000).params)
+    assert step == 30 and params["dense"]["kernel"][0] == 30.0
+    assert "checkpoints/10 is damaged" in reports[0]
+    assert reports[1] == "In the place of the best checkpoint that of step 30 is used."
+    for step in (20, 30):
+        flip(largest_file(tmp_path / "checkpoints" / str(step) / "params"))
+    with (
+        Checkpointer(tmp_path, NUM_ITEMS) as checkpointer,
+        pytest.raises(UserError, match=r"No checkpoint .* can be read \(step 10: .*step 30: .*st"),
+    ):
+        checkpointer.restore_best(state_at(0, size=3000).params)
 
 
 def test_a_fingerprint_knows_values_and_places_but_not_filling():

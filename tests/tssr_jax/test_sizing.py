@@ -82,6 +82,7 @@ def test_the_report_of_the_command_line():
             sys.executable, "-m", "tssr_jax.main", "--mode=size", "--config=configs/ml100k.py",
             "--topology=cpu:2", "--global_batch=8", "--global_batch=16", "--num_items=1000",
             "--config.model.max_length=2", "--config.model.num_cross_layers=1",
+            "--config.content.text.trained_layers=1",
         ]
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
@@ -92,4 +93,9 @@ def test_the_report_of_the_command_line():
     config.train.batch_size = 8
     size = step_size(config, find_devices("cpu:2"), 1000, 384)
     assert rows[0][5] == f"{size.held / 2**30:.3f}" and "all-reduce" in rows[0]
-    assert "v4 50, v5e 50, v5p 100" in " ".join(finished.stdout.split())
+    words = " ".join(finished.stdout.split())
+    assert "v4 50, v5e 50, v5p 100" in words
+    assert words.endswith(
+        "Not in these numbers: the text encoder, which is trained (parameters, moments, "
+        "activations)."
+    )

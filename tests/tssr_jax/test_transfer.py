@@ -76,3 +76,7 @@ def test_another_mixture_is_told(configs, tmp_path):
     second.model.id_reads_content = False
     with pytest.raises(UserError, match=r"has model\.id_reads_content=True, this one False"):
         train(second, tmp_path / "b")
+    # Of as many blocks, more attend to their own stream.
+    second.model.update(id_reads_content=True, num_unimodal_layers=2, num_cross_layers=0)
+    with pytest.raises(UserError, match=r"has model\.num_unimodal_layers=1, this one 2"):
+        train(second, tmp_path / "c")

@@ -1,4 +1,4 @@
-"""Next-item prediction: softmax cross entropy over the whole catalogue (SPEC, model step 6).
+"""Next-item prediction: softmax cross entropy over the whole catalogue (docs/method.md, step 6).
 
 Scores of all positions against all items are never held. Positions without a label are moved
 to the back; the others go through the head in tiles of a few hundred, and each tile's share of

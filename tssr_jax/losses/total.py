@@ -1,4 +1,4 @@
-"""All loss terms of a training step, and their weighted sum (SPEC, model step 7)."""
+"""All loss terms of a training step, and their weighted sum (docs/method.md, step 7)."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -54,7 +54,7 @@ class FeedForward(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Attention block with learnt residual scalars a and f (SPEC, model step 2).
+    """Attention block with learnt residual scalars a and f (docs/method.md, step 2).
 
     Post-norm, as in the paper: `x1 = LN(x + a * drop(Attn(x)))`, `y = LN(x1 + f * drop(FFN(x1)))`.
     Pre-norm (arXiv 2002.04745): `x1 = x + a * drop(Attn(LN(x)))`, `y = x1 + f * drop(FFN(LN(x1)))`;

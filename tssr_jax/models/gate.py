@@ -1,4 +1,4 @@
-"""What mixes the two streams: the gate (SPEC, model step 5), or simpler ways to compare it with."""
+"""What mixes the two streams: the gate (docs/method.md, step 5), or simpler ways."""
 
 import jax
 import jax.numpy as jnp

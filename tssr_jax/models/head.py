@@ -1,4 +1,4 @@
-"""The prediction head: scores of all classes of the catalogue (SPEC, model step 6)."""
+"""The prediction head: scores of all classes of the catalogue (docs/method.md, step 6)."""
 
 from typing import NamedTuple
 

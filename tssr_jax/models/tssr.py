@@ -1,4 +1,4 @@
-"""The two-stream sequential recommender (arXiv 2403.07623, section 3; SPEC "The model")."""
+"""The two-stream sequential recommender (arXiv 2403.07623, section 3; docs/method.md)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, cast

@@ -132,7 +132,10 @@ def _open(config: ml_collections.ConfigDict, workdir: epath.Path, pace: Pace) ->
         import optuna  # noqa: PLC0415 - an extra
         from optuna.storages.journal import JournalFileBackend  # noqa: PLC0415
     except ImportError as error:
-        raise UserError("A search needs Optuna: pip install 'tssr-jax[search]'.") from error
+        raise UserError(
+            "A search needs Optuna: in the folder of this project, "
+            "pip install -c constraints.txt -e '.[search]'."
+        ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _claim(config, workdir)
     require_same_budget(workdir, trial_minutes=pace.minutes)

@@ -109,4 +109,4 @@ def test_without_its_packages_it_says_so(workdir):
         [sys.executable, "-c", program, "--mode=serve", f"--workdir={workdir}"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 1 and "pip install 'tssr-jax[serve]'" in done.stderr
+    assert done.returncode == 1 and "-e '.[serve]'" in done.stderr
