@@ -3,6 +3,10 @@
     python -m tssr_jax.main --config=configs/hm.py --workdir=DIR --config.data.raw_dir=FOLDER
 
 Download: www.kaggle.com/competitions/h-and-m-personalized-fashion-recommendations/data
+
+1.3 million users and up to 105,000 items: some 10,000 steps an epoch. Without an accelerator add
+--config.loss.next_item=sampled --config.optimizer.lazy_rows (a step on two cores takes 0.3 in place
+of 2 s at length 10) and --config.train.early_stopping_patience=2.
 """
 
 import ml_collections
