@@ -32,9 +32,9 @@ def require_same_budget(workdir: epath.Path, **budget: float) -> None:
         write_json(path, budget)
     there = json.loads(path.read_text())
     different = [
-        f"--{name} is {value:g}, there it was {there[name]:g}"
+        f"--{name} is {value:g}, there it was {there.get(name, 'none')}"
         for name, value in budget.items()
-        if there[name] != value
+        if there.get(name) != value
     ]
     if different:
         raise UserError(

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from etils import epath
 
 from tests.raw_data import tiny_config
 from tssr_jax.errors import UserError
@@ -128,3 +129,11 @@ def test_trials_of_which_nobody_knows_what_they_were_given(ran, tmp_path):
     (tmp_path / "study" / "budget.json").unlink()
     with pytest.raises(UserError, match=r"holds trials, but not their budget\.json"):
         run_study("tiny", tiny_config(tmp_path), tmp_path / "study", 1, ["ids"])
+
+
+def test_the_folder_of_a_search_is_no_study(ran, tmp_path):
+    config = tiny_config(tmp_path)
+    config.search.space = ("optimizer.learning_rate: log 1e-4 1.0",)
+    search_module.search(config, epath.Path(tmp_path / "search"), 2)
+    with pytest.raises(UserError, match="--tune_trials is 0, there it was none"):
+        run_study("tiny", config, epath.Path(tmp_path / "search"), 1, ["ids"])
