@@ -52,6 +52,7 @@ LAYERS = (
     "tssr_jax.experiment",
     "tssr_jax.train_state",
     "tssr_jax.fingerprint",
+    "tssr_jax.damage",
     "tssr_jax.checkpointing",
     "tssr_jax.reporting",
     "tssr_jax.ranking",

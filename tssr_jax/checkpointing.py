@@ -13,9 +13,7 @@ back is what was written, or the checkpoint counts as damaged and the one before
 
 import contextlib
 import dataclasses
-import errno
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -25,6 +23,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from tssr_jax import processes
+from tssr_jax.damage import DamagedError, damage, one_line
 from tssr_jax.errors import UserError
 from tssr_jax.fingerprint import fingerprints
 from tssr_jax.placement import class_dimension, path_names
@@ -36,15 +35,6 @@ _NUM_ITEMS = "num_items"
 _FINGERPRINTS = "fingerprints"
 _CHECKSUM = "checksum"
 Shape = tuple[int | str, ...]
-# Errors of the machine, not of the file: nothing is moved aside for these.
-_NOT_DAMAGE = {
-    errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EPERM, errno.ETIMEDOUT,
-}  # fmt: skip
-# The same of buckets and accelerators, which have no numbers (absl::StatusCode).
-_NOT_DAMAGE_STATUS = (
-    "UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED",
-    "RESOURCE_EXHAUSTED", "ABORTED",
-)  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -77,10 +67,6 @@ class _KeepNewestAndBest:
         newest = sorted(info.step for info in checkpoints)[-2:]
         kept = {*newest, *(self.best_steps.get(step, -1) for step in newest)}
         return [info.step in kept for info in checkpoints]
-
-
-class DamagedError(Exception):
-    """A checkpoint that can't be read, or holds something else than was written."""
 
 
 class Checkpointer:
@@ -263,7 +249,7 @@ class Checkpointer:
         return fields
 
     def _restore_arrays(self, step: int, item: str, target: Any, fields: dict[str, Any]) -> Any:
-        with _damage():
+        with damage():
             saved = _shapes(self._manager.item_metadata(step)[item])
         if saved.keys() != fields[_FINGERPRINTS][item].keys():
             raise DamagedError(f"the list of arrays of {item} is not what was written")
@@ -277,7 +263,7 @@ class Checkpointer:
         return tree
 
     def _restore(self, step: int, item: str, args: Any) -> Any:
-        with _damage():
+        with damage():
             return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
 
     def _move_aside(self, step: int, error: DamagedError) -> None:
@@ -301,7 +287,7 @@ class Checkpointer:
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"A checkpoint could not be written to {self._folder}: "
-                f"{_one_line(error)}. The one before is whole; when there is room (or the place "
+                f"{one_line(error)}. The one before is whole; when there is room (or the place "
                 "can be reached) again, the same command goes on from there."
             ) from error
 
@@ -317,39 +303,6 @@ class Checkpointer:
                     f"shape {there} in the checkpoint and {here} in the model. It was written "
                     "with another configuration or another catalogue."
                 )
-
-
-@contextlib.contextmanager
-def _damage() -> Iterator[None]:
-    """Whatever a reader makes of a broken file becomes a DamagedError."""
-    try:
-        yield
-    except Exception as error:
-        if _is_of_the_machine(error):
-            raise
-        raise DamagedError(f"it can't be read ({_one_line(error)})") from error
-
-
-def _is_of_the_machine(error: BaseException | None) -> bool:
-    """Whether an error, or one that it comes from, says nothing of the file."""
-    while error is not None:
-        if isinstance(error, MemoryError | jax.errors.JaxRuntimeError):
-            return True
-        if getattr(error, "errno", None) in _NOT_DAMAGE:
-            return True
-        if any(word in str(error) for word in _NOT_DAMAGE_STATUS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    if len(text) <= 200:
-        return text
-    # Of a long message, the machine's own words for what happened, and the end.
-    reasons = [os.strerror(code) for code in errno.errorcode if os.strerror(code) in text]
-    return f"{max(reasons, key=len, default='')} ... {text[-200:]}".lstrip()
 
 
 def _progress(fields: dict[str, Any]) -> Progress:

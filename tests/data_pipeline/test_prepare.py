@@ -27,6 +27,17 @@ def fixture_data(tmp_path):
     return config.data
 
 
+@pytest.fixture(name="bucket")
+def fixture_bucket(data, tmp_path, monkeypatch):
+    """A folder that stands for the bucket of the cache."""
+    as_epath, bucket = cache.epath.Path, tmp_path / "bucket"
+    monkeypatch.setattr(
+        cache.epath, "Path", lambda path: as_epath(str(path).replace("gs://b", str(bucket)))
+    )
+    data.cache_dir = "gs://b/cache"
+    return bucket
+
+
 def folders(data):
     return sorted(p.name for p in (Path(data.cache_dir) / "datasets").iterdir())
 
@@ -109,13 +120,7 @@ def test_unknown_source(data):
         prepare(data)
 
 
-def test_a_bucket_shares_what_one_host_has_prepared(data, tmp_path, monkeypatch):
-    """A folder stands for the bucket."""
-    as_epath, bucket = cache.epath.Path, tmp_path / "bucket"
-    monkeypatch.setattr(
-        cache.epath, "Path", lambda path: as_epath(str(path).replace("gs://b", str(bucket)))
-    )
-    data.cache_dir = "gs://b/cache"
+def test_a_bucket_shares_what_one_host_has_prepared(data, bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "first_host"))
     first = prepare(data)
     assert (bucket / "cache" / "datasets" / first.folder.name / "report.json").is_file()
@@ -127,13 +132,8 @@ def test_a_bucket_shares_what_one_host_has_prepared(data, tmp_path, monkeypatch)
     assert not list(bucket.rglob("*incomplete*"))
 
 
-def test_a_part_of_a_data_set_in_a_bucket_is_not_taken_for_it(data, tmp_path, monkeypatch):
-    """Whoever shared it was stopped in the middle; a folder stands for the bucket."""
-    as_epath, bucket = cache.epath.Path, tmp_path / "bucket"
-    monkeypatch.setattr(
-        cache.epath, "Path", lambda path: as_epath(str(path).replace("gs://b", str(bucket)))
-    )
-    data.cache_dir = "gs://b/cache"
+def test_a_part_of_a_data_set_in_a_bucket_is_not_taken_for_it(data, bucket, tmp_path, monkeypatch):
+    """Whoever shared it was stopped in the middle."""
     monkeypatch.setenv("HOME", str(tmp_path / "first_host"))
     copy_tree = cache._copy_tree
     copied = []
