@@ -24,14 +24,9 @@ def local_folder(cache_dir: str) -> Path:
 
 
 def find(cache_dir: str, name: str) -> Path | None:
-    """A file or folder of the cache, copied from the bucket if it is only there; else None.
-
-    What is only here, because whoever shared it was stopped, is shared.
-    """
+    """A file or folder of the cache, copied from the bucket if it is only there; else None."""
     local = local_folder(cache_dir) / name
-    if local.exists():
-        share(cache_dir, name)
-    elif _is_remote(cache_dir) and _marker(cache_dir, name).exists():
+    if not local.exists() and _is_remote(cache_dir) and _marker(cache_dir, name).exists():
         _fetch(epath.Path(cache_dir) / name, local)
     return local if local.exists() else None
 

@@ -27,7 +27,12 @@ from tssr_jax import processes
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.errors import UserError
 from tssr_jax.evaluate import Metrics, evaluate_params
-from tssr_jax.experiment import build_experiment, save_data_report
+from tssr_jax.experiment import (
+    DATA_FILE,
+    build_experiment,
+    require_same_data,
+    save_data_report,
+)
 from tssr_jax.ranking import Scorer
 from tssr_jax.reporting import make_console
 from tssr_jax.run_config import FILE_NAME, require_same_config, save_config
@@ -47,6 +52,8 @@ def run_baseline(config: ml_collections.ConfigDict, workdir: epath.Path) -> Metr
     if (workdir / FILE_NAME).exists():
         require_same_config(config, workdir)
     experiment = build_experiment(config)
+    if (workdir / DATA_FILE).exists():
+        require_same_data(experiment, workdir)
     settings, num_items = config.baseline, experiment.data.num_items
     counts = training_counts(experiment.sequences, config, num_items)
     if not counts.any():

@@ -181,33 +181,40 @@ class Checkpointer:
           UserError: if there is none, none can be read, or it has other parameters or shapes.
         """
         damaged: dict[int, DamagedError] = {}
-        steps, evaluated, best = self._steps(), [], list[int]()
+        steps, evaluated, tried = self._steps(), [], set[int]()
         for step in steps:
             try:
-                named = self._fields(step)["best_step"]
+                best = self._fields(step)["best_step"]
             except DamagedError as error:
                 self._report_damage(step, error, damaged)
                 continue
-            if named >= 0:
-                evaluated.append(step)
-                best.append(named)
-        for step in dict.fromkeys([*best, *evaluated]):
-            if step in damaged:
+            if best < 0:
                 continue
-            try:
-                params = self._restore_arrays(step, "params", target_params, self._fields(step))
-            except DamagedError as error:
-                self._report_damage(step, error, damaged)
-                continue
-            if step not in best:
+            evaluated.append(step)
+            if best not in tried:
+                tried.add(best)
+                params = self._params(best, target_params, damaged)
+                if params is not None:
+                    return params, best
+        for step in evaluated:
+            params = None if step in tried else self._params(step, target_params, damaged)
+            if params is not None:
                 self._report(f"In the place of the best checkpoint that of step {step} is used.")
-            return params, step
-        if damaged:
+                return params, step
+        if evaluated or (steps and damaged.keys() >= set(steps)):
             raise self._unreadable(damaged)
         raise UserError(
             f"{self._folder} holds no evaluated checkpoint. Train for at least "
             "--config.train.epochs_per_evaluation epochs first."
         )
+
+    def _params(self, step: int, target: Any, damaged: dict[int, DamagedError]) -> Any | None:
+        """A step's parameters, or None if they are damaged, which is reported."""
+        try:
+            return self._restore_arrays(step, "params", target, self._fields(step))
+        except DamagedError as error:
+            self._report_damage(step, error, damaged)
+            return None
 
     def _report_damage(
         self, step: int, error: DamagedError, damaged: dict[int, DamagedError]

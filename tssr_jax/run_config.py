@@ -34,27 +34,19 @@ MAY_CHANGE = (
     "train.num_epochs",
     "train.early_stopping_patience",
 )
-# Where things lie. A run keeps them from the root on: it may be asked from another folder.
-_PATHS = (
-    "data.raw_dir",
-    "content.text.model_dir",
-    "content.image.model_file",
-    "train.init_from",
-)
 
 
 def save_config(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
     """Writes workdir/config.json."""
-    write_json(workdir / FILE_NAME, _with_whole_paths(config).to_dict())
+    write_json(workdir / FILE_NAME, _with_whole_path(config).to_dict())
 
 
-def _with_whole_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def _with_whole_path(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The path of the raw files from the root on: a run may be asked from another folder."""
     whole = config.copy_and_resolve_references()
-    fields = flatten_dict(config.to_dict(), sep=".")
-    for name in _PATHS:
-        path = fields[name]
-        if path and "://" not in path and not path.startswith("~"):
-            whole.update_from_flattened_dict({name: str(Path(path).absolute())})
+    path = whole.data.raw_dir
+    if path and "://" not in path and not path.startswith("~"):
+        whole.data.raw_dir = str(Path(path).absolute())
     return whole
 
 
@@ -97,7 +89,7 @@ def require_same_config(
 ) -> None:
     """Raises UserError if workdir/config.json differs in a field that may not change."""
     kept, given = (
-        flatten_dict(_with_whole_paths(one).to_dict(), sep=".")
+        flatten_dict(_with_whole_path(one).to_dict(), sep=".")
         for one in (load_config(workdir), config)
     )
     different = [

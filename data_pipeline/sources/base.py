@@ -24,7 +24,9 @@ _ISO = (
     "%Y-%m-%d %H:%M:%S%.f",
     "%Y-%m-%dT%H:%M:%S%.f",
     "%Y-%m-%d %H:%M:%S%.f%#z",
-    "%+",
+    "%Y-%m-%dT%H:%M:%S%.f%#z",
+    "%Y-%m-%d %H:%M",
+    "%Y-%m-%dT%H:%M",
 )
 _ROW = "\0row"  # no file's column is called that
 _NO_ID = ("", "nan", "null", "none", "<na>")  # what programs write for an id that they don't have
@@ -235,8 +237,9 @@ def parse_timestamps(
             + (
                 f"not of the format {time_format!r} (--config.data.timestamp_format)."
                 if time_format
-                else "neither a number of seconds since 1970 nor a date like 2024-01-31 or "
-                "2024-01-31 23:59:59. --config.data.timestamp_format names another format."
+                else "neither a number of seconds since 1970 nor a date like 2024-01-31, "
+                "2024-01-31 23:59:59 or 2024-01-31T23:59:59+02:00. "
+                "--config.data.timestamp_format names another format."
             )
         )
     return seconds

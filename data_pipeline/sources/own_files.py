@@ -55,6 +55,11 @@ class OwnFiles:
         fields = dump.data.text_fields or ("title",)
         hint = "Rename it, or set --config.data.item_column or --config.data.text_fields."
         tables.require_columns(table.columns, (key, *fields), path, hint)
+        if key != "item" and "item" in fields:
+            raise UserError(
+                f"{path}: the column 'item' can't be a text (--config.data.text_fields) while ids "
+                f"are those of {key!r}. Rename it."
+            )
         ids = base.parse_ids(table, key, path, 2)
         table = table.select(ids.alias("item"), pl.exclude(key, "item"))
         items = base.unique_items(table, dump, range(2, 2 + table.height))

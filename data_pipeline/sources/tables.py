@@ -5,7 +5,7 @@ import gzip
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import polars as pl
 
@@ -138,10 +138,11 @@ def _as_texts(
             if kind.time_zone is not None:
                 column = column.dt.convert_time_zone("UTC")
             column = column.dt.strftime("%Y-%m-%d %H:%M:%S%.f")
-        elif isinstance(kind, pl.List | pl.Array) and not kind.inner.is_nested():
-            texts = column.cast(pl.List(pl.String))
-            column = texts.list.join(", ", ignore_nulls=True)
-        elif kind.is_nested() or kind in (pl.Binary, pl.Object):
+        elif isinstance(kind, pl.List | pl.Array) and _is_text(kind.inner):
+            column = column.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True)
+        elif kind == pl.Binary:  # text without its type, as older programs write it
+            column = column.map_batches(_decode, return_dtype=pl.String)
+        elif not _is_text(kind):
             if wanted is not None:
                 raise UserError(
                     f"{path}: column {name!r} is of type {kind}, which has no text. Write it as "
@@ -150,6 +151,16 @@ def _as_texts(
             continue
         columns.append(column)
     return columns
+
+
+def _decode(values: pl.Series) -> pl.Series:
+    texts = [None if value is None else value.decode(errors="replace") for value in values]
+    return pl.Series(values.name, texts, pl.String)
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether values of this type can be written as text."""
+    return not kind.is_nested() and kind not in (pl.Binary, pl.Object, pl.Duration)
 
 
 def require_columns(names: Sequence[str], wanted: Sequence[str], path: Path, hint: str) -> None:

@@ -2,7 +2,7 @@
 
 import gzip
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import ml_collections
@@ -71,6 +71,9 @@ def test_csv_compressed(folder):
         ("2024-01-31T02:00:05.75+02:00", "", 1706659205),
         ("2024-01-31 00:00:06+00:00", "", 1706659206),
         ("2024-01-31 00:00:07.123456", "", 1706659207),
+        ("2024-01-30T19:00:07-05", "", 1706659207),
+        ("2024-01-31 00:01", "", 1706659260),
+        ("2024-01-31T00:01", "", 1706659260),
         ("2024-01-31 00:00:08", "%Y-%m-%d %X", 1706659208),
         ("2024-01-31 12:00:09 AM", "%Y-%m-%d %r", 1706659209),
         ("31.01.2024", "%d.%m.%Y", 1706659200),
@@ -142,6 +145,8 @@ def test_columns_that_are_called_like_ours(folder):
     )
     raw = read_csv(folder, item_column="sku")
     assert raw.described.select("item", "title").rows() == [("a", "Car"), ("b", "Boat")]
+    with pytest.raises(UserError, match=r"items.csv: the column 'item' can't be a text"):
+        read_csv(folder, item_column="sku", text_fields=("title", "item"))
 
 
 def test_parquet_with_the_types_that_libraries_write(tmp_path):
@@ -150,7 +155,7 @@ def test_parquet_with_the_types_that_libraries_write(tmp_path):
     pl.DataFrame(
         {
             "user": ["u", "u"],
-            "item": [7, 8],
+            "item": [b"7", b"8"],
             "timestamp": pl.Series([zoned, zoned], dtype=pl.Datetime("ns", "Asia/Tokyo")),
             "unread": [{"a": 1}, {"a": 2}],
         }
@@ -162,6 +167,8 @@ def test_parquet_with_the_types_that_libraries_write(tmp_path):
             "categories": [["toy", "red"], None],
             "numbers": [[1.5, 2.5], []],
             "vector": [b"\xff", b"\x00"],
+            "vectors": [[b"\xff"], []],
+            "age": [timedelta(days=1), None],
             "places": [{"x": 1}, {"x": 2}],
         }
     ).write_parquet(tmp_path / "items.parquet")
@@ -169,8 +176,8 @@ def test_parquet_with_the_types_that_libraries_write(tmp_path):
     seconds = int(time.timestamp())
     assert raw.interactions.rows() == [("u", "7", seconds), ("u", "8", seconds)]
     assert raw.described["text"].to_list() == ["Car. toy, red. 1.5, 2.5", "Boat"]
-    with pytest.raises(UserError, match=r"no column 'vector'; its header line names 'item'"):
-        read_csv(tmp_path, text_fields=("vector",))
+    with pytest.raises(UserError, match=r"no column 'places'; its header line names 'item'"):
+        read_csv(tmp_path, text_fields=("places",))
     with pytest.raises(UserError, match=r"column 'unread' is of type Struct.*, which has no text"):
         read_csv(tmp_path, user_column="unread")
 

@@ -7,7 +7,7 @@ import pytest
 
 from data_pipeline.store import SequenceStore
 from data_pipeline.tensorflow_cpu import tf
-from tests.raw_data import tiny_config
+from tests.raw_data import tiny_config, write_csv
 from tssr_jax import baselines
 from tssr_jax.baselines import item_knn_scorer, item_neighbours, run_baseline
 from tssr_jax.catalogue import Catalogue
@@ -90,6 +90,17 @@ def test_data_without_a_training_window_is_told(tmp_path, kind):
     (tmp_path / "raw" / "interactions.csv").write_text("user,item,timestamp\n" + "".join(rows))
     with pytest.raises(UserError, match="No user has the 4 interactions"):
         run_baseline(config, tmp_path / "run")
+
+
+def test_a_run_on_other_data_is_left_alone(tmp_path):
+    config = tiny_config(tmp_path)
+    config.baseline.kind = "popularity"
+    run_baseline(config, tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_text()
+    config.data.raw_dir = str(write_csv(tmp_path / "others", seed=1))
+    with pytest.raises(UserError, match="The data is not that of the run"):
+        run_baseline(config, tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").read_text() == before
 
 
 def test_a_folder_of_another_run_is_left_alone(tmp_path):

@@ -6,7 +6,7 @@ from etils import epath
 
 from tssr_jax.errors import UserError
 from tssr_jax.run_config import write_json
-from tssr_jax.studies.trial import TRIALS_FOLDER
+from tssr_jax.studies.trial import SEARCHES_FOLDER, TRIALS_FOLDER
 
 FILE_NAME = "budget.json"
 
@@ -22,19 +22,20 @@ def require_same_budget(workdir: epath.Path, **budget: float) -> None:
       UserError: if its trials had another one, or it can't be told which.
     """
     path = workdir / FILE_NAME
-    if not path.exists():
-        if (workdir / TRIALS_FOLDER).exists():
-            raise UserError(
-                f"{workdir} holds trials, but not their {FILE_NAME}: what they were given can't be "
-                "told. Choose another --workdir."
-            )
+    if not any((workdir / folder).exists() for folder in (TRIALS_FOLDER, SEARCHES_FOLDER)):
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(path, budget)
+        return
+    if not path.exists():
+        raise UserError(
+            f"{workdir} holds trials, but not their {FILE_NAME}: what they were given can't be "
+            "told. Choose another --workdir."
+        )
     there = json.loads(path.read_text())
     different = [
-        f"--{name} is {value:g}, there it was {there.get(name, 'none')}"
-        for name, value in budget.items()
-        if there.get(name) != value
+        f"--{name} is {budget.get(name, 'none')}, there it was {there.get(name, 'none')}"
+        for name in there | budget
+        if there.get(name) != budget.get(name)
     ]
     if different:
         raise UserError(

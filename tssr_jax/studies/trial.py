@@ -18,6 +18,7 @@ RESULT_FILE = "result.json"
 LOG_FILE = "log.txt"
 RUN_FOLDER = "run"
 TRIALS_FOLDER = "trials"
+SEARCHES_FOLDER = "searches"
 
 
 @dataclasses.dataclass(frozen=True)

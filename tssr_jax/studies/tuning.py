@@ -11,9 +11,7 @@ from tssr_jax.studies.designs import Study, Variant
 from tssr_jax.studies.search import best_before, search
 from tssr_jax.studies.slots import UNHURRIED, Pace
 from tssr_jax.studies.space import counts, parse_space
-from tssr_jax.studies.trial import configured, folder_name
-
-SEARCHES_FOLDER = "searches"
+from tssr_jax.studies.trial import SEARCHES_FOLDER, configured, folder_name
 
 
 def tune(

@@ -137,3 +137,16 @@ def test_the_folder_of_a_search_is_no_study(ran, tmp_path):
     search_module.search(config, epath.Path(tmp_path / "search"), 2)
     with pytest.raises(UserError, match="--tune_trials is 0, there it was none"):
         run_study("tiny", config, epath.Path(tmp_path / "search"), 1, ["ids"])
+    run_study("tiny", config, epath.Path(tmp_path / "study"), 1, ["ids"])
+    with pytest.raises(UserError, match="--tune_trials is none, there it was 0"):
+        search_module.search(config, epath.Path(tmp_path / "study"), 2)
+
+
+def test_a_budget_that_no_trial_has_had_may_change(ran, tmp_path, monkeypatch):
+    config = tiny_config(tmp_path)
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(runner, "tune", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_study("tiny", config, tmp_path / "study", 1, ["ids"], tune_trials=9)
+    run_study("tiny", config, tmp_path / "study", 1, ["ids"], pace=Pace(minutes=10))
+    assert len(ran) == 1
