@@ -139,6 +139,7 @@ def test_setup_copies_to_all_workers_and_installs_the_tested_versions(cloud):
     assert not Path(copy[4]).exists()  # nothing is left in /tmp
     assert "--worker=all" in install
     assert "--constraint constraints.txt" in install[-1] and "jax[tpu]" in install[-1]
+    assert "uv venv --quiet --seed" in install[-1]  # packages with data are fetched by its pip
 
 
 def run_on_this_machine(folder, command):
