@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
-from etils import epath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,13 +18,11 @@ class Variant:
       name: for tables.
       changes: values of fields that make it what it is, by dotted names.
       settings: values of fields that suit it; searches of its own begin there.
-      tried: the folder of a trial that has run with them, and the first seed; None if none has.
     """
 
     name: str
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    tried: epath.Path | None = None
 
     @property
     def values(self) -> dict[str, Any]:

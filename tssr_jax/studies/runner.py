@@ -65,7 +65,7 @@ def run_study(
         task = progress.add_task(name, total=len(asked), completed=done, message="")
         news = News(lambda line: progress.update(task, message=line))
         futures = {
-            slots.submit(run_trial, t, pace.minutes, news.of(t.name), slots.stopped): t
+            slots.submit(run_trial, t, pace.minutes, news.of(t.folder.name), slots.stopped): t
             for t in left
         }
         for future in as_completed(futures):
@@ -102,7 +102,7 @@ def _is_told(trial: Trial, console: Console) -> bool:
     try:
         trial.prepare()
     except UserError:
-        console.print(f"{trial.name} is of another configuration: the report leaves it out.")
+        console.print(f"{trial.folder.name} is of another configuration: the report leaves it out.")
         return False
     return True
 
@@ -118,10 +118,10 @@ def _require_success(failed: Sequence[Trial]) -> None:
 def _print_outcome(trial: Trial, console: Console) -> None:
     result = trial.result()
     if result is None:
-        console.print(f"{trial.name} failed: {_tail(trial)}")
+        console.print(f"{trial.folder.name} failed: {_tail(trial)}")
         return
     both = (f"{split} {result['metrics'][split]['ndcg@10']:.4f}" for split in result["metrics"])
-    console.print(f"{trial.name}: NDCG@10 {', '.join(both)}")
+    console.print(f"{trial.folder.name}: NDCG@10 {', '.join(both)}")
 
 
 def _tail(trial: Trial) -> str:
@@ -130,6 +130,6 @@ def _tail(trial: Trial) -> str:
 
 def _write_results(trials: Sequence[Trial], workdir: epath.Path) -> None:
     """One line for each trial that has ended, in the order of the study."""
-    records = [record for trial in trials if (record := trial.record(workdir))]
+    records = [record for trial in trials if (record := trial.record())]
     text = "".join(json.dumps(record) + "\n" for record in records)
     write_whole(workdir / RESULTS_FILE, text)

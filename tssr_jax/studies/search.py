@@ -10,7 +10,6 @@ import shlex
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
@@ -229,13 +228,9 @@ def _make_trial(
     changes = {dimension.field: dimension.suggest(asked) for dimension in dimensions}
     own = config.copy_and_resolve_references()
     own.update_from_flattened_dict(changes)
-    return Trial(f"trial {asked.number}", changes, own, folder_of(workdir, changes))
-
-
-def folder_of(workdir: epath.Path, changes: Mapping[str, Any]) -> epath.Path:
-    """Where a search's trial with these values lies."""
     name = hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:16]
-    return workdir / TRIALS_FOLDER / name
+    folder = workdir / TRIALS_FOLDER / name
+    return Trial(f"trial {asked.number}", changes, own, folder)
 
 
 def _value(  # noqa: PLR0917

@@ -38,11 +38,6 @@ class Trial:
     folder: epath.Path
 
     @property
-    def name(self) -> str:
-        """Of a study's trial, for messages."""
-        return trial_name(self.variant, self.config.seed)
-
-    @property
     def run(self) -> epath.Path:
         """The workdir of its training."""
         return self.folder / RUN_FOLDER
@@ -60,21 +55,19 @@ class Trial:
         path = self.folder / RESULT_FILE
         return json.loads(path.read_text()) if path.exists() else None
 
-    def record(self, workdir: epath.Path) -> dict[str, Any] | None:
-        """The result with what it is the result of: a line of a study's results.jsonl."""
+    def record(self) -> dict[str, Any] | None:
+        """The result with what it is the result of: a line of results.jsonl."""
         result = self.result()
         if result is None:
             return None
         own = {"variant": self.variant, "seed": self.config.seed, "changes": self.changes}
-        return own | {"folder": str(self.folder.relative_to(workdir))} | result
+        return own | {"folder": self.folder.name} | result
 
 
 def make_trials(
     study: Study, config: ml_collections.ConfigDict, num_seeds: int, workdir: epath.Path
 ) -> list[Trial]:
     """All trials, seed by seed, so that a study that is stopped has compared all variants.
-
-    With the first seed, the best trial of a variant's own search is the study's trial.
 
     Raises:
       UserError: if a variant's configuration makes no sense, or a field that it needs is not set.
@@ -88,8 +81,7 @@ def make_trials(
         for variant in study.variants_of(config):
             own = configured(config, variant, seed)
             validate_config(own)
-            tried = variant.tried if seed == config.seed else None
-            folder = tried or workdir / TRIALS_FOLDER / trial_name(variant.name, seed)
+            folder = workdir / TRIALS_FOLDER / f"{folder_name(variant.name)}-seed{seed}"
             trials.append(Trial(variant.name, variant.values, own, folder))
     return trials
 
@@ -101,11 +93,6 @@ def configured(
     own = config.copy_and_resolve_references()
     own.update_from_flattened_dict({**variant.values, "seed": seed})
     return own
-
-
-def trial_name(variant: str, seed: int) -> str:
-    """What a study calls a trial."""
-    return f"{folder_name(variant)}-seed{seed}"
 
 
 def folder_name(variant: str) -> str:

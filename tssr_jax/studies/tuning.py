@@ -8,7 +8,7 @@ from etils import epath
 
 from tssr_jax.reporting import make_console
 from tssr_jax.studies.designs import Study, Variant
-from tssr_jax.studies.search import best_before, folder_of, search
+from tssr_jax.studies.search import best_before, search
 from tssr_jax.studies.slots import UNHURRIED, Pace
 from tssr_jax.studies.space import counts, parse_space
 from tssr_jax.studies.trial import SEARCHES_FOLDER, configured, folder_name
@@ -39,7 +39,7 @@ def tune(
       pace: how they are run.
 
     Returns:
-      The study with what was found in the variants' settings, and where it was tried.
+      The study with what was found in the variants' settings.
 
     Raises:
       UserError: as `search` does.
@@ -57,14 +57,11 @@ def tune(
             return variant
         folder = workdir / SEARCHES_FOLDER / folder_name(variant.name)
         if only and variant.name not in only:
-            found = best_before(own, folder)
+            found = best_before(own, folder) or {}
         else:
             console.print(f"Settings of {variant.name}: {num_trials} trials.")
             found = search(own, folder, num_trials, pace)
-        if found is None:
-            return variant
-        settings = {**variant.settings, **found}
-        return dataclasses.replace(variant, settings=settings, tried=folder_of(folder, found))
+        return dataclasses.replace(variant, settings={**variant.settings, **found})
 
     variants = tuple(tuned(variant) for variant in study.variants_of(config))
     return dataclasses.replace(study, variants=variants, fewer_fields=False)
