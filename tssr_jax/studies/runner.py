@@ -37,7 +37,8 @@ def run_study(
       name: one of `STUDIES`.
       config: what the variants change.
       workdir: folder of the study; a second call with the same one goes on.
-      num_seeds: from `config.seed` on.
+      num_seeds: from `config.seed` on; from the next one where that is the searches', so that the
+        luck of a search's best trial is not part of what is compared.
       only: names of variants that are run now; () runs all. The report has whatever has ended.
       pace: how they are run.
       tune_trials: of a search of each variant's own settings, before; 0 does not search.
@@ -48,12 +49,14 @@ def run_study(
         fail; the others are run, and reported, all the same.
     """
     study, console = _known(name), make_console()
+    start = config.seed + 1 if tune_trials else config.seed
+    seeds = range(start, start + num_seeds)
     # What makes no sense is told before hours of searching.
-    asked = _asked(trials := make_trials(study, config, num_seeds, workdir), only)
+    asked = _asked(trials := make_trials(study, config, seeds, workdir), only)
     require_same_budget(workdir, tune_trials=tune_trials, trial_minutes=pace.minutes)
     if tune_trials:
         study = tune(study, config, workdir, tune_trials, only, pace=pace)
-        asked = _asked(trials := make_trials(study, config, num_seeds, workdir), only)
+        asked = _asked(trials := make_trials(study, config, seeds, workdir), only)
     for trial in asked:
         trial.prepare()
     trials = [trial for trial in trials if trial in asked or _is_told(trial, console)]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import ml_collections
@@ -65,7 +66,7 @@ class Trial:
 
 
 def make_trials(
-    study: Study, config: ml_collections.ConfigDict, num_seeds: int, workdir: epath.Path
+    study: Study, config: ml_collections.ConfigDict, seeds: Iterable[int], workdir: epath.Path
 ) -> list[Trial]:
     """All trials, seed by seed, so that a study that is stopped has compared all variants.
 
@@ -77,7 +78,7 @@ def make_trials(
         if not fields[name]:
             raise UserError(f"This study needs --config.{name} (configs/default.py explains it).")
     trials = []
-    for seed in range(config.seed, config.seed + num_seeds):
+    for seed in seeds:
         for variant in study.variants_of(config):
             own = configured(config, variant, seed)
             validate_config(own)

@@ -28,7 +28,7 @@ from tssr_jax.studies.worker import training_cost
 def test_every_variant_makes_sense(name, settings, tmp_path):
     config = settings()
     config.train.init_from = "elsewhere"
-    trials = make_trials(STUDIES[name], config, 2, tmp_path)
+    trials = make_trials(STUDIES[name], config, range(2), tmp_path)
     number = len(STUDIES[name].variants_of(config))
     assert len({trial.folder for trial in trials}) == len(trials) == 2 * number
     assert [trial.config.seed for trial in trials[::number]] == [0, 1]
@@ -42,7 +42,7 @@ def test_every_variant_makes_sense(name, settings, tmp_path):
 def test_texts_of_fewer_fields(tmp_path):
     config = default.get_config()
     config.data.text_fields = ("title", "genres", "year")
-    trials = make_trials(STUDIES["text"], config, 1, tmp_path)
+    trials = make_trials(STUDIES["text"], config, [0], tmp_path)
     found = {t.variant: t.changes["data.text_fields"] for t in trials[8:]}
     assert found == {
         "text of title only": ("title",), "text of title and genres only": ("title", "genres")
@@ -65,7 +65,7 @@ def test_what_training_cost(tmp_path):
 
 def test_what_a_study_needs_is_told(tmp_path):
     with pytest.raises(UserError, match=r"needs --config\.train\.init_from"):
-        make_trials(STUDIES["transfer"], default.get_config(), 1, tmp_path)
+        make_trials(STUDIES["transfer"], default.get_config(), [0], tmp_path)
 
 
 def test_a_study_of_three_trials(tmp_path, monkeypatch, capsys):
