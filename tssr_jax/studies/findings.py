@@ -33,7 +33,7 @@ class Finding(NamedTuple):
     Attributes:
       name: of the variant.
       seeds: how many.
-      estimates: by metric, over users.
+      estimates: by metric, over users and seeds.
       spread: by metric, the standard deviation over seeds; NaN with one.
       comparisons: by metric, with the study's first variant; None for that itself, and where the
         users are others.
@@ -69,7 +69,7 @@ def _compare(
     users: Mapping[str, Sequence[Mapping[str, np.ndarray]]], first: str, metric: str
 ) -> dict[str, Comparison | None]:
     """Each variant with the first one."""
-    values = {n: np.mean([gains(one, metric) for one in own], axis=0) for n, own in users.items()}
+    values = {n: np.stack([gains(one, metric) for one in own]) for n, own in users.items()}
     differences = {
         name: paired_difference(values[name], values[first])
         for name in users
@@ -93,7 +93,7 @@ def _finding(
     estimates, spread = {}, {}
     for metric in METRICS:
         values = np.stack([gains(own, metric) for own in users])
-        estimates[metric] = estimate(values.mean(axis=0))
+        estimates[metric] = estimate(values)
         of_seeds = values.mean(axis=1)
         spread[metric] = float(of_seeds.std(ddof=1)) if len(of_seeds) > 1 else float("nan")
     test = [result["metrics"][SPLIT] for result in results]

@@ -178,8 +178,8 @@ def _notes(trials: Sequence[Trial]) -> str:
     late = sum(bool(result["time_limit_reached"]) for result in results)
     return (
         f"{len(trials)} trials, {dates[0]} to {dates[-1]}, on {'; '.join(machines)}. Best "
-        "checkpoint by validation NDCG@10. Intervals and paired p-values: bootstrap over users of "
-        "means over seeds; Holm's adjustment over the variants. "
+        "checkpoint by validation NDCG@10. Intervals and paired p-values: bootstrap over users and "
+        "seeds; Holm's adjustment over the variants. "
         + (f"{late} trial(s) reached the time limit." if late else "")
     ).strip()
 

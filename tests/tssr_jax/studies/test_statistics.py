@@ -9,9 +9,9 @@ from tssr_jax.studies.statistics import estimate, holm, paired_difference, resam
 
 
 def test_resampled_means_have_the_exact_distribution():
-    values = np.array([0.0, 1.0, 5.0])
-    exact = [np.mean(drawn) for drawn in itertools.product(values, repeat=3)]
-    means = resampled_means(values, seed=1)
+    values = np.array([[0.0, 1.0, 5.0]])
+    exact = [np.mean(drawn) for drawn in itertools.product(values[0], repeat=3)]
+    [means] = resampled_means([values], seed=1)
     for value in np.unique(exact):
         share = np.isclose(exact, value).mean()
         # Four standard errors of a share of 10,000.
@@ -20,8 +20,33 @@ def test_resampled_means_have_the_exact_distribution():
         )
 
 
+def test_users_are_drawn_for_all_variants_and_seeds_for_each():
+    some, others = np.array([[0.0, 1.0], [4.0, 9.0]]), np.array([[16.0, 36.0]])
+    exact = [
+        (np.mean([some[s][list(users)] for s in seeds]), np.mean(others[0][list(users)]))
+        for users in itertools.product(range(2), repeat=2)
+        for seeds in itertools.product(range(2), repeat=2)
+    ]
+    pairs = resampled_means([some, others], seed=1)
+    for pair in set(exact):
+        share = np.isclose(exact, pair).all(axis=1).mean()
+        found = np.isclose(pairs.T, pair).all(axis=1).mean()
+        np.testing.assert_allclose(found, share, atol=4 * np.sqrt(share / 10_000))
+
+
+def test_what_differs_between_seeds_only_is_no_difference():
+    rng = np.random.default_rng(0)
+    users = rng.random(2_000)
+    luck = np.array([[0.1], [0.0], [-0.1]])
+    # By users alone the difference were clear: each is 0.02 better, and noise is small.
+    result = paired_difference(users + luck + 0.02 + 0.01 * rng.random(2_000), users + luck)
+    assert result.low < 0 < result.high and result.p > 0.5
+    error = np.sqrt(2 * (0.02 / 3) / 3)  # of two means of three draws
+    assert (result.high - result.low) / 2 == pytest.approx(1.96 * error, rel=0.1)
+
+
 def test_the_interval_is_that_of_the_normal_distribution():
-    values = np.random.default_rng(0).standard_normal(2_000)
+    values = np.random.default_rng(0).standard_normal((1, 2_000))
     mean, low, high = estimate(values)
     error = 1.96 * values.std() / np.sqrt(2_000)
     assert mean == values.mean()
@@ -30,8 +55,8 @@ def test_the_interval_is_that_of_the_normal_distribution():
 
 def test_a_clear_difference_and_none():
     rng = np.random.default_rng(0)
-    base = rng.random(500)
-    better = paired_difference(base + rng.random(500) * 0.1, base)
+    base = rng.random((1, 500))
+    better = paired_difference(base + rng.random((1, 500)) * 0.1, base)
     assert better.low > 0 and better.p < 0.001
     same = paired_difference(base, base)
     assert same == (0.0, 0.0, 0.0, 1.0)
@@ -42,7 +67,8 @@ def test_a_clear_difference_and_none():
 
 def test_p_is_uniform_where_nothing_differs():
     rng = np.random.default_rng(0)
-    p = [paired_difference(rng.standard_normal(100), np.zeros(100), s).p for s in range(200)]
+    nothing = np.zeros((1, 100))
+    p = [paired_difference(rng.standard_normal((1, 100)), nothing, s).p for s in range(200)]
     assert 0.01 < np.mean(np.array(p) < 0.05) < 0.11
     assert 0.4 < np.mean(p) < 0.6
 
@@ -55,6 +81,6 @@ def test_holm_by_hand():
 
 def test_bad_input():
     with pytest.raises(ValueError, match="nothing to draw"):
-        estimate(np.array([]))
+        estimate(np.empty((1, 0)))
     with pytest.raises(ValueError, match="3 users can't be paired with 2"):
-        paired_difference(np.zeros(3), np.zeros(2))
+        paired_difference(np.zeros((2, 3)), np.zeros((1, 2)))
