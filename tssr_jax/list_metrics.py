@@ -31,7 +31,8 @@ def gini(lists: np.ndarray, num_items: int) -> float:
 def novelty(lists: np.ndarray, counts: np.ndarray) -> float:
     """Mean self-information of what is recommended, in bits: -log2 of an item's share in training.
 
-    (Zhou et al., PNAS 2010.) An item that training never saw counts as if it had been once.
+    (After Zhou et al., PNAS 2010, who take an item's share of users, not of interactions: a constant
+    of the data less.) An item that training never saw counts as if it had been once.
 
     Args:
       lists: see above.
