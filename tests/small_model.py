@@ -22,7 +22,13 @@ def make(streams=("id", "content"), **fields):
     config.model.update(streams=streams, **fields)
     model = make_model(config, Catalogue(NUM_ITEMS))
     params = init_params(model, WIDTHS, seed=0)
-    # Residual scalars start at 1e-8: without larger ones attention would hardly show.
+    return model, with_attention(params, 1.0)
+
+
+def with_attention(params, scale):
+    """Residual scalars start at 1e-8: without larger ones attention would hardly show."""
     flat = traverse_util.flatten_dict(params)
-    flat = {k: jnp.ones_like(v) if k[-1].endswith("_scale") else v for k, v in flat.items()}
-    return model, traverse_util.unflatten_dict(flat)
+    scalars = [path for path in flat if path[-1].endswith("_residual_scale")]
+    assert scalars or not any("attention" in path for path in flat)
+    flat |= {path: jnp.full_like(flat[path], scale) for path in scalars}
+    return traverse_util.unflatten_dict(flat)

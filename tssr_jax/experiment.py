@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 from data_pipeline.counts import training_counts
 from data_pipeline.distinct import PreparedEncoder
 from data_pipeline.image_inputs import ImageFeatures, image_features, prepare_images
+from data_pipeline.input_pipeline import NOTHING_TO_TRAIN_ON
 from data_pipeline.prepare import PreparedData, prepare
 from data_pipeline.store import SequenceStore, open_store
 from data_pipeline.text_features import TextFeatures, text_features
@@ -145,6 +146,8 @@ def _chances(counts: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarra
     competes = np.arange(counts.size) > 0
     if ranks_by_content(config.model.head, config.model.streams):
         competes &= counts > 0
+    if not competes.any():
+        raise UserError(NOTHING_TO_TRAIN_ON)
     return cumulative_chances(np.where(competes, counts, -1), config.loss.negative_power)
 
 

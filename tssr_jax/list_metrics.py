@@ -31,8 +31,8 @@ def gini(lists: np.ndarray, num_items: int) -> float:
 def novelty(lists: np.ndarray, counts: np.ndarray) -> float:
     """Mean self-information of what is recommended, in bits: -log2 of an item's share in training.
 
-    (After Zhou et al., PNAS 2010, who take an item's share of users, not of interactions: a constant
-    of the data less.) An item that training never saw counts as if it had been once.
+    (After Zhou et al., PNAS 2010, who take an item's share of users, not of interactions: less by a
+    constant of the data.) An item that training never saw counts as if it had been once.
 
     Args:
       lists: see above.
@@ -116,7 +116,7 @@ def list_metrics(
     counts: np.ndarray,
     spaces: Mapping[str, np.ndarray],
 ) -> dict[str, float]:
-    """All of them; names end in @k.
+    """All of them; names end in @k. Without diversity where no list has two items.
 
     Args:
       lists: see above.
@@ -135,7 +135,8 @@ def list_metrics(
         "popularity": mean_popularity(lists, counts),
         "popularity_lift": popularity_lift(lists, counts, history_popularity),
     }
-    values |= {f"diversity_{name}": diversity(lists, own) for name, own in spaces.items()}
+    if (lists > 0).sum(axis=1).max() > 1:
+        values |= {f"diversity_{name}": diversity(lists, own) for name, own in spaces.items()}
     return {f"{name}@{lists.shape[1]}": value for name, value in values.items()}
 
 

@@ -240,12 +240,14 @@ def _recommend(workdir: epath.Path) -> None:
     request = Request(
         Path(_INPUT.value).expanduser(),
         Path(_OUTPUT.value).expanduser(),
-        _TOP_K.value,
-        _KEEP_SEEN.value,
-        new,
-        only,
-        never,
-    )._replace(approximate=_APPROXIMATE.value, raw_dir=_RAW_DIR.value)
+        top_k=_TOP_K.value,
+        keep_seen=_KEEP_SEEN.value,
+        new_items=new,
+        only=only,
+        never=never,
+        approximate=_APPROXIMATE.value,
+        raw_dir=_RAW_DIR.value,
+    )
     run_recommend(workdir, request)
 
 

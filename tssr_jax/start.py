@@ -8,17 +8,25 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 from etils import epath
+from flax.traverse_util import flatten_dict
 
 from tssr_jax import placement
 from tssr_jax.errors import UserError
 from tssr_jax.evaluate import restore_best
 from tssr_jax.experiment import Experiment
+from tssr_jax.models.tssr import reads_content
 from tssr_jax.ranking import initial_params, params_layout
 from tssr_jax.train_state import TrainState, create_train_state, with_encoders
 
-# Fields of `config.model` that parameters mean something else under, without another shape.
-_NOT_IN_SHAPES = ("num_heads", "norm")
-_NOT_IN_SHAPES_OF_TWO = ("mixing", "id_reads_content", "num_unimodal_layers")
+# Fields under which parameters mean something else, without another shape: of all models, of those
+# with two streams, and of those that read texts.
+_NOT_IN_SHAPES = ("model.streams", "model.num_heads", "model.norm", "model.score_temperature")
+_NOT_IN_SHAPES_OF_TWO = ("model.mixing", "model.id_reads_content", "model.num_unimodal_layers")
+_NOT_IN_SHAPES_OF_TEXTS = (
+    "content.text.encoder",
+    "content.text.pooling",
+    "content.text.whitening",
+)
 
 
 def expected_state(
@@ -72,13 +80,12 @@ def started_from(
       UserError: if `workdir` holds no run, or that is of another model.
     """
     other_run, others, _ = restore_best(workdir.expanduser())
-    both = len(config.model.streams) == len(other_run.config.model.streams) == 2
-    for field in _NOT_IN_SHAPES + (_NOT_IN_SHAPES_OF_TWO if both else ()):
-        here, there = config.model[field], other_run.config.model[field]
-        if here != there:
+    here, there = (flatten_dict(c.to_dict(), sep=".") for c in (config, other_run.config))
+    for field in _not_in_shapes(config):
+        if here[field] != there[field]:
             raise UserError(
-                f"--config.train.init_from={workdir}: that run has model.{field}={there}, this one "
-                f"{here}. Train it with the same section model."
+                f"--config.train.init_from={workdir}: that run has {field}={there[field]}, this "
+                f"one {here[field]}. Train it with the same sections model and content."
             )
     found = {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(others)}
 
@@ -98,3 +105,13 @@ def started_from(
     params = jax.tree_util.tree_map_with_path(own, state.params)
     average = state.average and jax.tree.map(jnp.copy, params)
     return dataclasses.replace(state, params=params, average=average)
+
+
+def _not_in_shapes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    streams = config.model.streams
+    reads_texts = reads_content(streams) and "text" in config.content.modalities
+    return (
+        _NOT_IN_SHAPES
+        + (_NOT_IN_SHAPES_OF_TWO if len(streams) == 2 else ())
+        + (_NOT_IN_SHAPES_OF_TEXTS if reads_texts else ())
+    )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from configs import default
 from data_pipeline.packing import pack
+from tests.small_model import with_attention
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.experiment import make_model
 from tssr_jax.losses.total import loss_terms, term_weights, total_loss
@@ -90,7 +91,7 @@ def test_losses_and_gradients_are_those_of_the_unpacked_windows(streams):
     model = make_model(config, Catalogue(30))
     params = init_params(model, {"text": features.shape[1]}, seed=0)
     # Residual scalars start at 1e-8: without larger ones attention would hardly show.
-    params = jax.tree.map(lambda x: jnp.full_like(x, 0.7) if x.ndim == 0 else x, params)
+    params = with_attention(params, 0.7)
     batch = {
         "item_sequence": jnp.asarray(windows[:, :-1]),
         "labels": jnp.asarray(windows[:, 1:]),

@@ -227,7 +227,8 @@ def test_bytes_that_are_not_utf8_are_named_with_their_line(tmp_path, name):
         Raw(config)
 
 
-@pytest.mark.parametrize("name", ALL_FILES)
+# GroupLens does not compress single files.
+@pytest.mark.parametrize("name", [name for name in ALL_FILES if name != "ml-32m"])
 def test_a_cut_gz_file_is_named(tmp_path, name):
     config = write_layout(name, tmp_path)
     path = tmp_path / ALL_FILES[name]
@@ -236,8 +237,6 @@ def test_a_cut_gz_file_is_named(tmp_path, name):
         content = gzip.compress(content)
         path.unlink()
         path = path.with_name(path.name + ".gz")
-    if name == "ml-32m":
-        return  # GroupLens does not compress single files
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=rf"{path.name}.* is cut or damaged after line \d+"):
         Raw(config)

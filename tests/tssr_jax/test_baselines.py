@@ -14,6 +14,7 @@ from tssr_jax.catalogue import Catalogue
 from tssr_jax.errors import UserError
 from tssr_jax.evaluate import PER_USER_FILE
 from tssr_jax.run_config import save_config
+from tssr_jax.train import train
 from tssr_jax.validation import validate_config
 
 
@@ -90,6 +91,11 @@ def test_data_without_a_training_window_is_told(tmp_path, kind):
     (tmp_path / "raw" / "interactions.csv").write_text("user,item,timestamp\n" + "".join(rows))
     with pytest.raises(UserError, match="No user has the 4 interactions"):
         run_baseline(config, tmp_path / "run")
+    config.baseline.kind = ""
+    for settings in ({}, {"model.head": "content", "loss.next_item": "sampled"}):
+        config.update_from_flattened_dict(settings)
+        with pytest.raises(UserError, match="No user has the 4 interactions"):
+            train(config, tmp_path / "trained")
 
 
 def test_a_run_on_other_data_is_left_alone(tmp_path):

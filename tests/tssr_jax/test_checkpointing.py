@@ -77,6 +77,19 @@ def test_other_shapes_are_named(tmp_path):
             checkpointer.restore_best({"dense": {"bias": jnp.zeros(3), "kernel": jnp.zeros(3)}})
 
 
+def test_another_catalogue_is_told(tmp_path):
+    with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
+        checkpointer.save(state_at(5), Progress(5, 0.1, 0))
+    with Checkpointer(tmp_path, NUM_ITEMS + 1) as checkpointer:
+        for restore in (
+            lambda: checkpointer.restore_newest(state_at(0)),
+            lambda: checkpointer.restore_best(state_at(0).params),
+        ):
+            with pytest.raises(UserError, match="a catalogue of 20 items, this one has 21"):
+                restore()
+    assert steps_in(tmp_path) == [5]  # it is no damage
+
+
 def test_a_new_best_leaves_the_old_one_for_the_checkpoint_before_it(tmp_path):
     for step, best in ((10, 10), (20, 10), (30, 10), (40, 40)):
         # Opened anew each time: what to keep does not depend on one process.

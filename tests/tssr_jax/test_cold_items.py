@@ -19,6 +19,7 @@ from data_pipeline.store import SequenceStore
 from data_pipeline.tensorflow_cpu import tf
 from tests import dense_model
 from tests.raw_data import tiny_config
+from tests.small_model import with_attention
 from tests.tssr_jax.test_parallel import (
     NUM_ITEMS,
     assert_close,
@@ -131,7 +132,7 @@ def content_config():
 def fixture_params(features):
     model = make_model(content_config(), Catalogue(NUM_ITEMS))
     params = init_params(model, {"text": features.shape[1]}, seed=0)
-    return jax.tree.map(lambda x: jnp.full_like(x, 0.5) if x.ndim == 0 else x, params)
+    return with_attention(params, 0.5)
 
 
 def dense_logits(params, sequence, features):

@@ -77,3 +77,18 @@ def test_all_together():
             "popularity@2": 6.0, "popularity_lift@2": 0.5, "diversity_text@2": 1.0,
         }
     )  # fmt: skip
+
+
+def test_lists_of_one_item_have_no_diversity():
+    """A number that is none would not be JSON."""
+    found = list_metrics.list_metrics(
+        np.array([[1], [2]]),
+        answers=np.array([1, 1]),
+        expected=np.array([[2], [2]]),
+        history_popularity=2.0,
+        counts=np.array([0, 3, 1]),
+        spaces={"id": np.eye(3)},
+    )
+    assert "diversity_id@1" not in found
+    assert found["coverage@1"] == 1.0 and found["serendipity@1"] == 0.5
+    assert found["novelty@1"] == pytest.approx((-np.log2(0.75) - np.log2(0.25)) / 2)

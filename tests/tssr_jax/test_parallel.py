@@ -8,6 +8,7 @@ import pytest
 
 from configs import default
 from tests import dense_model
+from tests.small_model import with_attention
 from tssr_jax import collectives, placement
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.errors import UserError
@@ -65,7 +66,7 @@ def fixture_params(features):
     """Initial values, but for residual scalars that let attention show."""
     model = make_model(small_config(), Catalogue(NUM_ITEMS))
     params = init_params(model, {"text": features.shape[1]}, seed=0)
-    return jax.tree.map(lambda x: jnp.full_like(x, 0.5) if x.ndim == 0 else x, params)
+    return with_attention(params, 0.5)
 
 
 def dense_terms(params, batch, features):

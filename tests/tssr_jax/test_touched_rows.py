@@ -130,8 +130,12 @@ def test_rows_of_the_batch_move_as_in_a_dense_step_and_others_stay(kind):
         assert_close(after[~stays], expected[~stays])
         untouched = np.setdiff1d(first["labels"], second["item_sequence"])
         untouched = np.setdiff1d(untouched, second["labels"])
+        assert untouched.size
         if kind == "full":
-            assert stays[untouched].all() and untouched.size
+            assert stays[untouched].all()
+        touched = np.intersect1d(second["item_sequence"], second["labels"])
+        touched = np.setdiff1d(touched, [0])
+        assert not stays[touched].any()
         moved += (~stays).sum()
         assert np.abs(expected - before)[untouched].any()  # dense Adam moves these, too
     assert moved > 20

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tests.raw_data import tiny_config, write_csv
 from tests.runs import (
@@ -287,6 +288,16 @@ def test_another_configuration_or_other_data_is_refused(config, tmp_path):
         train(config, workdir)
     with pytest.raises(UserError, match="The data is not that of the run"):
         evaluate(workdir)
+
+
+def test_another_text_encoder_in_the_place_of_a_run_s_is_told(config, tmp_path):
+    config.train.num_epochs = 1
+    train(config, tmp_path / "run")
+    weights = Path(config.content.text.model_dir) / "model.safetensors"
+    save_file({name: 2 * x for name, x in load_file(weights).items()}, weights)
+    for ask in (lambda: train(config, tmp_path / "run"), lambda: evaluate(tmp_path / "run")):
+        with pytest.raises(UserError, match="content features are not those of the run"):
+            ask()
 
 
 @pytest.mark.parametrize(

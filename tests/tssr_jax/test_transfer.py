@@ -20,6 +20,7 @@ def fixture_configs(tmp_path):
         (tmp_path / name).mkdir()
         config = tiny_config(tmp_path / name)
         config.model.update(streams=("content",), head="tied")
+        config.optimizer.ema_decay = 0.9  # what ranks is then the average
         config.train.num_epochs = 2
         configs.append(config)
     interactions = tmp_path / "second" / "raw" / "interactions.csv"
@@ -57,6 +58,14 @@ def test_another_model_is_told(configs, tmp_path):
     second.model.norm = "pre"
     with pytest.raises(UserError, match=r"which here is .*Train it with the same sections"):
         train(second, tmp_path / "c")
+    second.content.text.whitening = True
+    with pytest.raises(UserError, match=r"has content\.text\.whitening=False, this one True"):
+        train(second, tmp_path / "f")
+    second.content.text.whitening = False
+    second.model.streams = ("sum",)
+    with pytest.raises(UserError, match=r"has model\.streams=\('content',\), this one \('sum',\)"):
+        train(second, tmp_path / "g")
+    second.model.streams = ("content",)
     # What only two streams read does not matter to one.
     second.model.update(d_model=8, mixing="experts", id_reads_content=True)
     train(second, tmp_path / "e")

@@ -116,7 +116,7 @@ class HistoryFile:
             (line + i, *row) for line, chunk in chunks for i, row in enumerate(chunk.iter_rows())
         )
         seen: set[str] = set()
-        for user, group in itertools.groupby(rows, key=lambda row: row[1]):
+        for user, group in itertools.groupby(rows, key=lambda row: (row[1] or "").strip()):
             own = list(group)
             line = own[0][0]
             self._require_user(user, f"line {line}")
@@ -126,7 +126,7 @@ class HistoryFile:
                     "rows of a user together, oldest first."
                 )
             seen.add(user)
-            yield History(user.strip(), _without_empty(item for _, _, item in own))
+            yield History(user, _without_empty(item for _, _, item in own))
 
     def _require_user(self, user: str | None, where: str) -> None:
         if not user or not user.strip():

@@ -46,6 +46,15 @@ def test_histories_are_read_from(tmp_path, ending):
     assert file.count() == (None if ending in {".csv", ".csv.gz", ".parquet"} else len(HISTORIES))
 
 
+def test_blanks_around_users_are_not_theirs(tmp_path):
+    path = tmp_path / "histories.csv"
+    path.write_text("user,item\na,i1\n a , i2 \nb,i3\n")
+    assert list(HistoryFile(path)) == [("a", ["i1", "i2"]), ("b", ["i3"])]
+    path.write_text("user,item\na,i1\nb,i2\n a ,i3\n")
+    with pytest.raises(UserError, match="line 4: user 'a' comes again"):
+        list(HistoryFile(path))
+
+
 def test_ids_may_be_numbers_and_users_have_none(tmp_path):
     path = tmp_path / "histories.jsonl"
     path.write_text('{"items": [5, "007 "]}\n\n{"items": [], "user": 3}\n')
@@ -151,13 +160,14 @@ def test_the_command_line(workdir, tmp_path):
     command = [sys.executable, "-m", "tssr_jax.main", "--mode=recommend", f"--workdir={workdir}"]
     missing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert missing.returncode == 1 and "--input=FILE and --output=FILE" in missing.stderr
-    command += [f"--input={write(tmp_path, '.csv')}", f"--output={tmp_path / 'lists.csv'}"]
-    done = subprocess.run(
-        [*command, "--top_k=2", "--keep_seen"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    source, output = write(tmp_path, ".csv"), tmp_path / "lists.csv"
+    (tmp_path / "only").write_text("i2\ni3\ni9\n")
+    (tmp_path / "never").write_text("i9\n")
+    filters = [f"--only_items={tmp_path / 'only'}", f"--never_items={tmp_path / 'never'}"]
+    command += [f"--input={source}", f"--output={output}", *filters, "--top_k=2", "--keep_seen"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert all(len(x) == 2 for x in read(tmp_path / "lists.csv").values())
+    # What users have seen is kept, what is forbidden is not there.
+    assert {frozenset(item for item, _ in x) for x in read(output).values()} == {
+        frozenset(["i2", "i3"])
+    }

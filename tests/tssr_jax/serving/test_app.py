@@ -225,6 +225,39 @@ def test_a_batch_has_no_more_histories_than_are_ranked_at_a_time(recommender):
     assert slow.calls == [7, 3, 9, 1]  # of 8; a larger request is a batch of its own
 
 
+def test_each_caller_gets_the_lists_that_it_asked_for(recommender):
+    """Of histories, lengths, filters and streams that differ, and come at the same time."""
+    asked = [
+        ([["i3", "i4"], ["i9"]], 3, {"keep_seen": False, "stream": "fused"}),
+        ([["i15", "i16", "i17"]], 5, {"keep_seen": False, "stream": "fused"}),
+        ([["i15", "i16", "i17"]], 5, {"keep_seen": True, "stream": "fused"}),
+        ([["i7"]], 2, {"keep_seen": False, "stream": "content"}),
+        ([["i12"]], 2, {"keep_seen": False, "stream": "fused"}),
+    ]
+    slow = Slow(recommender)
+
+    async def run():
+        batcher = Batcher(slow, ThreadPoolExecutor(1))
+        tasks = [
+            asyncio.create_task(batcher.recommend(histories, top_k, **options))
+            for histories, top_k, options in asked
+        ]
+        await asyncio.sleep(0.1)
+        slow.go.set()
+        return await asyncio.gather(*tasks)
+
+    answers = asyncio.run(run())
+    assert slow.calls == [4, 1, 1]  # those with the same options together
+    for (histories, top_k, options), lists in zip(asked, answers, strict=True):
+        alone = recommender.recommend(histories, top_k, **options)
+        assert [[x.item for x in own.items] for own in lists] == [
+            [x.item for x in own.items] for own in alone
+        ]
+        assert all(len(own.items) == top_k for own in lists)
+    firsts = {lists[0].items[0].item for lists in answers}
+    assert len(firsts) > 1  # lists that were exchanged would show
+
+
 def test_a_slow_reader_gets_all_of_a_long_answer(recommender):
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
