@@ -7,9 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from configs import csv
+from configs import csv, default
 from data_pipeline import builder
-from data_pipeline.input_pipeline import Cut, EvalBatches, TrainBatches, excluded_classes
+from data_pipeline.input_pipeline import (
+    Cut,
+    EvalBatches,
+    TrainBatches,
+    excluded_classes,
+    make_train_batches,
+)
 from data_pipeline.prepare import prepare
 from data_pipeline.store import SequenceStore, open_store
 from data_pipeline.tensorflow_cpu import tf
@@ -215,6 +221,36 @@ def test_strided_windows_hold_every_item_after_the_first_as_a_label():
             counted = (batch["item_sequence"][own] > 0) & (batch["labels"][own] > 0)
             labels = batch["labels"][own][counted]
             assert set(labels.tolist()) == set(range(2, end - 2))
+
+
+@pytest.mark.parametrize(
+    ("setting", "options"),
+    [
+        ({"train.batch_size": 2}, {"batch_size": 2}),
+        ({"model.max_length": 3}, {"max_length": 3}),
+        ({"seed": 5}, {"seed": 5}),
+        ({"train.windows": "prefixes"}, {"windows": "prefixes"}),
+        (
+            {"train.windows": "strided", "train.window_stride": 3},
+            {"windows": "strided", "window_stride": 3},
+        ),
+        ({"train.reorder_rate": 1.0}, {"reorder_rate": 1.0}),
+        ({"train.packing": True}, {"packing": True}),
+    ],
+    ids=str,
+)
+def test_batches_are_as_the_configuration_says(setting, options):
+    config = default.get_config()
+    config.model.max_length = 4
+    config.train.update(batch_size=4, reorder_rate=0.0)
+    first = next(iter(make_train_batches(DATA, config).iterate(0)))
+    config.update_from_flattened_dict(setting)
+    batch = next(iter(make_train_batches(DATA, config).iterate(0)))
+    expected = next(iter(train_batches(**options).iterate(0)))
+    jax.tree.map(np.testing.assert_array_equal, batch, expected)
+    assert batch.keys() != first.keys() or not np.array_equal(
+        batch["item_sequence"], first["item_sequence"]
+    )
 
 
 def test_prefixes_predict_each_item_once():

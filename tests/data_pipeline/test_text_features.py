@@ -13,7 +13,12 @@ from configs import default
 from data_pipeline import text_features as module
 from data_pipeline.fetching import NotReachableError
 from data_pipeline.ngrams import ngram_features
-from data_pipeline.text_features import TextEncoder, text_features, text_model_folder
+from data_pipeline.text_features import (
+    TextEncoder,
+    more_text_features,
+    text_features,
+    text_model_folder,
+)
 from data_pipeline.whitening import whiten
 from tests.raw_data import write_text_model
 from tests.reference_numbers import FOLDER
@@ -150,6 +155,25 @@ def test_ngrams_by_hand():
         expected[(number >> 1) % 64] += 1 if number & 1 else -1
     np.testing.assert_allclose(table[1], expected / np.linalg.norm(expected), rtol=1e-6)
     assert table[1] @ table[3] > 0.4 and np.linalg.norm(table[3]) == pytest.approx(1.0)
+
+
+def test_settings_say_how_features_are_made(content, tmp_path):
+    texts = ["red car", "", "blue car", "green", "blue"]
+    plain = text_features(texts, content, str(tmp_path))
+    content.whitening = True
+    white = text_features(texts, content, str(tmp_path))
+    np.testing.assert_array_equal(white.table, whiten(plain.table))
+    more = more_text_features(texts, ["red", "", "car"], content, str(tmp_path))
+    content.whitening = False
+    own = text_features(["red", "", "car"], content, str(tmp_path)).table
+    np.testing.assert_array_equal(more, whiten(own, plain.table)[1:])
+    content.update(encoder="ngrams", ngram_width=32)
+    hashed = text_features(texts, content, str(tmp_path))
+    np.testing.assert_array_equal(hashed.table, ngram_features(["", *texts], 32))
+    content.whitening = True
+    both = text_features(texts, content, str(tmp_path))
+    np.testing.assert_array_equal(both.table, whiten(hashed.table))
+    assert len({own.key for own in (plain, white, hashed, both)}) == 4
 
 
 def test_whitening():

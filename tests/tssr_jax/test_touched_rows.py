@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from configs import default
+from data_pipeline.packing import pack
 from tssr_jax import placement
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.experiment import make_model
@@ -50,10 +51,11 @@ def make_batch(seed, items):
     }
 
 
-def make(kind, *, lazy, devices=None, optimizer=None):
+def make(kind, *, lazy, devices=None, optimizer=None, dropout_rate=0.1):
     """The compiled step, the state before it, and what it reads beside the batch."""
     config = default.get_config()
     config.model.update(d_model=8, d_ffn=8, num_heads=2, num_cross_layers=1, max_length=LENGTH)
+    config.model.dropout_rate = dropout_rate
     config.update_from_flattened_dict(FIELDS[kind])
     config.optimizer.update(lazy_rows=lazy, weight_decay=0.1, clip_norm=1.0, ema_decay=0.9)
     config.optimizer.eps = 1e-3  # a gradient that is rounding only is no step of full size
@@ -89,6 +91,19 @@ def assert_close(tree, expected):
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-6), tree, expected
     )
+
+
+@pytest.mark.parametrize("kind", ["full", "tied"])
+def test_packed_rows_are_those_of_the_windows(kind):
+    items = np.array([i for i in range(1, NUM_ITEMS + 1) if i % 20 != 3])
+    batch = make_batch(0, items)
+    sizes = (batch["item_sequence"] > 0).sum(axis=1)
+    packed = {**batch, "packed": pack(batch["item_sequence"], sizes, 1)}
+    step, state, content = make(kind, lazy=True, dropout_rate=0.0)
+    without, whole = step(state, packed, content), step(state, batch, content)
+    assert_close(without.params, whole.params)
+    assert_close(without.loss_sums, whole.loss_sums)
+    assert (state.params[ITEM_TABLE]["embedding"] != whole.params[ITEM_TABLE]["embedding"]).any()
 
 
 @pytest.mark.parametrize("kind", FIELDS)
