@@ -92,10 +92,10 @@ def test_data_without_a_training_window_is_told(tmp_path, kind):
     with pytest.raises(UserError, match="No user has the 4 interactions"):
         run_baseline(config, tmp_path / "run")
     config.baseline.kind = ""
-    for settings in ({}, {"model.head": "content", "loss.next_item": "sampled"}):
+    for number, settings in enumerate(({}, {"model.head": "content", "loss.next_item": "sampled"})):
         config.update_from_flattened_dict(settings)
         with pytest.raises(UserError, match="No user has the 4 interactions"):
-            train(config, tmp_path / "trained")
+            train(config, tmp_path / f"trained{number}")
 
 
 def test_a_run_on_other_data_is_left_alone(tmp_path):

@@ -150,7 +150,8 @@ def test_rows_of_the_batch_move_as_in_a_dense_step_and_others_stay(kind):
             assert stays[untouched].all()
         touched = np.intersect1d(second["item_sequence"], second["labels"])
         touched = np.setdiff1d(touched, [0])
-        assert not stays[touched].any()
+        # Ids that the step leaves out (a fifth) stay.
+        assert stays[touched].mean() <= (0.5 if kind == "content" else 0.0)
         moved += (~stays).sum()
         assert np.abs(expected - before)[untouched].any()  # dense Adam moves these, too
     assert moved > 20

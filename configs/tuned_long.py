@@ -1,0 +1,32 @@
+"""For histories of dozens of items: what ranked best on MovieLens-1M (docs/results.md).
+
+    python -m tssr_jax.main --config=configs/tuned_long.py:csv:FOLDER --workdir=runs/mine
+
+The argument names another file of this folder, as for configs/tuned.py, which has what ranked best
+on short ones. Needs frozen content encoders.
+"""
+
+import ml_collections
+
+from configs import tuned
+
+
+def get_config(base: str = "ml1m") -> ml_collections.ConfigDict:
+    """Returns the configuration `base` with tuned settings of model, losses and training."""
+    config = tuned.get_config(base)
+    config.model.id_reads_content = False
+    # 128 learns more in as many epochs, which take twice as long.
+    config.model.d_model = 64
+    config.model.num_heads = 2
+    config.model.d_ffn = 128
+    config.model.num_unimodal_layers = 2
+    config.model.dropout_rate = 0.2
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.weight_decay = 0.0
+    # All of a history is learnt from, in as many steps as there are time for: small batches.
+    config.train.windows = "strided"
+    config.train.window_stride = 50
+    config.train.batch_size = 32
+    config.train.reorder_rate = 0.0
+    config.train.num_epochs = 8
+    return config
