@@ -168,9 +168,10 @@ def test_what_does_not_go_with_further_negatives(fields, message):
         validate_config(config)
 
 
+@pytest.mark.parametrize("tuned", ["tuned", "tuned_long"])
 @pytest.mark.parametrize("base", ["csv:somewhere", "ml1m", "amazon:toys-2014"])
-def test_tuned_settings_go_with_other_configurations(base):
-    config = load(f"tuned:{base}")
+def test_tuned_settings_go_with_other_configurations(tuned, base):
+    config = load(f"{tuned}:{base}")
     validate_config(config)
     assert config.model.head == "tied" and config.model.mixing == "experts"
     assert config.data == load(base).data

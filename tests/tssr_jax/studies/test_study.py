@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from configs import default, tuned
+from configs import default, tuned, tuned_long
 from tests.raw_data import tiny_config
 from tests.runs import ROOT, command, run
 from tssr_jax.errors import UserError
@@ -24,7 +24,7 @@ from tssr_jax.studies.worker import training_cost
 
 
 @pytest.mark.parametrize("name", STUDIES)
-@pytest.mark.parametrize("settings", [default.get_config, tuned.get_config])
+@pytest.mark.parametrize("settings", [default.get_config, tuned.get_config, tuned_long.get_config])
 def test_every_variant_makes_sense(name, settings, tmp_path):
     config = settings()
     config.train.init_from = "elsewhere"
