@@ -75,6 +75,37 @@ def test_what_does_not_go_with_a_large_catalogue(fields, message):
         validate_config(config)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"content.modalities": ()}, r"must be \('text',\)"),
+        ({"content.modalities": ("text", "text")}, r"must be \('text',\)"),
+        ({"content.modalities": ("sound",)}, r"must be \('text',\)"),
+        ({"content.text.lora_rank": 8}, "no layer is to be adapted"),
+        ({"content.image.augment": True, "content.image.trained_stages": 2}, "trained_stages=-1"),
+        ({"content.text.trained_layers": 1, "model_devices": 2}, "set --config.model_devices=1"),
+        (
+            {
+                "content.modalities": ("image",),
+                "content.image.trained_stages": 1,
+                "model_devices": 2,
+            },
+            "set --config.model_devices=1",
+        ),
+        ({"train.windows": "strided", "train.window_stride": 51}, "some are in none"),
+        ({"train.reorder_rate": 1.5}, r"must be in \[0, 1\]"),
+        ({"train.packing": True, "corrections.valid_positions_only": False}, "padding positions"),
+        ({"train.packing": True, "corrections.pool_valid_positions": False}, "padding positions"),
+    ],
+)
+def test_what_does_not_go_with_contents_and_windows(fields, message):
+    config = default.get_config()
+    config.model.max_length = 50
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(UserError, match=message):
+        validate_config(config)
+
+
 def test_a_configuration_survives_its_file(tmp_path):
     config = ml100k.get_config()
     config.model.streams = ("id",)

@@ -237,6 +237,23 @@ def test_trials_side_by_side(config, tmp_path, monkeypatch):
     assert len(set(ran)) == 4 and best == {"optimizer.learning_rate": max(ran)}
 
 
+def test_values_that_do_not_go_together_are_told_and_the_others_run(
+    config, tmp_path, monkeypatch, capsys
+):
+    def run_trial(trial, minutes, tell, stopped):
+        result = {"metrics": {"validation": {"ndcg@10": 0.5}}}
+        (trial.folder / "result.json").write_text(json.dumps(result))
+        return True
+
+    monkeypatch.setattr(search_module, "run_trial", run_trial)
+    config.search.space = ("model.num_heads: choice 2 3",)  # of a width of 16
+    assert search(config, tmp_path / "search", 6) == {"model.num_heads": 2}
+    told = " ".join(capsys.readouterr().out.split())
+    assert "3 heads" in told and "failed" in told
+    found = json.loads((tmp_path / "search" / "best.json").read_text())
+    assert 0 < found["trials"] < 6
+
+
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
 def test_the_same_values_are_run_once(config, tmp_path, monkeypatch):
     ran = []
