@@ -80,11 +80,20 @@ def test_mask_by_hand():
     np.testing.assert_array_equal(mask[0], expected)
 
 
-@pytest.mark.parametrize("streams", [("id", "content"), ("id",), ("content",)])
-def test_losses_and_gradients_are_those_of_the_unpacked_windows(streams):
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"streams": ("id", "content")},
+        {"streams": ("id",)},
+        {"streams": ("content",)},
+        {"mixing": "experts", "head": "tied", "id_reads_content": True, "content_hidden": 4},
+    ],
+    ids=str,
+)
+def test_losses_and_gradients_are_those_of_the_unpacked_windows(fields):
     config = default.get_config()
     config.model.update(d_model=8, d_ffn=16, num_heads=2, num_cross_layers=2, max_length=LENGTH)
-    config.model.streams = streams
+    config.model.update(fields)
     sizes = [6, 1, 2, 3, 1, 0, 4, 2]
     windows = windows_of(sizes)
     features = jnp.asarray(np.random.default_rng(1).normal(size=(31, 5)), jnp.float32)
@@ -102,7 +111,7 @@ def test_losses_and_gradients_are_those_of_the_unpacked_windows(streams):
 
     def loss(params, packed):
         outputs = encode(model, params, batch["item_sequence"], features, packed)
-        terms = loss_terms(model, params, outputs, batch, config)
+        terms = loss_terms(model, params, outputs, batch, config, item_features=features)
         return total_loss(terms, term_weights(config)), terms
 
     run = jax.jit(jax.value_and_grad(loss, has_aux=True))
