@@ -3,14 +3,19 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import default
+from tests.small_model import with_attention
 from tssr_jax import placement
+from tssr_jax.catalogue import Catalogue
 from tssr_jax.experiment import make_model
 from tssr_jax.losses import hard_negatives
 from tssr_jax.losses.hard_negatives import UserQueue, draw_near_items
 from tssr_jax.losses.info_nce import ExtraKeys, Keys, info_nce
+from tssr_jax.losses.total import Competitors, loss_terms
+from tssr_jax.models.pure import embed_items, encode
 from tssr_jax.optimizer import make_optimizer
 from tssr_jax.parallel import CLASSES, ROWS, Devices
 from tssr_jax.train_state import create_train_state, init_params, make_train_step
@@ -81,6 +86,53 @@ def test_the_oldest_users_leave_the_queue():
     assert queue.extended(own, own, jnp.array([True, False]), None).filled.tolist() == [
         True, False, True
     ]  # fmt: skip
+
+
+def test_each_direction_has_the_further_keys_of_the_stream_that_it_asks():
+    config = default.get_config()
+    config.model.update(d_model=8, d_ffn=8, num_heads=2, num_cross_layers=1, max_length=4)
+    rng = np.random.default_rng(0)
+    features = jnp.asarray(rng.normal(size=(31, 6)), jnp.float32)
+    windows = rng.integers(1, 31, (6, 5)).astype(np.int32)
+    windows[0, :2] = 0
+    batch = {"item_sequence": windows[:, :-1], "labels": windows[:, 1:]}
+    batch["row_mask"] = np.ones(6, bool)
+    model = make_model(config, Catalogue(30))
+    params = with_attention(init_params(model, {"text": 6}, 0), 0.5)
+    past = (jnp.asarray(rng.normal(size=(5, 8)), jnp.float32) for _ in range(2))
+    queue = UserQueue(*past, jnp.array([True, True, False, True, False]))
+    hard = jnp.array([7, 0, 12, int(windows[1, 2])])
+    outputs = encode(model, params, batch["item_sequence"], features)
+    terms = loss_terms(
+        model, params, outputs, batch, config, item_features=features,
+        competitors=Competitors(hard_items=hard, users=queue),
+    )  # fmt: skip
+
+    sequence, valid = batch["item_sequence"], batch["item_sequence"] > 0
+    streams = {"id": outputs.id, "text": outputs.content}
+    pooled = {n: jnp.mean(x.encoded, 1, where=valid[..., None]) for n, x in streams.items()}
+    queued = {"id": queue.id, "text": queue.content}
+    vectors = {
+        n: embed_items(model, params, stream, hard[None], features)[0]
+        for n, stream in (("id", "id"), ("text", "content"))
+    }
+    for anchor, target in (("text", "id"), ("id", "text")):
+        keys = jnp.concatenate([pooled[target], queued[target][queue.filled]])
+        cosines = optax.cosine_similarity(pooled[anchor][:, None], keys[None], epsilon=1e-12)
+        users = -jnp.diagonal(jax.nn.log_softmax(cosines / config.loss.user_temperature)).mean()
+        losses = []
+        for i, t in zip(*np.nonzero(valid[:, :-1] & valid[:, 1:]), strict=True):
+            own, items = sequence[i, t + 1], sequence[:, t + 1]
+            rows = [i, *np.flatnonzero((items > 0) & (items != own))]
+            near = np.flatnonzero((np.asarray(hard) > 0) & (np.asarray(hard) != own))
+            candidates = jnp.concatenate(
+                [streams[target].input_embedding[np.array(rows), t + 1], vectors[target][near]]
+            )
+            scores = candidates @ streams[anchor].encoded[i, t]
+            losses.append(-jax.nn.log_softmax(scores)[0])
+        np.testing.assert_allclose(terms[f"user_{anchor}2{target}"].mean(), users, rtol=1e-5)
+        items = jnp.stack(losses).mean()
+        np.testing.assert_allclose(terms[f"item_{anchor}2{target}"].mean(), items, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
