@@ -62,7 +62,12 @@ _STUDY = flags.DEFINE_string(
 _VARIANT = flags.DEFINE_multi_string(
     "variant", [], "--mode=study: run only this one now; may be repeated. By default all."
 )
-_SEEDS = flags.DEFINE_integer("seeds", 3, "--mode=study: seeds of each variant.", 1)
+_SEEDS = flags.DEFINE_integer(
+    "seeds",
+    3,
+    "--mode=study: seeds of each variant, from --config.seed on; with --tune_trials from the next.",
+    1,
+)
 _TUNE_TRIALS = flags.DEFINE_integer(
     "tune_trials",
     0,

@@ -22,11 +22,8 @@ from tssr_jax.train_state import TrainState, create_train_state, with_encoders
 # with two streams, and of those that read texts.
 _NOT_IN_SHAPES = ("model.streams", "model.num_heads", "model.norm", "model.score_temperature")
 _NOT_IN_SHAPES_OF_TWO = ("model.mixing", "model.id_reads_content", "model.num_unimodal_layers")
-_NOT_IN_SHAPES_OF_TEXTS = (
-    "content.text.encoder",
-    "content.text.pooling",
-    "content.text.whitening",
-)
+_NOT_IN_SHAPES_OF_TEXTS = ("content.text.encoder", "content.text.whitening")
+_TRAIN_ALIKE = "Train it with the same sections model and content."
 
 
 def expected_state(
@@ -80,38 +77,64 @@ def started_from(
       UserError: if `workdir` holds no run, or that is of another model.
     """
     other_run, others, _ = restore_best(workdir.expanduser())
-    here, there = (flatten_dict(c.to_dict(), sep=".") for c in (config, other_run.config))
-    for field in _not_in_shapes(config):
-        if here[field] != there[field]:
-            raise UserError(
-                f"--config.train.init_from={workdir}: that run has {field}={there[field]}, this "
-                f"one {here[field]}. Train it with the same sections model and content."
-            )
+    require_same_meaning(config, other_run.config, workdir)
     found = {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(others)}
 
     def own(path: Any, x: jax.Array) -> jax.Array:
-        if placement.class_dimension(placement.path_names(path)) is not None:
+        if _is_of_items(path):
             return x
         other = found.get(jax.tree_util.keystr(path))
         if other is None or other.shape != x.shape:
             there = "lacks" if other is None else f"has {list(other.shape)} for"
             raise UserError(
                 f"--config.train.init_from={workdir}: that run {there} the parameter "
-                f"{'/'.join(placement.path_names(path))}, which here is {list(x.shape)}. Train it "
-                "with the same sections model and content."
+                f"{_name(path)}, which here is {list(x.shape)}. {_TRAIN_ALIKE}"
             )
         return jax.device_put(other, x.sharding)
 
     params = jax.tree_util.tree_map_with_path(own, state.params)
+    read = {jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)}
+    for path, _ in jax.tree.leaves_with_path(others):
+        # What is left out would have changed what the rest means.
+        if jax.tree_util.keystr(path) not in read and not _is_of_items(path):
+            raise UserError(
+                f"--config.train.init_from={workdir}: that run has the parameter {_name(path)}, "
+                f"which this one lacks. {_TRAIN_ALIKE}"
+            )
     average = state.average and jax.tree.map(jnp.copy, params)
     return dataclasses.replace(state, params=params, average=average)
 
 
-def _not_in_shapes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    streams = config.model.streams
-    reads_texts = reads_content(streams) and "text" in config.content.modalities
-    return (
-        _NOT_IN_SHAPES
-        + (_NOT_IN_SHAPES_OF_TWO if len(streams) == 2 else ())
-        + (_NOT_IN_SHAPES_OF_TEXTS if reads_texts else ())
-    )
+def require_same_meaning(
+    config: ml_collections.ConfigDict, other: ml_collections.ConfigDict, workdir: epath.Path
+) -> None:
+    """Raises UserError if parameters of the run in `workdir` mean something else here.
+
+    Only what shapes don't tell is compared. Whether an encoder's own weights are the same is not
+    known here.
+
+    Args:
+      config: of the run that starts.
+      other: of the run in `workdir`.
+      workdir: for the error.
+    """
+    streams, text = config.model.streams, config.content.text
+    fields = _NOT_IN_SHAPES + (_NOT_IN_SHAPES_OF_TWO if len(streams) == 2 else ())
+    if reads_content(streams) and "text" in config.content.modalities:
+        fields += _NOT_IN_SHAPES_OF_TEXTS
+        fields += ("content.text.pooling",) if text.encoder == "bert" else ()
+    here, there = (flatten_dict(own.to_dict(), sep=".") for own in (config, other))
+    for field in fields:
+        if here[field] != there[field]:
+            raise UserError(
+                f"--config.train.init_from={workdir}: that run has {field}={there[field]}, this "
+                f"one {here[field]}. {_TRAIN_ALIKE}"
+            )
+
+
+def _is_of_items(path: Any) -> bool:
+    return placement.class_dimension(placement.path_names(path)) is not None
+
+
+def _name(path: Any) -> str:
+    return "/".join(placement.path_names(path))

@@ -44,7 +44,7 @@ def test_killed_at_any_step_and_resumed_it_ends_the_same(config, tmp_path):
         while process.poll() is None and newest_step(killed) < wait_for:
             pass
         process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL  # it had not ended by itself
+        assert process.wait() == -signal.SIGKILL, "killed too late: it had ended by itself"
     resumed = run(command(config, killed))
     assert resumed.returncode == 0, resumed.stderr
     assert "Resuming at step" in resumed.stdout

@@ -53,8 +53,8 @@ def test_dropout_is_drawn_anew_at_each_step_and_by_seed(losses):
     assert not np.isclose(losses(config), [first, second], rtol=1e-5).any()
 
 
-def test_the_loss_is_the_one_that_is_configured(losses):
-    """Of a few buckets that hold a part of the positions and classes only."""
+def test_a_loss_of_drawn_buckets_draws_anew_at_each_step(losses):
+    """It is not the whole loss: the buckets hold a part of the positions and classes."""
     whole, _ = losses(small_config())
     config = small_config()
     config.loss.update(next_item="sce", items_per_bucket=3)

@@ -100,10 +100,11 @@ def test_packed_rows_are_those_of_the_windows(kind):
     sizes = (batch["item_sequence"] > 0).sum(axis=1)
     packed = {**batch, "packed": pack(batch["item_sequence"], sizes, 1)}
     step, state, content = make(kind, lazy=True, dropout_rate=0.0)
-    without, whole = step(state, packed, content), step(state, batch, content)
-    assert_close(without.params, whole.params)
-    assert_close(without.loss_sums, whole.loss_sums)
-    assert (state.params[ITEM_TABLE]["embedding"] != whole.params[ITEM_TABLE]["embedding"]).any()
+    of_packed, of_windows = step(state, packed, content), step(state, batch, content)
+    assert_close(of_packed.params, of_windows.params)
+    assert_close(of_packed.loss_sums, of_windows.loss_sums)
+    before, after = (x.params[ITEM_TABLE]["embedding"] for x in (state, of_windows))
+    assert (before != after).any()
 
 
 @pytest.mark.parametrize("kind", FIELDS)

@@ -1,14 +1,18 @@
 """A run that starts from another one's parameters, of other data."""
 
 import json
+import re
 
 import numpy as np
 import pytest
+from etils import epath
 
+from configs import default
 from tests.raw_data import tiny_config
 from tests.runs import best_params
 from tssr_jax.errors import UserError
 from tssr_jax.evaluate import evaluate
+from tssr_jax.start import require_same_meaning
 from tssr_jax.train import train
 
 
@@ -58,20 +62,56 @@ def test_another_model_is_told(configs, tmp_path):
     second.model.norm = "pre"
     with pytest.raises(UserError, match=r"which here is .*Train it with the same sections"):
         train(second, tmp_path / "c")
-    second.content.text.whitening = True
-    with pytest.raises(UserError, match=r"has content\.text\.whitening=False, this one True"):
-        train(second, tmp_path / "f")
-    second.content.text.whitening = False
-    second.model.streams = ("sum",)
-    with pytest.raises(UserError, match=r"has model\.streams=\('content',\), this one \('sum',\)"):
-        train(second, tmp_path / "g")
-    second.model.streams = ("content",)
     # What only two streams read does not matter to one.
     second.model.update(d_model=8, mixing="experts", id_reads_content=True)
     train(second, tmp_path / "e")
     second.train.init_from = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"nowhere.*does not exist"):
         train(second, tmp_path / "d")
+
+
+def test_a_parameter_that_would_be_left_out_is_told(configs, tmp_path):
+    first, second = configs
+    first.model.content_hidden = 6
+    first.train.num_epochs = 1
+    train(first, tmp_path / "a")
+    second.train.init_from = str(tmp_path / "a")
+    # Of the same shapes but for a layer more, which alone would make sense of the next one.
+    second.model.content_hidden = 0
+    with pytest.raises(UserError, match=r"the parameter content_projection/\w+.*Train it with"):
+        train(second, tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "streams", "refused"),
+    [
+        ("model.num_heads", 1, ("id",), True),
+        ("model.norm", "pre", ("id",), True),
+        ("model.score_temperature", 0.1, ("id",), True),
+        ("model.streams", ("sum",), ("content",), True),
+        ("model.mixing", "sum", ("id", "content"), True),
+        ("model.mixing", "sum", ("id",), False),
+        ("model.id_reads_content", True, ("id", "content"), True),
+        ("model.num_unimodal_layers", 2, ("id", "content"), True),
+        ("content.text.encoder", "ngrams", ("content",), True),
+        ("content.text.whitening", True, ("content",), True),
+        ("content.text.whitening", True, ("sum",), True),
+        ("content.text.whitening", True, ("id",), False),
+        ("content.text.pooling", "cls", ("content",), True),
+        ("content.text.pooling", "cls", ("id",), False),
+        ("loss.lambda_user", 0.3, ("id", "content"), False),
+    ],
+)
+def test_what_another_run_s_parameters_mean(field, value, streams, refused):
+    config = default.get_config()
+    config.model.streams = streams
+    other = config.copy_and_resolve_references()
+    other.update_from_flattened_dict({field: value})
+    if not refused:
+        require_same_meaning(config, other, epath.Path("a"))
+        return
+    with pytest.raises(UserError, match=rf"init_from=a: that run has {re.escape(field)}="):
+        require_same_meaning(config, other, epath.Path("a"))
 
 
 def test_another_mixture_is_told(configs, tmp_path):

@@ -15,7 +15,7 @@ RESAMPLES = 10_000
 
 
 class Estimate(NamedTuple):
-    """A mean over users with its 95% percentile interval."""
+    """A mean over users and seeds with its 95% percentile interval."""
 
     mean: float
     low: float
@@ -67,7 +67,7 @@ def resampled_means(variants: Sequence[np.ndarray], seed: int) -> np.ndarray:
     """Means of RESAMPLES samples with replacement, float [len(variants), RESAMPLES].
 
     How often each distinct column of values is drawn is multinomial: there are fewer of them than
-    users, most of whom gain nothing from any.
+    users, most of whom gain nothing in any training.
 
     Args:
       variants: of each, values float [num_seeds, num_users] of the same users.

@@ -46,6 +46,13 @@ def test_the_study_s_first_variant_comes_first_though_another_ended_before(tmp_p
     assert second.lists == {"coverage": 0.5}
 
 
+def test_other_trainings_are_part_of_the_interval(tmp_path):
+    """Of users who are all alike, only the seed tells what is found."""
+    trials = [ended(tmp_path / "a", "first", [0, 0]), ended(tmp_path / "b", "first", [50, 50])]
+    [first] = find(STUDY, trials)
+    assert first.estimates["recall@10"] == (0.5, 0.0, 1.0)
+
+
 def test_variants_alone_are_not_compared(tmp_path):
     [alone] = find(STUDY, [ended(tmp_path / "a", "second", [0, 50])])
     assert alone.name == "second" and alone.comparisons["ndcg@10"] is None

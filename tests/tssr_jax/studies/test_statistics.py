@@ -38,7 +38,7 @@ def test_what_differs_between_seeds_only_is_no_difference():
     rng = np.random.default_rng(0)
     users = rng.random(2_000)
     luck = np.array([[0.1], [0.0], [-0.1]])
-    # By users alone the difference were clear: each is 0.02 better, and noise is small.
+    # By users alone the difference would be clear: each is 0.02 better, and noise is small.
     result = paired_difference(users + luck + 0.02 + 0.01 * rng.random(2_000), users + luck)
     assert result.low < 0 < result.high and result.p > 0.5
     error = np.sqrt(2 * (0.02 / 3) / 3)  # of two means of three draws
