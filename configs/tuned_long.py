@@ -28,5 +28,4 @@ def get_config(base: str = "ml1m") -> ml_collections.ConfigDict:
     config.train.window_stride = 50
     config.train.batch_size = 32
     config.train.reorder_rate = 0.0
-    config.train.num_epochs = 8
     return config
