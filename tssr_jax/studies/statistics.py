@@ -1,4 +1,4 @@
-"""Confidence intervals and paired tests over users, by the bootstrap (Efron and Tibshirani, 1993).
+"""Confidence intervals and paired tests, by the bootstrap (Efron and Tibshirani, 1993).
 
 Users are drawn again, the same for all variants, and of each variant its seeds: what is found is to
 hold for other users and for other trainings. A metric of one user is the mean over the drawn seeds,
