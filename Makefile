@@ -1,4 +1,4 @@
-# make train   environment, pinned install, data, training of configs/ml100k.py, table of results
+# make train   environment, pinned install, data, training, table of results
 # make demo    the same, unless it is trained already, then its page in a browser
 # make test    environment and tests
 # make bench   speed against a PyTorch twin, RecTools and RecBole (an environment of their own, 3 GB)
@@ -10,6 +10,7 @@ VENV ?= .venv
 # Processes that share the tests.
 JOBS ?= 2
 BIN := $(VENV)/bin
+CONFIG ?= configs/tuned_long.py:ml100k
 WORKDIR ?= runs/ml100k
 
 # Where the peers' environment finds PyTorch; --toys=FOLDER adds a data set to the benchmarks.
@@ -20,11 +21,11 @@ BENCH_FLAGS ?=
 .PHONY: train demo test slow-test lint format bench bench-check env clean
 
 train: env
-	$(BIN)/python -m tssr_jax.main --config=configs/ml100k.py --workdir=$(WORKDIR)
+	$(BIN)/python -m tssr_jax.main --config=$(CONFIG) --workdir=$(WORKDIR)
 
 demo: env
 	test -f $(WORKDIR)/test_metrics.json || \
-	  $(BIN)/python -m tssr_jax.main --config=configs/ml100k.py --workdir=$(WORKDIR)
+	  $(BIN)/python -m tssr_jax.main --config=$(CONFIG) --workdir=$(WORKDIR)
 	$(BIN)/python -m tssr_jax.main --mode=serve --workdir=$(WORKDIR) --open_page
 
 test: env

@@ -1,6 +1,6 @@
 """Command line.
 
-    python -m tssr_jax.main --config=configs/ml100k.py --workdir=runs/ml100k
+    python -m tssr_jax.main --config=configs/tuned_long.py:ml100k --workdir=runs/ml100k
     python -m tssr_jax.main --mode=evaluate --workdir=runs/ml100k
     python -m tssr_jax.main --mode=recommend --workdir=... --input=FILE.jsonl --output=FILE.jsonl
     python -m tssr_jax.main --mode=study --study=ablation --config=... --workdir=runs/ablation

@@ -9,10 +9,16 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
+from jax import export
+from safetensors.numpy import load_file
 
+from data_pipeline.tensorflow_cpu import tf
+from tests.raw_data import tiny_config
 from tests.runs import ROOT
 from tssr_jax.errors import UserError
 from tssr_jax.recommending.export import FORMATS, ExportRequest, run_export
+from tssr_jax.recommending.recommender import Recommender
+from tssr_jax.train import train
 
 HISTORIES = [["i3", "i4", "i5"], [], [f"i{i}" for i in range(15)], ["nothing", "i9"]]
 # Fails where the package could be imported; then runs the code and what the test adds to it.
@@ -123,3 +129,45 @@ def test_an_export_replaces_an_export_only(exported, workdir, tmp_path):
     names = {"export.json", "items.parquet", "users.parquet", "vectors.safetensors"}
     assert {path.name for path in exported.iterdir()} == names
     assert [path.name for path in exported.parent.iterdir()] == ["exported"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model.mixing": "experts", "model.head": "tied", "model.id_reads_content": True},
+        {"model.streams": ("sum",), "model.head": "tied", "model.score_temperature": 0.1},
+    ],
+    ids=str,
+)
+def test_other_models_give_the_same_lists(tmp_path, fields):
+    config = tiny_config(tmp_path)
+    config.update_from_flattened_dict(fields)
+    config.train.num_epochs = 1
+    train(config, tmp_path / "run")
+    folder = tmp_path / "exported"
+    run_export(tmp_path / "run", ExportRequest(folder, top_k=5))
+    recommender = Recommender.from_workdir(tmp_path / "run", batch_size=8)
+    ids = recommender.items.ids
+    (own,) = recommender.recommend([HISTORIES[0]], top_k=5)
+    names, scores = [item.item for item in own.items], [item.score for item in own.items]
+
+    call = tf.saved_model.load(str(folder / "saved_model")).signatures["serving_default"]
+    found = call(items=tf.constant([HISTORIES[0]]))
+    assert [name.decode() for name in found["items"].numpy()[0]] == names
+    np.testing.assert_allclose(found["scores"].numpy()[0], scores, rtol=1e-4)
+
+    program = export.deserialize(bytearray((folder / "recommend.stablehlo").read_bytes()))
+    classes, values = program.call(
+        np.array([[ids.index(item) + 1 for item in HISTORIES[0]]], np.int32)
+    )
+    assert [ids[c - 1] for c in np.asarray(classes)[0]] == names
+    np.testing.assert_allclose(values[0], scores, rtol=1e-4)
+
+    tables = load_file(folder / "vectors.safetensors")
+    data, store = recommender.experiment.data, recommender.experiment.sequences
+    whole = store.rows(np.array([7])).windows(store.lengths[7:8], int(store.lengths[7])).numpy()[0]
+    asked = [data.item_ids[c - 1] for c in whole]
+    (own,) = recommender.recommend([asked], top_k=20, keep_seen=True)
+    products = tables["item_vectors"] @ tables["user_vectors"][7] + tables["item_biases"]
+    expected = {item.item: item.score for item in own.items}
+    np.testing.assert_allclose(products, [expected[item] for item in ids], rtol=1e-4, atol=1e-5)
