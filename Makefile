@@ -1,6 +1,8 @@
 # make train   environment, pinned install, data, training, table of results
 # make demo    the same, unless it is trained already, then its page in a browser
 # make test    environment and tests
+# make env     environment alone; make clean removes it
+# make lint    ruff, mypy, shellcheck; make format mends what ruff can; make slow-test runs slow tests
 # make bench   speed against a PyTorch twin, RecTools and RecBole (an environment of their own, 3 GB)
 # make bench-check   the same, and compare the ratios with benchmarks/baseline.json
 # PYTHON names another interpreter (3.11 to 3.13), e.g. make test PYTHON=python3.12

@@ -166,7 +166,7 @@ def _model() -> ml_collections.ConfigDict:
     model.d_ffn = 256
     # Self-attention blocks of each stream.
     model.num_unimodal_layers = 1
-    # What encodes a stream: blocks of "attention", or, for a single stream, "gru" layers (GRU4Rec).
+    # What encodes a stream: blocks of "attention", or, for a single stream, "gru" layers (float32).
     model.encoder = "attention"
     # Cross-attention blocks of each stream (two streams only).
     model.num_cross_layers = 4

@@ -1,4 +1,4 @@
-"""MovieLens-100K with the real titles and genres: the README's example.
+"""MovieLens-100K with the real titles and genres.
 
 python -m tssr_jax.main --config=configs/ml100k.py --workdir=runs/ml100k
 """

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-# A row as it is spilled. Users and items are numbers, times are seconds since 1970.
+# A row as it is spilled. Users and items are numbers, times are milliseconds since 1970.
 ROW = np.dtype([("user", "<u4"), ("item", "<u4"), ("time", "<i8")])
 ROWS_PER_PART = 4_000_000
 
@@ -56,7 +56,7 @@ def collect(
     """Encodes, partitions and orders the interactions.
 
     Args:
-      chunks: columns `user`, `item` (strings) and `timestamp` (int64 seconds).
+      chunks: columns `user`, `item` (strings) and `timestamp` (int64 milliseconds).
       scratch: an existing folder for the parts; it needs 32 bytes for each row.
       tie_seed: seeds the order of a user's interactions at one time.
       drop_repeats: keep one row where user, item and time are the same.

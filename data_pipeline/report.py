@@ -35,7 +35,8 @@ def show(values: dict) -> None:
     table.add_column(justify="right")
     for name, value in lines(values):
         table.add_row(name, value)
-    Console(width=None if Console().is_terminal else 120).print(table)
+    # (A folder's name may hold square brackets.)
+    Console(width=None if Console().is_terminal else 120, markup=False).print(table)
 
 
 def _draw(sequences: Sequences, path: Path) -> None:

@@ -26,9 +26,10 @@ from data_pipeline.tensorflow_cpu import tf
 from tssr_jax import processes
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.errors import UserError
-from tssr_jax.evaluate import Metrics, evaluate_params
+from tssr_jax.evaluate import Metrics, evaluate_params, load_config_here
 from tssr_jax.experiment import (
     DATA_FILE,
+    Experiment,
     build_experiment,
     require_same_data,
     save_data_report,
@@ -54,32 +55,52 @@ def run_baseline(config: ml_collections.ConfigDict, workdir: epath.Path) -> Metr
     experiment = build_experiment(config)
     if (workdir / DATA_FILE).exists():
         require_same_data(experiment, workdir)
-    settings, num_items = config.baseline, experiment.data.num_items
-    counts = training_counts(experiment.sequences, config, num_items)
-    if not counts.any():
-        raise UserError(NOTHING_TO_TRAIN_ON)
-    params: Any = counts
-    scorer = popularity_scorer(experiment.model.catalogue)
-    if settings.kind == "item_knn":
-        neighbours, likeness = item_neighbours(
-            experiment.sequences,
-            num_items,
-            settings.neighbours,
-            settings.shrinkage,
-            held_out=held_out_items(config, num_items),
-        )
-        params = {
-            "neighbours": neighbours,
-            "likeness": likeness,
-            "popularity": (_POPULARITY_SHARE * counts / counts.max()).astype(np.float32),
-        }
-        scorer = item_knn_scorer(experiment.model.catalogue, settings.decay)
+    learnt = _learn(experiment)
     if processes.is_first():
         workdir.mkdir(parents=True, exist_ok=True)
         save_data_report(experiment, workdir)
         save_config(config, workdir)
+    return _evaluate(experiment, *learnt, workdir)
+
+
+def evaluate_baseline(workdir: epath.Path, raw_dir: str | None = None) -> Metrics:
+    """Evaluates the baseline of a workdir again, as `evaluate` does a trained model.
+
+    Raises:
+      UserError: if `workdir` holds no run, or the data is another.
+    """
+    experiment = build_experiment(load_config_here(workdir, raw_dir))
+    require_same_data(experiment, workdir)
+    return _evaluate(experiment, *_learn(experiment), workdir)
+
+
+def _learn(experiment: Experiment) -> tuple[Any, Scorer]:
+    """What the baseline knows of training, in a trained model's place, and how it scores by it."""
+    config, num_items = experiment.config, experiment.data.num_items
+    settings = config.baseline
+    counts = training_counts(experiment.sequences, config, num_items)
+    if not counts.any():
+        raise UserError(NOTHING_TO_TRAIN_ON)
+    if settings.kind == "popularity":
+        return counts, popularity_scorer(experiment.model.catalogue)
+    neighbours, likeness = item_neighbours(
+        experiment.sequences,
+        num_items,
+        settings.neighbours,
+        settings.shrinkage,
+        held_out=held_out_items(config, num_items),
+    )
+    params = {
+        "neighbours": neighbours,
+        "likeness": likeness,
+        "popularity": (_POPULARITY_SHARE * counts / counts.max()).astype(np.float32),
+    }
+    return params, item_knn_scorer(experiment.model.catalogue, settings.decay)
+
+
+def _evaluate(experiment: Experiment, params: Any, scorer: Scorer, workdir: epath.Path) -> Metrics:
     console = make_console(quiet=not processes.is_first())
-    title = f"{workdir}, {settings.kind}"
+    title = f"{workdir}, {experiment.config.baseline.kind}"
     return evaluate_params(experiment, params, title, workdir, console, scorer=scorer)["test"]
 
 

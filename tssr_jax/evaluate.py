@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 from etils import epath
 from rich.console import Console
@@ -19,6 +20,7 @@ from tssr_jax.experiment import Experiment, build_experiment, require_same_data
 from tssr_jax.list_metrics import list_metrics
 from tssr_jax.metrics import ranking_metrics
 from tssr_jax.models.content.fusion import MODALITIES
+from tssr_jax.models.tssr import KNOWN, ids_as_read
 from tssr_jax.ranking import Ranker, Scorer, initial_params, make_eval_batches, params_layout
 from tssr_jax.reporting import make_console, make_progress, metrics_table
 from tssr_jax.run_config import load_config, write_json
@@ -117,14 +119,29 @@ def _list_metrics(
     spaces = {name: table for name, table in features.items() if isinstance(table, jax.Array)}
     if ranker.scorer is None and "token_embedding" in params:
         spaces["id"] = params["token_embedding"]["embedding"]
+    vectors = {n: processes.to_host(table)[: counts.size] for n, table in spaces.items()}
+    if "id" in vectors and KNOWN in tables:
+        known = processes.to_host(tables[KNOWN])[: counts.size]
+        vectors["id"] = ids_as_read(vectors["id"], known)
     return list_metrics(
         TopK(experiment, ranker, k)(params, batches, on_batch),
         answers=per_user["test_answer"],
         expected=TopK(experiment, popular, k)(counts, batches, on_batch),
         history_popularity=history_mean(experiment.sequences, counts, "test"),
         counts=counts,
-        spaces={n: processes.to_host(table)[: counts.size] for n, table in spaces.items()},
+        spaces=vectors,
     )
+
+
+def load_config_here(workdir: epath.Path, raw_dir: str | None = None) -> ml_collections.ConfigDict:
+    """A run's configuration, with no more devices than there are here: it may have had others.
+
+    Raises:
+      UserError: as `load_config` does.
+    """
+    config = load_config(workdir, raw_dir)
+    config.num_devices = min(config.num_devices, len(jax.devices()))
+    return config
 
 
 def restore_best(
@@ -140,9 +157,7 @@ def restore_best(
     Raises:
       UserError: if `workdir` holds no run, or its data or checkpoints don't fit.
     """
-    config = load_config(workdir, raw_dir)
-    # A run that was trained on several devices can be evaluated where there are fewer.
-    config.num_devices = min(config.num_devices, len(jax.devices()))
+    config = load_config_here(workdir, raw_dir)
     parts = 1 if whole_catalogue else config.model_devices
     config.model_devices = math.gcd(parts, config.num_devices or len(jax.devices()))
     experiment = build_experiment(config)

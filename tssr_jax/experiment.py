@@ -136,7 +136,9 @@ def build_experiment(config: ml_collections.ConfigDict) -> Experiment:
         if sampled:
             content[CHANCES] = devices.place(_chances(counts, config))
     if known is not None and by_content:
-        content[KNOWN] = devices.place(np.pad(known, fill[0]), CLASSES)
+        own = known.copy()
+        own[0] = not config.corrections.exclude_padding_class  # where it competes it is trained
+        content[KNOWN] = devices.place(np.pad(own, fill[0]), CLASSES)
     model = make_model(config, catalogue, devices.rows_axis)
     return Experiment(config, data, sequences, content, key, encoders, known, devices, model)
 
@@ -209,5 +211,6 @@ def require_same_data(experiment: Experiment, workdir: epath.Path) -> None:
         raise UserError(
             f"The content features are not those of the run in {workdir}: another encoder "
             "(--config.content.text.model_dir, --config.content.image.model_file) or other images "
-            "make others. Give it the same ones, or train in another --workdir."
+            "make others. Give it the same ones (the command that trained the run, with their "
+            "place, changes it there), or train in another --workdir."
         )

@@ -196,15 +196,12 @@ def _pace() -> "Pace":
 
 
 def _evaluate(workdir: epath.Path) -> None:
-    from tssr_jax.baselines import run_baseline
+    from tssr_jax.baselines import evaluate_baseline
     from tssr_jax.evaluate import evaluate
     from tssr_jax.run_config import load_config
 
-    config = load_config(workdir, _RAW_DIR.value)
-    if config.baseline.kind:
-        run_baseline(config, workdir)
-    else:
-        evaluate(workdir, _RAW_DIR.value)
+    of_baseline = load_config(workdir).baseline.kind
+    (evaluate_baseline if of_baseline else evaluate)(workdir, _RAW_DIR.value)
 
 
 def _export(workdir: epath.Path) -> None:

@@ -22,6 +22,8 @@ _CLASS_DIMENSIONS = {
     "output/kernel": 1,
     "output/bias": 0,
 }
+# How the names of content encoders' parameters end: these have outputs, too, but no classes.
+ENCODER_SUFFIX = "_encoder"
 
 
 def path_names(path: tuple[Any, ...]) -> tuple[str, ...]:
@@ -31,6 +33,8 @@ def path_names(path: tuple[Any, ...]) -> tuple[str, ...]:
 
 def class_dimension(names: tuple[str, ...]) -> int | None:
     """The dimension of an array that counts classes; None if there is none."""
+    if any(name.endswith(ENCODER_SUFFIX) for name in names):
+        return None
     return _CLASS_DIMENSIONS.get("/".join(names[-2:]))
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 
 from etils import epath
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,8 +23,11 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def make_console(*, quiet: bool = False) -> Console:
-    """A console whose tables are not cut when the output is a file; a quiet one prints nothing."""
-    console = Console(soft_wrap=False, highlight=False, quiet=quiet)
+    """A console whose tables are not cut when the output is a file; a quiet one prints nothing.
+
+    Square brackets are what they are: paths, ids and logs may hold any.
+    """
+    console = Console(soft_wrap=False, highlight=False, markup=False, quiet=quiet)
     if not console.is_terminal:
         console.width = 120
     return console
@@ -34,13 +36,13 @@ def make_console(*, quiet: bool = False) -> Console:
 def make_progress(console: Console) -> Progress:
     """A progress bar with rate, remaining time and a message; silent without a terminal."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[message]}"),
+        TextColumn("{task.fields[message]}", markup=False),
         console=console,
         disable=console.quiet or not console.is_terminal,
         transient=True,
@@ -66,11 +68,11 @@ def _number(value: float | int | None) -> str:
 
 def pairs_table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     """A table of names and values."""
-    table = Table(title=escape(title), show_header=False)
+    table = Table(title=title, show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, value in rows:
-        table.add_row(escape(name), escape(value))
+        table.add_row(name, value)
     return table
 
 

@@ -26,11 +26,15 @@ WITHOUT_EFFECT = (
     "search.space",
     "search.sampler",
 )
-# What may differ between two calls for one workdir: also where its data lies (that it is the same
-# is seen later), and how long to go on.
+# Files that are read: that they hold the same is seen later, by what is in them.
+_CHECKED_PLACES = ("data.raw_dir", "content.text.model_dir", "content.image.model_file")
+# Fields that hold a path.
+_PLACES = (*_CHECKED_PLACES, "data.cache_dir", "train.init_from")
+# What may differ between two calls for one workdir: also where its data lies, and how long to go
+# on.
 MAY_CHANGE = (
     *WITHOUT_EFFECT,
-    "data.raw_dir",
+    *_CHECKED_PLACES,
     "train.num_epochs",
     "train.early_stopping_patience",
 )
@@ -38,15 +42,16 @@ MAY_CHANGE = (
 
 def save_config(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
     """Writes workdir/config.json."""
-    write_json(workdir / FILE_NAME, _with_whole_path(config).to_dict())
+    write_json(workdir / FILE_NAME, _with_whole_paths(config).to_dict())
 
 
-def _with_whole_path(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The path of the raw files from the root on: a run may be asked from another folder."""
+def _with_whole_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Paths from the root on: a run may be asked from another folder."""
+    fields = flatten_dict(config.to_dict(), sep=".")
     whole = config.copy_and_resolve_references()
-    path = whole.data.raw_dir
-    if path and "://" not in path and not path.startswith("~"):
-        whole.data.raw_dir = str(Path(path).absolute())
+    for name in _PLACES:
+        if (path := fields[name]) and "://" not in path and not path.startswith("~"):
+            whole.update_from_flattened_dict({name: str(Path(path).absolute())})
     return whole
 
 
@@ -89,7 +94,7 @@ def require_same_config(
 ) -> None:
     """Raises UserError if workdir/config.json differs in a field that may not change."""
     kept, given = (
-        flatten_dict(_with_whole_path(one).to_dict(), sep=".")
+        flatten_dict(_with_whole_paths(one).to_dict(), sep=".")
         for one in (load_config(workdir), config)
     )
     different = [

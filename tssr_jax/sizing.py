@@ -101,7 +101,7 @@ def find_devices(topology: str) -> list[Any]:
       UserError: if there is no such thing, or libtpu is not installed.
     """
     kind, _, shape = topology.partition(":")
-    if kind == "cpu" and shape.isdigit():
+    if kind == "cpu" and shape.isdigit() and int(shape):
         devices = jax.devices("cpu")
         if len(devices) < int(shape):
             raise UserError(f"--topology={topology}: there are {len(devices)} virtual devices.")

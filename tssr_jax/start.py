@@ -123,6 +123,7 @@ def require_same_meaning(
     if reads_content(streams) and "text" in config.content.modalities:
         fields += _NOT_IN_SHAPES_OF_TEXTS
         fields += ("content.text.pooling",) if text.encoder == "bert" else ()
+        fields += ("content.text.lora_alpha",) if text.lora_rank else ()
     here, there = (flatten_dict(own.to_dict(), sep=".") for own in (config, other))
     for field in fields:
         if here[field] != there[field]:

@@ -114,7 +114,7 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
     if config.baseline.kind and config.model_devices > 1:
         raise UserError(
             f"--config.baseline.kind={config.baseline.kind} needs the whole catalogue on "
-            f"device; --config.model_devices is {config.model_devices}: set it to 1."
+            f"each device; --config.model_devices is {config.model_devices}: set it to 1."
         )
     _validate_model(config.model)
     _validate_windows(config)
@@ -253,6 +253,11 @@ def _validate_model(model: ml_collections.ConfigDict) -> None:
         raise UserError(
             "--config.model.encoder=gru encodes a single stream by at least one layer: set "
             "--config.model.streams=\"('id',)\" and --config.model.num_unimodal_layers=1."
+        )
+    if model.encoder == "gru" and model.compute_dtype != "float32":
+        raise UserError(
+            "--config.model.encoder=gru computes its states in float32: set "
+            f"--config.model.compute_dtype=float32, which is {model.compute_dtype}."
         )
 
 

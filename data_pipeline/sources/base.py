@@ -16,7 +16,8 @@ from etils import epath
 from data_pipeline import cache
 from tssr_jax.errors import UserError
 
-_MAX_SECONDS = 2**53  # float64 holds every whole number up to here
+TICKS = 1_000  # of a second, in which times are kept
+_MAX_SECONDS = 2**53  # float64 holds every whole number up to here, int64 its ticks
 # Directives of strptime that tell more than a day.
 _HAS_TIME = re.compile(r"%[-_0]?(?:[HIklMSfTRXrspPcZz+]|[.:#\d])")
 _ISO = (
@@ -79,7 +80,7 @@ class Source(Protocol):
         """Reads all interactions, a chunk at a time.
 
         Yields:
-          `user` and `item` (strings, never empty) and `timestamp` (int64 seconds).
+          `user` and `item` (strings, never empty) and `timestamp` (int64 milliseconds).
 
         Raises:
           UserError: naming file and line of what is malformed.
@@ -202,7 +203,7 @@ def parse_ids(table: pl.DataFrame, column: str, path: Path, first_line: int) -> 
 def parse_timestamps(
     table: pl.DataFrame, column: str, path: Path, first_line: int, time_format: str = ""
 ) -> pl.Series:
-    """Seconds since 1970 from numbers, or from ISO dates or date-times (UTC without a zone).
+    """Milliseconds since 1970 from seconds, or from ISO dates or date-times (UTC without a zone).
 
     Args:
       table: has the column.
@@ -217,20 +218,17 @@ def parse_timestamps(
     texts = table[column].cast(pl.String).str.strip_chars()
     if time_format:
         try:
-            seconds = _from_dates(texts, [time_format])
+            times = _from_dates(texts, [time_format])
         except pl.exceptions.PolarsError as error:
             raise UserError(
                 f"--config.data.timestamp_format is {time_format!r}, which can't be read by: "
                 f"{str(error).splitlines()[0]}"
             ) from error
     else:
-        numbers = texts.cast(pl.Float64, strict=False).fill_nan(None)
-        fits = (numbers.abs() < _MAX_SECONDS).fill_null(False)
-        seconds = pl.select(pl.when(fits).then(numbers)).to_series().cast(pl.Int64)
-    if seconds.null_count() and not time_format:
-        dates = _from_dates(texts, _ISO)
-        seconds = pl.select(pl.coalesce(seconds, dates)).to_series()
-    row = _first(seconds.is_null())
+        times = _from_seconds(texts)
+    if times.null_count() and not time_format:
+        times = pl.select(pl.coalesce(times, _from_dates(texts, _ISO))).to_series()
+    row = _first(times.is_null())
     if row is not None:
         raise UserError(
             f"{path}, line {row + first_line}: column {column!r} holds {texts[row]!r}, which is "
@@ -242,7 +240,15 @@ def parse_timestamps(
                 "--config.data.timestamp_format names another format."
             )
         )
-    return seconds
+    return times
+
+
+def _from_seconds(texts: pl.Series) -> pl.Series:
+    whole, numbers = (texts.cast(kind, strict=False) for kind in (pl.Int64, pl.Float64))
+    # What is no whole number as it is written ("1.5", "1e9") goes by floating point.
+    rounded = (numbers.fill_nan(None) * TICKS).round().cast(pl.Int64, strict=False)
+    fits = (numbers.abs() < _MAX_SECONDS).fill_null(False)
+    return pl.select(pl.when(fits).then(pl.coalesce(whole * TICKS, rounded))).to_series()
 
 
 def _from_dates(texts: pl.Series, formats: Sequence[str]) -> pl.Series:
@@ -256,10 +262,10 @@ def _from_dates(texts: pl.Series, formats: Sequence[str]) -> pl.Series:
         ).dt.replace_time_zone(None)  # polars has brought zones to UTC
         for form in formats
     ]
-    seconds = pl.select(pl.coalesce(parsed).dt.epoch("s")).to_series()
-    table = pl.DataFrame({"text": distinct, "seconds": seconds})
+    times = pl.select(pl.coalesce(parsed).dt.epoch("ms")).to_series()
+    table = pl.DataFrame({"text": distinct, "time": times})
     rows = pl.DataFrame({"text": texts})
-    return rows.join(table, on="text", how="left", maintain_order="left")["seconds"]
+    return rows.join(table, on="text", how="left", maintain_order="left")["time"]
 
 
 def unique_items(items: pl.DataFrame, dump: Dump, lines: Sequence[int]) -> pl.DataFrame:

@@ -62,7 +62,7 @@ class Mind:
         )
         places = pl.int_ranges(pl.col("item").list.len(), 0, -1, dtype=pl.Int64)
         history = history.with_columns(back=places).explode("item", "back")
-        yield _named(history.with_columns(pl.col("timestamp") - pl.col("back")))
+        yield _named(history.with_columns(pl.col("timestamp") - base.TICKS * pl.col("back")))
         shown = whole.select(
             "user",
             item=pl.col("impressions").fill_null("").str.split(" "),

@@ -37,7 +37,7 @@ def read_csv(folder, **data):
 def test_csv(folder):
     (folder / "items.csv").write_text('item,title\ni1,"Cars &amp; boats, blue"\ni2,\n')
     raw = read_csv(folder)
-    assert raw.interactions.rows() == [("u1", "i1", 12), ("u2", "i2", 13)]
+    assert raw.interactions.rows() == [("u1", "i1", 12_000), ("u2", "i2", 13_900)]
     assert raw.described.rows() == [
         ("i1", "Cars & boats, blue", "Cars & boats, blue", ""),
         ("i2", "", "", ""),
@@ -68,9 +68,13 @@ def test_csv_compressed(folder):
         ("2024-01-31T00:00:02", "", 1706659202),
         ("1706659203", "", 1706659203),
         ("2024-01-31T00:00:04Z", "", 1706659204),
-        ("2024-01-31T02:00:05.75+02:00", "", 1706659205),
+        ("2024-01-31T02:00:05.75+02:00", "", 1706659205.75),
         ("2024-01-31 00:00:06+00:00", "", 1706659206),
-        ("2024-01-31 00:00:07.123456", "", 1706659207),
+        ("2024-01-31 00:00:07.123456", "", 1706659207.123),
+        ("1706659207.123", "", 1706659207.123),
+        ("1.706659207e9", "", 1706659207),
+        ("-1.5", "", -1.5),
+        ("9007199254740991", "", 9007199254740991),  # the largest, exactly
         ("2024-01-30T19:00:07-05", "", 1706659207),
         ("2024-01-31 00:01", "", 1706659260),
         ("2024-01-31T00:01", "", 1706659260),
@@ -83,7 +87,18 @@ def test_csv_compressed(folder):
 def test_csv_timestamps(folder, text, form, seconds):
     (folder / "interactions.csv").write_text(f"user,item,timestamp\nu,i1,{text}\n")
     raw = read_csv(folder, timestamp_format=form)
-    assert raw.interactions["timestamp"].to_list() == [seconds]
+    if isinstance(seconds, int):
+        assert raw.interactions["timestamp"].to_list() == [1000 * seconds]
+    else:
+        assert raw.interactions["timestamp"].to_list() == [round(1000 * seconds)]
+
+
+def test_what_follows_within_a_second_is_in_order(folder):
+    texts = [f"2024-01-31 00:00:00.{i:03d}" for i in range(9, 0, -1)]
+    rows = [f"u,i{i % 2 + 1},{text}\n" for i, text in enumerate(texts)]
+    (folder / "interactions.csv").write_text("user,item,timestamp\n" + "".join(rows))
+    times = read_csv(folder).interactions["timestamp"]
+    assert times.diff().drop_nulls().to_list() == [-1] * 8
 
 
 def test_csv_timestamps_of_another_format(folder):
@@ -173,8 +188,8 @@ def test_parquet_with_the_types_that_libraries_write(tmp_path):
         }
     ).write_parquet(tmp_path / "items.parquet")
     raw = read_csv(tmp_path, text_fields=("title", "categories", "numbers"))
-    seconds = int(time.timestamp())
-    assert raw.interactions.rows() == [("u", "7", seconds), ("u", "8", seconds)]
+    ticks = 1000 * int(time.timestamp()) + 500
+    assert raw.interactions.rows() == [("u", "7", ticks), ("u", "8", ticks)]
     assert raw.described["text"].to_list() == ["Car. toy, red. 1.5, 2.5", "Boat"]
     with pytest.raises(UserError, match=r"no column 'places'; its header line names 'item'"):
         read_csv(tmp_path, text_fields=("places",))

@@ -9,7 +9,12 @@ from data_pipeline.store import SequenceStore
 from data_pipeline.tensorflow_cpu import tf
 from tests.raw_data import tiny_config, write_csv
 from tssr_jax import baselines
-from tssr_jax.baselines import item_knn_scorer, item_neighbours, run_baseline
+from tssr_jax.baselines import (
+    evaluate_baseline,
+    item_knn_scorer,
+    item_neighbours,
+    run_baseline,
+)
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.errors import UserError
 from tssr_jax.evaluate import PER_USER_FILE
@@ -96,6 +101,18 @@ def test_data_without_a_training_window_is_told(tmp_path, kind):
         config.update_from_flattened_dict(settings)
         with pytest.raises(UserError, match="No user has the 4 interactions"):
             train(config, tmp_path / f"trained{number}")
+
+
+def test_evaluated_again_where_there_are_fewer_devices(tmp_path):
+    config = tiny_config(tmp_path)
+    config.baseline.kind = "item_knn"
+    config.num_devices = 2
+    metrics = run_baseline(config, tmp_path / "run")
+    config.num_devices = 64  # as if it had been another machine
+    save_config(config, tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_text()
+    assert evaluate_baseline(tmp_path / "run") == metrics
+    assert (tmp_path / "run" / "config.json").read_text() == before
 
 
 def test_a_run_on_other_data_is_left_alone(tmp_path):

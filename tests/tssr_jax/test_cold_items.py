@@ -19,6 +19,7 @@ from data_pipeline.store import SequenceStore
 from data_pipeline.tensorflow_cpu import tf
 from tests import dense_model
 from tests.raw_data import tiny_config
+from tests.runs import best_params
 from tests.small_model import with_attention
 from tests.tssr_jax.test_parallel import (
     NUM_ITEMS,
@@ -32,18 +33,33 @@ from tests.tssr_jax.test_parallel import (
 from tssr_jax import collectives, placement
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.errors import UserError
-from tssr_jax.evaluate import evaluate
-from tssr_jax.experiment import build_experiment, make_model
+from tssr_jax.evaluate import evaluate, evaluate_params, restore_best
+from tssr_jax.experiment import make_model
 from tssr_jax.losses.total import PREDICTION, Competitors, loss_terms, total_loss
 from tssr_jax.models.pure import encode, head_weights
 from tssr_jax.parallel import CLASSES, ROWS, WHOLE, Devices
 from tssr_jax.ranking import make_eval_step
+from tssr_jax.reporting import make_console
 from tssr_jax.train import train
 from tssr_jax.train_state import init_params
 from tssr_jax.validation import validate_config
 
 KNOWN = np.ones(NUM_ITEMS + 1, bool)
 KNOWN[[4, 9, 17]] = False
+
+
+@pytest.mark.parametrize("head", ["tied", "content"])
+def test_padding_competes_in_training_where_it_does_in_the_ranking(tmp_path, head):
+    config = tiny_config(tmp_path)
+    config.model.head = head
+    config.train.num_epochs = 1
+    biases = []
+    for excluded in (True, False):
+        config.corrections.exclude_padding_class = excluded
+        train(config, tmp_path / str(excluded))
+        biases.append(best_params(config, tmp_path / str(excluded))["output"]["bias"][0])
+    assert biases[0] == np.float32(0.1)  # as it began
+    assert biases[1] < 0.09  # pushed down: it is never the answer
 
 
 def mask(*items):
@@ -238,9 +254,15 @@ def test_held_out_items_are_reported_apart(tmp_path):
     config.train.held_out_items = 0.3
     metrics = train(config, tmp_path / "run")
     assert evaluate(tmp_path / "run") == metrics
-    experiment = build_experiment(config)
+    experiment, params, _ = restore_best(tmp_path / "run")
     held_out = held_out_items(config, experiment.data.num_items)
     assert not experiment.known[held_out].any()
+    # Of the id vectors that nobody reads no metric knows, that of how alike lists are included.
+    table = np.where(held_out[:, None], 9.0, np.asarray(params["token_embedding"]["embedding"]))
+    changed = params | {"token_embedding": {"embedding": jnp.asarray(table)}}
+    (tmp_path / "again").mkdir()
+    again = evaluate_params(experiment, changed, "", tmp_path / "again", make_console(quiet=True))
+    assert again["test"] == metrics and 0 < metrics["diversity_id@10"] < 2
     parts = [(metrics[f"{name}/num_users"], metrics[f"{name}/recall@10"])
              for name in ("warm", "cold")]  # fmt: skip
     assert sum(number for number, _ in parts) == metrics["num_users"]

@@ -56,7 +56,7 @@ def test_a_step_with_drawn_negatives_needs_no_memory_for_the_other_items():
     assert sizes[1].temporary < sizes[0].temporary + 2**20
 
 
-@pytest.mark.parametrize("topology", ["cpu:64", "cpu", "abacus:1x1"])
+@pytest.mark.parametrize("topology", ["cpu:64", "cpu:0", "cpu", "abacus:1x1"])
 def test_devices_that_can_not_be_had(topology):
     assert len(jax.devices()) < 64
     with pytest.raises(UserError, match=f"--topology={topology}"):

@@ -3,6 +3,7 @@
 import json
 import re
 
+import jax
 import numpy as np
 import pytest
 from etils import epath
@@ -12,6 +13,7 @@ from tests.raw_data import tiny_config
 from tests.runs import best_params
 from tssr_jax.errors import UserError
 from tssr_jax.evaluate import evaluate
+from tssr_jax.experiment import build_experiment
 from tssr_jax.start import require_same_meaning
 from tssr_jax.train import train
 
@@ -49,6 +51,27 @@ def test_zero_shot_then_training(configs, tmp_path):
     train(second, tmp_path / "b")  # goes on from there
     steps = [json.loads(x)["step"] for x in (tmp_path / "b" / "metrics.jsonl").open()]
     assert steps[0] == 0 and steps[-1] > 0
+
+
+def test_an_encoder_that_was_trained_comes_whole(configs, tmp_path):
+    first, second = configs
+    for config in configs:
+        config.model.head = "classes"
+        config.content.text.update(trained_layers=1, learning_rate=1e-2)
+    first.train.num_epochs = 1
+    train(first, tmp_path / "a")
+    second.train.update(init_from=str(tmp_path / "a"), num_epochs=0)
+    train(second, tmp_path / "b")
+    start, own = best_params(first, tmp_path / "a"), best_params(second, tmp_path / "b")
+    np.testing.assert_equal(own["text_encoder"], start["text_encoder"])
+    pretrained = build_experiment(second).pretrained["text_encoder"]
+    for (path, mine), (_, before) in zip(
+        jax.tree.leaves_with_path(own["text_encoder"]),
+        jax.tree.leaves_with_path(pretrained),
+        strict=True,
+    ):
+        assert not np.array_equal(mine, before), path  # all of it was trained in the first run
+    assert not np.array_equal(own["output"]["kernel"], start["output"]["kernel"])
 
 
 def test_another_model_is_told(configs, tmp_path):
@@ -99,6 +122,7 @@ def test_a_parameter_that_would_be_left_out_is_told(configs, tmp_path):
         ("content.text.whitening", True, ("id",), False),
         ("content.text.pooling", "cls", ("content",), True),
         ("content.text.pooling", "cls", ("id",), False),
+        ("content.text.lora_alpha", 8.0, ("id", "content"), False),  # without adapters
         ("loss.lambda_user", 0.3, ("id", "content"), False),
     ],
 )
@@ -111,6 +135,15 @@ def test_what_another_run_s_parameters_mean(field, value, streams, refused):
         require_same_meaning(config, other, epath.Path("a"))
         return
     with pytest.raises(UserError, match=rf"init_from=a: that run has {re.escape(field)}="):
+        require_same_meaning(config, other, epath.Path("a"))
+
+
+def test_another_scale_of_adapters_is_told():
+    config = default.get_config()
+    config.content.text.update(trained_layers=1, lora_rank=2)
+    other = config.copy_and_resolve_references()
+    other.content.text.lora_alpha = 8.0
+    with pytest.raises(UserError, match=r"that run has content\.text\.lora_alpha=8"):
         require_same_meaning(config, other, epath.Path("a"))
 
 

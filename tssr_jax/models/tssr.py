@@ -1,7 +1,7 @@
 """The two-stream sequential recommender (arXiv 2403.07623, section 3; docs/method.md)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -346,8 +346,7 @@ class TSSR(nn.Module):
         """By what the streams read this device's classes, each [d_model, shard_classes]."""
         vectors = []
         if self.streams != ("content",):
-            known, own = _known(item_features), self.token_embedding.embedding
-            vectors.append(own if known is None else own * known[:, None])
+            vectors.append(ids_as_read(self.token_embedding.embedding, _known(item_features)))
         if reads_content(self.streams):
             if item_features is None:
                 raise ValueError("a head that reads content needs item_features")
@@ -376,6 +375,11 @@ class TSSR(nn.Module):
         """`encode`, then `score` at every position: logits [batch, length, shard_classes]."""
         outputs = self.encode(item_sequence, item_features, deterministic=deterministic)
         return outputs, self.head_weights(item_features).score(outputs.fused, self.compute_dtype)
+
+
+def ids_as_read(table: Any, known: Any) -> Any:
+    """An id table [classes, d_model] as streams read it: zeros for what is not `known`."""
+    return table if known is None else table * known[:, None]
 
 
 def _known(item_features: ContentFeatures | None) -> jax.Array | None:

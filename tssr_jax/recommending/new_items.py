@@ -52,7 +52,7 @@ def read_new_items(path: Path, data: ml_collections.ConfigDict) -> pl.DataFrame:
         raise UserError(
             f"{path} has item {twice[0]!r} twice, in lines {lines[0]} and {lines[1]}: keep one."
         )
-    table = table.select(ids.alias("item"), pl.exclude(data.item_column))
+    table = table.select(ids.alias("item"), pl.exclude(data.item_column, "item"))
     return describe(table, fields, data.text_field_length)
 
 

@@ -17,7 +17,7 @@ from tssr_jax.experiment import Experiment
 from tssr_jax.models.content.fusion import MODALITIES
 from tssr_jax.models.head import unit
 from tssr_jax.models.pure import attention, encode, head_weights
-from tssr_jax.models.tssr import KNOWN, STREAMS
+from tssr_jax.models.tssr import KNOWN, STREAMS, ids_as_read
 from tssr_jax.parallel import ROWS, WHOLE, exactly
 from tssr_jax.ranking import Ranker, params_layout
 from tssr_jax.recommending.items import Items
@@ -156,20 +156,23 @@ class Recommender:
         Lists of up to `top_k`, for up to `most` histories of up to 256 items; for one history also
         what each stream finds alone, and an explanation.
         """
-        lengths = [1, _LISTED + 1]
-        item = self.items.ids[0]
-        for length in lengths:
+        for length in (1, _LISTED + 1):
+            history = self.items.ids[:length]  # different ones: repeated items are listed once
             number = 1
             while True:
-                self.recommend([[item] * length] * number, top_k)
+                self.recommend([history] * number, top_k)
                 if number >= min(most, self.batch_size):
                     break
                 number *= _ROWS
-            apart = len(self.model.streams) > 1 and self.model.mixing != "concatenation"
-            alone: tuple[Stream, ...] = ("id", "content") if apart else ()
-            for stream in alone:
-                self.recommend([[item] * length], top_k, stream=stream)
-        self.explain([item])
+            for stream in self.apart:
+                self.recommend([history], top_k, stream=stream)
+        self.explain(self.items.ids[:1])
+
+    @property
+    def apart(self) -> tuple[Stream, ...]:
+        """Streams that can be asked for by themselves, beside both mixed."""
+        two = len(self.model.streams) > 1 and self.model.mixing != "concatenation"
+        return ("id", "content") if two else ()
 
     def recommend(
         self,
@@ -260,9 +263,8 @@ class Recommender:
         if space == "scores":
             return np.asarray(self._choice.weights.kernel.T)
         if space == "id" and "token_embedding" in self._params:
-            tables = [self._params["token_embedding"]["embedding"]]
-            if KNOWN in self._content:  # what was never trained is read as zeros
-                tables[0] = tables[0] * jnp.asarray(self._content[KNOWN], jnp.float32)[:, None]
+            table = self._params["token_embedding"]["embedding"]
+            tables = [ids_as_read(table, self._content.get(KNOWN))]
         elif space == "content":
             tables = [self._content[name] for name in MODALITIES if name in self._content]
         else:

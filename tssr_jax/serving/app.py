@@ -178,6 +178,7 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
             name=service.name,
             items=len(recommender.items.ids),
             streams=list(recommender.model.streams),
+            apart=list(recommender.apart),
             max_length=recommender.model.max_length,
             most_at_once=service.limits.most_at_once,
         )

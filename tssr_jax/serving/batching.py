@@ -67,8 +67,9 @@ class Batcher:
             if not one.lists.done():  # the caller may have given up
                 requests.append(one)
                 number += len(one.histories)
-        if not waiting:
-            del self._waiting[key]
+        del self._waiting[key]
+        if waiting:  # the others' turn comes first
+            self._waiting[key] = waiting
         return requests
 
     async def _answer(self, requests: list[_Waiting], keep_seen: bool, stream: Stream) -> None:

@@ -115,6 +115,7 @@ class About(BaseModel):
     name: str
     items: int
     streams: list[str]
+    apart: list[str] = Field(description="Streams that can be asked for by themselves.")
     max_length: int
     most_at_once: int
 

@@ -44,10 +44,13 @@ class Trial:
         return self.folder / RUN_FOLDER
 
     def prepare(self) -> None:
-        """Writes its configuration; raises UserError if another one lies there."""
+        """Writes its configuration; raises UserError if another one lies there.
+
+        Devices and places may be others than before, until there is a result.
+        """
         if (self.folder / FILE_NAME).exists():
             require_same_config(self.config, self.folder, WITHOUT_EFFECT)
-        else:
+        if self.result() is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_config(self.config, self.folder)
 

@@ -41,6 +41,7 @@ def test_lists_and_explanations(tmp_path, fields, attended):
     assert evaluate(tmp_path / "run") == metrics
     recommender = Recommender.from_workdir(tmp_path / "run", batch_size=8)
     recommender.warm_up(top_k=3, most=2)
+    assert recommender.apart == ()
     experiment, params, _ = restore_best(tmp_path / "run", whole_catalogue=True)
     ids = experiment.data.item_ids
     sequence = np.array([[ids.index(item) + 1 for item in HISTORY]], np.int32)

@@ -1,5 +1,6 @@
 """Recommendations against whole sorts of the model's scores, and what is told with them."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -227,6 +228,14 @@ def test_new_items_are_described_as_the_catalogue_is(tmp_path):
     assert told["title"] == "9.99" and told["text"] == "9.99. red car"
 
 
+def test_new_items_of_a_table_with_a_column_that_is_called_like_ours(tmp_path):
+    data = default.get_config().data
+    data.item_column = "sku"
+    (tmp_path / "new.csv").write_text("item,sku,title\n7,n1,red car\n")
+    told = read_new_items(tmp_path / "new.csv", data).row(0, named=True)
+    assert (told["item"], told["title"]) == ("n1", "red car")
+
+
 def test_new_items_with_pictures_and_without(tmp_path):
     config = tiny_config(tmp_path)
     raw = tmp_path / "raw"
@@ -311,3 +320,26 @@ def test_experts_together_and_alone(tmp_path, id_reads_content):
         np.testing.assert_allclose([x.score for x in found.items], expected, rtol=1e-4)
     assert 0 < found.stream_weights["id"] < 1
     assert recommender.vectors("scores").shape == (len(ids) + 1, 2 * config.model.d_model)
+
+
+def test_what_was_warmed_up_does_not_compile(workdir):
+    recommender = Recommender.from_workdir(workdir, batch_size=8)
+    recommender.warm_up(top_k=5, most=8)
+    traced = []
+
+    def listen(event, *_, **__):
+        traced.append(event)
+
+    history = [f"i{i}" for i in range(18)]
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for histories in ([["i3"]], [history], [["i3"], *[history] * 6]):
+            recommender.recommend(histories, 5)
+        for stream in ("id", "content"):
+            recommender.recommend([history], 2, stream=stream)
+        recommender.explain(history)
+        assert not [event for event in traced if "compile" in event or "trace" in event]
+        recommender.recommend([["i3"]], 18)  # longer lists than were warmed up
+        assert [event for event in traced if "compile" in event]
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

@@ -122,7 +122,8 @@ def test_a_long_body_is_refused_before_it_is_read(recommender):
 def test_health_numbers_description_page(client):
     assert client.get("/healthz").json() == {"status": "ok"}
     about = client.get("/about").json()
-    assert about["items"] == 20 and about["streams"] == ["id", "content"]
+    assert about["items"] == 20
+    assert about["streams"] == about["apart"] == ["id", "content"]
     client.get("/nowhere")
     numbers = client.get("/metrics").text
     assert 'tssr_requests_total{path="/healthz",status="200"}' in numbers
@@ -223,6 +224,26 @@ def test_a_batch_has_no_more_histories_than_are_ranked_at_a_time(recommender):
 
     assert asyncio.run(run()) == [3, 4, 3, 9, 1]
     assert slow.calls == [7, 3, 9, 1]  # of 8; a larger request is a batch of its own
+
+
+def test_no_kind_of_request_waits_for_all_of_another(recommender):
+    slow, order = Slow(recommender), []
+
+    async def run():
+        batcher = Batcher(slow, ThreadPoolExecutor(1))
+
+        async def ask(name, stream):
+            await batcher.recommend([["i3"]] * 8, 2, keep_seen=False, stream=stream)
+            order.append(name)
+
+        tasks = [asyncio.create_task(ask(f"both {i}", "fused")) for i in range(4)]
+        tasks.append(asyncio.create_task(ask("alone", "id")))
+        await asyncio.sleep(0.1)
+        slow.go.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+    assert order == ["both 0", "alone", "both 1", "both 2", "both 3"]
 
 
 def test_each_caller_gets_the_lists_that_it_asked_for(recommender):

@@ -197,6 +197,16 @@ def test_what_is_not_found_and_what_fails_is_told(page):
     expect(page.get_by_role("alert")).to_be_hidden()
 
 
+def test_streams_that_can_not_be_asked_for_apart(page, service):
+    about = {"name": "run", "items": 20, "streams": ["id", "content"], "apart": []}
+    page.route("**/about", lambda route: route.fulfill(json=about))
+    page.goto(service[1])
+    add_by_search(page, "red car")
+    expect(page.get_by_role("heading", name="Recommended")).to_be_visible()
+    expect(page.get_by_role("heading", name="alone")).to_have_count(0)
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
 def test_pictures_and_what_stands_for_those_that_are_not_there(page):
     items = [
         {"item": f"x{place}", "title": title, "score": 1.0, "image": f"/image/{place}"}

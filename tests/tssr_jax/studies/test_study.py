@@ -14,12 +14,13 @@ from tests.raw_data import tiny_config
 from tests.runs import ROOT, command, run
 from tssr_jax.errors import UserError
 from tssr_jax.evaluate import PER_USER_FILE
+from tssr_jax.run_config import load_config
 from tssr_jax.studies import designs, runner
 from tssr_jax.studies.designs import STUDIES, Study, Variant
 from tssr_jax.studies.findings import gains
 from tssr_jax.studies.runner import run_study
 from tssr_jax.studies.slots import Pace
-from tssr_jax.studies.trial import make_trials
+from tssr_jax.studies.trial import RESULT_FILE, make_trials
 from tssr_jax.studies.worker import training_cost
 
 
@@ -61,6 +62,24 @@ def test_what_training_cost(tmp_path):
     assert training_cost(tmp_path) == {"epochs": 2.0, "best_epoch": 1.0, "seconds_per_epoch": 2.0}
     path.write_text(json.dumps({"epoch": 0.0, "validation/ndcg@10": 0.1}) + "\n")
     assert training_cost(tmp_path) == {"epochs": 0.0, "best_epoch": 0.0}
+
+
+def test_other_devices_count_until_there_is_a_result(tmp_path):
+    config = default.get_config()
+    config.num_devices = 4
+    (trial, *_) = make_trials(STUDIES["ablation"], config, [0], tmp_path)
+    trial.prepare()
+    config.num_devices = 1
+    (again, *_) = make_trials(STUDIES["ablation"], config, [0], tmp_path)
+    again.prepare()
+    assert load_config(trial.folder).num_devices == 1  # what its process reads
+    (trial.folder / RESULT_FILE).write_text("{}")
+    trial.prepare()
+    assert load_config(trial.folder).num_devices == 1  # what it was made with
+    config.model.d_model = 8
+    (other, *_) = make_trials(STUDIES["ablation"], config, [0], tmp_path)
+    with pytest.raises(UserError, match=r"differs in model\.d_model"):
+        other.prepare()
 
 
 def test_what_a_study_needs_is_told(tmp_path):

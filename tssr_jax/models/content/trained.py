@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from tssr_jax import collectives
 from tssr_jax.collectives import Axis
 from tssr_jax.models.content.frozen import DistinctFeatures
+from tssr_jax.placement import ENCODER_SUFFIX
 
 # Fills up the distinct items of a batch: no item has this id.
 NO_ITEM = jnp.iinfo(jnp.int32).max
@@ -53,7 +54,7 @@ class TrainedEncoder(Protocol):
 
 def parameters_name(modality: str) -> str:
     """Of an encoder's parameters among those of the model: "text_encoder"."""
-    return f"{modality}_encoder"
+    return f"{modality}{ENCODER_SUFFIX}"
 
 
 class MicroBatches(NamedTuple):

@@ -142,7 +142,7 @@ async function refresh(focused) {
     if (mine !== rankings) return;
     const kind = about.streams.length === 2 ? "ids and content" : about.streams[0];
     byId("about").textContent = `${about.name}: ${about.items.toLocaleString("en")} items, ${kind}`;
-    const streams = about.streams.length === 2 && ids.length ? Object.keys(NAMES) : ["fused"];
+    const streams = ["fused", ...(ids.length ? about.apart : [])];
     const results = [];
     for (const stream of streams) {
       const answer = await ask("recommend", { histories: [ids], top_k: LIST_LENGTH, stream });
