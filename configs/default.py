@@ -166,7 +166,7 @@ def _model() -> ml_collections.ConfigDict:
     model.d_ffn = 256
     # Self-attention blocks of each stream.
     model.num_unimodal_layers = 1
-    # What encodes a stream: blocks of "attention", or, for a single stream, "gru" layers (float32).
+    # What encodes a stream: blocks of "attention", or, for a single stream, "gru" layers (GRU4Rec).
     model.encoder = "attention"
     # Cross-attention blocks of each stream (two streams only).
     model.num_cross_layers = 4
@@ -200,7 +200,7 @@ def _model() -> ml_collections.ConfigDict:
     # to do without ids. Needs a head that reads content.
     model.id_dropout = 0.0
     # Inputs of matrix products: "float32", or "bfloat16" (faster and smaller on TPUs and GPUs).
-    # Parameters, sums over layers, norms, softmaxes and losses are float32 with both.
+    # Parameters, sums over layers, norms, softmaxes, losses and "gru" layers are float32 with both.
     model.compute_dtype = "float32"
     # Initial value of the scalars that weigh a block's sublayers: almost 0 as in the paper.
     model.residual_init = 1e-8

@@ -1,6 +1,6 @@
 """MovieLens-100K with the real titles and genres.
 
-python -m tssr_jax.main --config=configs/ml100k.py --workdir=runs/ml100k
+python -m tssr_jax.main --config=configs/ml100k.py --workdir=runs/ml100k_default
 """
 
 import ml_collections

@@ -21,6 +21,11 @@ from pathlib import Path
 
 from tssr_jax.errors import UserError
 
+# Where the files of an encoder are no more where a run was told.
+MOVED = (
+    "Of a run whose files have moved: its training command with their new place changes it there "
+    "(what has ended is tested again only)."
+)
 _TIMEOUT_SECONDS = 20
 
 

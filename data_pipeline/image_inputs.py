@@ -269,5 +269,7 @@ def _model_file(settings: ml_collections.ConfigDict) -> Path:
 
 def _key(store: ArrayStore, path: Path) -> str:
     if not path.is_file():
-        raise UserError(f"--config.content.image.model_file: there is no file {path}.")
+        raise UserError(
+            f"--config.content.image.model_file: there is no file {path}. {fetching.MOVED}"
+        )
     return f"{store.folder.name}-{fetching.file_sha256(path)[:16]}-v{_VERSION}"

@@ -113,7 +113,8 @@ def text_model_folder(settings: ml_collections.ConfigDict, cache_dir: str) -> Pa
             if not (folder / name).is_file():
                 raise UserError(
                     f"--config.content.text.model_dir: {folder} has no {name}. A text encoder's "
-                    "folder holds config.json, model.safetensors and tokenizer.json."
+                    "folder holds config.json, model.safetensors and tokenizer.json. "
+                    f"{fetching.MOVED}"
                 )
         return folder
     downloads = cache.local_folder(cache_dir) / "downloads"

@@ -211,6 +211,5 @@ def require_same_data(experiment: Experiment, workdir: epath.Path) -> None:
         raise UserError(
             f"The content features are not those of the run in {workdir}: another encoder "
             "(--config.content.text.model_dir, --config.content.image.model_file) or other images "
-            "make others. Give it the same ones (the command that trained the run, with their "
-            "place, changes it there), or train in another --workdir."
+            "make others. Give it the same ones, or train in another --workdir."
         )

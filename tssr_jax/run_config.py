@@ -27,14 +27,11 @@ WITHOUT_EFFECT = (
     "search.sampler",
 )
 # Files that are read: that they hold the same is seen later, by what is in them.
-_CHECKED_PLACES = ("data.raw_dir", "content.text.model_dir", "content.image.model_file")
-# Fields that hold a path.
-_PLACES = (*_CHECKED_PLACES, "data.cache_dir", "train.init_from")
-# What may differ between two calls for one workdir: also where its data lies, and how long to go
-# on.
+_PLACES = ("data.raw_dir", "content.text.model_dir", "content.image.model_file")
+# What may differ between two calls for one workdir: also where these lie, and how long to go on.
 MAY_CHANGE = (
     *WITHOUT_EFFECT,
-    *_CHECKED_PLACES,
+    *_PLACES,
     "train.num_epochs",
     "train.early_stopping_patience",
 )

@@ -254,11 +254,6 @@ def _validate_model(model: ml_collections.ConfigDict) -> None:
             "--config.model.encoder=gru encodes a single stream by at least one layer: set "
             "--config.model.streams=\"('id',)\" and --config.model.num_unimodal_layers=1."
         )
-    if model.encoder == "gru" and model.compute_dtype != "float32":
-        raise UserError(
-            "--config.model.encoder=gru computes its states in float32: set "
-            f"--config.model.compute_dtype=float32, which is {model.compute_dtype}."
-        )
 
 
 def _validate_experts(model: ml_collections.ConfigDict) -> None:

@@ -101,7 +101,7 @@ EDITIONS: dict[str, _Edition] = {
 class Amazon:
     """Reads one category of one year from `data.raw_dir`."""
 
-    version = 1
+    version = 2
 
     def locate(self, data: ml_collections.ConfigDict) -> base.RawFiles:
         """Finds reviews and descriptions."""

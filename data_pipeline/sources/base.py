@@ -246,9 +246,12 @@ def parse_timestamps(
 def _from_seconds(texts: pl.Series) -> pl.Series:
     whole, numbers = (texts.cast(kind, strict=False) for kind in (pl.Int64, pl.Float64))
     # What is no whole number as it is written ("1.5", "1e9") goes by floating point.
-    rounded = (numbers.fill_nan(None) * TICKS).round().cast(pl.Int64, strict=False)
+    # (To the microsecond first, or what floating point lacks of .123 would be cut off.)
+    cut = ((numbers.fill_nan(None) * 1e6).round() / (1_000_000 // TICKS)).floor()
     fits = (numbers.abs() < _MAX_SECONDS).fill_null(False)
-    return pl.select(pl.when(fits).then(pl.coalesce(whole * TICKS, rounded))).to_series()
+    return pl.select(
+        pl.when(fits).then(pl.coalesce(whole * TICKS, cut.cast(pl.Int64, strict=False)))
+    ).to_series()
 
 
 def _from_dates(texts: pl.Series, formats: Sequence[str]) -> pl.Series:

@@ -24,7 +24,7 @@ _CATEGORIES = ("category", "categories", "genre", "genres")
 class OwnFiles:
     """Reads interactions and items from `data.raw_dir`."""
 
-    version = 2
+    version = 3
 
     def locate(self, data: ml_collections.ConfigDict) -> base.RawFiles:
         """Finds the two files."""

@@ -10,7 +10,10 @@ import polars as pl
 import pytest
 
 from configs import csv
+from data_pipeline.prepare import prepare
 from data_pipeline.sources import base
+from data_pipeline.store import open_store
+from data_pipeline.tensorflow_cpu import tf
 from tests.raw_layouts import Raw
 from tssr_jax.errors import UserError
 
@@ -72,6 +75,8 @@ def test_csv_compressed(folder):
         ("2024-01-31 00:00:06+00:00", "", 1706659206),
         ("2024-01-31 00:00:07.123456", "", 1706659207.123),
         ("1706659207.123", "", 1706659207.123),
+        ("1706659207.1239", "", 1706659207.123),
+        ("2024-01-31 00:00:07.1239", "", 1706659207.123),
         ("1.706659207e9", "", 1706659207),
         ("-1.5", "", -1.5),
         ("9007199254740991", "", 9007199254740991),  # the largest, exactly
@@ -93,12 +98,20 @@ def test_csv_timestamps(folder, text, form, seconds):
         assert raw.interactions["timestamp"].to_list() == [round(1000 * seconds)]
 
 
-def test_what_follows_within_a_second_is_in_order(folder):
-    texts = [f"2024-01-31 00:00:00.{i:03d}" for i in range(9, 0, -1)]
-    rows = [f"u,i{i % 2 + 1},{text}\n" for i, text in enumerate(texts)]
-    (folder / "interactions.csv").write_text("user,item,timestamp\n" + "".join(rows))
-    times = read_csv(folder).interactions["timestamp"]
-    assert times.diff().drop_nulls().to_list() == [-1] * 8
+@pytest.mark.parametrize("form", ["2024-01-31 00:00:00.{:03d}", "1706659200.{:03d}"])
+def test_what_follows_within_a_second_is_in_order(tmp_path, form):
+    (tmp_path / "raw").mkdir()
+    rows = [f"u,i{i},{form.format(i)}\n" for i in reversed(range(100, 140))]
+    (tmp_path / "raw" / "interactions.csv").write_text("user,item,timestamp\n" + "".join(rows))
+    items = "".join(f"i{i},Thing {i}\n" for i in range(100, 140))
+    (tmp_path / "raw" / "items.csv").write_text("item,title\n" + items)
+    data = csv.get_config(str(tmp_path / "raw")).data
+    data.update(cache_dir=str(tmp_path / "cache"), min_item_interactions=1)
+    prepared = prepare(data)
+    ends = tf.constant([40], tf.int64)
+    (sequence,) = open_store(prepared, 1.0).rows([0]).windows(ends, 40).numpy()
+    ordered = [prepared.item_ids[place - 1] for place in sequence]
+    assert ordered == [f"i{i}" for i in range(100, 140)]
 
 
 def test_csv_timestamps_of_another_format(folder):

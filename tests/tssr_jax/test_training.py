@@ -1,6 +1,7 @@
 """The whole way: raw files, training, checkpoint, evaluation; interruption; bad input."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -101,6 +102,8 @@ def test_a_run_with_further_negatives_resumes_exactly(config, tmp_path, kind):
     train(config, tmp_path / "whole")
     config.train.num_epochs = 1
     train(config, tmp_path / "parts")
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "3")  # back to the middle of the epoch
+    assert newest_step(tmp_path / "parts") == 2
     config.train.num_epochs = 2
     train(config, tmp_path / "parts")
     assert_same_run(config, tmp_path / "whole", tmp_path / "parts")

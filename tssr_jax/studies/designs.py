@@ -60,7 +60,7 @@ class Study:
 IDS_ONLY = {"model.streams": ("id",)}
 CONTENT_ONLY = {"model.streams": ("content",)}
 # It learns slowly: by 8 trials of a search a larger step size, no second layer, no decay.
-GRU4REC = {**IDS_ONLY, "model.encoder": "gru", "model.compute_dtype": "float32"}
+GRU4REC = {**IDS_ONLY, "model.encoder": "gru"}
 GRU4REC_SETTINGS = {
     "model.num_unimodal_layers": 1,
     "optimizer.learning_rate": 3e-3,

@@ -46,7 +46,7 @@ class Trial:
     def prepare(self) -> None:
         """Writes its configuration; raises UserError if another one lies there.
 
-        Devices and places may be others than before, until there is a result.
+        Devices and the cache may be others than before, until there is a result.
         """
         if (self.folder / FILE_NAME).exists():
             require_same_config(self.config, self.folder, WITHOUT_EFFECT)
