@@ -31,7 +31,7 @@ demo: env
 	$(BIN)/python -m tssr_jax.main --mode=serve --workdir=$(WORKDIR) --open_page
 
 test: env
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 slow-test: env
 	$(BIN)/python -m pytest -m slow

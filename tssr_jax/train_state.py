@@ -1,6 +1,7 @@
 """The state of training and the pure step that advances it."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -76,17 +77,19 @@ def init_params(model: TSSR, widths: Mapping[str, int], seed: int) -> Any:
     Returns:
       The parameters for all devices: those with one row per class have `padded_classes`.
     """
+    return _init_params(model, tuple(widths.items()), jax.random.key(seed))
+
+
+# One function, so that what asks for shapes only traces a model once.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init_params(model: TSSR, widths: tuple[tuple[str, int], ...], key: jax.Array) -> Any:
     whole = model.clone(catalogue=Catalogue(model.catalogue.num_items), rows_axis=None)
-
-    def init(key: jax.Array) -> Any:
-        sequence = jnp.zeros((1, model.max_length), jnp.int32)
-        # No parameter depends on their values: the compiled program makes no such table.
-        rows = whole.catalogue.num_classes
-        features = {name: jnp.zeros((rows, width)) for name, width in widths.items()}
-        params = whole.init(key, sequence, features)["params"]
-        return placement.pad_classes(params, model.catalogue)
-
-    return jax.jit(init)(jax.random.key(seed))
+    sequence = jnp.zeros((1, model.max_length), jnp.int32)
+    # No parameter depends on their values: the compiled program makes no such table.
+    rows = whole.catalogue.num_classes
+    features = {name: jnp.zeros((rows, width)) for name, width in widths}
+    params = whole.init(key, sequence, features)["params"]
+    return placement.pad_classes(params, model.catalogue)
 
 
 def create_train_state(

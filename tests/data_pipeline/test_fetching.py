@@ -96,7 +96,7 @@ def test_movielens_falls_back_to_the_wheel_and_says_so(wheel, index, tmp_path, c
     files = source.locate(data)
     dump = Dump(files, data, Counter())
     (rows,) = source.interactions(dump)
-    assert rows.rows() == [("7", "3", 881250949)]
+    assert rows.rows() == [("7", "3", 881250949_000)]
     items = source.items(dump, rows["item"])
     assert items.rows() == [("3", "Four Rooms (1995)", "Drama, Thriller")]
     assert "not reachable" in capsys.readouterr().out

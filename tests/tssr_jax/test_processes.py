@@ -75,12 +75,13 @@ def assert_same_metrics(workdir, alone):
     assert {name: found[name] for name in exact} == {name: alone[name] for name in exact}
 
 
-def test_four_processes_with_a_catalogue_cut_in_two_give_the_numbers_of_one(config, tmp_path):
+@pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_with_a_catalogue_cut_in_two_give_the_numbers_of_one(config, tmp_path, number):
     config.train.reorder_rate = 0.5
-    config.num_devices = 8
+    config.num_devices = 2 * number
     alone = train(config, tmp_path / "alone")
     flags = ("--config.parallel=shard_map", "--config.model_devices=2")
-    outputs = outputs_of(start_processes(config, tmp_path / "many", 4, *flags))
+    outputs = outputs_of(start_processes(config, tmp_path / "many", number, *flags))
     assert_same_metrics(tmp_path / "many", alone)
     np.testing.assert_allclose(
         losses_of(tmp_path / "many"), losses_of(tmp_path / "alone"), rtol=1e-4

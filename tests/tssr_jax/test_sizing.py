@@ -26,6 +26,7 @@ def test_ten_million_items_lie_in_eighths_on_eight_devices():
     assert size.temporary < whole / 8
 
 
+@pytest.mark.slow
 def test_memory_of_the_ring_does_not_grow_with_the_devices():
     """As many rows on each device: all_gather keeps their scores with all others, ring does not."""
     config = default.get_config()

@@ -94,9 +94,8 @@ def test_one_stream(config, tmp_path, streams, encoder):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["content", "embedding"])
-def test_a_run_with_further_negatives_resumes_exactly(config, tmp_path, kind):
-    config.loss.update(hard_negatives=kind, num_hard_negatives=5, queue_size=12)
+def test_a_run_with_further_negatives_resumes_exactly(config, tmp_path):
+    config.loss.update(hard_negatives="embedding", num_hard_negatives=5, queue_size=12)
     config.optimizer.ema_decay = 0.9
     config.train.update(num_epochs=2, checkpoint_every_steps=2)
     train(config, tmp_path / "whole")
@@ -109,13 +108,6 @@ def test_a_run_with_further_negatives_resumes_exactly(config, tmp_path, kind):
     assert_same_run(config, tmp_path / "whole", tmp_path / "parts")
     state, _ = final_state(config, tmp_path / "parts")
     assert np.abs(state.users.id).sum() > 0 and state.users.id.shape[0] == 12
-    config.loss.update(hard_negatives="none", queue_size=0)
-    train(config, tmp_path / "plain")
-    losses = [
-        [record["train/item_id2text"] for record in metrics_of(tmp_path / name)[::2]]
-        for name in ("whole", "plain")
-    ]
-    assert (np.array(losses[0]) > losses[1]).all()  # the more competitors, the higher
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,8 @@ def test_a_clear_difference_and_none():
 def test_p_is_uniform_where_nothing_differs():
     rng = np.random.default_rng(0)
     nothing = np.zeros((1, 100))
-    p = [paired_difference(rng.standard_normal((1, 100)), nothing, s).p for s in range(200)]
-    assert 0.01 < np.mean(np.array(p) < 0.05) < 0.11
+    p = [paired_difference(rng.standard_normal((1, 100)), nothing, s).p for s in range(100)]
+    assert 0.0 < np.mean(np.array(p) < 0.05) < 0.12
     assert 0.4 < np.mean(p) < 0.6
 
 
