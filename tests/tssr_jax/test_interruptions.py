@@ -114,7 +114,7 @@ def flip(content):
     return bytes(flipped)
 
 
-@pytest.mark.parametrize("damage", [cut, flip])
+@pytest.mark.parametrize("damage", [pytest.param(cut, marks=pytest.mark.slow), flip])
 def test_a_damaged_newest_checkpoint_is_reported_and_the_run_goes_on_from_the_one_before(
     config, tmp_path, damage
 ):

@@ -20,7 +20,6 @@ HISTORY = ["i3", "i4", "i5"]
         ({"model.streams": ("sum",), "model.head": "tied"}, ["sum"]),
         ({"model.streams": ("content",), "model.head": "tied"}, ["content"]),
         ({"model.streams": ("id",), "model.encoder": "gru"}, []),
-        ({"model.mixing": "concatenation"}, ["content", "id"]),
         (
             {
                 "model.mixing": "concatenation",
