@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.raw_data import tiny_config, write_csv
+from tests.raw_data import tiny_config, write_csv, write_text_model
 from tests.runs import (
     assert_same_run,
     best_params,
@@ -65,6 +65,21 @@ def test_a_run_whose_raw_files_have_moved_is_asked_with_their_new_place(config, 
     with pytest.raises(UserError, match=r"there is no folder .*raw\. .* --raw_dir to ask"):
         evaluate(tmp_path / "run")
     assert evaluate(tmp_path / "run", str(tmp_path / "moved")) == trained
+
+
+def test_a_run_whose_text_encoder_has_moved_is_told_its_new_place(config, tmp_path):
+    config.train.num_epochs = 1
+    trained = train(config, tmp_path / "run")
+    folder = Path(config.content.text.model_dir)
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"text_model has no config\.json.*its training command"):
+        evaluate(tmp_path / "run")
+    config.content.text.model_dir = str(write_text_model(tmp_path / "other", hidden_size=8))
+    with pytest.raises(UserError, match="The content features are not those of the run"):
+        train(config, tmp_path / "run")
+    config.content.text.model_dir = str(tmp_path / "moved")
+    assert train(config, tmp_path / "run") == trained
+    assert evaluate(tmp_path / "run") == trained
 
 
 def test_training_learns_the_pattern(config, tmp_path):
