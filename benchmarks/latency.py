@@ -5,8 +5,7 @@
 A request is a history of ids in, a list of ids out, by `Recommender.recommend`: both streams,
 length 50, width 64, random parameters. The peer is a full sort: scores by NumPy's product,
 ordered by argsort (without the model). The floor of a request reads the head once, at the speed of
-a copy in the same run. `--approximate` adds approx_max_k and its recall, which is made for TPUs and
-GPUs: on a processor it sorts.
+a copy in the same run.
 """
 
 import time
@@ -29,12 +28,11 @@ from tssr_jax.train_state import init_params
 _ITEMS = flags.DEFINE_multi_integer("items", [10_000, 105_000, 1_000_000], "Catalogues.")
 _REQUESTS = flags.DEFINE_integer("requests", 200, "Single requests that are timed.", 10)
 _BATCH = flags.DEFINE_integer("batch", 256, "Histories of a batch.", 1)
-_APPROXIMATE = flags.DEFINE_bool("approximate", False, "Also by approx_max_k, with its recall.")
 FEATURE_DIM, LENGTH, WIDTH, TOP_K = 384, 50, 64, 20
 _COPY_BYTES = 2**28
 
 
-def make_recommender(num_items: int, *, approximate: bool = False) -> Recommender:
+def make_recommender(num_items: int) -> Recommender:
     """Of random parameters and features; items are called by their numbers."""
     config = default.get_config()
     config.model.update(
@@ -61,7 +59,7 @@ def make_recommender(num_items: int, *, approximate: bool = False) -> Recommende
     params = devices.place(init_params(model, {"text": FEATURE_DIM}, seed=0))
     ids = [str(i) for i in range(1, num_items + 1)]
     items = Items(ids, [""] * num_items, np.ones(num_items + 1, np.int64))
-    return Recommender(experiment, params, items, _BATCH.value, approximate=approximate)
+    return Recommender(experiment, params, items, _BATCH.value)
 
 
 def times(function: Callable[[], Any], number: int) -> np.ndarray:
@@ -87,15 +85,6 @@ def _measure(num_items: int, copy_rate: float) -> tuple[str, ...]:
     state = rng.normal(size=WIDTH).astype(np.float32)
     sort = times(lambda: np.argsort(-(vectors @ state))[:TOP_K], 10)
     floor = vectors.nbytes / copy_rate
-    recall = ""
-    if _APPROXIMATE.value:
-        exact = recommender.recommend(histories, TOP_K)
-        other = make_recommender(num_items, approximate=True).recommend(histories, TOP_K)
-        found = [
-            len({x.item for x in a.items} & {x.item for x in b.items}) / TOP_K
-            for a, b in zip(exact, other, strict=True)
-        ]
-        recall = f"{np.mean(found):.4f}"
     p50, p99 = np.percentile(one, [50, 99])
     return (
         f"{num_items:,}",
@@ -104,7 +93,6 @@ def _measure(num_items: int, copy_rate: float) -> tuple[str, ...]:
         f"{np.median(sort) / p50:.2f}",
         f"{p50 / floor:.1f}",
         f"{_BATCH.value / np.median(batch):,.0f}",
-        recall,
     )
 
 
@@ -120,7 +108,6 @@ def main(_: list[str]) -> None:
         "full sort / p50",
         "p50 / floor",
         f"requests a second, by {_BATCH.value}",
-        "recall of approx_max_k",
     ):
         table.add_column(name, justify="right")
     for num_items in _ITEMS.value:

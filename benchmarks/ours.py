@@ -24,9 +24,9 @@ from tssr_jax.experiment import Experiment, build_experiment, make_model
 from tssr_jax.losses.negatives import CHANCES, cumulative_chances
 from tssr_jax.optimizer import make_optimizer
 from tssr_jax.parallel import CLASSES, Devices
-from tssr_jax.phases import Phases
 from tssr_jax.ranking import Ranker, initial_params, make_eval_batches, params_layout
 from tssr_jax.start import initial_state
+from tssr_jax.train import compiled_step, train_batches
 
 
 def configure(case: dict[str, Any]) -> ml_collections.ConfigDict:
@@ -47,8 +47,6 @@ def configure(case: dict[str, Any]) -> ml_collections.ConfigDict:
     config.model.keep_products = case["keep_products"]
     config.loss.next_item = case["next_item"]
     config.optimizer.lazy_rows = case["lazy_rows"]
-    if case["last_label_only"]:
-        config.train.windows = "prefixes"
     config.num_devices = 1
     return config
 
@@ -83,16 +81,26 @@ def make_experiment(case: dict[str, Any]) -> Experiment:
     return build_experiment(configure(case)) if case["folder"] else made_up_experiment(case)
 
 
+def _with_last_label_only(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch with the label of each window's last position only, as RecBole trains."""
+    labels = np.zeros_like(batch["labels"])
+    labels[:, -1] = batch["labels"][:, -1]
+    return batch | {"labels": labels}
+
+
 class Training:
     """Steps of training, each with the wait for its batch."""
 
-    def __init__(self, experiment: Experiment):
+    def __init__(self, experiment: Experiment, *, last_label_only: bool = False):
         settings, catalogue = experiment.config.optimizer, experiment.model.catalogue
         optimizer = make_optimizer(settings, catalogue, experiment.encoder_steps())
         self._state, layout = initial_state(experiment, optimizer)
-        phases = Phases(experiment, optimizer, layout, Ranker(experiment))
-        self._phase = phases.at(0, self._state.params)
-        self._batches: Iterator[Any] = experiment.devices.ahead(self._phase.batches.iterate(0))
+        self._content = experiment.content
+        self._step = compiled_step(experiment, optimizer, layout)
+        batches = train_batches(experiment).iterate(0)
+        if last_label_only:
+            batches = map(_with_last_label_only, batches)
+        self._batches: Iterator[Any] = experiment.devices.ahead(batches)
 
     def __call__(self) -> dict[str, float]:
         """One step; returns the seconds of waiting for its batch."""
@@ -108,13 +116,13 @@ class Training:
 
     def step(self, batch: Any) -> None:
         """One step."""
-        self._state = self._phase.step(self._state, batch, self._phase.content)
+        self._state = self._step(self._state, batch, self._content)
         jax.block_until_ready(self._state)
 
     def compiled_text(self, batch: Any) -> str:
         """The compiled step of a batch, in HLO."""
-        step: Any = self._phase.step
-        return step.lower(self._state, batch, self._phase.content).compile().as_text()
+        step: Any = self._step
+        return step.lower(self._state, batch, self._content).compile().as_text()
 
 
 class Ranking:
@@ -151,7 +159,9 @@ def prepare(case: dict[str, Any]) -> Repeat:
         jax.config.update("jax_compilation_cache_dir", cache)
     if case["kind"] == "peak":
         return peak()
-    return Ranking(case) if case["kind"] == "rank" else Training(make_experiment(case))
+    if case["kind"] == "rank":
+        return Ranking(case)
+    return Training(make_experiment(case), last_label_only=case["last_label_only"])
 
 
 if __name__ == "__main__":

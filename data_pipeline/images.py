@@ -41,9 +41,7 @@ class _Decoded(NamedTuple):
     reason: str = ""
 
 
-def decoded_images(
-    images: Sequence[str], raw_dir: str, cache_dir: str, *, margin: bool = False
-) -> ArrayStore:
+def decoded_images(images: Sequence[str], raw_dir: str, cache_dir: str) -> ArrayStore:
     """The decoded pictures of a catalogue, from the cache or new.
 
     Args:
@@ -51,21 +49,20 @@ def decoded_images(
         fetched; they count as missing.
       raw_dir: folder (or bucket) of the raw files.
       cache_dir: where the store is kept.
-      margin: keep 256 x 256 pixels, for random crops, instead of the 224 x 224 in the centre.
 
     Returns:
-      A store of uint8 [224, 224, 3] (or [256, 256, 3]), RGB.
+      A store of uint8 [224, 224, 3], RGB.
 
     Raises:
       UserError: if no picture can be read.
     """
-    root, side = epath.Path(raw_dir).expanduser(), RESIZE if margin else CROP
-    key = _key(images, root, side)
+    root = epath.Path(raw_dir).expanduser()
+    key = _key(images, root)
     store = array_store.find(cache_dir, key)
     if store is not None:
         return store
     counts, notes = Counter[str](images=0, images_missing=0, images_broken=0), list[str]()
-    pictures = _readable(images, root, side, counts, notes)
+    pictures = _readable(images, root, counts, notes)
     first = next(pictures, None)
     if first is None:
         raise UserError(
@@ -89,13 +86,13 @@ def decoded_images(
 
 
 def _readable(
-    images: Sequence[str], root: epath.Path, side: int, counts: Counter[str], notes: list[str]
+    images: Sequence[str], root: epath.Path, counts: Counter[str], notes: list[str]
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(item, pixels) of the pictures that can be read; counts and notes the others."""
     named = [(i + 1, name) for i, name in enumerate(images) if name]
     counts["items_without_image"] = len(images) - len(named)
     with ThreadPoolExecutor(_THREADS) as pool:
-        results = _in_order(pool, root, [name for _, name in named], side)
+        results = _in_order(pool, root, [name for _, name in named])
         bar = track(results, "Decoding images", len(named), disable=len(named) < _LONG)
         for (item, name), result in zip(named, bar, strict=True):
             if result.pixels is not None:
@@ -107,24 +104,24 @@ def _readable(
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, root: epath.Path, names: Sequence[str], side: int
+    pool: ThreadPoolExecutor, root: epath.Path, names: Sequence[str]
 ) -> Iterator[_Decoded]:
     """Results as they are asked for, few of them ahead."""
     ahead: deque[Future[_Decoded]] = deque()
     for name in names:
-        ahead.append(pool.submit(_decode, root, name, side))
+        ahead.append(pool.submit(_decode, root, name))
         if len(ahead) > 4 * _THREADS:
             yield ahead.popleft().result()
     while ahead:
         yield ahead.popleft().result()
 
 
-def _decode(root: epath.Path, name: str, side: int) -> _Decoded:
+def _decode(root: epath.Path, name: str) -> _Decoded:
     if "://" in name:
         return _Decoded(None, True, "it is a URL; download it and name the file instead")
     try:
         with (root / name).open("rb") as file, Image.open(file) as picture:
-            return _Decoded(_prepared(picture.convert("RGB"), side))
+            return _Decoded(_prepared(picture.convert("RGB")))
     except _NO_PICTURE as error:
         return _Decoded(None, False, str(error))
     except OSError as error:
@@ -135,21 +132,21 @@ def _decode(root: epath.Path, name: str, side: int) -> _Decoded:
         return _Decoded(None, False, str(error))
 
 
-def _prepared(picture: Image.Image, side: int) -> np.ndarray:
-    """uint8 [side, side, 3], as torchvision's Resize and CenterCrop make it."""
+def _prepared(picture: Image.Image) -> np.ndarray:
+    """uint8 [224, 224, 3], as torchvision's Resize and CenterCrop make it."""
     width, height = picture.size
     short = min(width, height)
     if max(width, height) > _MOST_OBLONG * short:
         raise ValueError(f"{width} x {height} pixels are a line, not a picture")
     size = (int(RESIZE * width / short), int(RESIZE * height / short))
     resized = picture.resize(size, Image.Resampling.BILINEAR)
-    left, top = (round((n - side) / 2) for n in size)
-    return np.asarray(resized.crop((left, top, left + side, top + side)))
+    left, top = (round((n - CROP) / 2) for n in size)
+    return np.asarray(resized.crop((left, top, left + CROP, top + CROP)))
 
 
-def _key(images: Sequence[str], root: epath.Path, side: int) -> str:
+def _key(images: Sequence[str], root: epath.Path) -> str:
     """Names, sizes and times of the files stand for their contents: they may be 30 GB."""
-    digest = hashlib.sha256(json.dumps([_VERSION, side, len(images)]).encode())
+    digest = hashlib.sha256(json.dumps([_VERSION, CROP, len(images)]).encode())
     for item, name in enumerate(images):
         if name:
             path = root / name

@@ -25,7 +25,7 @@ from tssr_jax.errors import UserError
 
 Batch = dict[str, Any]
 EvalSplit = Literal["validation", "test"]
-WINDOWS = ("last", "strided", "prefixes")
+WINDOWS = ("last", "strided")
 _ITEMS_AT_A_TIME = 2**18
 # Items at the end of a sequence that a split must not see as input.
 HELD_OUT = {"train": 2, "validation": 2, "test": 1}
@@ -57,8 +57,7 @@ class TrainWindows:
     Args:
       lengths: int64 [num_users], of whole sequences.
       kind: "last", the newest window of each user; "strided", windows whose ends are `stride`
-        items apart, until all items are in one; "prefixes", one for each item after the first,
-        which ends there.
+        items apart, until all items are in one.
       max_length: L.
       stride: see above; at most L.
     """
@@ -72,8 +71,6 @@ class TrainWindows:
         if kind == "strided":
             self._stride = stride
             numbers += -(-np.maximum(trained - (max_length + 1), 0) // stride)
-        elif kind == "prefixes":
-            numbers = trained - 1
         self.number = int(numbers.sum())
         self.num_users = users.size
         self._users, self._trained = tf.constant(users), tf.constant(trained)
@@ -125,7 +122,6 @@ class TrainBatches:
     ):
         self._store = store
         self._windows = TrainWindows(store.lengths, windows, max_length, window_stride)
-        self._last_label_only = windows == "prefixes"
         self._batch_size = batch_size
         self._max_length = max_length
         self._seed = seed
@@ -167,7 +163,7 @@ class TrainBatches:
         windows = self._store.rows(users[read]).windows(ends[read], self._max_length + 1)
         sizes = tf.minimum(ends, self._max_length + 1)
         if self._held_out is not None:
-            windows = without_items(windows, self._held_out, self._last_label_only)
+            windows = without_items(windows, self._held_out)
             sizes = tf.math.count_nonzero(windows, axis=1)
             row_mask &= sizes > 0
         if self._reorder_rate:
@@ -177,14 +173,12 @@ class TrainBatches:
         if self._encoders:
             first, end = (n * devices // self._cut.num_rows for n in (own.start, own.stop))
             batch["distinct"] = {
-                name: prepared.part(windows[:, :-1], step, devices, slice(first, end))
+                name: prepared.part(windows[:, :-1], devices, slice(first, end))
                 for name, prepared in self._encoders.items()
             }
         if whole:
             windows = windows[own]
         inputs, labels = windows[:, :-1], windows[:, 1:]
-        if self._last_label_only:
-            labels = tf.concat([tf.zeros_like(labels[:, 1:]), labels[:, -1:]], axis=1)
         batch |= {"item_sequence": inputs, "labels": labels}
         if self._packing:
             first = self._rows.start * devices // self._cut.num_rows
@@ -315,7 +309,7 @@ def held_out_items(config: ml_collections.ConfigDict, num_items: int) -> np.ndar
     return (draws < share) & (np.arange(num_items + 1) > 0)
 
 
-def without_items(windows: tf.Tensor, held_out: np.ndarray, last_label_only: bool) -> tf.Tensor:
+def without_items(windows: tf.Tensor, held_out: np.ndarray) -> tf.Tensor:
     """Windows int32 [rows, length] without these items; the others move to the right.
 
     Where a single item is left there is nothing to predict, and the window is emptied.
@@ -323,12 +317,9 @@ def without_items(windows: tf.Tensor, held_out: np.ndarray, last_label_only: boo
     Args:
       windows: left padded.
       held_out: bool [num_classes].
-      last_label_only: a window whose last item is held out has no label, and is emptied.
     """
     kept = (windows > 0) & ~tf.gather(tf.constant(held_out), windows)
     kept &= tf.math.count_nonzero(kept, axis=1, keepdims=True) > 1
-    if last_label_only:
-        kept &= kept[:, -1:]
     order = tf.argsort(tf.cast(kept, tf.int32), axis=1, stable=True)
     return tf.gather(tf.where(kept, windows, 0), order, batch_dims=1)
 

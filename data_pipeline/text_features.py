@@ -20,7 +20,6 @@ from tokenizers import Tokenizer
 
 from data_pipeline import cache, fetching
 from data_pipeline.ngrams import ngram_features
-from data_pipeline.whitening import whiten
 from tssr_jax.errors import UserError
 from tssr_jax.models.content.bert import Bert, BertConfig, load_params, unit_length
 from tssr_jax.parallel import exactly
@@ -53,32 +52,6 @@ def text_features(
       settings: section `content.text` of the config.
       cache_dir: where features and downloads are kept.
     """
-    features = _plain_features(texts, settings, cache_dir)
-    if settings.whitening:
-        features = TextFeatures(f"{features.key}-white", whiten(features.table))
-    return features
-
-
-def more_text_features(
-    catalogue_texts: Sequence[str],
-    texts: Sequence[str],
-    settings: ml_collections.ConfigDict,
-    cache_dir: str,
-) -> np.ndarray:
-    """Features of further items, float32 [num_texts, width], as the catalogue's were made.
-
-    What whitening takes away is what the catalogue's items have in common.
-    """
-    table = _plain_features(texts, settings, cache_dir).table
-    if settings.whitening:
-        table = whiten(table, _plain_features(catalogue_texts, settings, cache_dir).table)
-    return table[1:]
-
-
-def _plain_features(
-    texts: Sequence[str], settings: ml_collections.ConfigDict, cache_dir: str
-) -> TextFeatures:
-    """Before whitening."""
     if settings.encoder == "ngrams":
         table = ngram_features(["", *texts], settings.ngram_width)
         values = json.dumps([settings.encoder, settings.ngram_width, list(texts)])

@@ -44,9 +44,8 @@ class PreparedText(NamedTuple):
     inputs: TextInputs
     bucket_of_item: np.ndarray
 
-    def part(self, items: tf.Tensor, step: tf.Tensor, num_devices: int, mine: slice) -> Any:
+    def part(self, items: tf.Tensor, num_devices: int, mine: slice) -> Any:
         """See `PreparedEncoder`: of each bucket the ids, int32 [number]."""
-        del step
         units = tuple(map(self.encoder.texts_at_a_time, self.encoder.buckets))
         found = DistinctItems(self.bucket_of_item, units)(items, num_devices)
         return tuple(tf.reshape(ids[mine], [-1]) for ids in found)
@@ -54,7 +53,7 @@ class PreparedText(NamedTuple):
     def catalogue_parts(self, num_devices: int, mine: slice) -> Iterator[Any]:
         """See `PreparedEncoder`; all texts at once, since they lie on the devices."""
         items = tf.range(len(self.bucket_of_item), dtype=tf.int32)[None]
-        part = self.part(items, tf.constant(0, tf.int64), num_devices, mine)
+        part = self.part(items, num_devices, mine)
         yield tuple(ids.numpy() for ids in part)
 
 

@@ -58,26 +58,26 @@ def of_every_position(prepared, modality, config, batch, vectors_of):
 
 
 def of_distinct_items(prepared, modality, config, batch, way):
-    """(loss, gradients, replaced parameters) on devices, as the train step takes them."""
+    """(loss, gradients) on devices, as the train step takes them."""
     devices = Devices(*way)
     model = make_model(config, Catalogue(NUM_ITEMS), devices.rows_axis)
     weights, name = term_weights(config), parameters_name(modality)
-    part = prepared.part(batch["item_sequence"], 0, devices.num_devices, slice(None))
+    part = prepared.part(batch["item_sequence"], devices.num_devices, slice(None))
     batch = {**batch, "distinct": jax.tree.map(np.asarray, part)}
 
     def body(params, batch, inputs):
         def share(params):
-            features, replaced = prepared.encoder.distinct_features(
-                params[name], inputs, batch["distinct"], model.rows_axis, train=True
+            features = prepared.encoder.distinct_features(
+                params[name], inputs, batch["distinct"], model.rows_axis
             )
             outputs = encode(model, params, batch["item_sequence"], {modality: features})
             terms = loss_terms(model, params, outputs, batch, config)
-            return total_loss(terms, weights, model.rows_axis), replaced
+            return total_loss(terms, weights, model.rows_axis)
 
-        (value, replaced), grads = jax.value_and_grad(share, has_aux=True)(params)
+        value, grads = jax.value_and_grad(share)(params)
         if model.rows_axis is not None:
             value, grads = jax.lax.psum((value, grads), model.rows_axis)
-        return value, grads, replaced
+        return value, grads
 
     run = devices.run(body, inputs=(WHOLE, ROWS, WHOLE))
     params = devices.place(initial(prepared, modality, config))

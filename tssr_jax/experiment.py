@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Collection
 from typing import Any
 
 import ml_collections
@@ -64,14 +63,9 @@ class Experiment:
     devices: Devices
     model: TSSR
 
-    def content_layout(self, trained: Collection[str] | None = None) -> dict[str, PartitionSpec]:
-        """How `content` lies on the devices.
-
-        Args:
-          trained: modalities whose inputs are read in place of features; by default those of all
-            encoders that are trained.
-        """
-        whole = {*(self.encoders if trained is None else trained), CHANCES}
+    def content_layout(self) -> dict[str, PartitionSpec]:
+        """How `content` lies on the devices."""
+        whole = {*self.encoders, CHANCES}
         return {name: WHOLE if name in whole else CLASSES for name in self.content}
 
     @property
@@ -97,7 +91,7 @@ class Experiment:
         """Their step sizes, by the names of their parameters."""
         return {
             parameters_name(name): EncoderSteps(
-                section.learning_rate, section.layer_decay, section.train_from_step, encoder.depth
+                section.learning_rate, section.layer_decay, encoder.depth
             )
             for name, encoder in self.trained.items()
             for section in (self.config.content[name],)
@@ -163,9 +157,7 @@ def _prepare_content(
             return prepare_text(data.texts, settings, cache_dir, config.seed)
         return text_features(data.texts, settings, cache_dir)
     images = (data.images, config.data.raw_dir, settings, cache_dir)
-    return (
-        prepare_images(*images, config.seed) if settings.trained_stages else image_features(*images)
-    )
+    return prepare_images(*images) if settings.trained_stages else image_features(*images)
 
 
 def make_model(

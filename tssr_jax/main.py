@@ -105,9 +105,6 @@ _TOP_K = flags.DEFINE_integer("top_k", 10, "--mode=recommend, export: items for 
 _KEEP_SEEN = flags.DEFINE_bool(
     "keep_seen", False, "--mode=recommend: also recommend what is in the history."
 )
-_APPROXIMATE = flags.DEFINE_bool(
-    "approximate", False, "--mode=recommend: on TPUs and GPUs faster lists that miss some items."
-)
 _NEW_ITEMS = flags.DEFINE_string(
     "new_items", None, "--mode=recommend, export: table of items that training has not seen."
 )
@@ -247,7 +244,6 @@ def _recommend(workdir: epath.Path) -> None:
         new_items=new,
         only=only,
         never=never,
-        approximate=_APPROXIMATE.value,
         raw_dir=_RAW_DIR.value,
     )
     run_recommend(workdir, request)

@@ -21,13 +21,11 @@ class EncoderSteps(NamedTuple):
     Attributes:
       learning_rate: of its top layer.
       layer_decay: each layer below has this share of the step size of the one above.
-      from_step: it is not trained before.
       depth: how many layers lie above the parameters of a name.
     """
 
     learning_rate: float
     layer_decay: float
-    from_step: int
     depth: Callable[[str], int]
 
 
@@ -53,7 +51,7 @@ def make_optimizer(
     stages = []
     if config.clip_norm:
         stages.append(clip_by_norm(config.clip_norm, catalogue))
-    stages.append(_adam(config, encoders or {}))
+    stages.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
     if config.weight_decay:
         stages.append(optax.add_decayed_weights(config.weight_decay, mask=_decayed))
     if encoders:
@@ -73,49 +71,23 @@ def clip_by_norm(max_norm: float, catalogue: Catalogue | None) -> optax.Gradient
     return optax.stateless(clip)
 
 
-def _adam(
-    config: ml_collections.ConfigDict, encoders: Mapping[str, EncoderSteps]
-) -> optax.GradientTransformation:
-    """Adam; that of an encoder which is trained later begins when that is."""
-    adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
-    later = {name: steps.from_step for name, steps in encoders.items() if steps.from_step}
-    if not later:
-        return adam
-    transforms = {name: _from_step(adam, step) for name, step in later.items()}
-
-    def labels(params: Any) -> dict[str, str]:
-        return {name: name if name in later else "" for name in params}
-
-    return optax.multi_transform({"": adam, **transforms}, labels)
-
-
-def _from_step(
-    inner: optax.GradientTransformation, first: int
-) -> optax.GradientTransformationExtraArgs:
-    return optax.conditionally_transform(inner, lambda step: step >= first)
-
-
 def _encoder_step_sizes(
     encoders: Mapping[str, EncoderSteps], learning_rate: float
 ) -> optax.GradientTransformation:
-    """Gives content encoders their own step sizes, smaller for lower layers, 0 at first."""
+    """Gives content encoders their own step sizes, smaller for lower layers."""
 
-    def init(params: Any) -> jax.Array:
-        del params
-        return jnp.zeros((), jnp.int32)
-
-    def update(updates: Any, count: jax.Array, params: Any) -> tuple[Any, jax.Array]:
+    def scale(updates: Any, params: Any) -> Any:
         del params
         scaled = dict(updates)
         for encoder, steps in encoders.items():
-            trained = (count >= steps.from_step) * steps.learning_rate / learning_rate
+            top = steps.learning_rate / learning_rate
             scaled[encoder] = {
-                name: optax.tree.scale(trained * steps.layer_decay ** steps.depth(name), layer)
+                name: optax.tree.scale(top * steps.layer_decay ** steps.depth(name), layer)
                 for name, layer in updates[encoder].items()
             }
-        return scaled, count + 1
+        return scaled
 
-    return optax.GradientTransformation(init, update)
+    return optax.stateless(scale)
 
 
 def _decayed(params: Any) -> Any:

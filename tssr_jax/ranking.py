@@ -1,6 +1,6 @@
 """Ranks of held-out items among the whole catalogue, by counting."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -124,7 +124,7 @@ def _catalogue_body(modality: str, encoder: TrainedEncoder, model: TSSR) -> Call
 
     def body(params: Any, part: Any, inputs: Any, table: jax.Array) -> jax.Array:
         own = params[parameters_name(modality)]
-        features, _ = encoder.distinct_features(own, inputs, part, model.rows_axis, train=False)
+        features = encoder.distinct_features(own, inputs, part, model.rows_axis)
         return scatter(table, features)
 
     return body
@@ -157,18 +157,14 @@ class Ranker:
                 inputs=(layout, ROWS, WHOLE, WHOLE),
             )
 
-    def content(self, params: Any, modalities: Iterable[str] | None = None) -> dict[str, Any]:
+    def content(self, params: Any) -> dict[str, Any]:
         """What the content stream reads when nothing is trained: tables of all classes.
 
         An encoder that is trained encodes the catalogue once, each device its share.
-
-        Args:
-          params: the model's parameters.
-          modalities: whose encoders are run; by default those of all that are trained.
         """
         experiment, devices = self._experiment, self._experiment.devices
         content = dict(experiment.content)
-        for name in self._encode if modalities is None else modalities:
+        for name in self._encode:
             prepared = experiment.encoders[name]
             shape = (experiment.data.num_items + 1, prepared.encoder.width)
             table = devices.place(np.zeros(shape, np.float32))

@@ -27,14 +27,29 @@ WITHOUT_EFFECT = (
     "search.sampler",
 )
 # Files that are read: that they hold the same is seen later, by what is in them.
-_PLACES = ("data.raw_dir", "content.text.model_dir", "content.image.model_file")
+PLACES = ("data.raw_dir", "content.text.model_dir", "content.image.model_file")
 # What may differ between two calls for one workdir: also where these lie, and how long to go on.
 MAY_CHANGE = (
     *WITHOUT_EFFECT,
-    *_PLACES,
+    *PLACES,
     "train.num_epochs",
     "train.early_stopping_patience",
 )
+
+
+# Fields that older runs have, with the only value that is still what this version does.
+_REMOVED = {
+    "content.image.augment": False,
+    "content.image.batch_statistics": "frozen",
+    "content.image.train_from_step": 0,
+    "content.text.train_from_step": 0,
+    "content.text.whitening": False,
+    "model.embedding_dropout_rate": 0.0,
+    "model.norm": "post",
+    "model.score_temperature": 0.0,
+}
+# Fields that older runs have and that did nothing without a value of another field.
+_REMOVED_WITHOUT_EFFECT = ("loss.items_per_bucket",)
 
 
 def save_config(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
@@ -46,7 +61,7 @@ def _with_whole_paths(config: ml_collections.ConfigDict) -> ml_collections.Confi
     """Paths from the root on: a run may be asked from another folder."""
     fields = flatten_dict(config.to_dict(), sep=".")
     whole = config.copy_and_resolve_references()
-    for name in _PLACES:
+    for name in PLACES:
         if (path := fields[name]) and "://" not in path and not path.startswith("~"):
             whole.update_from_flattened_dict({name: str(Path(path).absolute())})
     return whole
@@ -69,7 +84,7 @@ def load_config(workdir: epath.Path, raw_dir: str | None = None) -> ml_collectio
             "python -m tssr_jax.main --config=configs/ml100k.py --workdir=DIR"
         )
     try:
-        fields = flatten_dict(json.loads(path.read_text()), sep=".")
+        fields = _without_removed(flatten_dict(json.loads(path.read_text()), sep="."), path)
         config = default.get_config()
         config.update_from_flattened_dict(
             {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
@@ -82,6 +97,22 @@ def load_config(workdir: epath.Path, raw_dir: str | None = None) -> ml_collectio
         config.data.raw_dir = raw_dir
     validate_config(config)
     return config
+
+
+def _without_removed(fields: dict[str, Any], path: epath.Path) -> dict[str, Any]:
+    """Fields of a saved configuration without those that are gone.
+
+    Raises:
+      UserError: if one of them had a value that this version can't reproduce.
+    """
+    for name, same in _REMOVED.items():
+        if fields.get(name, same) != same:
+            raise UserError(
+                f"{path} has {name}={fields[name]!r}, which this version no longer has "
+                "(CHANGELOG.md, Removed): use the version that trained the run."
+            )
+    gone = {*_REMOVED, *_REMOVED_WITHOUT_EFFECT}
+    return {name: value for name, value in fields.items() if name not in gone}
 
 
 def require_same_config(

@@ -14,15 +14,10 @@ from tssr_jax import placement
 from tssr_jax.errors import UserError
 from tssr_jax.evaluate import restore_best
 from tssr_jax.experiment import Experiment
-from tssr_jax.models.tssr import reads_content
 from tssr_jax.ranking import initial_params, params_layout
+from tssr_jax.run_config import PLACES
 from tssr_jax.train_state import TrainState, create_train_state, with_encoders
 
-# Fields under which parameters mean something else, without another shape: of all models, of those
-# with two streams, and of those that read texts.
-_NOT_IN_SHAPES = ("model.streams", "model.num_heads", "model.norm", "model.score_temperature")
-_NOT_IN_SHAPES_OF_TWO = ("model.mixing", "model.id_reads_content", "model.num_unimodal_layers")
-_NOT_IN_SHAPES_OF_TEXTS = ("content.text.encoder", "content.text.whitening")
 _TRAIN_ALIKE = "Train it with the same sections model and content."
 
 
@@ -77,7 +72,7 @@ def started_from(
       UserError: if `workdir` holds no run, or that is of another model.
     """
     other_run, others, _ = restore_best(workdir.expanduser())
-    require_same_meaning(config, other_run.config, workdir)
+    require_same_sections(config, other_run.config, workdir)
     found = {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(others)}
 
     def own(path: Any, x: jax.Array) -> jax.Array:
@@ -105,27 +100,22 @@ def started_from(
     return dataclasses.replace(state, params=params, average=average)
 
 
-def require_same_meaning(
+def require_same_sections(
     config: ml_collections.ConfigDict, other: ml_collections.ConfigDict, workdir: epath.Path
 ) -> None:
-    """Raises UserError if parameters of the run in `workdir` mean something else here.
+    """Raises UserError if the sections `model` and `content` of two runs differ.
 
-    Only what shapes don't tell is compared. Whether an encoder's own weights are the same is not
-    known here.
+    Where files lie may differ; whether an encoder's own weights are the same is not known here.
 
     Args:
       config: of the run that starts.
       other: of the run in `workdir`.
       workdir: for the error.
     """
-    streams, text = config.model.streams, config.content.text
-    fields = _NOT_IN_SHAPES + (_NOT_IN_SHAPES_OF_TWO if len(streams) == 2 else ())
-    if reads_content(streams) and "text" in config.content.modalities:
-        fields += _NOT_IN_SHAPES_OF_TEXTS
-        fields += ("content.text.pooling",) if text.encoder == "bert" else ()
-        fields += ("content.text.lora_alpha",) if text.lora_rank else ()
     here, there = (flatten_dict(own.to_dict(), sep=".") for own in (config, other))
-    for field in fields:
+    for field in here:
+        if field.partition(".")[0] not in ("model", "content") or field in PLACES:
+            continue
         if here[field] != there[field]:
             raise UserError(
                 f"--config.train.init_from={workdir}: that run has {field}={there[field]}, this "

@@ -22,12 +22,7 @@ def competing_scores(scores: jax.Array, excluded: jax.Array, catalogue: Catalogu
 
 
 def best_classes(
-    scores: jax.Array,
-    excluded: jax.Array,
-    k: int,
-    catalogue: Catalogue,
-    *,
-    approximate: bool = False,
+    scores: jax.Array, excluded: jax.Array, k: int, catalogue: Catalogue
 ) -> tuple[jax.Array, jax.Array]:
     """The k classes of each row with the highest scores, best first; of equals the lower id.
 
@@ -36,16 +31,13 @@ def best_classes(
       excluded: int [group_rows, width], the classes that do not compete; -1 is none.
       k: at most the number of items.
       catalogue: how the classes lie on the devices.
-      approximate: by `jax.lax.approx_max_k` (arXiv 2206.14286), which on TPUs and GPUs is faster
-        and misses some; ties are then in any order.
 
     Returns:
       Classes int32 [group_rows, k] and their scores; class 0, score -inf where fewer compete. The
       same on all devices that share a catalogue.
     """
     scores = competing_scores(scores, excluded, catalogue)
-    top = jax.lax.approx_max_k if approximate else jax.lax.top_k
-    values, places = top(scores, min(k, catalogue.shard_classes))
+    values, places = jax.lax.top_k(scores, min(k, catalogue.shard_classes))
     found = catalogue.classes()[places]
     if catalogue.axis is not None:
         values = collectives.all_gather(values, catalogue.axis, 1)

@@ -3,18 +3,24 @@
 import dataclasses
 import datetime
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import ml_collections
+import optax
 from etils import epath
 from rich.console import Console
 from rich.progress import Progress as ProgressBar
 from rich.progress import TaskID
 
 from data_pipeline import report
-from data_pipeline.input_pipeline import NOTHING_TO_TRAIN_ON
+from data_pipeline.input_pipeline import (
+    NOTHING_TO_TRAIN_ON,
+    Cut,
+    TrainBatches,
+    held_out_items,
+    make_train_batches,
+)
 from tssr_jax import processes
 from tssr_jax.checkpointing import Checkpointer, Progress
 from tssr_jax.errors import UserError
@@ -26,7 +32,7 @@ from tssr_jax.experiment import (
     save_data_report,
 )
 from tssr_jax.optimizer import make_optimizer
-from tssr_jax.phases import Phases
+from tssr_jax.parallel import ROWS
 from tssr_jax.preemption import StopRequest
 from tssr_jax.ranking import Ranker, make_eval_batches
 from tssr_jax.reporting import MetricWriter, make_console, make_progress, pairs_table
@@ -36,7 +42,9 @@ from tssr_jax.train_state import (
     NEVER,
     TOTAL,
     TrainState,
+    TrainStep,
     all_finite,
+    make_train_step,
     zero_sums,
 )
 from tssr_jax.validation import validate_config
@@ -97,6 +105,35 @@ def train(
     return evaluate_params(experiment, params, title, workdir, console)["test"]
 
 
+def compiled_step(
+    experiment: Experiment, optimizer: optax.GradientTransformation, layout: Any
+) -> TrainStep:
+    """The train step for all devices, which takes the memory of the state it is given.
+
+    Args:
+      experiment: content, model and devices.
+      optimizer: whose state the train state holds.
+      layout: how the train state lies on the devices.
+    """
+    step = make_train_step(experiment.model, optimizer, experiment.config, experiment.trained)
+    return experiment.devices.run(
+        step, inputs=(layout, ROWS, experiment.content_layout()), output=layout, donate=(0,)
+    )
+
+
+def train_batches(experiment: Experiment) -> TrainBatches:
+    """The training batches of a run, of which this process reads its rows."""
+    config, devices = experiment.config, experiment.devices
+    rows = devices.round_up(config.train.batch_size)
+    return make_train_batches(
+        experiment.sequences,
+        config,
+        Cut(rows, devices.local_rows(rows), devices.num_devices),
+        experiment.encoders,
+        held_out_items(config, experiment.data.num_items),
+    )
+
+
 class Trainer:
     """One run's loop; picks up the newest checkpoint if there is one.
 
@@ -140,9 +177,8 @@ class Trainer:
                 before = epath.Path(config.train.init_from)
                 self.state = started_from(self.state, config, before)
         self._rank = Ranker(experiment)
-        self._phases = Phases(experiment, optimizer, layout, self._rank)
-        self._phase = self._phases.at(int(self.state.step), self.state.params)
-        self._batches = self._phase.batches
+        self._step = compiled_step(experiment, optimizer, layout)
+        self._batches = train_batches(experiment)
         if not self._batches.num_users:
             raise UserError(NOTHING_TO_TRAIN_ON)
         self._validation = make_eval_batches(experiment, "validation")
@@ -174,17 +210,14 @@ class Trainer:
             self._save()
         with make_progress(self._console) as bar:
             task = bar.add_task("Training", total=self._total_steps, completed=step, message="")
-            batches = self._batches_from(step)
+            batches = self._devices.ahead(self._batches.iterate(step))
             while step < self._total_steps and not self._out_of_patience():
                 if self._must_stop(stop, step):
                     self._require_finite_losses()
                     self._save()
                     return False
-                if step == self._phase.end:
-                    self._phase = self._phases.at(step, self.state.params)
-                    batches = self._batches_from(step)
                 started = time.monotonic()
-                self.state = self._phase.step(self.state, next(batches), self._phase.content)
+                self.state = self._step(self.state, next(batches), self._experiment.content)
                 step += 1
                 boundary = self._is_boundary(step)
                 if boundary or step % _STEPS_PER_SYNC == 0:
@@ -195,9 +228,6 @@ class Trainer:
                 if boundary:
                     self._at_boundary(step, bar, task)
         return True
-
-    def _batches_from(self, step: int) -> Iterator[Any]:
-        return self._devices.ahead(self._phase.batches.iterate(step))
 
     def _must_stop(self, stop: StopRequest, step: int) -> bool:
         if jax.process_count() > 1 and step % _STEPS_PER_SYNC:

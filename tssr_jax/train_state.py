@@ -168,11 +168,10 @@ def make_train_step(
             more = draws.negatives and draws.negatives.classes
             rows = touched_rows(batch, more, tables, model.catalogue, model.rows_axis)
             params, opt_state = rows.take(own)
-        grads, terms, replaced = gradients(params, batch, content, draws, rows, state.users)
+        grads, terms = gradients(params, batch, content, draws, rows, state.users)
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, opt_state, params)
             params = optax.apply_updates(params, updates)
-        params = params | {name: params[name] | new for name, new in replaced.items()}
         if rows is not None:
             params, opt_state = rows.put(own, (params, opt_state))
         return TrainState(
@@ -192,7 +191,7 @@ class _Draws(NamedTuple):
     """What a step draws, the same on all devices.
 
     Attributes:
-      key: of dropout and of buckets.
+      key: of dropout.
       known: bool [shard_classes], see `_some_ids`; None where all items are known.
       negatives: see `losses.sampled`; None without.
     """
@@ -220,10 +219,10 @@ def _draw(
 
 def _make_gradients(
     model: TSSR, config: ml_collections.ConfigDict, encoders: Mapping[str, TrainedEncoder]
-) -> Callable[..., tuple[Any, dict[str, LossTerm], dict[str, Any]]]:
-    """Returns `(params, batch, content, draws, rows) -> gradient, terms, replaced parameters`.
+) -> Callable[..., tuple[Any, dict[str, LossTerm]]]:
+    """Returns `(params, batch, content, draws, rows, users) -> gradient, terms`.
 
-    All are those of the global batch. With `rows` the parameters are cut down to these.
+    Both are those of the global batch. With `rows` the parameters are cut down to these.
     """
     weights, axis = term_weights(config), model.rows_axis
 
@@ -234,7 +233,7 @@ def _make_gradients(
         draws: _Draws,
         rows: TouchedRows | None,
         users: UserQueue | None,
-    ) -> tuple[Any, dict[str, LossTerm], dict[str, Any]]:
+    ) -> tuple[Any, dict[str, LossTerm]]:
         known = content.get(KNOWN)
         encoder_model = head_model = model
         negatives = draws.negatives
@@ -251,13 +250,12 @@ def _make_gradients(
         competitors = Competitors(
             known=known,
             negatives=negatives,
-            key=jax.random.fold_in(draws.key, 3),
             hard_items=_hard_items(config, params, content, batch, draws.key, axis),
             users=users,
         )
 
-        def loss_fn(params: Any) -> tuple[jax.Array, tuple[dict[str, LossTerm], Any]]:
-            features, replaced = _encode_content(encoders, params, content, batch, axis)
+        def loss_fn(params: Any) -> tuple[jax.Array, dict[str, LossTerm]]:
+            features = _encode_content(encoders, params, content, batch, axis)
             sequence, packed = batch["item_sequence"], batch.get("packed")
             outputs = encode(
                 encoder_model, params, sequence, features, packed, dropout_key=draws.key
@@ -266,13 +264,12 @@ def _make_gradients(
                 head_model, params, outputs, batch, config,
                 item_features=features, competitors=competitors,
             )  # fmt: skip
-            return total_loss(terms, weights, axis), (terms, replaced)
+            return total_loss(terms, weights, axis), terms
 
-        (share, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
-        shares, replaced = aux
+        (share, shares), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
         total, terms = collectives.psum((share, shares), axis)
         grads = placement.sum_gradients(grads, model.catalogue, axis)
-        return grads, {**terms, TOTAL: LossTerm(total, jnp.ones(()))}, replaced
+        return grads, {**terms, TOTAL: LossTerm(total, jnp.ones(()))}
 
     return gradients
 
@@ -320,15 +317,13 @@ def _encode_content(
     content: Mapping[str, Any],
     batch: Mapping[str, Any],
     axis: Axis,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Features of all modalities, and parameters that encoders replace without a gradient."""
-    features, replaced = dict(content), {}
+) -> dict[str, Any]:
+    """Features of all modalities: tables, or of trained encoders those of the batch's items."""
+    features = dict(content)
     for modality, encoder in encoders.items():
         name, part = parameters_name(modality), batch["distinct"][modality]
-        features[modality], replaced[name] = encoder.distinct_features(
-            params[name], content[modality], part, axis, train=True
-        )
-    return features, replaced
+        features[modality] = encoder.distinct_features(params[name], content[modality], part, axis)
+    return features
 
 
 def _some_ids(known: jax.Array, rate: float, key: jax.Array, catalogue: Catalogue) -> jax.Array:

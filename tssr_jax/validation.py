@@ -8,10 +8,8 @@ from tssr_jax.errors import UserError
 from tssr_jax.losses.hard_negatives import HARD_NEGATIVES
 from tssr_jax.losses.info_nce import NEGATIVES
 from tssr_jax.losses.total import NEXT_ITEM
-from tssr_jax.models.blocks import NORMS
 from tssr_jax.models.content.bert import POOLINGS
 from tssr_jax.models.content.fusion import FUSIONS, MODALITIES
-from tssr_jax.models.content.image import BATCH_STATISTICS
 from tssr_jax.models.gate import MIXINGS
 from tssr_jax.models.head import HEADS
 from tssr_jax.models.precision import COMPUTE_DTYPES
@@ -34,14 +32,12 @@ _AT_LEAST = {
     "model.num_cross_layers": 0,
     "model.max_length": 1,
     "model.content_hidden": 0,
-    "model.score_temperature": 0,
     "loss.lambda_user": 0,
     "loss.lambda_item": 0,
     "loss.num_negatives": 1,
     "loss.num_hard_negatives": 1,
     "loss.queue_size": 0,
     "loss.negative_power": 0,
-    "loss.items_per_bucket": 1,
     "optimizer.warmup_steps": 0,
     "optimizer.weight_decay": 0,
     "optimizer.clip_norm": 0,
@@ -52,10 +48,8 @@ _AT_LEAST = {
     "content.text.trained_layers": -1,
     "content.text.lora_rank": 0,
     "content.text.ngram_width": 1,
-    "content.text.train_from_step": 0,
     "content.text.micro_batch": 1,
     "content.image.trained_stages": -1,
-    "content.image.train_from_step": 0,
     "content.image.micro_batch": 1,
     "train.batch_size": 1,
     "train.window_stride": 1,
@@ -90,21 +84,18 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
         ("model.head", HEADS),
         ("model.mixing", MIXINGS),
         ("model.encoder", ENCODERS),
-        ("model.norm", NORMS),
         ("baseline.kind", BASELINES),
         ("search.sampler", SAMPLERS),
         ("train.windows", WINDOWS),
         ("content.fusion", FUSIONS),
         ("content.text.encoder", TEXT_ENCODERS),
         ("content.text.pooling", POOLINGS),
-        ("content.image.batch_statistics", BATCH_STATISTICS),
     ):
         if fields[name] not in known:
             names = ", ".join(value or "''" for value in known)
             raise UserError(f"--config.{name} is {fields[name]!r}; known: {names}.")
     for name in (
         "model.dropout_rate",
-        "model.embedding_dropout_rate",
         "model.id_dropout",
         "optimizer.ema_decay",
         "train.held_out_items",
@@ -132,20 +123,15 @@ def _validate_content(config: ml_collections.ConfigDict) -> None:
             "('text', 'image')."
         )
     text = content.text
-    if text.trained_layers and (text.encoder == "ngrams" or text.whitening):
+    if text.trained_layers and text.encoder == "ngrams":
         raise UserError(
-            f"--config.content.text.trained_layers is {text.trained_layers}: hashed n-grams and "
-            "whitened vectors are frozen; set it to 0."
+            f"--config.content.text.trained_layers is {text.trained_layers}, but hashed n-grams "
+            "have nothing to train: set it to 0, or --config.content.text.encoder=bert."
         )
     if content.text.lora_rank and not content.text.trained_layers:
         raise UserError(
             f"--config.content.text.lora_rank is {content.text.lora_rank}, but no layer is to be "
             "adapted: set --config.content.text.trained_layers=-1, or the number of layers."
-        )
-    if content.image.augment and content.image.trained_stages >= 0:
-        raise UserError(
-            "--config.content.image.augment shows the encoder other crops at each step, so that "
-            "nothing of it can be computed once: set --config.content.image.trained_stages=-1."
         )
     by_content = ranks_by_content(config.model.head, config.model.streams)
     if config.model.id_dropout and not by_content:
@@ -193,12 +179,6 @@ def _validate_large_catalogue(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             "--config.loss.next_item=sampled draws items, never the padding class, which the "
             "reference lets compete: it goes with --config.corrections.exclude_padding_class only."
-        )
-    if kind == "sce" and cut:
-        raise UserError(
-            f"--config.loss.next_item=sce looks for items in the whole catalogue, which "
-            f"--config.model_devices={config.model_devices} cuts: set it to 1, or take full or "
-            "sampled."
         )
     if not config.optimizer.lazy_rows:
         return
@@ -261,11 +241,6 @@ def _validate_experts(model: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"--config.model.mixing=experts scores items by the vectors that the streams read; "
             f"--config.model.head is {model.head!r}: set it to tied."
-        )
-    if model.score_temperature:
-        raise UserError(
-            "--config.model.mixing=experts averages products: it does not go with "
-            f"--config.model.score_temperature, which is {model.score_temperature}; set it to 0."
         )
 
 

@@ -229,7 +229,6 @@ def test_strided_windows_hold_every_item_after_the_first_as_a_label():
         ({"train.batch_size": 2}, {"batch_size": 2}),
         ({"model.max_length": 3}, {"max_length": 3}),
         ({"seed": 5}, {"seed": 5}),
-        ({"train.windows": "prefixes"}, {"windows": "prefixes"}),
         (
             {"train.windows": "strided", "train.window_stride": 3},
             {"windows": "strided", "window_stride": 3},
@@ -250,21 +249,6 @@ def test_batches_are_as_the_configuration_says(setting, options):
     jax.tree.map(np.testing.assert_array_equal, batch, expected)
     assert batch.keys() != first.keys() or not np.array_equal(
         batch["item_sequence"], first["item_sequence"]
-    )
-
-
-def test_prefixes_predict_each_item_once():
-    assert windows_of(max_length=3, windows="prefixes") == sorted(
-        [
-            ([0, 0, 1], [0, 0, 2]),
-            ([0, 1, 2], [0, 0, 3]),
-            ([1, 2, 3], [0, 0, 4]),
-            ([2, 3, 4], [0, 0, 5]),
-            ([3, 4, 5], [0, 0, 6]),
-            ([0, 0, 4], [0, 0, 3]),
-            ([0, 0, 8], [0, 0, 7]),
-            ([0, 8, 7], [0, 0, 6]),
-        ]
     )
 
 
@@ -291,7 +275,7 @@ def fixture_stores(tmp_path, monkeypatch):
     return open_store(prepared_data, 1.0), open_store(prepared_data, 0.0)
 
 
-@pytest.mark.parametrize("windows", ["last", "strided", "prefixes"])
+@pytest.mark.parametrize("windows", ["last", "strided"])
 def test_batches_from_disk_are_those_from_memory(stores, windows):
     options = {"batch_size": 8, "max_length": 4, "seed": 3, "windows": windows}
     options |= {"window_stride": 2, "reorder_rate": 0.5, "packing": True}

@@ -15,11 +15,9 @@ from data_pipeline.fetching import NotReachableError
 from data_pipeline.ngrams import ngram_features
 from data_pipeline.text_features import (
     TextEncoder,
-    more_text_features,
     text_features,
     text_model_folder,
 )
-from data_pipeline.whitening import whiten
 from tests.raw_data import write_text_model
 from tests.reference_numbers import FOLDER
 from tests.text_reference.weights import FIELDS, bert_shapes, random_weights
@@ -160,36 +158,7 @@ def test_ngrams_by_hand():
 def test_settings_say_how_features_are_made(content, tmp_path):
     texts = ["red car", "", "blue car", "green", "blue"]
     plain = text_features(texts, content, str(tmp_path))
-    content.whitening = True
-    white = text_features(texts, content, str(tmp_path))
-    np.testing.assert_array_equal(white.table, whiten(plain.table))
-    more = more_text_features(texts, ["red", "", "car"], content, str(tmp_path))
-    content.whitening = False
-    own = text_features(["red", "", "car"], content, str(tmp_path)).table
-    np.testing.assert_array_equal(more, whiten(own, plain.table)[1:])
     content.update(encoder="ngrams", ngram_width=32)
     hashed = text_features(texts, content, str(tmp_path))
     np.testing.assert_array_equal(hashed.table, ngram_features(["", *texts], 32))
-    content.whitening = True
-    both = text_features(texts, content, str(tmp_path))
-    np.testing.assert_array_equal(both.table, whiten(hashed.table))
-    assert len({own.key for own in (plain, white, hashed, both)}) == 4
-
-
-def test_whitening():
-    rng = np.random.default_rng(0)
-    table = (rng.standard_normal((200, 5)) @ rng.standard_normal((5, 5)) + 3).astype(np.float32)
-    table[[0, 7]] = 0.0
-    white = whiten(table)
-    np.testing.assert_allclose(whiten(table[[0, 3]], table), white[[0, 3]], atol=1e-6)
-    assert not white[[0, 7]].any()
-    rest = np.delete(white, [0, 7], axis=0)
-    np.testing.assert_allclose(rest.mean(axis=0), 0, atol=1e-5)
-    np.testing.assert_allclose(np.cov(rest.T, bias=True), np.eye(5) / 5, atol=1e-5)
-    # The axes are the old ones: the turn is symmetric, so that nothing is mirrored or swapped.
-    own = np.delete(table, [0, 7], axis=0)
-    turn = np.linalg.lstsq(own - own.mean(axis=0), rest, rcond=None)[0]
-    np.testing.assert_allclose(turn, turn.T, atol=1e-4)
-    # A direction in which nothing varies stays out.
-    flat = np.concatenate([table, np.where(table[:, :1] != 0, 1, 0)], axis=1).astype(np.float32)
-    np.testing.assert_allclose(whiten(flat)[:, 5], 0, atol=1e-5)
+    assert plain.key != hashed.key

@@ -67,13 +67,11 @@ def mask(*items):
 
 def test_windows_close_up_by_hand():
     windows = tf.constant([[0, 1, 2, 3], [4, 2, 5, 2], [2, 2, 2, 2], [1, 3, 4, 2]])
-    kept = without_items(windows, mask(2), last_label_only=False)
-    alone = without_items(windows[:, :2], mask(2), last_label_only=False)
+    kept = without_items(windows, mask(2))
+    alone = without_items(windows[:, :2], mask(2))
     np.testing.assert_array_equal(alone, [[0, 0], [0, 0], [0, 0], [1, 3]])
     expected = [[0, 0, 1, 3], [0, 0, 4, 5], [0, 0, 0, 0], [0, 1, 3, 4]]
     np.testing.assert_array_equal(kept, expected)
-    by_label = without_items(windows, mask(2), last_label_only=True)
-    np.testing.assert_array_equal(by_label, [expected[0], *np.zeros((3, 4))])
 
 
 @pytest.fixture(name="store")
@@ -99,7 +97,7 @@ def test_which_items_training_sees(store):
         return np.flatnonzero(training_counts(store, config, 9)).tolist()
 
     assert seen(windows="last") == [2, 3, 4, 5, 6]  # three items at most; 7 is alone
-    assert seen(windows="prefixes") == [1, 2, 3, 4, 5, 6]
+    assert seen(windows="strided") == [1, 2, 3, 4, 5, 6]
     held_out = held_out_items(config, 9)
     assert held_out is None
     config.train.held_out_items = 0.5
@@ -111,7 +109,7 @@ def test_which_items_training_sees(store):
     assert (held_out != held_out_items(config, 9)).any()
 
 
-@pytest.mark.parametrize("kind", ["last", "strided", "prefixes"])
+@pytest.mark.parametrize("kind", ["last", "strided"])
 def test_batches_contain_no_item_that_is_held_out(store, kind):
     held_out = mask(3, 6)
     batches = TrainBatches(
@@ -128,13 +126,8 @@ def test_batches_contain_no_item_that_is_held_out(store, kind):
         pairs = zip(sequence.tolist(), labels.tolist(), strict=True)
         rows |= {(tuple(x), tuple(y)) for x, y in pairs}
     rows.discard(((0, 0, 0), (0, 0, 0)))
-    whole = ((0, 1, 2), (1, 2, 4))
-    if kind == "prefixes":
-        # Of the labels 2, 3, 4 and 6, two are held out.
-        assert rows == {((0, 0, 1), (0, 0, 2)), ((0, 1, 2), (0, 0, 4))}
-    else:
-        # User 2 is left with one item, which has nothing to predict.
-        assert rows == {whole}
+    # User 2 is left with one item, which has nothing to predict.
+    assert rows == {((0, 1, 2), (1, 2, 4))}
 
 
 def content_config():

@@ -26,7 +26,7 @@ from tssr_jax.train_state import create_train_state, init_params, make_train_ste
         {"streams": ("sum",)},
         {"mixing": "experts", "content_hidden": 4},
         {"mixing": "experts", "id_reads_content": True},
-        {"id_reads_content": True, "score_temperature": 0.1},
+        {"id_reads_content": True},
     ],
     ids=str,
 )

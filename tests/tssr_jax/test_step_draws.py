@@ -53,15 +53,6 @@ def test_dropout_is_drawn_anew_at_each_step_and_by_seed(losses):
     assert not np.isclose(losses(config), [first, second], rtol=1e-5).any()
 
 
-def test_a_loss_of_drawn_buckets_draws_anew_at_each_step(losses):
-    """It is not the whole loss: the buckets hold a part of the positions and classes."""
-    whole, _ = losses(small_config())
-    config = small_config()
-    config.loss.update(next_item="sce", items_per_bucket=3)
-    first, second = losses(config)
-    assert len({round(x, 4) for x in (whole, first, second)}) == 3
-
-
 def test_ids_are_left_out_as_if_their_items_were_unknown(losses):
     config = small_config()
     config.model.head = "content"

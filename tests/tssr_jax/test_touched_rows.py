@@ -36,7 +36,6 @@ FIELDS = {
         "model.mixing": "experts",
         "model.content_hidden": 5,
     },
-    "sce": {"loss.next_item": "sce", "loss.items_per_bucket": 9},
 }
 
 

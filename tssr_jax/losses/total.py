@@ -15,7 +15,6 @@ from tssr_jax.losses.info_nce import ExtraKeys
 from tssr_jax.losses.negatives import Negatives
 from tssr_jax.losses.next_item import next_item_loss
 from tssr_jax.losses.sampled import sampled_next_item_loss
-from tssr_jax.losses.sce import scalable_next_item_loss
 from tssr_jax.losses.term import LossTerm
 from tssr_jax.models import experts
 from tssr_jax.models.content.fusion import ContentFeatures
@@ -26,8 +25,8 @@ from tssr_jax.models.tssr import TSSR, StreamStates, TSSROutputs
 PREDICTION = "prediction"
 # The same by one stream alone, where `config.model.mixing` is "experts"; the gate's is PREDICTION.
 EXPERT_TERMS = {"id": "prediction_id", "content": "prediction_content", "joint": PREDICTION}
-# How next items are predicted: against all classes, drawn ones, or those of buckets.
-NEXT_ITEM = ("full", "sampled", "sce")
+# How next items are predicted: against all classes, or drawn ones.
+NEXT_ITEM = ("full", "sampled")
 USER_TERMS = ("user_text2id", "user_id2text")
 ITEM_TERMS = ("item_text2id", "item_id2text")
 
@@ -38,14 +37,12 @@ class Competitors(NamedTuple):
     Attributes:
       known: bool [shard_classes]; other items do not compete. None lets all compete.
       negatives: of the next items, for `config.loss.next_item="sampled"`.
-      key: from which "sce" draws its buckets.
       hard_items: int [number], further negatives of the item-grained terms; 0 is none.
       users: further negatives of the user-grained terms.
     """
 
     known: jax.Array | None = None
     negatives: Negatives | None = None
-    key: jax.Array | None = None
     hard_items: jax.Array | None = None
     users: UserQueue | None = None
 
@@ -179,15 +176,6 @@ def _prediction(
             *inputs,
             competitors.negatives,
             catalogue=model.catalogue,
-            compute_dtype=model.compute_dtype,
-        )
-    if loss.next_item == "sce":
-        assert competitors.key is not None
-        return scalable_next_item_loss(
-            *inputs,
-            competitors.key,
-            items_per_bucket=loss.items_per_bucket,
-            exclude_padding_class=corrections.exclude_padding_class,
             compute_dtype=model.compute_dtype,
         )
     return next_item_loss(

@@ -1,6 +1,5 @@
 """The residual block that every encoder of the model is a stack of."""
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -12,28 +11,13 @@ from tssr_jax.models.dense import Dense
 from tssr_jax.models.dropout import Dropout
 
 LAYER_NORM_EPSILON = 1e-5
-# Where a block normalises: what a sublayer's sum gives, or what a sublayer reads.
-NORMS = ("post", "pre")
 # Names of what is worth keeping for the gradient: results of products with parameters.
 SAVED = ("projected", "attended", "sublayer", "hidden")
 
 
-def layer_norm(name: str, feature_axes: int | tuple[int, ...] = -1) -> nn.LayerNorm:
-    """Layer norm with biased variance, computed in two passes (exact to float32 rounding).
-
-    Args:
-      name: of its parameters.
-      feature_axes: that scale and bias have.
-    """
-    return nn.LayerNorm(
-        epsilon=LAYER_NORM_EPSILON,
-        use_fast_variance=False,
-        feature_axes=feature_axes,
-        name=name,
-    )
-
-
-_Norm = Callable[[jax.Array], jax.Array]
+def layer_norm(name: str) -> nn.LayerNorm:
+    """Layer norm with biased variance, computed in two passes (exact to float32 rounding)."""
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, name=name)
 
 
 class FeedForward(nn.Module):
@@ -56,9 +40,7 @@ class FeedForward(nn.Module):
 class EncoderBlock(nn.Module):
     """Attention block with learnt residual scalars a and f (docs/method.md, step 2).
 
-    Post-norm, as in the paper: `x1 = LN(x + a * drop(Attn(x)))`, `y = LN(x1 + f * drop(FFN(x1)))`.
-    Pre-norm (arXiv 2002.04745): `x1 = x + a * drop(Attn(LN(x)))`, `y = x1 + f * drop(FFN(LN(x1)))`;
-    whoever stacks blocks then normalises what the last one gives.
+    `x1 = LN(x + a * drop(Attn(x)))`, `y = LN(x1 + f * drop(FFN(x1)))`.
 
     Attributes:
       num_heads: attention heads.
@@ -67,7 +49,6 @@ class EncoderBlock(nn.Module):
       compute_dtype: of the sublayers' products; residual streams and norms are float32.
       residual_init: initial value of a and f. Near 0 blocks start as (almost) the identity, as in
         ReZero (arXiv 2003.04887).
-      norm: one of `NORMS`.
     """
 
     num_heads: int
@@ -75,7 +56,6 @@ class EncoderBlock(nn.Module):
     dropout: Dropout
     compute_dtype: str = "float32"
     residual_init: float = 1e-8
-    norm: str = "post"
 
     @nn.compact
     def __call__(
@@ -85,7 +65,7 @@ class EncoderBlock(nn.Module):
 
         Args:
           x: [batch, length, d_model], the queries and the residual stream.
-          key_value: [batch, key_length, d_model], not normalised with pre-norm, just as x.
+          key_value: [batch, key_length, d_model].
           mask: bool [batch, length, key_length].
           deterministic: whether dropout is off.
 
@@ -96,17 +76,10 @@ class EncoderBlock(nn.Module):
             self.num_heads, self.dropout, self.compute_dtype, name="attention"
         )
         transform = FeedForward(self.d_ffn, self.dropout, self.compute_dtype, name="ffn")
-        before, after = self._norms("attention")
-        attended = attend(before(x), before(key_value), mask, deterministic=deterministic)
-        x = after(self._add("attention", x, attended, deterministic))
-        before, after = self._norms("ffn")
-        transformed = transform(before(x), deterministic=deterministic)
-        return after(self._add("ffn", x, transformed, deterministic))
-
-    def _norms(self, sublayer: str) -> tuple[_Norm, _Norm]:
-        """What normalises a sublayer's input, and its sum; one of the two does nothing."""
-        norm = layer_norm(f"{sublayer}_norm")
-        return (norm, _as_it_is) if self.norm == "pre" else (_as_it_is, norm)
+        attended = attend(x, key_value, mask, deterministic=deterministic)
+        x = layer_norm("attention_norm")(self._add("attention", x, attended, deterministic))
+        transformed = transform(x, deterministic=deterministic)
+        return layer_norm("ffn_norm")(self._add("ffn", x, transformed, deterministic))
 
     def _add(
         self, sublayer: str, x: jax.Array, update: jax.Array, deterministic: bool
@@ -114,7 +87,3 @@ class EncoderBlock(nn.Module):
         start = nn.initializers.constant(self.residual_init)
         scale = self.param(f"{sublayer}_residual_scale", start, ())
         return x + scale * self.dropout(update, deterministic=deterministic)
-
-
-def _as_it_is(x: jax.Array) -> jax.Array:
-    return x

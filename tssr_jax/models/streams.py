@@ -13,10 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from tssr_jax.models.attention import WEIGHTS
-from tssr_jax.models.blocks import SAVED, EncoderBlock, layer_norm
-
-# Of the last states of each stream; with pre-norm only.
-FINAL_NORMS = ("unimodal_norm", "crossed_norm")
+from tssr_jax.models.blocks import SAVED, EncoderBlock
 
 
 class Encoded(NamedTuple):
@@ -35,9 +32,7 @@ class StreamEncoders(nn.Module):
     """Self-attention blocks of each stream, then blocks that attend to the other stream.
 
     Every cross-attention block attends to what the OTHER stream was before the first of them. A
-    parameter is [layers, streams, ...], the self-attention blocks first. Blocks with pre-norm leave
-    it to the stack to normalise what it gives: one norm after the self-attention blocks, another
-    one after the cross-attention blocks, each with parameters [streams, d_model].
+    parameter is [layers, streams, ...], the self-attention blocks first.
 
     Attributes:
       block: what all blocks are alike in.
@@ -92,16 +87,7 @@ class StreamEncoders(nn.Module):
         kept = jax.checkpoint_policies.save_only_these_names(*names)
         run = jax.checkpoint(run, policy=kept, prevent_cse=False)
         (x, other), _ = jax.lax.scan(run, (x, x), (jnp.arange(shape[0]), params, keys))
-        return self._normalised(Encoded(other[::-1] if self.num_cross else x, x))
-
-    def _normalised(self, encoded: Encoded) -> Encoded:
-        if self.block.norm != "pre":
-            return encoded
-        first, last = (layer_norm(name, feature_axes=(0, -1)) for name in FINAL_NORMS)
-        if not self.num_cross:
-            states = first(encoded.crossed)
-            return Encoded(states, states)
-        return Encoded(first(encoded.unimodal), last(encoded.crossed))
+        return Encoded(other[::-1] if self.num_cross else x, x)
 
     def _last_only(self, params: Mapping[str, Any], x: jax.Array, mask: jax.Array) -> Encoded:
         """Leaves out what the last position's state does not depend on.
@@ -125,7 +111,7 @@ class StreamEncoders(nn.Module):
             return self._apply(layer, x, attended, mask[:, -1:]), None
 
         crossed, _ = jax.lax.scan(attend, unimodal[:, :, -1:], rest)
-        return self._normalised(Encoded(unimodal if self.num_cross else crossed, crossed))
+        return Encoded(unimodal if self.num_cross else crossed, crossed)
 
     def attention(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         """How much each position attends to each, mean over heads.
@@ -138,7 +124,7 @@ class StreamEncoders(nn.Module):
           [layers, streams, batch, length, length]; rows sum to 1. Those of the cross-attention
           blocks, which come last, are of the other stream's positions.
         """
-        params, weights = self._of_blocks(), []
+        params, weights = self.variables["params"], []
         other = x
 
         def apply(params: Any, x: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -174,14 +160,10 @@ class StreamEncoders(nn.Module):
 
         return jax.vmap(apply)(params, x, other, keys)
 
-    def _of_blocks(self) -> Mapping[str, Any]:
-        own = self.variables["params"]
-        return {name: value for name, value in own.items() if name not in FINAL_NORMS}
-
     def _parameters(self, shape: tuple[int, int], d_model: int) -> Mapping[str, Any]:
         """Of all blocks, by the names that a block gives them."""
         if not self.is_initializing():
-            return self._of_blocks()
+            return self.variables["params"]
 
         def init(key: jax.Array) -> Any:
             states, mask = jnp.zeros((1, 1, d_model)), jnp.ones((1, 1, 1), bool)

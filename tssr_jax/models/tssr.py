@@ -16,7 +16,7 @@ from tssr_jax.models.content.frozen import FrozenContent
 from tssr_jax.models.content.fusion import ContentFeatures, FusedContent
 from tssr_jax.models.dropout import Dropout
 from tssr_jax.models.gate import Concatenation, Gate
-from tssr_jax.models.head import Head, HeadWeights, unit
+from tssr_jax.models.head import Head, HeadWeights
 from tssr_jax.models.packing import Packed, unpack
 from tssr_jax.models.recurrent import RecurrentEncoder
 from tssr_jax.models.streams import StreamEncoders
@@ -95,7 +95,6 @@ class TSSR(nn.Module):
       content_hidden: see `FrozenContent`.
       compute_dtype: one of `COMPUTE_DTYPES`, see `precision`.
       residual_init: see `EncoderBlock`.
-      norm: see `EncoderBlock`.
       keep_products: see `StreamEncoders`.
       modalities: of the content stream, one or two of `MODALITIES`.
       fusion: of two modalities, see `FusedContent`.
@@ -106,9 +105,6 @@ class TSSR(nn.Module):
       id_reads_content: with two streams, what the id stream encodes is the sum of an item's id
         vector and its content's; see `models.experts` for what its expert scores by. The
         item-grained loss compares with the id vector alone.
-      score_temperature: above 0 scores are cosines divided by it, of states and of the vectors that
-        score them; 0 are products.
-      embedding_dropout_rate: on what the first block reads, item vectors with their positions.
       rows_axis: the device axis that batches are cut along; None on one device.
     """
 
@@ -126,15 +122,12 @@ class TSSR(nn.Module):
     content_hidden: int = 0
     compute_dtype: str = "float32"
     residual_init: float = 1e-8
-    norm: str = "post"
     keep_products: bool = True
     modalities: tuple[str, ...] = ("text",)
     fusion: str = "sum"
     mixing: str = "gate"
     head: str = "classes"
     id_reads_content: bool = False
-    score_temperature: float = 0.0
-    embedding_dropout_rate: float = 0.0
     rows_axis: Axis = None
 
     @property
@@ -151,7 +144,6 @@ class TSSR(nn.Module):
         if reads_content(self.streams):
             self.content_projection = self._make_content_projection()
         dropout = Dropout(self.dropout_rate, self.rows_axis, parent=None)
-        self.embedding_dropout = Dropout(self.embedding_dropout_rate, self.rows_axis)
         both = len(self.streams) == 2
         self.blocks = self._make_encoder(dropout, self.num_cross_layers if both else 0)
         if both and self.mixing in {"gate", "experts"}:
@@ -167,7 +159,7 @@ class TSSR(nn.Module):
             return RecurrentEncoder(self.num_unimodal_layers, dropout)
         block = EncoderBlock(
             *(self.num_heads, self.d_ffn, dropout),
-            *(self.compute_dtype, self.residual_init, self.norm),
+            *(self.compute_dtype, self.residual_init),
             parent=None,
         )
         return StreamEncoders(block, self.num_unimodal_layers, num_cross, self.keep_products)
@@ -241,7 +233,7 @@ class TSSR(nn.Module):
         embeddings = self._embeddings(item_sequence, item_features)
         dropout = not deterministic and self.dropout_rate > 0
         encoded = self.blocks(
-            self._inputs(embeddings, positions, deterministic=deterministic),
+            self._inputs(embeddings, positions),
             mask,
             self.make_rng("dropout") if dropout else None,
             last_only=last_only,
@@ -256,8 +248,6 @@ class TSSR(nn.Module):
             newest = slice(-1, None) if last_only else slice(None)
             by = {name: own.encoded[:, newest] for name, own in states.items()} | {"joint": fused}
             fused = experts.pool(by, id_reads_content=self.id_reads_content)
-        if self.score_temperature:
-            fused = unit(fused)
         return TSSROutputs(states.get("id"), states.get("content"), gate, fused, by)
 
     def attention(
@@ -272,7 +262,7 @@ class TSSR(nn.Module):
             raise ValueError(f"a {self.encoder} has no attention")
         positions = self.position_embedding.embedding[-item_sequence.shape[1] :]
         embeddings = self._embeddings(item_sequence, item_features)
-        inputs = self._inputs(embeddings, positions, deterministic=True)
+        inputs = self._inputs(embeddings, positions)
         weights = self.blocks.attention(inputs, causal_padding_mask(item_sequence))
         return cast(jax.Array, weights)
 
@@ -282,17 +272,12 @@ class TSSR(nn.Module):
         streams = [stream for stream in STREAMS if stream in self.streams]
         return {name: self.embed(name, item_sequence, item_features) for name in streams}
 
-    def _inputs(
-        self, embeddings: Mapping[str, jax.Array], positions: jax.Array, *, deterministic: bool
-    ) -> jax.Array:
+    def _inputs(self, embeddings: Mapping[str, jax.Array], positions: jax.Array) -> jax.Array:
         """What the first block reads, [streams, batch, length, d_model]."""
         inputs = dict(embeddings)
         if self.id_reads_content and len(self.streams) == 2:
             inputs["id"] = embeddings["id"] + embeddings["content"]
-        drop = self.embedding_dropout
-        return jnp.stack(
-            [drop(x + positions, deterministic=deterministic) for x in inputs.values()]
-        )
+        return jnp.stack([x + positions for x in inputs.values()])
 
     def _mix(self, states: list[jax.Array]) -> tuple[jax.Array | None, jax.Array]:
         """The gate, where there is one, and the state that the head reads."""
@@ -319,13 +304,6 @@ class TSSR(nn.Module):
 
     def head_weights(self, item_features: ContentFeatures | None) -> HeadWeights:
         """What scores this device's classes; class 0 is padding."""
-        weights = self._head_weights(item_features)
-        if self.score_temperature:
-            kernel = unit(weights.kernel, axis=0) / self.score_temperature
-            weights = weights._replace(kernel=kernel)
-        return weights
-
-    def _head_weights(self, item_features: ContentFeatures | None) -> HeadWeights:
         weights = self.output()
         known = _known(item_features)
         if known is not None:

@@ -33,7 +33,6 @@ class Request(NamedTuple):
       only: file of the ids that may be recommended, one a line; None allows all.
       never: file of those that may not.
       batch_size: histories ranked at a time.
-      approximate: see `Recommender`.
       raw_dir: see `Recommender.from_workdir`.
     """
 
@@ -45,7 +44,6 @@ class Request(NamedTuple):
     only: Path | None = None
     never: Path | None = None
     batch_size: int = 256
-    approximate: bool = False
     raw_dir: str | None = None
 
 
@@ -101,7 +99,6 @@ def run_recommend(workdir: epath.Path, request: Request) -> None:
         raw_dir=request.raw_dir,
         new_items=request.new_items,
         batch_size=request.batch_size,
-        approximate=request.approximate,
     )
     if only is not None or never is not None:
         recommender = recommender.restricted(only=only, never=never or ())

@@ -15,7 +15,7 @@ import polars as pl
 from data_pipeline.image_inputs import image_features
 from data_pipeline.sources import base, tables
 from data_pipeline.sources.own_files import own_fields
-from data_pipeline.text_features import more_text_features
+from data_pipeline.text_features import text_features
 from data_pipeline.texts import describe
 from tssr_jax import placement
 from tssr_jax.catalogue import Catalogue
@@ -95,11 +95,11 @@ def with_new_items(
 
 def _features(name: str, experiment: Experiment, described: pl.DataFrame) -> np.ndarray:
     """Of the new items, [new items, width], as the catalogue's were made."""
-    config, data = experiment.config, experiment.data
+    config = experiment.config
     settings, cache_dir = config.content[name], config.data.cache_dir
     if name == "text":
         texts = described["text"].to_list()
-        return more_text_features(data.texts, texts, settings, cache_dir)
+        return text_features(texts, settings, cache_dir).table[1:]
     images = described["image"].to_list()
     if not any(images):
         return np.zeros((len(images), experiment.feature_widths[name]), np.float32)

@@ -44,8 +44,8 @@ class Recommender:
         recommender = Recommender.from_workdir("runs/ml100k")
         (result,) = recommender.recommend([["50", "172", "181"]], top_k=5)
 
-    Lists are exact, unless asked otherwise: every item is scored, and of equal scores the item that
-    comes first in the catalogue is better.
+    Lists are exact: every item is scored, and of equal scores the item that comes first in the
+    catalogue is better.
 
     Attributes:
       experiment: what the run is made of.
@@ -58,7 +58,6 @@ class Recommender:
       params: the model's, as they lie on the devices.
       items: the catalogue in its owner's words.
       batch_size: histories that are ranked at a time.
-      approximate: lists by `jax.lax.approx_max_k`: faster on TPUs and GPUs, and misses some items.
     """
 
     def __init__(
@@ -67,8 +66,6 @@ class Recommender:
         params: Any,
         items: Items,
         batch_size: int = 256,
-        *,
-        approximate: bool = False,
     ):
         self.experiment = experiment
         self.items = items
@@ -77,7 +74,6 @@ class Recommender:
         self._params = params
         self._content = Ranker(experiment).content(params)
         self._layouts = (params_layout(experiment), experiment.content_layout())
-        self._approximate = approximate
         self.batch_size = self._devices.round_up(batch_size)
         self._steps: dict[tuple[int, Stream], Callable[..., Found]] = {}
         self._vectors: dict[Space, np.ndarray] = {}
@@ -94,7 +90,6 @@ class Recommender:
         raw_dir: str | None = None,
         new_items: str | Path | None = None,
         batch_size: int = 256,
-        approximate: bool = False,
     ) -> "Recommender":
         """Restores the best checkpoint of a run.
 
@@ -105,7 +100,6 @@ class Recommender:
           new_items: a table of items (CSV or Parquet, columns like those of the catalogue's own)
             that training has not seen; they are ranked, and read, by their content.
           batch_size: histories that are ranked at a time.
-          approximate: see the class.
 
         Raises:
           UserError: if there is no such run, its data is another, or it can't rank new items.
@@ -122,7 +116,7 @@ class Recommender:
             described = read_new_items(Path(new_items), experiment.config.data)
             items = items.with_more(described["item"].to_list(), described["title"].to_list())
             experiment, params = with_new_items(experiment, params, described)
-        return cls(experiment, params, items, batch_size, approximate=approximate)
+        return cls(experiment, params, items, batch_size)
 
     @property
     def tables(self) -> tuple[Any, Any, Choice]:
@@ -335,7 +329,7 @@ class Recommender:
         if (k, stream) not in self._steps:
             params_layout, content_layout = self._layouts
             self._steps[k, stream] = self._devices.run(
-                make_recommend_step(self.model, k, stream, approximate=self._approximate),
+                make_recommend_step(self.model, k, stream),
                 inputs=(params_layout, ROWS, content_layout, WHOLE),
             )
         found = self._steps[k, stream](self._params, batch, self._content, self._choice)

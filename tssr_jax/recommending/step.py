@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from tssr_jax.models import experts
 from tssr_jax.models.content.fusion import ContentFeatures
-from tssr_jax.models.head import HeadWeights, unit
+from tssr_jax.models.head import HeadWeights
 from tssr_jax.models.pure import encode
 from tssr_jax.models.tssr import TSSR
 from tssr_jax.ranking import Scorer, make_scores_step
@@ -47,9 +47,7 @@ class Choice(NamedTuple):
     popularity: jax.Array
 
 
-def make_recommend_step(
-    model: TSSR, k: int, stream: Stream = "fused", *, approximate: bool = False
-) -> Callable[..., Found]:
+def make_recommend_step(model: TSSR, k: int, stream: Stream = "fused") -> Callable[..., Found]:
     """Returns the step of one device, `(params, batch, content, choice) -> Found` of all rows.
 
     The batch has `item_sequence` int [batch, length], `excluded` int [batch, width] (-1 is none)
@@ -59,12 +57,11 @@ def make_recommend_step(
       model: tells how batch and catalogue lie on the devices.
       k: length of a list, at most the number of items.
       stream: whose state is scored, see `chosen_scorer`.
-      approximate: see `best_classes`.
     """
     catalogue = model.catalogue
 
     def best(states: Any, scores: jax.Array, excluded: jax.Array) -> Found:
-        found = best_classes(scores, excluded, k, catalogue, approximate=approximate)
+        found = best_classes(scores, excluded, k, catalogue)
         return Found(*found, states.gate)
 
     def step(
@@ -110,7 +107,6 @@ def chosen_scorer(model: TSSR, choice: Choice, stream: Stream = "fused") -> Scor
                 fused = experts.pool(own, id_reads_content=model.id_reads_content)
             else:
                 fused = getattr(outputs, stream).crossed[:, -1]
-            fused = unit(fused) if model.score_temperature else fused
         gate = jnp.full_like(fused[:, 0], jnp.nan)
         if outputs.gate is not None:
             gate = jnp.where(there, outputs.gate[:, -1].mean(axis=-1), jnp.nan)

@@ -12,7 +12,6 @@ from data_pipeline.packing import pack
 from tests.small_model import FEATURE_DIM, FEATURES, NUM_ITEMS, encode, make
 from tssr_jax.catalogue import Catalogue
 from tssr_jax.experiment import make_model
-from tssr_jax.models import pure
 from tssr_jax.models.attention import causal_padding_mask
 from tssr_jax.models.head import unit
 from tssr_jax.models.pure import attention, head_weights
@@ -172,42 +171,9 @@ def test_content_can_pass_a_hidden_layer():
         np.testing.assert_array_equal(found[1], own["no_content"])
 
 
-@pytest.mark.parametrize("head", ["classes", "content", "tied"])
-def test_scores_can_be_cosines(head):
-    sequence = jnp.array([[0, 1, 2, 3]])
-    features = {"text": FEATURES, "known": np.arange(NUM_ITEMS + 1) != 5}
-    model, params = make(head=head)
-    plain = encode(model, params, sequence, features).fused
-    if head == "classes":
-        features = FEATURES
-    vectors = head_weights(model, params, features).kernel.T
-    model = model.clone(score_temperature=0.1)
-    weights = head_weights(model, params, features)
-    scores = weights.score(encode(model, params, sequence, features).fused, "float32")
-    cosines = np.einsum("ble,ce->blc", plain, vectors)
-    cosines /= np.linalg.norm(plain, axis=-1)[..., None] * np.linalg.norm(vectors, axis=-1)
-    np.testing.assert_allclose(scores, cosines / 0.1 + weights.bias, atol=1e-4)
-
-
 def test_a_vector_of_zeros_has_a_score_and_a_gradient():
     value, gradient = jax.value_and_grad(lambda x: unit(x).sum())(jnp.zeros(3))
     assert value == 0 and np.isfinite(gradient).all()
-
-
-def test_what_the_first_block_reads_is_dropped():
-    model, params = make(dropout_rate=0.0, embedding_dropout_rate=0.5, num_unimodal_layers=0,
-                         num_cross_layers=0)  # fmt: skip
-    sequence, key = jnp.array([[1, 2, 3, 4, 5, 6]]), jax.random.key(0)
-    whole = encode(model, params, sequence, FEATURES)
-    some = pure.encode(model, params, sequence, FEATURES, dropout_key=key)
-    for name in ("id", "content"):
-        kept, all_of_it = getattr(some, name).encoded, getattr(whole, name).encoded
-        np.testing.assert_allclose(kept[kept != 0], 2 * all_of_it[kept != 0], atol=1e-5)
-        assert 0.2 < (kept == 0).mean() < 0.8
-        # What the item-grained terms compare with stays whole.
-        inputs = (getattr(outputs, name).input_embedding for outputs in (some, whole))
-        np.testing.assert_array_equal(*inputs)
-    assert ((some.id.encoded == 0) != (some.content.encoded == 0)).any()
 
 
 def test_attention_by_hand():

@@ -135,7 +135,7 @@ def test_an_export_replaces_an_export_only(exported, workdir, tmp_path):
     "fields",
     [
         {"model.mixing": "experts", "model.head": "tied", "model.id_reads_content": True},
-        {"model.streams": ("sum",), "model.head": "tied", "model.score_temperature": 0.1},
+        {"model.streams": ("sum",), "model.head": "tied"},
     ],
     ids=str,
 )

@@ -94,13 +94,6 @@ def test_what_one_stream_has_found(workdir, recommender, stream):
     assert fused.items != found.items
 
 
-def test_approximate_lists_are_exact_where_nothing_is_left_out(workdir, recommender):
-    """On a processor approx_max_k sorts; elsewhere benchmarks/latency.py tells its recall."""
-    other = Recommender.from_workdir(workdir, batch_size=8, approximate=True)
-    for a, b in zip(other.recommend(HISTORIES), recommender.recommend(HISTORIES), strict=True):
-        assert {x.item for x in a.items} == {x.item for x in b.items} or a.popular
-
-
 def test_lists_do_not_depend_on_the_batch(workdir, recommender):
     histories = HISTORIES * 3
     whole = recommender.recommend(histories, top_k=3)

@@ -25,13 +25,13 @@ def space(*texts):
 def test_a_space_by_hand():
     assert space(
         "optimizer.learning_rate: log 1e-4 1", "model.d_model: choice 32 64",
-        "model.num_cross_layers:range 1 4", "loss.next_item: choice 'full' 'sce'",
+        "model.num_cross_layers:range 1 4", "loss.next_item: choice 'full' 'sampled'",
         "model.streams: choice ('id',) ('content',)",
     ) == [
         Dimension("optimizer.learning_rate", "log", (1e-4, 1.0)),
         Dimension("model.d_model", "choice", (32, 64)),
         Dimension("model.num_cross_layers", "range", (1, 4)),
-        Dimension("loss.next_item", "choice", ("full", "sce")),
+        Dimension("loss.next_item", "choice", ("full", "sampled")),
         Dimension("model.streams", "choice", (("id",), ("content",))),
     ]  # fmt: skip
     assert len(parse_space(default.get_config())) == 10

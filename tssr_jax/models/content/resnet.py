@@ -16,8 +16,6 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from tssr_jax import collectives
-from tssr_jax.collectives import Axis
 from tssr_jax.errors import UserError
 from tssr_jax.models.content.weights import load_tensors
 
@@ -26,7 +24,7 @@ STATISTICS = "batch_stats"
 # How ImageNet's pictures are prepared for these weights (torchvision's documentation).
 RESIZE, CROP = 256, 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_EPSILON, _MOMENTUM = 1e-5, 0.1
+_EPSILON = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,48 +46,17 @@ class ResNetConfig:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation by kept statistics, or by those of all devices' counted images.
-
-    `flax.linen.BatchNorm` averages the devices' means whatever they counted; here every counted
-    image weighs the same, so that statistics don't depend on how a batch is cut.
-
-    Attributes:
-      axis: the device axis whose images are counted together.
-    """
-
-    axis: Axis = None
+    """Batch normalisation by the pretrained statistics, which training leaves as they are."""
 
     @nn.compact
-    def __call__(self, x: jax.Array, counted: jax.Array | None) -> jax.Array:
-        """Normalises each channel.
-
-        Args:
-          x: [images, height, width, channels].
-          counted: bool [images], those whose statistics are taken; None takes the kept ones.
-
-        Returns:
-          The shape of `x`. With `counted`, new kept statistics (collection "batch_stats").
-        """
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises each channel of [images, height, width, channels]."""
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        mean = self.variable(STATISTICS, "mean", jnp.zeros, (channels,))
-        var = self.variable(STATISTICS, "var", jnp.ones, (channels,))
-        used_mean, used_var = mean.value, var.value
-        if counted is not None:
-            weights = counted[:, None, None, None].astype(x.dtype)
-            pixels = x.shape[1] * x.shape[2] * collectives.psum(counted.sum(), self.axis)
-            number = jnp.maximum(pixels, 1)
-            total = collectives.psum((weights * x).sum((0, 1, 2)), self.axis)
-            used_mean = total / number
-            squares = (weights * jnp.square(x - used_mean)).sum((0, 1, 2))
-            used_var = collectives.psum(squares, self.axis) / number
-            if not self.is_initializing():
-                # PyTorch keeps the unbiased estimate.
-                unbiased = used_var * number / jnp.maximum(number - 1, 1)
-                mean.value += _MOMENTUM * (jax.lax.stop_gradient(used_mean) - mean.value)
-                var.value += _MOMENTUM * (jax.lax.stop_gradient(unbiased) - var.value)
-        return (x - used_mean) * jax.lax.rsqrt(used_var + _EPSILON) * scale + bias
+        mean = self.variable(STATISTICS, "mean", jnp.zeros, (channels,)).value
+        var = self.variable(STATISTICS, "var", jnp.ones, (channels,)).value
+        return (x - mean) * jax.lax.rsqrt(var + _EPSILON) * scale + bias
 
 
 class Bottleneck(nn.Module):
@@ -97,21 +64,20 @@ class Bottleneck(nn.Module):
 
     width: int
     stride: int
-    axis: Axis
 
     @nn.compact
-    def __call__(self, x: jax.Array, counted: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         """[images, height, width, channels] -> [..., height / stride, width / stride, 4 width]."""
         out = self.width * EXPANSION
         strides = (self.stride, self.stride)
         y = _conv(self.width, 1, name="conv1")(x)
-        y = nn.relu(BatchNorm(self.axis, name="bn1")(y, counted))
+        y = nn.relu(BatchNorm(name="bn1")(y))
         y = _conv(self.width, 3, strides, name="conv2")(y)
-        y = nn.relu(BatchNorm(self.axis, name="bn2")(y, counted))
-        y = BatchNorm(self.axis, name="bn3")(_conv(out, 1, name="conv3")(y), counted)
+        y = nn.relu(BatchNorm(name="bn2")(y))
+        y = BatchNorm(name="bn3")(_conv(out, 1, name="conv3")(y))
         if self.stride > 1 or x.shape[-1] != out:
             x = _conv(out, 1, strides, name="downsample_conv")(x)
-            x = BatchNorm(self.axis, name="downsample_bn")(x, counted)
+            x = BatchNorm(name="downsample_bn")(x)
         return nn.relu(x + y)
 
 
@@ -119,13 +85,12 @@ class Stem(nn.Module):
     """What comes before the stages: pixels to a quarter of the height and width."""
 
     width: int
-    axis: Axis
 
     @nn.compact
-    def __call__(self, x: jax.Array, counted: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         """[images, height, width, 3] -> [images, height / 4, width / 4, width]."""
         x = _conv(self.width, 7, (2, 2), name="conv1")(x)
-        x = nn.relu(BatchNorm(self.axis, name="bn1")(x, counted))
+        x = nn.relu(BatchNorm(name="bn1")(x))
         return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
 
 
@@ -135,14 +100,13 @@ class Stage(nn.Module):
     size: int
     width: int
     stride: int
-    axis: Axis
 
     @nn.compact
-    def __call__(self, x: jax.Array, counted: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Runs the blocks."""
         for i in range(self.size):
             stride = self.stride if i == 0 else 1
-            x = Bottleneck(self.width, stride, self.axis, name=f"block_{i}")(x, counted)
+            x = Bottleneck(self.width, stride, name=f"block_{i}")(x)
         return x
 
 
@@ -151,28 +115,26 @@ class ResNet(nn.Module):
 
     Attributes:
       config: which ResNet.
-      axis: see `BatchNorm`.
     """
 
     config: ResNetConfig
-    axis: Axis = None
 
     def setup(self) -> None:
         """Makes the stages; the names are those of the parameters."""
-        self.stem = Stem(self.config.width, self.axis)
+        self.stem = Stem(self.config.width)
         for i, size in enumerate(self.config.stage_sizes):
-            stage = Stage(size, self.config.width * 2**i, 1 if i == 0 else 2, self.axis)
+            stage = Stage(size, self.config.width * 2**i, 1 if i == 0 else 2)
             setattr(self, f"stage_{i}", stage)
 
-    def run(self, x: jax.Array, first: int, last: int, counted: jax.Array | None) -> jax.Array:
+    def run(self, x: jax.Array, first: int, last: int) -> jax.Array:
         """Stages first..last - 1; stage -1 is the stem, which takes normalised pixels."""
         for i in range(first, last):
-            x = (self.stem if i < 0 else getattr(self, f"stage_{i}"))(x, counted)
+            x = (self.stem if i < 0 else getattr(self, f"stage_{i}"))(x)
         return x
 
-    def __call__(self, pixels: jax.Array, counted: jax.Array | None = None) -> jax.Array:
+    def __call__(self, pixels: jax.Array) -> jax.Array:
         """Images uint8 [images, height, width, 3] -> vectors [images, num_features]."""
-        return pool(self.run(normalise(pixels), -1, len(self.config.stage_sizes), counted))
+        return pool(self.run(normalise(pixels), -1, len(self.config.stage_sizes)))
 
 
 def normalise(pixels: jax.Array) -> jax.Array:

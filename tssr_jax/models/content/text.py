@@ -109,15 +109,14 @@ class TrainedText:
         return run(params, inputs, ids, ()).reshape(ids.size, -1)
 
     def distinct_features(
-        self, params: Any, inputs: TextInputs, part: Sequence[jax.Array], axis: Axis, *, train: bool
-    ) -> tuple[DistinctFeatures, Any]:
+        self, params: Any, inputs: TextInputs, part: Sequence[jax.Array], axis: Axis
+    ) -> DistinctFeatures:
         """See `TrainedEncoder`; `part` has of each bucket the ids, int [number]."""
-        del train
         vectors = [
             self.encode(params, inputs, own, length)
             for length, own in zip(self.buckets, part, strict=True)
         ]
-        return joined(list(part), vectors, axis), {}
+        return joined(list(part), vectors, axis)
 
     def split(self, params: dict[str, Any], key: jax.Array) -> tuple[dict[str, Any], Any]:
         """What is trained, and what stays as it is, of the whole encoder's parameters.

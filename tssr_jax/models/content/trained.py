@@ -36,8 +36,8 @@ class TrainedEncoder(Protocol):
         """How many layers lie above the parameters of this name (the first of their path)."""
 
     def distinct_features(
-        self, params: Any, inputs: Any, part: Any, axis: Axis, *, train: bool
-    ) -> tuple[DistinctFeatures, Any]:
+        self, params: Any, inputs: Any, part: Any, axis: Axis
+    ) -> DistinctFeatures:
         """Vectors of the distinct items of the global batch, on every device.
 
         Args:
@@ -45,10 +45,6 @@ class TrainedEncoder(Protocol):
           inputs: what every step reads, whole on each device.
           part: what the batch brings for this device's share of the items.
           axis: the device axis that the batch is cut along.
-          train: whether statistics of the batch are taken, where the encoder has any.
-
-        Returns:
-          The features, and parameters that replace some of `params` without a gradient ({}).
         """
 
 
@@ -67,12 +63,10 @@ class MicroBatches(NamedTuple):
     Attributes:
       encode: maps (params, fixed, ids int [size], rows [size, ...]) to a tree of arrays.
       size: of a micro-batch.
-      axis: where `encode` meets other devices, which must agree on what is left out.
     """
 
     encode: Callable[[Any, Any, jax.Array, Any], Any]
     size: int
-    axis: Axis = None
 
     def __call__(self, params: Any, fixed: Any, ids: jax.Array, rows: Any) -> Any:
         """Runs `encode` on all items.
@@ -94,8 +88,7 @@ class MicroBatches(NamedTuple):
     def _cut(self, ids: jax.Array, rows: Any) -> tuple[jax.Array, jax.Array, Any]:
         """Which micro-batches have an item, and their ids and rows."""
         ids, rows = jax.tree.map(lambda x: x.reshape(-1, self.size, *x.shape[1:]), (ids, rows))
-        busy = (ids != NO_ITEM).any(axis=1).astype(jnp.int32)
-        return collectives.pmax(busy, self.axis) > 0, ids, rows
+        return (ids != NO_ITEM).any(axis=1), ids, rows
 
     def _forward(self, params: Any, fixed: Any, ids: jax.Array, rows: Any) -> Any:
         def some_or_none(inputs: tuple[jax.Array, jax.Array, Any]) -> Any:
