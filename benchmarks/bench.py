@@ -32,9 +32,9 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.cases import CASES, PEAK_FLOPS, Case
+from tssr_jax.config.files import write_json
 from tssr_jax.errors import UserError
-from tssr_jax.huge_pages import wanted_environment
-from tssr_jax.run_config import write_json
+from tssr_jax.runtime import wanted_environment
 
 ROOT = Path(__file__).parents[1]
 BASELINE = ROOT / "benchmarks" / "baseline.json"

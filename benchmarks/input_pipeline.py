@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from absl import app, flags
 from ml_collections import config_flags
 
-from data_pipeline.input_pipeline import TrainBatches, make_train_batches
-from data_pipeline.prepare import prepare
-from data_pipeline.store import open_store
+from tssr_jax.data_pipeline.input_pipeline import TrainBatches, make_train_batches
+from tssr_jax.data_pipeline.prepare import prepare
+from tssr_jax.data_pipeline.store import open_store
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/ml100k.py", "Data and batch size.")
 _SECONDS = flags.DEFINE_float("seconds", 3.0, "Length of a run.", lower_bound=0.1)

@@ -16,14 +16,14 @@ import numpy as np
 from absl import app, flags
 from rich.table import Table
 
-from configs import default
-from tssr_jax.experiment import Experiment, make_model
-from tssr_jax.models.tssr import KNOWN
-from tssr_jax.parallel import CLASSES, Devices
+from tssr_jax.config import default
+from tssr_jax.models.content import Content
+from tssr_jax.models.init import init_params, make_model
+from tssr_jax.parallel.devices import CLASSES, Devices
 from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.reporting import make_console
-from tssr_jax.train_state import init_params
+from tssr_jax.run import Run
 
 _ITEMS = flags.DEFINE_multi_integer("items", [10_000, 105_000, 1_000_000], "Catalogues.")
 _REQUESTS = flags.DEFINE_integer("requests", 200, "Single requests that are timed.", 10)
@@ -45,11 +45,13 @@ def make_recommender(num_items: int) -> Recommender:
     features = rng.normal(size=(num_items + 1, FEATURE_DIM)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     known = np.ones(num_items + 1, bool)
-    experiment: Any = Experiment(
+    run: Any = Run(
         config=config,
         data=None,  # type: ignore[arg-type]
         sequences=None,  # type: ignore[arg-type]
-        content={"text": devices.place(features, CLASSES), KNOWN: devices.place(known, CLASSES)},
+        content=Content(
+            {"text": devices.place(features, CLASSES)}, known=devices.place(known, CLASSES)
+        ),
         content_key="",
         encoders={},
         known=known,
@@ -59,7 +61,7 @@ def make_recommender(num_items: int) -> Recommender:
     params = devices.place(init_params(model, {"text": FEATURE_DIM}, seed=0))
     ids = [str(i) for i in range(1, num_items + 1)]
     items = Items(ids, [""] * num_items, np.ones(num_items + 1, np.int64))
-    return Recommender(experiment, params, items, _BATCH.value)
+    return Recommender(run, params, items, _BATCH.value)
 
 
 def times(function: Callable[[], Any], number: int) -> np.ndarray:

@@ -18,9 +18,9 @@ import numpy as np
 from absl import app, flags
 from rich.table import Table
 
-from tssr_jax.catalogue import Catalogue
 from tssr_jax.losses.next_item import TileSize, next_item_loss
 from tssr_jax.models.head import HeadWeights
+from tssr_jax.parallel.catalogue import Catalogue
 from tssr_jax.reporting import make_console
 
 _ITEMS = flags.DEFINE_integer("items", 10_000, "Of the catalogue.", 1)

@@ -27,9 +27,9 @@ from ml_collections import config_flags
 from rich.table import Table
 
 from benchmarks.cases import CASES, PEAK_FLOPS, Case
-from benchmarks.ours import Training, made_up_experiment, peak
-from tssr_jax.experiment import Experiment, build_experiment
+from benchmarks.ours import Training, made_up_run, peak
 from tssr_jax.reporting import make_console
+from tssr_jax.run import Run, build_run
 
 _ONLY = flags.DEFINE_string("only", "step, length", "Only cases whose names contain this.")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration in place of the cases.")
@@ -129,18 +129,18 @@ class Copy:
         self._numbers = jax.block_until_ready(self._add(self._numbers))
 
 
-def profile(name: str, experiment: Experiment, case: Case | None, folder: Path) -> Table:
+def profile(name: str, run: Run, case: Case | None, folder: Path) -> Table:
     """Traces some steps of one batch and adds up their operations.
 
     Args:
       name: for the title.
-      experiment: what is trained.
+      run: what is trained.
       case: tells the floors; None leaves them out.
       folder: of the trace.
     """
     multiply: Any = peak()
     flops_rate, byte_rate = rate(PEAK_FLOPS, multiply), rate(2 * 4 * 2**26, Copy())
-    training = Training(experiment)
+    training = Training(run)
     batch = training.next_batch()
     training.step(batch)
     paths = {
@@ -182,7 +182,7 @@ def main(argv: Sequence[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             name = case.name if case else "configuration"
             kept = Path(_TRACE.value or folder) / re.sub(r"\W+", "_", name)
-            own = made_up_experiment(case.fields()) if case else build_experiment(_CONFIG.value)
+            own = made_up_run(case.fields()) if case else build_run(_CONFIG.value)
             console.print(profile(name, own, case, kept))
 
 

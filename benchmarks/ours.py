@@ -3,6 +3,7 @@
 python -m benchmarks.ours '{"kind": "peak"}' is the measured peak of a 2,048^3 product.
 """
 
+import dataclasses
 import os
 import time
 from collections.abc import Iterator
@@ -16,17 +17,21 @@ import numpy as np
 
 from benchmarks.cases import FEATURE_DIM, PEAK_SIZE
 from benchmarks.worker import Repeat, serve
-from configs import csv, default
-from data_pipeline.prepare import PreparedData
-from data_pipeline.store import SequenceStore
-from data_pipeline.tensorflow_cpu import tf
-from tssr_jax.experiment import Experiment, build_experiment, make_model
-from tssr_jax.losses.negatives import CHANCES, cumulative_chances
-from tssr_jax.optimizer import make_optimizer
-from tssr_jax.parallel import CLASSES, Devices
-from tssr_jax.ranking import Ranker, initial_params, make_eval_batches, params_layout
-from tssr_jax.start import initial_state
-from tssr_jax.train import compiled_step, train_batches
+from configs import csv
+from tssr_jax.config import default
+from tssr_jax.data_pipeline.prepare import PreparedData
+from tssr_jax.data_pipeline.store import SequenceStore
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
+from tssr_jax.evaluation.evaluate import make_eval_batches
+from tssr_jax.evaluation.ranking import Ranker
+from tssr_jax.losses.drawn_items import cumulative_chances
+from tssr_jax.models.content import Content
+from tssr_jax.models.init import make_model
+from tssr_jax.parallel.devices import CLASSES, Devices
+from tssr_jax.run import Run, build_run
+from tssr_jax.training.loop import compiled_step, train_batches
+from tssr_jax.training.optimizer import optimizer_of
+from tssr_jax.training.state import initial_state
 
 
 def configure(case: dict[str, Any]) -> ml_collections.ConfigDict:
@@ -59,26 +64,27 @@ def full_windows(case: dict[str, Any]) -> SequenceStore:
     return SequenceStore.in_memory(tf.constant(items), tf.constant(offsets))
 
 
-def made_up_experiment(case: dict[str, Any]) -> Experiment:
+def made_up_run(case: dict[str, Any]) -> Run:
     """As the program builds it, but of full windows and features that are made up."""
     config = configure(case)
     devices = Devices(config.parallel, config.num_devices)
     model = make_model(config, devices.catalogue(case["num_items"]), devices.rows_axis)
-    content = {}
+    content = Content()
     if "content" in case["streams"]:
         shape = (case["num_items"] + 1, FEATURE_DIM)
         table = np.random.default_rng(1).standard_normal(shape, np.float32)
-        content["text"] = devices.place(table, CLASSES)
+        content = Content({"text": devices.place(table, CLASSES)})
     if case["next_item"] == "sampled":
         competes = np.minimum(np.arange(-1, case["num_items"]), 1)
-        content[CHANCES] = devices.place(cumulative_chances(competes, 0.0))
+        chances = devices.place(cumulative_chances(competes, 0.0))
+        content = dataclasses.replace(content, chances=chances)
     data = PreparedData("", Path(), {"items": case["num_items"]})
-    return Experiment(config, data, full_windows(case), content, "", {}, None, devices, model)
+    return Run(config, data, full_windows(case), content, "", {}, None, devices, model)
 
 
-def make_experiment(case: dict[str, Any]) -> Experiment:
+def make_run(case: dict[str, Any]) -> Run:
     """On real data where the case names any."""
-    return build_experiment(configure(case)) if case["folder"] else made_up_experiment(case)
+    return build_run(configure(case)) if case["folder"] else made_up_run(case)
 
 
 def _with_last_label_only(batch: dict[str, Any]) -> dict[str, Any]:
@@ -91,16 +97,15 @@ def _with_last_label_only(batch: dict[str, Any]) -> dict[str, Any]:
 class Training:
     """Steps of training, each with the wait for its batch."""
 
-    def __init__(self, experiment: Experiment, *, last_label_only: bool = False):
-        settings, catalogue = experiment.config.optimizer, experiment.model.catalogue
-        optimizer = make_optimizer(settings, catalogue, experiment.encoder_steps())
-        self._state, layout = initial_state(experiment, optimizer)
-        self._content = experiment.content
-        self._step = compiled_step(experiment, optimizer, layout)
-        batches = train_batches(experiment).iterate(0)
+    def __init__(self, run: Run, *, last_label_only: bool = False):
+        optimizer = optimizer_of(run)
+        self._state, layout = initial_state(run, optimizer)
+        self._content = run.content
+        self._step = compiled_step(run, optimizer, layout)
+        batches = train_batches(run).iterate(0)
         if last_label_only:
             batches = map(_with_last_label_only, batches)
-        self._batches: Iterator[Any] = experiment.devices.ahead(batches)
+        self._batches: Iterator[Any] = run.devices.ahead(batches)
 
     def __call__(self) -> dict[str, float]:
         """One step; returns the seconds of waiting for its batch."""
@@ -129,12 +134,10 @@ class Ranking:
     """Ranks of all users of a made-up data set."""
 
     def __init__(self, case: dict[str, Any]):
-        experiment = made_up_experiment(case)
-        self._params = experiment.devices.build(
-            lambda: initial_params(experiment), params_layout(experiment)
-        )
-        self._rank = Ranker(experiment)
-        self._batches = make_eval_batches(experiment, "test")
+        run = made_up_run(case)
+        self._params = run.devices.build(run.initial_params, run.params_layout)
+        self._rank = Ranker(run)
+        self._batches = make_eval_batches(run, "test")
 
     def __call__(self) -> None:
         """Ranks everybody once."""
@@ -161,7 +164,7 @@ def prepare(case: dict[str, Any]) -> Repeat:
         return peak()
     if case["kind"] == "rank":
         return Ranking(case)
-    return Training(make_experiment(case), last_label_only=case["last_label_only"])
+    return Training(make_run(case), last_label_only=case["last_label_only"])
 
 
 if __name__ == "__main__":

@@ -18,13 +18,14 @@ from absl import app, flags
 from ml_collections import config_flags
 from rich.table import Table
 
-from data_pipeline.input_pipeline import make_train_batches
-from tssr_jax.experiment import Experiment, build_experiment
-from tssr_jax.optimizer import make_optimizer
-from tssr_jax.parallel import CLASSES, ROWS
+from tssr_jax.data_pipeline.input_pipeline import make_train_batches
+from tssr_jax.models.content import CONTENT_LAYOUT
+from tssr_jax.parallel.devices import ROWS
 from tssr_jax.reporting import make_console
-from tssr_jax.start import initial_state
-from tssr_jax.train_state import make_train_step
+from tssr_jax.run import Run, build_run
+from tssr_jax.training.optimizer import make_optimizer
+from tssr_jax.training.state import initial_state
+from tssr_jax.training.step import make_train_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Data and model.")
 _STEPS = flags.DEFINE_integer("steps", 10, "Steps of a block.", lower_bound=1)
@@ -39,19 +40,19 @@ class Way:
       padding: share of the encoded positions that hold no item, of each batch.
     """
 
-    def __init__(self, experiment: Experiment, packing: bool):
-        config = experiment.config.copy_and_resolve_references()
+    def __init__(self, run: Run, packing: bool):
+        config = run.config.copy_and_resolve_references()
         config.train.packing = packing
-        optimizer = make_optimizer(config.optimizer, experiment.model.catalogue)
-        self._state, layout = initial_state(experiment, optimizer)
-        self._step = experiment.devices.run(
-            make_train_step(experiment.model, optimizer, config),
-            inputs=(layout, ROWS, CLASSES),
+        optimizer = make_optimizer(config.optimizer, run.model.classes)
+        self._state, layout = initial_state(run, optimizer)
+        self._step = run.devices.run(
+            make_train_step(run.model, optimizer, config),
+            inputs=(layout, ROWS, CONTENT_LAYOUT),
             output=layout,
             donate=(0,),
         )
-        self._features = experiment.content
-        self._batches: Iterator[Any] = make_train_batches(experiment.sequences, config).iterate(0)
+        self._features = run.content
+        self._batches: Iterator[Any] = make_train_batches(run.sequences, config).iterate(0)
         self._shapes: set[int] = set()
         self.seconds: list[float] = []
         self.compile_seconds: list[float] = []
@@ -76,8 +77,8 @@ def main(argv: Sequence[str]) -> None:
     """Prints one line for each way."""
     del argv
     config: ml_collections.ConfigDict = _CONFIG.value
-    experiment = build_experiment(config)
-    ways = {"padded": Way(experiment, False), "packed": Way(experiment, True)}
+    run = build_run(config)
+    ways = {"padded": Way(run, False), "packed": Way(run, True)}
     for _ in range(_REPEATS.value):
         for way in ways.values():
             way.run(_STEPS.value)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.ours import configure
-from data_pipeline.input_pipeline import make_train_batches
-from tssr_jax.experiment import build_experiment
+from tssr_jax.data_pipeline.input_pipeline import make_train_batches
+from tssr_jax.run import build_run
 
 BATCHES = 60
 
@@ -23,17 +23,17 @@ BATCHES = 60
 def record(case: dict[str, Any]) -> dict[str, Any]:
     """The arrays of the file."""
     config = configure(case)
-    experiment = build_experiment(config)
+    run = build_run(config)
     config.train.packing = False
-    stream = make_train_batches(experiment.sequences, config).iterate(0)
+    stream = make_train_batches(run.sequences, config).iterate(0)
     batches = [next(stream) for _ in range(BATCHES)]
     windows = [np.c_[batch["item_sequence"], batch["labels"][:, -1:]] for batch in batches]
     arrays: dict[str, Any] = {
         "windows": np.stack(windows),
-        "num_items": np.array(experiment.data.num_items),
+        "num_items": np.array(run.data.num_items),
     }
     if case["trained_text"]:
-        inputs = experiment.content["text"]
+        inputs = run.content.inputs["text"]
         arrays |= {"tokens": np.asarray(inputs.tokens), "lengths": np.asarray(inputs.lengths)}
     return arrays
 

@@ -21,9 +21,9 @@ from absl import app, flags
 from ml_collections import config_flags
 from rich.table import Table
 
-from tssr_jax.parallel import CLASSES, ROWS, Devices
+from tssr_jax.parallel.devices import CLASSES, ROWS, Devices
 from tssr_jax.reporting import make_console
-from tssr_jax.sizing import (
+from tssr_jax.tools.sizing import (
     BANDWIDTHS,
     GIB,
     StepSize,
@@ -60,8 +60,8 @@ class Case:
         rng = np.random.default_rng(0)
         run = Devices("shard_map", 0, config.model_devices, devices)
         self._state = run.place(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state))
-        tables = {name: np.zeros(x.shape, np.float32) for name, x in features.items()}
-        self._features = {name: run.place(table, CLASSES) for name, table in tables.items()}
+        tables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), features)
+        self._features = run.place(tables, CLASSES)
         windows = rng.integers(1, _ITEMS.value, batch["labels"].shape, np.int32)
         self._batch = run.place(
             {

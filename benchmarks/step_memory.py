@@ -13,8 +13,8 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from tssr_jax.losses.info_nce import NEGATIVES
-from tssr_jax.sizing import GIB, find_devices, step_size
+from tssr_jax.config.choices import CHOICES
+from tssr_jax.tools.sizing import GIB, find_devices, step_size
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/default.py", "Model and losses.")
 _BATCHES = flags.DEFINE_multi_integer("global_batch", [8192, 65536], "Users over all devices.")
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     for topology in _TOPOLOGIES.value:
         devices = find_devices(topology)
         for config.train.batch_size in _BATCHES.value:
-            for config.loss.negatives in NEGATIVES:
+            for config.loss.negatives in CHOICES["loss.negatives"]:
                 begin = time.perf_counter()
                 size = step_size(config, devices, _ITEMS.value, _FEATURES.value)
                 print(

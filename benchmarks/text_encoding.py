@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from absl import app, flags
 from ml_collections import config_flags
 
-from data_pipeline.prepare import prepare
-from data_pipeline.text_features import TextEncoder, text_model_folder
+from tssr_jax.content.text_features import TextEncoder, text_model_folder
+from tssr_jax.data_pipeline.prepare import prepare
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/ml100k.py", "Data and text encoder.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Runs.", lower_bound=1)

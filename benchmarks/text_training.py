@@ -20,15 +20,15 @@ from absl import app, flags
 from ml_collections import config_flags
 from rich.table import Table
 
-from data_pipeline.input_pipeline import make_train_batches
-from tssr_jax.experiment import build_experiment
-from tssr_jax.models.content.frozen import DistinctFeatures
-from tssr_jax.models.content.text import TextInputs, TrainedText
-from tssr_jax.optimizer import make_optimizer
-from tssr_jax.ranking import initial_params
+from tssr_jax.content.text_encoder import TextInputs, TrainedText
+from tssr_jax.data_pipeline.input_pipeline import make_train_batches
+from tssr_jax.models.content import DistinctFeatures
 from tssr_jax.reporting import make_console
-from tssr_jax.sizing import GIB
-from tssr_jax.train_state import create_train_state, make_train_step, with_encoders
+from tssr_jax.run import build_run
+from tssr_jax.tools.sizing import GIB
+from tssr_jax.training.optimizer import optimizer_of
+from tssr_jax.training.state import initial_state
+from tssr_jax.training.step import make_train_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/text.py:ml1m", "Data and model.")
 _STEPS = flags.DEFINE_integer("steps", 3, "Timed steps of each way.", lower_bound=1)
@@ -66,26 +66,22 @@ class Way:
 
     def __init__(self, name: str, config: ml_collections.ConfigDict):
         self._name = name
-        self._experiment = experiment = build_experiment(config)
-        encoders: dict[str, Any] = dict(experiment.trained)
+        self._run = run = build_run(config)
+        encoders: dict[str, Any] = dict(run.trained)
         if name == "every":
             encoders["text"] = EveryPosition(**vars(encoders["text"]))
-        catalogue = experiment.model.catalogue
-        optimizer = make_optimizer(config.optimizer, catalogue, experiment.encoder_steps())
-        state = create_train_state(initial_params(experiment), optimizer, config)
-        self._state = with_encoders(state, jax.tree.map(jnp.asarray, experiment.pretrained))
-        self._batches = make_train_batches(
-            experiment.sequences, config, encoders=experiment.encoders
-        ).iterate(0)
+        optimizer = optimizer_of(run)
+        self._state, _ = initial_state(run, optimizer)
+        self._batches = make_train_batches(run.sequences, config, encoders=run.encoders).iterate(0)
         self._batch = self._next()
-        model = experiment.model.clone(rows_axis=None)
+        model = run.model.clone(rows_axis=None)
         step = jax.jit(make_train_step(model, optimizer, config, encoders), donate_argnums=0)
         begin = time.perf_counter()
-        self._step = step.lower(self._state, self._batch, experiment.content).compile()
+        self._step = step.lower(self._state, self._batch, run.content).compile()
         self.compile_seconds = time.perf_counter() - begin
         memory: Any = self._step.memory_analysis()
         self.temporary = memory.temp_size_in_bytes
-        self.trained = sum(x.size for x in jax.tree.leaves(experiment.pretrained))
+        self.trained = sum(x.size for x in jax.tree.leaves(run.pretrained))
         self.seconds: list[float] = []
 
     def _next(self) -> Mapping[str, Any]:
@@ -97,7 +93,7 @@ class Way:
     def take(self) -> int:
         """One step; returns the number of distinct items, padding included."""
         begin = time.perf_counter()
-        state = self._step(self._state, self._batch, self._experiment.content)
+        state = self._step(self._state, self._batch, self._run.content)
         self._state = jax.block_until_ready(state)
         self.seconds.append(time.perf_counter() - begin)
         distinct = len(np.unique(self._batch["item_sequence"]))

@@ -4,12 +4,12 @@ r"""Amazon reviews of one category and year.
         --config.data.raw_dir=FOLDER
 
 The argument is a short name below, or a category as its files spell it ("Toys_and_Games-2014").
-data_pipeline/sources/amazon.py says where the files of 2014, 2018 and 2023 are.
+tssr_jax.data_pipeline/sources/amazon.py says where the files of 2014, 2018 and 2023 are.
 """
 
 import ml_collections
 
-from configs import csv
+from tssr_jax.config import load
 
 _SHORT = {
     "beauty": "Beauty",
@@ -32,7 +32,7 @@ _RENAMED = {("Beauty", "2018"): "All_Beauty", ("Beauty", "2023"): "All_Beauty"}
 
 def get_config(edition: str = "toys-2014") -> ml_collections.ConfigDict:
     """Returns the configuration for CATEGORY-YEAR."""
-    config = csv.get_config()
+    config = load("csv")
     name, _, year = edition.rpartition("-")
     category = _SHORT.get(name, name)
     config.data.source = "amazon"

@@ -5,7 +5,7 @@ python -m tssr_jax.main --config=configs/csv.py:FOLDER --workdir=runs/mine
 
 import ml_collections
 
-from configs import default
+from tssr_jax.config import default
 
 
 def get_config(folder: str = "") -> ml_collections.ConfigDict:

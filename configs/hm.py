@@ -11,7 +11,7 @@ of 2 s at length 10) and --config.train.early_stopping_patience=2.
 
 import ml_collections
 
-from configs import default
+from tssr_jax.config import default
 
 
 def get_config() -> ml_collections.ConfigDict:

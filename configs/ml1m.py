@@ -5,7 +5,7 @@ python -m tssr_jax.main --config=configs/ml1m.py --workdir=runs/ml1m
 
 import ml_collections
 
-from configs import default
+from tssr_jax.config import default
 
 
 def get_config() -> ml_collections.ConfigDict:

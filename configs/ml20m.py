@@ -5,11 +5,11 @@ python -m tssr_jax.main --config=configs/ml20m.py --workdir=runs/ml20m
 
 import ml_collections
 
-from configs import ml1m
+from tssr_jax.config import load
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration for MovieLens-20M."""
-    config = ml1m.get_config()
+    config = load("ml1m")
     config.data.source = "ml20m"
     return config

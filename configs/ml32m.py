@@ -5,11 +5,11 @@ python -m tssr_jax.main --config=configs/ml32m.py --workdir=runs/ml32m
 
 import ml_collections
 
-from configs import ml1m
+from tssr_jax.config import load
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration for MovieLens-32M."""
-    config = ml1m.get_config()
+    config = load("ml1m")
     config.data.source = "ml32m"
     return config

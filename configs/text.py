@@ -9,7 +9,7 @@ only.
 
 import ml_collections
 
-from configs import load
+from tssr_jax.config import load
 
 
 def get_config(base: str = "ml100k") -> ml_collections.ConfigDict:

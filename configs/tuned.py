@@ -8,7 +8,7 @@ The argument names another file of this folder, with its own argument behind a s
 
 import ml_collections
 
-from configs import load
+from tssr_jax.config import load
 
 
 def get_config(base: str = "ml100k") -> ml_collections.ConfigDict:

@@ -8,12 +8,12 @@ on short ones. Needs frozen content encoders.
 
 import ml_collections
 
-from configs import tuned
+from tssr_jax.config import load
 
 
 def get_config(base: str = "ml1m") -> ml_collections.ConfigDict:
     """Returns the configuration `base` with tuned settings of model, losses and training."""
-    config = tuned.get_config(base)
+    config = load(f"tuned:{base}")
     config.model.id_reads_content = False
     # 128 learns more in as many epochs, which take twice as long.
     config.model.d_model = 64

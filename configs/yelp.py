@@ -7,7 +7,7 @@ Download: https://business.yelp.com/data/resources/open-dataset/
 
 import ml_collections
 
-from configs import default
+from tssr_jax.config import default
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -1,1 +1,1 @@
-"""From raw dumps to batches: sources -> sequences -> builder -> features -> input pipeline."""
+"""The data pipeline's commands in a checkout; its code is `tssr_jax/data_pipeline/`."""

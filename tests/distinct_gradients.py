@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import default
-from tssr_jax.catalogue import Catalogue
-from tssr_jax.experiment import make_model
-from tssr_jax.losses.total import loss_terms, term_weights, total_loss
-from tssr_jax.models.content.trained import parameters_name
-from tssr_jax.models.pure import encode
-from tssr_jax.parallel import ROWS, WHOLE, Devices
-from tssr_jax.train_state import init_params
+from tests.losses import loss_terms, term_weights
+from tssr_jax.config import default
+from tssr_jax.content.trained import parameters_name
+from tssr_jax.losses.objective import total_loss
+from tssr_jax.models.apply import encode
+from tssr_jax.models.init import init_params, make_model
+from tssr_jax.parallel.catalogue import Catalogue
+from tssr_jax.parallel.devices import ROWS, WHOLE, Devices
 
 NUM_ITEMS = 20
 NOTHING = 7  # an item without content

@@ -14,7 +14,7 @@ from configs import csv
 from tests.resnet_weights import random_weights, resnet_shapes
 from tests.text_reference.weights import bert_shapes
 from tests.text_reference.weights import random_weights as random_bert
-from tssr_jax.models.content.bert import BertConfig
+from tssr_jax.content.bert import BertConfig
 
 WORDS = ("red", "blue", "green", "car", "boat", "plane", "game", "puzzle", "big", "small")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import polars as pl
 
 from configs import amazon, csv, hm, mind, ml1m, ml10m, ml20m, ml25m, ml32m, ml100k, yelp
-from data_pipeline.sources import SOURCES, Dump
-from data_pipeline.texts import describe
 from tests.raw_data import write_images
+from tssr_jax.data_pipeline.sources import SOURCES, Dump
+from tssr_jax.data_pipeline.texts import describe
 
 NUM_USERS, NUM_ITEMS = 40, 20
 START = 1_700_000_000

@@ -11,10 +11,10 @@ import ml_collections
 import numpy as np
 from flax import traverse_util
 
-from configs import default
-from tssr_jax.catalogue import Catalogue
-from tssr_jax.experiment import make_model
+from tssr_jax.config import default
+from tssr_jax.models.init import make_model
 from tssr_jax.models.tssr import TSSR
+from tssr_jax.parallel.catalogue import Catalogue
 
 FOLDER = Path(os.environ.get("TSSR_GOLDEN_DIR") or Path(__file__).parent / "golden")
 

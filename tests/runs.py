@@ -8,29 +8,30 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tssr_jax.checkpointing import Checkpointer
-from tssr_jax.experiment import build_experiment
-from tssr_jax.optimizer import make_optimizer
-from tssr_jax.ranking import initial_params
-from tssr_jax.train_state import create_train_state, init_params
+from tests.losses import restore_newest
+from tssr_jax.checkpoints.checkpointer import Checkpointer
+from tssr_jax.models.init import init_params
+from tssr_jax.run import build_run
+from tssr_jax.training.optimizer import make_optimizer
+from tssr_jax.training.state import create_train_state
 
 ROOT = Path(__file__).parents[1]
 
 
 def final_state(config, workdir):
     """The newest checkpoint's state, as plain arrays."""
-    experiment = build_experiment(config)
-    params = init_params(experiment.model, experiment.feature_widths, config.seed)
+    run = build_run(config)
+    params = init_params(run.model, run.feature_widths, config.seed)
     target = create_train_state(params, make_optimizer(config.optimizer), config)
-    with Checkpointer(workdir, experiment.data.num_items) as checkpointer:
-        state, progress = checkpointer.restore_newest(target)
+    with Checkpointer(workdir, run.data.num_items) as checkpointer:
+        state, progress = restore_newest(checkpointer, target)
     return jax.tree.map(np.asarray, state), progress
 
 
 def best_params(config, workdir):
     """The best checkpoint's parameters, as plain arrays."""
-    target = initial_params(build_experiment(config))
-    with Checkpointer(workdir, build_experiment(config).data.num_items) as checkpointer:
+    target = build_run(config).initial_params()
+    with Checkpointer(workdir, build_run(config).data.num_items) as checkpointer:
         params, _ = checkpointer.restore_best(target)
     return jax.tree.map(np.asarray, params)
 
@@ -83,7 +84,7 @@ def command(config, workdir, *flags):
     ]  # fmt: skip
 
 
-def run(*args, **kwargs):
+def run_command(*args, **kwargs):
     return subprocess.run(*args, cwd=ROOT, capture_output=True, text=True, check=False, **kwargs)
 
 

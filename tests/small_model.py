@@ -4,15 +4,14 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from configs import default
-from tssr_jax.catalogue import Catalogue
-from tssr_jax.experiment import make_model
-from tssr_jax.models import pure
-from tssr_jax.train_state import init_params
+from tssr_jax.config import default
+from tssr_jax.models import apply
+from tssr_jax.models.init import init_params, make_model
+from tssr_jax.parallel.catalogue import Catalogue
 
 NUM_ITEMS, FEATURE_DIM = 12, 6
 WIDTHS = {"text": FEATURE_DIM}
-encode = jax.jit(pure.encode, static_argnums=0, static_argnames="last_only")
+encode = jax.jit(apply.encode, static_argnums=0, static_argnames="last_only")
 FEATURES = jax.random.normal(jax.random.key(9), (NUM_ITEMS + 1, FEATURE_DIM))
 
 

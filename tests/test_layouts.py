@@ -9,9 +9,9 @@ import pytest
 from tests.raw_data import write_image_model, write_text_model
 from tests.raw_layouts import NUM_ITEMS, NUM_USERS, write_layout
 from tests.runs import best_params
-from tssr_jax.evaluate import evaluate
-from tssr_jax.experiment import build_experiment
-from tssr_jax.train import train
+from tssr_jax.evaluation.evaluate import evaluate
+from tssr_jax.run import build_run
+from tssr_jax.training.loop import train
 
 # Of MovieLens and Amazon not every size and year: they differ in what is read, which
 # tests/data_pipeline/test_sources.py looks at, and in nothing behind it.
@@ -61,8 +61,8 @@ def test_hm_with_pictures_and_both_encoders_trained(tmp_path, fusion):
     config.optimizer.ema_decay = 0.5
     metrics = train(config, tmp_path / "run")
     assert evaluate(tmp_path / "run") == metrics
-    experiment = build_experiment(config)
-    images = experiment.encoders["image"]
+    run = build_run(config)
+    images = run.encoders["image"]
     assert images.store.counts == {
         "images": NUM_ITEMS - 3, "images_broken": 1, "images_missing": 0, "items_without_image": 2
     }  # fmt: skip

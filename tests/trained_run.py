@@ -4,7 +4,7 @@ import pytest
 
 from tests.raw_data import tiny_config
 from tssr_jax.recommending.recommender import Recommender
-from tssr_jax.train import train
+from tssr_jax.training.loop import train
 
 
 @pytest.fixture(name="workdir", scope="package")

@@ -15,9 +15,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from data_pipeline.tensorflow_cpu import tf
+from tssr_jax.config.files import write_whole
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.errors import UserError
-from tssr_jax.run_config import write_whole
 
 METRICS_FILE = "metrics.jsonl"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from configs import ml100k
-from data_pipeline import fetching
-from data_pipeline.sources import SOURCES, Dump, movielens
+from tssr_jax.data_pipeline import fetching
+from tssr_jax.data_pipeline.sources import SOURCES, Dump, movielens
 from tssr_jax.errors import UserError
 
 

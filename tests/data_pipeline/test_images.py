@@ -9,10 +9,10 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from data_pipeline import images as module
-from data_pipeline import records
-from data_pipeline.images import decoded_images
 from tests.raw_data import write_images
+from tssr_jax.content import pictures as module
+from tssr_jax.content.pictures import decoded_images
+from tssr_jax.data_pipeline import records
 from tssr_jax.errors import UserError
 
 FOLDER = Path(__file__).parents[1] / "image_reference"
@@ -103,7 +103,7 @@ def test_an_error_of_the_machine_is_no_broken_picture(tmp_path, monkeypatch):
 
 
 def test_tensorflow_datasets_reads_the_store(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_pipeline.array_store._BYTES_PER_SHARD", 2 * 224 * 224 * 3)
+    monkeypatch.setattr("tssr_jax.content.array_store._BYTES_PER_SHARD", 2 * 224 * 224 * 3)
     write_images(tmp_path, [f"{i}.png" for i in range(5)])
     store = decode(["", *(f"{i}.png" for i in range(5))], tmp_path, tmp_path)
     builder = tfds.builder_from_directory(store.folder / "arrays" / records.VERSION)

@@ -7,19 +7,20 @@ import jax
 import numpy as np
 import pytest
 
-from configs import csv, default
-from data_pipeline import builder
-from data_pipeline.input_pipeline import (
+from configs import csv
+from tests.raw_data import write_csv
+from tssr_jax.config import default
+from tssr_jax.data_pipeline import builder
+from tssr_jax.data_pipeline.input_pipeline import (
     Cut,
     EvalBatches,
     TrainBatches,
     excluded_classes,
     make_train_batches,
 )
-from data_pipeline.prepare import prepare
-from data_pipeline.store import SequenceStore, open_store
-from data_pipeline.tensorflow_cpu import tf
-from tests.raw_data import write_csv
+from tssr_jax.data_pipeline.prepare import prepare
+from tssr_jax.data_pipeline.store import SequenceStore, open_store
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.errors import UserError
 
 

@@ -10,11 +10,11 @@ import polars as pl
 import pytest
 
 from configs import csv
-from data_pipeline.prepare import prepare
-from data_pipeline.sources import base
-from data_pipeline.store import open_store
-from data_pipeline.tensorflow_cpu import tf
 from tests.raw_layouts import Raw
+from tssr_jax.data_pipeline.prepare import prepare
+from tssr_jax.data_pipeline.sources import base
+from tssr_jax.data_pipeline.store import open_store
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.errors import UserError
 
 

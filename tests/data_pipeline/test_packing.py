@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs import default
-from data_pipeline.packing import pack
+from tests.losses import loss_terms, term_weights
 from tests.small_model import with_attention
-from tssr_jax.catalogue import Catalogue
-from tssr_jax.experiment import make_model
-from tssr_jax.losses.total import loss_terms, term_weights, total_loss
+from tssr_jax.config import default
+from tssr_jax.data_pipeline.packing import pack
+from tssr_jax.losses.objective import total_loss
+from tssr_jax.models.apply import encode
 from tssr_jax.models.attention import packed_mask
-from tssr_jax.models.pure import encode
-from tssr_jax.train_state import init_params
+from tssr_jax.models.init import init_params, make_model
+from tssr_jax.parallel.catalogue import Catalogue
 
 LENGTH = 6
 
@@ -111,7 +111,7 @@ def test_losses_and_gradients_are_those_of_the_unpacked_windows(fields):
 
     def loss(params, packed):
         outputs = encode(model, params, batch["item_sequence"], features, packed)
-        terms = loss_terms(model, params, outputs, batch, config, item_features=features)
+        terms = loss_terms(model, params, outputs, batch, config, features=features)
         return total_loss(terms, term_weights(config)), terms
 
     run = jax.jit(jax.value_and_grad(loss, has_aux=True))

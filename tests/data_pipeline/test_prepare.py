@@ -12,11 +12,11 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs import csv
-from data_pipeline import builder, cache, records
-from data_pipeline import prepare as prepare_module
-from data_pipeline.prepare import prepare
 from tests.raw_data import write_csv
-from tests.runs import run
+from tests.runs import run_command
+from tssr_jax.data_pipeline import builder, cache, records
+from tssr_jax.data_pipeline import prepare as prepare_module
+from tssr_jax.data_pipeline.prepare import prepare
 from tssr_jax.errors import UserError
 
 
@@ -185,20 +185,20 @@ def test_the_report_has_a_picture_and_its_counts_add_up(data):
 
 def test_preparing_without_training(data, tmp_path):
     command = [
-        sys.executable, "-m", "data_pipeline.prepare",
+        sys.executable, "-m", "tssr_jax.data_pipeline.prepare",
         f"--config=configs/csv.py:{data.raw_dir}", f"--config.data.cache_dir={data.cache_dir}",
     ]  # fmt: skip
-    first = run(command)
+    first = run_command(command)
     assert first.returncode == 0, first.stderr
     assert "interactions read" in first.stdout and first.stdout.startswith("Preparing csv")
-    second = run(command)
+    second = run_command(command)
     assert second.stdout.startswith(" ") and "Preparing" not in second.stdout
     folder = first.stdout.splitlines()[-1]
     assert folder == second.stdout.splitlines()[-1] and Path(folder, "report.json").is_file()
-    failed = run([*command, "--config.data.text_fields=('colour',)"])
+    failed = run_command([*command, "--config.data.text_fields=('colour',)"])
     assert failed.returncode == 1 and "no column 'colour'" in failed.stderr
     assert failed.stderr.startswith("Error: ") and "Traceback" not in failed.stderr
-    failed = run(command[:3])
+    failed = run_command(command[:3])
     assert failed.returncode == 1 and "--config" in failed.stderr
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.interactions import collect
-from data_pipeline.sequences import build_sequences, k_core
+from tssr_jax.data_pipeline.interactions import collect
+from tssr_jax.data_pipeline.sequences import build_sequences, k_core
 from tssr_jax.errors import UserError
 
 

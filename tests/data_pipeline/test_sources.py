@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 
 from configs import amazon, hm
-from data_pipeline.prepare import prepare
-from data_pipeline.sources import SOURCES
-from data_pipeline.texts import describe
 from tests.raw_data import write_images
 from tests.raw_layouts import LAYOUTS, NUM_ITEMS, Raw, walk, write_layout
+from tssr_jax.data_pipeline.prepare import prepare
+from tssr_jax.data_pipeline.sources import SOURCES
+from tssr_jax.data_pipeline.texts import describe
 from tssr_jax.errors import UserError
 
 USER = {"hm": "{:064x}", "yelp": "user {}", "yelp-old": "user {}", "mind": "U{}"}

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from configs import default
-from data_pipeline import text_features as module
-from data_pipeline.fetching import NotReachableError
-from data_pipeline.ngrams import ngram_features
-from data_pipeline.text_features import (
+from tests.raw_data import write_text_model
+from tests.reference_numbers import FOLDER
+from tests.text_reference.weights import FIELDS, bert_shapes, random_weights
+from tssr_jax.config import default
+from tssr_jax.content import text_features as module
+from tssr_jax.content.bert import Bert, BertConfig, load_params
+from tssr_jax.content.ngrams import ngram_features
+from tssr_jax.content.text_features import (
     TextEncoder,
     text_features,
     text_model_folder,
 )
-from tests.raw_data import write_text_model
-from tests.reference_numbers import FOLDER
-from tests.text_reference.weights import FIELDS, bert_shapes, random_weights
+from tssr_jax.data_pipeline.fetching import NotReachableError
 from tssr_jax.errors import UserError
-from tssr_jax.models.content.bert import Bert, BertConfig, load_params
 
 REFERENCE = Path(__file__).parents[1] / "text_reference" / "reference.npz"
 

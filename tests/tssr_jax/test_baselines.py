@@ -5,22 +5,22 @@ import json
 import numpy as np
 import pytest
 
-from data_pipeline.store import SequenceStore
-from data_pipeline.tensorflow_cpu import tf
 from tests.raw_data import tiny_config, write_csv
-from tssr_jax import baselines
-from tssr_jax.baselines import (
+from tssr_jax.config.saved import save_config
+from tssr_jax.config.validation import validate_config
+from tssr_jax.data_pipeline.store import SequenceStore
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
+from tssr_jax.errors import UserError
+from tssr_jax.evaluation import baselines
+from tssr_jax.evaluation.baselines import (
     evaluate_baseline,
     item_knn_scorer,
     item_neighbours,
     run_baseline,
 )
-from tssr_jax.catalogue import Catalogue
-from tssr_jax.errors import UserError
-from tssr_jax.evaluate import PER_USER_FILE
-from tssr_jax.run_config import save_config
-from tssr_jax.train import train
-from tssr_jax.validation import validate_config
+from tssr_jax.evaluation.evaluate import PER_USER_FILE
+from tssr_jax.parallel.catalogue import Catalogue
+from tssr_jax.training.loop import train
 
 
 def store_of(*sequences):

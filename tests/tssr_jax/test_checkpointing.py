@@ -8,11 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from configs import default
-from tssr_jax.checkpointing import Checkpointer, Progress
+from tests.losses import restore_newest, save
+from tssr_jax.checkpoints.checkpointer import Checkpointer, Progress
+from tssr_jax.checkpoints.fingerprint import fingerprints
+from tssr_jax.config import default
 from tssr_jax.errors import UserError
-from tssr_jax.fingerprint import fingerprints
-from tssr_jax.train_state import create_train_state
+from tssr_jax.training.state import create_train_state
 
 NUM_ITEMS = 20
 
@@ -30,12 +31,12 @@ def steps_in(workdir):
 
 def test_two_newest_and_their_best_are_kept_and_restored(tmp_path):
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
-        assert checkpointer.restore_newest(state_at(0)) is None
+        assert restore_newest(checkpointer, state_at(0)) is None
         for step, best in ((10, 10), (20, 20), (30, 20), (40, 20), (50, 20)):
-            checkpointer.save(state_at(step), Progress(best, 0.5, (step - best) // 10))
+            save(checkpointer, state_at(step), Progress(best, 0.5, (step - best) // 10))
     assert steps_in(tmp_path) == [20, 40, 50]
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
-        state, progress = checkpointer.restore_newest(state_at(0))
+        state, progress = restore_newest(checkpointer, state_at(0))
         params, step = checkpointer.restore_best(state_at(0).params)
     assert int(state.step) == 50 and progress == Progress(20, 0.5, 3)
     np.testing.assert_array_equal(state.params["dense"]["kernel"], [50.0] * 3)
@@ -49,8 +50,8 @@ def test_an_average_is_what_ranks_and_the_trained_parameters_are_what_goes_on(tm
         return state.replace(average={"dense": {"kernel": jnp.full((3,), average)}})
 
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
-        checkpointer.save(averaged(10, 7.0), Progress(10, 0.5, 0))
-        state, _ = checkpointer.restore_newest(averaged(0, 0.0))
+        save(checkpointer, averaged(10, 7.0), Progress(10, 0.5, 0))
+        state, _ = restore_newest(checkpointer, averaged(0, 0.0))
         params, _ = checkpointer.restore_best(averaged(0, 0.0).eval_params)
     np.testing.assert_array_equal(state.params["dense"]["kernel"], [10.0] * 3)
     np.testing.assert_array_equal(state.average["dense"]["kernel"], [7.0] * 3)
@@ -59,8 +60,8 @@ def test_an_average_is_what_ranks_and_the_trained_parameters_are_what_goes_on(tm
 
 def test_checkpoints_before_the_first_validation(tmp_path):
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
-        checkpointer.save(state_at(5), Progress())
-        state, progress = checkpointer.restore_newest(state_at(0))
+        save(checkpointer, state_at(5), Progress())
+        state, progress = restore_newest(checkpointer, state_at(0))
         assert int(state.step) == 5 and progress == Progress()
         with pytest.raises(UserError, match="no evaluated checkpoint"):
             checkpointer.restore_best(state_at(0).params)
@@ -68,9 +69,9 @@ def test_checkpoints_before_the_first_validation(tmp_path):
 
 def test_other_shapes_are_named(tmp_path):
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
-        checkpointer.save(state_at(5), Progress(5, 0.1, 0))
+        save(checkpointer, state_at(5), Progress(5, 0.1, 0))
         with pytest.raises(UserError, match=r"dense/kernel has shape \(3,\) .* and \(4,\)"):
-            checkpointer.restore_newest(state_at(0, size=4))
+            restore_newest(checkpointer, state_at(0, size=4))
         with pytest.raises(UserError, match=r"dense/kernel has shape \(3,\) .* and \(4,\)"):
             checkpointer.restore_best(state_at(0, size=4).params)
         with pytest.raises(UserError, match="dense/bias has shape none"):
@@ -79,10 +80,10 @@ def test_other_shapes_are_named(tmp_path):
 
 def test_another_catalogue_is_told(tmp_path):
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
-        checkpointer.save(state_at(5), Progress(5, 0.1, 0))
+        save(checkpointer, state_at(5), Progress(5, 0.1, 0))
     with Checkpointer(tmp_path, NUM_ITEMS + 1) as checkpointer:
         for restore in (
-            lambda: checkpointer.restore_newest(state_at(0)),
+            lambda: restore_newest(checkpointer, state_at(0)),
             lambda: checkpointer.restore_best(state_at(0).params),
         ):
             with pytest.raises(UserError, match="a catalogue of 20 items, this one has 21"):
@@ -94,8 +95,8 @@ def test_a_new_best_leaves_the_old_one_for_the_checkpoint_before_it(tmp_path):
     for step, best in ((10, 10), (20, 10), (30, 10), (40, 40)):
         # Opened anew each time: what to keep does not depend on one process.
         with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
-            checkpointer.restore_newest(state_at(0))
-            checkpointer.save(state_at(step), Progress(best, 0.5, 0))
+            restore_newest(checkpointer, state_at(0))
+            save(checkpointer, state_at(step), Progress(best, 0.5, 0))
     assert steps_in(tmp_path) == [10, 30, 40]
 
 
@@ -115,17 +116,17 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, i
     reports = []
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
         for step, best in ((10, 10), (20, 20)):
-            checkpointer.save(state_at(step, size=3000), Progress(best, 0.5, 0))
+            save(checkpointer, state_at(step, size=3000), Progress(best, 0.5, 0))
     damage(largest_file(tmp_path / "checkpoints" / "20" / item))
     with Checkpointer(tmp_path, NUM_ITEMS, reports.append) as checkpointer:
         if item != "rest":
             params, step = checkpointer.restore_best(state_at(0, size=3000).params)
             assert step == 10 and params["dense"]["kernel"][0] == 10.0
             assert "checkpoints/20 is damaged" in reports.pop()
-        state, progress = checkpointer.restore_newest(state_at(0, size=3000))
+        state, progress = restore_newest(checkpointer, state_at(0, size=3000))
         assert int(state.step) == 10 and progress == Progress(10, 0.5, 0)
         assert "checkpoints/20 is damaged" in reports.pop()
-        checkpointer.save(state_at(20, size=3000), Progress(10, 0.5, 1))
+        save(checkpointer, state_at(20, size=3000), Progress(10, 0.5, 1))
     assert steps_in(tmp_path) == [10, 20]
     assert (tmp_path / "checkpoints-damaged-20-1").is_dir()
 
@@ -133,22 +134,22 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, i
 def test_a_step_that_is_damaged_twice_is_moved_aside_twice(tmp_path):
     for time in (1, 2):
         with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
-            checkpointer.restore_newest(state_at(0))
+            restore_newest(checkpointer, state_at(0))
             for step in (10, 20):
-                checkpointer.save(state_at(step), Progress(10, 0.5, 0))
+                save(checkpointer, state_at(step), Progress(10, 0.5, 0))
         flip(largest_file(tmp_path / "checkpoints" / "20" / "rest"))
         with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
-            assert int(checkpointer.restore_newest(state_at(0))[0].step) == 10
+            assert int(restore_newest(checkpointer, state_at(0))[0].step) == 10
         assert (tmp_path / f"checkpoints-damaged-20-{time}").is_dir()
 
 
 def test_metadata_that_is_gone_is_damage(tmp_path):
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
         for step in (10, 20):
-            checkpointer.save(state_at(step), Progress(step, 0.5, 0))
+            save(checkpointer, state_at(step), Progress(step, 0.5, 0))
     (tmp_path / "checkpoints" / "20" / "params" / "_METADATA").unlink()
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
-        assert int(checkpointer.restore_newest(state_at(0))[0].step) == 10
+        assert int(restore_newest(checkpointer, state_at(0))[0].step) == 10
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_metadata_that_is_gone_is_damage(tmp_path):
 def test_an_error_of_the_machine_is_no_damage(tmp_path, monkeypatch, error, wrapped):
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
         for step in (10, 20):
-            checkpointer.save(state_at(step), Progress(10, 0.5, 0))
+            save(checkpointer, state_at(step), Progress(10, 0.5, 0))
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
 
         def fail(*_, **__):
@@ -174,7 +175,7 @@ def test_an_error_of_the_machine_is_no_damage(tmp_path, monkeypatch, error, wrap
 
         monkeypatch.setattr(checkpointer._manager, "restore", fail)
         with pytest.raises(ValueError if wrapped else type(error)):
-            checkpointer.restore_newest(state_at(0))
+            restore_newest(checkpointer, state_at(0))
         with pytest.raises(ValueError if wrapped else type(error)):
             checkpointer.restore_best(state_at(0).params)
     assert steps_in(tmp_path) == [10, 20]
@@ -184,7 +185,7 @@ def test_what_no_reader_can_tell_from_damage_moves_nothing(tmp_path, monkeypatch
     """Orbax hides some errors of the machine: then no checkpoint can be read."""
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
         for step in (10, 20):
-            checkpointer.save(state_at(step), Progress(10, 0.5, 0))
+            save(checkpointer, state_at(step), Progress(10, 0.5, 0))
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
 
         def fail(*_, **__):
@@ -192,21 +193,21 @@ def test_what_no_reader_can_tell_from_damage_moves_nothing(tmp_path, monkeypatch
 
         monkeypatch.setattr(checkpointer._manager, "restore", fail)
         with pytest.raises(UserError, match=r"No checkpoint .* can be read .*left as they are"):
-            checkpointer.restore_newest(state_at(0))
+            restore_newest(checkpointer, state_at(0))
     assert steps_in(tmp_path) == [10, 20]
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
-        assert int(checkpointer.restore_newest(state_at(0))[0].step) == 20
+        assert int(restore_newest(checkpointer, state_at(0))[0].step) == 20
 
 
 def test_a_state_is_restored_by_its_shapes_alone(tmp_path):
     """Resuming must not hold a second state, which the devices may have no room for."""
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
-        checkpointer.save(state_at(10), Progress(10, 0.5, 0))
-        whole, _ = checkpointer.restore_newest(state_at(0))
+        save(checkpointer, state_at(10), Progress(10, 0.5, 0))
+        whole, _ = restore_newest(checkpointer, state_at(0))
         described = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_at(0)
         )
-        state, progress = checkpointer.restore_newest(described)
+        state, progress = restore_newest(checkpointer, described)
     assert progress == Progress(10, 0.5, 0)
     jax.tree.map(np.testing.assert_array_equal, state, whole)
     assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(lambda x: x.sharding, whole)
@@ -214,7 +215,7 @@ def test_a_state_is_restored_by_its_shapes_alone(tmp_path):
 
 def test_a_last_save_that_fails_is_told(tmp_path, monkeypatch):
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
-        checkpointer.save(state_at(10), Progress(10, 0.5, 0))
+        save(checkpointer, state_at(10), Progress(10, 0.5, 0))
         checkpointer._manager.wait_until_finished()
         with monkeypatch.context() as full:
 
@@ -229,13 +230,13 @@ def test_a_last_save_that_fails_is_told(tmp_path, monkeypatch):
 
 def test_only_damaged_checkpoints(tmp_path):
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
-        checkpointer.save(state_at(10), Progress(10, 0.5, 0))
+        save(checkpointer, state_at(10), Progress(10, 0.5, 0))
     flip(largest_file(tmp_path / "checkpoints" / "10" / "progress"))
     with (
         Checkpointer(tmp_path, NUM_ITEMS) as checkpointer,
         pytest.raises(UserError, match=r"No checkpoint .* can be read \(step 10: its progress is"),
     ):
-        checkpointer.restore_newest(state_at(0))
+        restore_newest(checkpointer, state_at(0))
     assert steps_in(tmp_path) == [10]  # left for whoever can mend it
 
 
@@ -243,7 +244,7 @@ def test_without_a_readable_best_the_newest_is_used_and_that_is_told(tmp_path):
     reports = []
     with Checkpointer(tmp_path, NUM_ITEMS) as checkpointer:
         for step in (10, 20, 30):
-            checkpointer.save(state_at(step, size=3000), Progress(10, 0.5, 0))
+            save(checkpointer, state_at(step, size=3000), Progress(10, 0.5, 0))
     flip(largest_file(tmp_path / "checkpoints" / "10" / "params"))
     with Checkpointer(tmp_path, NUM_ITEMS, reports.append) as checkpointer:
         params, step = checkpointer.restore_best(state_at(0, size=3000).params)

@@ -8,16 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from configs import default
-from data_pipeline.counts import history_mean, training_counts
-from data_pipeline.input_pipeline import (
-    TrainBatches,
-    held_out_items,
-    without_items,
-)
-from data_pipeline.store import SequenceStore
-from data_pipeline.tensorflow_cpu import tf
 from tests import dense_model
+from tests.losses import loss_terms
 from tests.raw_data import tiny_config
 from tests.runs import best_params
 from tests.small_model import with_attention
@@ -30,19 +22,28 @@ from tests.tssr_jax.test_parallel import (
     on,
     small_config,
 )
-from tssr_jax import collectives, placement
-from tssr_jax.catalogue import Catalogue
+from tssr_jax.config import default
+from tssr_jax.config.validation import validate_config
+from tssr_jax.data_pipeline.counts import history_mean, training_counts
+from tssr_jax.data_pipeline.input_pipeline import (
+    TrainBatches,
+    held_out_items,
+    without_items,
+)
+from tssr_jax.data_pipeline.store import SequenceStore
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.errors import UserError
-from tssr_jax.evaluate import evaluate, evaluate_params, restore_best
-from tssr_jax.experiment import make_model
-from tssr_jax.losses.total import PREDICTION, Competitors, loss_terms, total_loss
-from tssr_jax.models.pure import encode, head_weights
-from tssr_jax.parallel import CLASSES, ROWS, WHOLE, Devices
-from tssr_jax.ranking import make_eval_step
+from tssr_jax.evaluation.evaluate import evaluate, evaluate_params, restore_best
+from tssr_jax.evaluation.ranking import make_eval_step
+from tssr_jax.losses.objective import PREDICTION, Competitors, total_loss
+from tssr_jax.models.apply import encode, head_weights
+from tssr_jax.models.content import CONTENT_LAYOUT, Content
+from tssr_jax.models.init import init_params, make_model
+from tssr_jax.parallel import collectives, sharding
+from tssr_jax.parallel.catalogue import Catalogue
+from tssr_jax.parallel.devices import CLASSES, ROWS, WHOLE, Devices
 from tssr_jax.reporting import make_console
-from tssr_jax.train import train
-from tssr_jax.train_state import init_params
-from tssr_jax.validation import validate_config
+from tssr_jax.training.loop import train
 
 KNOWN = np.ones(NUM_ITEMS + 1, bool)
 KNOWN[[4, 9, 17]] = False
@@ -167,9 +168,9 @@ def test_loss_and_gradients_equal_the_dense_formula(params, batch, features, way
     batch = without_unknown_inputs(batch)
     config, devices = content_config(), Devices(*way)
     model, placed, table = on(devices, config, params, features)
-    fill = model.catalogue.padded_classes - KNOWN.size
+    fill = model.classes.padded_classes - KNOWN.size
     known = devices.place(np.pad(KNOWN, (0, fill)), CLASSES)
-    layout = placement.layout(placed)
+    layout = sharding.layout(placed)
 
     def dense(params):
         logits = dense_logits(params, batch["item_sequence"], features)
@@ -181,18 +182,18 @@ def test_loss_and_gradients_equal_the_dense_formula(params, batch, features, way
     def body(params, batch, content):
         def share(params):
             outputs = encode(model, params, batch["item_sequence"], content)
-            known = Competitors(known=content["known"])
+            known = Competitors(known=content.known)
             terms = loss_terms(
-                model, params, outputs, batch, config, item_features=content, competitors=known
+                model, params, outputs, batch, config, features=content, competitors=known
             )
             return total_loss(terms, {PREDICTION: 1.0}, model.rows_axis)
 
         value, grads = jax.value_and_grad(share)(params)
         value = collectives.psum(value, model.rows_axis)
-        return value, placement.sum_gradients(grads, model.catalogue, model.rows_axis)
+        return value, sharding.sum_gradients(grads, model.classes, model.rows_axis)
 
-    run = devices.run(body, inputs=(layout, ROWS, CLASSES), output=(WHOLE, layout))
-    value, grads = run(placed, batch, {"text": table, "known": known})
+    run = devices.run(body, inputs=(layout, ROWS, CONTENT_LAYOUT), output=(WHOLE, layout))
+    value, grads = run(placed, batch, Content({"text": table}, known=known))
     expected, wanted = jax.jit(jax.value_and_grad(dense))(params)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     wanted = jax.tree.map(jnp.zeros_like, params) | wanted
@@ -213,10 +214,10 @@ def test_ranks_of_unknown_items_are_those_of_their_content(params, batch, featur
     }
     devices = Devices(*way)
     model, placed, table = on(devices, content_config(), params, features)
-    fill = model.catalogue.padded_classes - KNOWN.size
+    fill = model.classes.padded_classes - KNOWN.size
     known = devices.place(np.pad(KNOWN, (0, fill)), CLASSES)
-    run = devices.run(make_eval_step(model), inputs=(placement.layout(placed), ROWS, CLASSES))
-    ranks = run(placed, rows, {"text": table, "known": known})
+    run = devices.run(make_eval_step(model), inputs=(sharding.layout(placed), ROWS, CONTENT_LAYOUT))
+    ranks = run(placed, rows, Content({"text": table}, known=known))
     scores = np.asarray(dense_logits(params, sequence, features))[:, -1, 1:]
     own = scores[np.arange(len(scores)), answers - 1]
     np.testing.assert_array_equal(ranks, (scores > own[:, None]).sum(axis=1))
@@ -224,7 +225,7 @@ def test_ranks_of_unknown_items_are_those_of_their_content(params, batch, featur
 
 def test_an_unknown_items_own_parameters_are_not_read(params, features):
     model = make_model(content_config(), Catalogue(NUM_ITEMS))
-    content = {"text": features, "known": KNOWN}
+    content = Content({"text": features}, known=KNOWN)
     sequence = np.array([[0, 0, 4, 1, 9]], np.int32)
 
     def run(params):
@@ -246,14 +247,14 @@ def test_held_out_items_are_reported_apart(tmp_path):
     config.train.held_out_items = 0.3
     metrics = train(config, tmp_path / "run")
     assert evaluate(tmp_path / "run") == metrics
-    experiment, params, _ = restore_best(tmp_path / "run")
-    held_out = held_out_items(config, experiment.data.num_items)
-    assert not experiment.known[held_out].any()
+    run, params, _ = restore_best(tmp_path / "run")
+    held_out = held_out_items(config, run.data.num_items)
+    assert not run.known[held_out].any()
     # Of the id vectors that nobody reads no metric knows, that of how alike lists are included.
     table = np.where(held_out[:, None], 9.0, np.asarray(params["token_embedding"]["embedding"]))
     changed = params | {"token_embedding": {"embedding": jnp.asarray(table)}}
     (tmp_path / "again").mkdir()
-    again = evaluate_params(experiment, changed, "", tmp_path / "again", make_console(quiet=True))
+    again = evaluate_params(run, changed, "", tmp_path / "again", make_console(quiet=True))
     assert again["test"] == metrics and 0 < metrics["diversity_id@10"] < 2
     parts = [(metrics[f"{name}/num_users"], metrics[f"{name}/recall@10"])
              for name in ("warm", "cold")]  # fmt: skip

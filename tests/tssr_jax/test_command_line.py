@@ -8,7 +8,7 @@ from tests.runs import ROOT
 
 PROGRAM = """
 import time
-from tssr_jax import command_line
+from tssr_jax import cli
 
 def main():
     try:
@@ -17,7 +17,7 @@ def main():
     finally:
         print("cleaned up", flush=True)
 
-command_line.run(main)
+cli.run(main)
 """
 
 

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from tssr_jax.compiled_programs import keep_compiled_programs
+from tssr_jax.runtime import keep_compiled_programs
 
 NAME = "jax_compilation_cache_dir"
 

@@ -12,11 +12,12 @@ from tests.tssr_jax.test_parallel import (
     fixture_features,  # noqa: F401
     small_config,
 )
-from tssr_jax import placement
-from tssr_jax.experiment import make_model
-from tssr_jax.models.tssr import KNOWN
-from tssr_jax.parallel import CLASSES, ROWS, Devices
-from tssr_jax.train_state import create_train_state, init_params, make_train_step
+from tssr_jax.models.content import CONTENT_LAYOUT, Content
+from tssr_jax.models.init import init_params, make_model
+from tssr_jax.parallel import sharding
+from tssr_jax.parallel.devices import CLASSES, ROWS, Devices
+from tssr_jax.training.state import create_train_state
+from tssr_jax.training.step import make_train_step
 
 
 @pytest.mark.parametrize(
@@ -41,21 +42,20 @@ def test_a_tied_head_is_cut_with_the_table(fields, features):
     def run(devices):
         model = make_model(config, devices.catalogue(NUM_ITEMS), devices.rows_axis)
         optimizer = optax.sgd(0.1)
-        tables = {"text": features, KNOWN: known} if reads else {}
-        fill = model.catalogue.padded_classes - NUM_ITEMS - 1
-        content = {
-            name: devices.place(np.pad(x, ((0, fill), (0, 0))[: x.ndim]), CLASSES)
-            for name, x in tables.items()
-        }
+        tables = Content({"text": features}, known=known) if reads else Content()
+        fill = model.classes.padded_classes - NUM_ITEMS - 1
+        content = jax.tree.map(
+            lambda x: devices.place(np.pad(x, ((0, fill), (0, 0))[: x.ndim]), CLASSES), tables
+        )
 
         def start():
             widths = {"text": features.shape[1]} if reads else {}
             return create_train_state(init_params(model, widths, 0), optimizer, config)
 
-        layout = placement.layout(jax.eval_shape(start))
+        layout = sharding.layout(jax.eval_shape(start))
         step = devices.run(
             make_train_step(model, optimizer, config),
-            inputs=(layout, ROWS, dict.fromkeys(content, CLASSES)),
+            inputs=(layout, ROWS, CONTENT_LAYOUT),
             output=layout,
         )
         state = devices.build(start, layout)

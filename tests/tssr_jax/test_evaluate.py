@@ -5,16 +5,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from configs import default
-from data_pipeline.store import SequenceStore
-from data_pipeline.tensorflow_cpu import tf
-from tssr_jax import ranking
-from tssr_jax.catalogue import Catalogue
-from tssr_jax.evaluate import split_metrics
-from tssr_jax.experiment import make_model
-from tssr_jax.parallel import Devices
-from tssr_jax.ranking import make_eval_batches, make_eval_step
-from tssr_jax.train_state import init_params
+from tssr_jax.config import default
+from tssr_jax.data_pipeline.store import SequenceStore
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
+from tssr_jax.evaluation import ranking
+from tssr_jax.evaluation.evaluate import make_eval_batches, split_metrics
+from tssr_jax.evaluation.ranking import make_eval_step
+from tssr_jax.models.init import init_params, make_model
+from tssr_jax.parallel.catalogue import Catalogue
+from tssr_jax.parallel.devices import Devices
 
 
 def excluded(full_history):
@@ -24,8 +23,8 @@ def excluded(full_history):
     config.evaluate.batch_size = 1
     config.corrections.full_history_ranking = full_history
     store = SequenceStore.in_memory(tf.range(1, 7), tf.constant([0, 6], tf.int64))
-    experiment = SimpleNamespace(config=config, sequences=store, devices=Devices("pmap", 1))
-    (batch,) = make_eval_batches(experiment, "test")
+    run = SimpleNamespace(config=config, sequences=store, devices=Devices("pmap", 1))
+    (batch,) = make_eval_batches(run, "test")
     return {int(i) for i in batch["excluded"][0] if i > 0}
 
 

@@ -5,16 +5,19 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from data_pipeline.input_pipeline import excluded_classes
+from tests.losses import loss_terms, term_weights
 from tests.reference_numbers import GoldenCase, case_paths
+from tssr_jax.data_pipeline.input_pipeline import excluded_classes
+from tssr_jax.evaluation.metrics import ranking_metrics
+from tssr_jax.evaluation.ranking import make_eval_step
 from tssr_jax.losses.contrastive import pool
-from tssr_jax.losses.total import ITEM_TERMS, PREDICTION, USER_TERMS, loss_terms, term_weights
-from tssr_jax.losses.total import total_loss as weighted_total
-from tssr_jax.metrics import ranking_metrics
-from tssr_jax.models.pure import encode, head_weights
-from tssr_jax.optimizer import make_optimizer
-from tssr_jax.ranking import make_eval_step
-from tssr_jax.train_state import TOTAL, create_train_state, make_train_step, zero_sums
+from tssr_jax.losses.objective import ITEM_TERMS, PREDICTION, USER_TERMS
+from tssr_jax.losses.objective import total_loss as weighted_total
+from tssr_jax.models.apply import encode, head_weights
+from tssr_jax.models.content import Content
+from tssr_jax.training.optimizer import make_optimizer
+from tssr_jax.training.state import TOTAL, create_train_state, zero_sums
+from tssr_jax.training.step import make_train_step
 
 OUTPUT_TOLERANCE = 1e-5
 LOSS_TOLERANCE = 2e-5
@@ -95,7 +98,7 @@ def test_adam_trajectory(case):
     columns = (TOTAL, PREDICTION, *USER_TERMS, *ITEM_TERMS)
     trajectory = []
     for _ in range(len(case.trajectory)):
-        state = step(state, case.batch(), {"text": features})
+        state = step(state, case.batch(), Content({"text": features}))
         trajectory.append([float(state.loss_sums[name].mean()) for name in columns])
         state = state.replace(loss_sums=zero_sums(state.loss_sums))
     np.testing.assert_allclose(trajectory, case.trajectory, rtol=1e-3)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from tssr_jax import collectives
-from tssr_jax.hlo import collective_traffic
+from tssr_jax.parallel import collectives
+from tssr_jax.tools.hlo import collective_traffic
 
 BOTH = ("data", "model")
 ROWS = PartitionSpec(BOTH)

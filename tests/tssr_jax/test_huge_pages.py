@@ -6,35 +6,35 @@ import sys
 import pytest
 
 from tests.runs import ROOT
-from tssr_jax import huge_pages
+from tssr_jax import runtime
 
 
 @pytest.fixture
 def policy(tmp_path, monkeypatch):
     path = tmp_path / "enabled"
     path.write_text("always [madvise] never\n")
-    monkeypatch.setattr(huge_pages, "_POLICY", path)
+    monkeypatch.setattr(runtime, "_POLICY", path)
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     return path
 
 
 def test_the_setting_is_added_to_others(policy, monkeypatch):
-    assert huge_pages.wanted_environment() == {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    assert runtime.wanted_environment() == {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
-    assert huge_pages.wanted_environment() == {
+    assert runtime.wanted_environment() == {
         "GLIBC_TUNABLES": "glibc.malloc.arena_max=2:glibc.malloc.hugetlb=1"
     }
 
 
 def test_what_the_user_says_stands(policy, monkeypatch):
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
-    assert huge_pages.wanted_environment() == {}
+    assert runtime.wanted_environment() == {}
 
 
 @pytest.mark.parametrize("text", ["[always] madvise never", "always madvise [never]"])
 def test_nothing_is_asked_for_where_it_is_given_or_refused(policy, text):
     policy.write_text(text)
-    assert huge_pages.wanted_environment() == {}
+    assert runtime.wanted_environment() == {}
 
 
 def test_a_command_is_started_again_with_its_arguments(tmp_path):

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from tests.raw_data import tiny_config
-from tests.runs import ROOT, assert_same_run, command, metrics_of, newest_step, run
-from tssr_jax.train import train
+from tests.runs import ROOT, assert_same_run, command, metrics_of, newest_step, run_command
+from tssr_jax.training.loop import train
 
 # A compiled program that is half written when a process is killed, or its disk is full, is no use
 # to the others and stays in the way of a whole one: these processes write none.
@@ -44,7 +44,7 @@ def test_killed_at_any_step_and_resumed_it_ends_the_same(config, tmp_path):
             pass
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "killed too late: it had ended by itself"
-    resumed = run(command(config, killed))
+    resumed = run_command(command(config, killed))
     assert resumed.returncode == 0, resumed.stderr
     assert "Resuming at step" in resumed.stdout
     assert_same_run(config, tmp_path / "whole", killed)
@@ -67,7 +67,7 @@ def test_killed_during_a_save_the_last_whole_checkpoint_is_found(config, tmp_pat
     assert saves_in_progress(killed), "killed too late"
     step = newest_step(killed)
     config.train.num_epochs = -(-step // 3) + 1
-    resumed = run(command(config, killed))
+    resumed = run_command(command(config, killed))
     assert f"Resuming at step {step}" in resumed.stdout, resumed.stderr
     assert not saves_in_progress(killed)
     train(config, tmp_path / "whole")
@@ -96,7 +96,7 @@ def test_sigterm_finishes_the_step_saves_and_exits_0(config, tmp_path):
     assert not (stopped / "test_metrics.json").exists()
     # Another number of epochs, so that the test does not take long.
     config.train.num_epochs = -(-step // 3) + 1
-    resumed = run(command(config, stopped))
+    resumed = run_command(command(config, stopped))
     assert f"Resuming at step {step}" in resumed.stdout, resumed.stderr
     train(config, tmp_path / "whole")
     assert_same_run(config, tmp_path / "whole", stopped)
@@ -124,7 +124,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_run_goes_on_from_the_on
     largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     largest.write_bytes(damage(largest.read_bytes()))
     config.train.num_epochs = 3
-    resumed = run(command(config, tmp_path / "damaged"))
+    resumed = run_command(command(config, tmp_path / "damaged"))
     assert resumed.returncode == 0, resumed.stderr
     assert "checkpoints/6 is damaged" in "".join(resumed.stdout.split("\n"))
     assert "Resuming at step 3" in resumed.stdout
@@ -140,7 +140,7 @@ def test_a_disk_that_takes_no_more_stops_the_run_and_leaves_the_checkpoint_befor
     train(config, workdir)
     config.train.num_epochs = 3
     limited = ["bash", "-c", 'ulimit -f 64 && exec "$@"', "-", *command(config, workdir)]
-    stopped = run(limited, env=ALONE)
+    stopped = run_command(limited, env=ALONE)
     assert stopped.returncode == 1
     # Orbax's threads print stacks of their own before and after, and which of several failed
     # writes reaches the caller first is up to them.
@@ -148,7 +148,7 @@ def test_a_disk_that_takes_no_more_stops_the_run_and_leaves_the_checkpoint_befor
     assert message.startswith("Error: A checkpoint could not be written to"), message
     assert "File too large" in stopped.stderr, stopped.stderr
     assert newest_step(workdir) == 3
-    resumed = run(command(config, workdir))
+    resumed = run_command(command(config, workdir))
     assert "Resuming at step 3" in resumed.stdout, resumed.stderr
     train(config, tmp_path / "whole")
     assert_same_run(config, tmp_path / "whole", workdir)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tssr_jax import list_metrics
-from tssr_jax.list_metrics import diversity, gini, novelty, popularity_lift, serendipity
+from tssr_jax.evaluation import list_metrics
+from tssr_jax.evaluation.list_metrics import diversity, gini, novelty, popularity_lift, serendipity
 
 # Three users, lists of two, a catalogue of four items: item 1 three times, 2 twice, 3 once.
 LISTS = np.array([[1, 2], [1, 2], [1, 3]])

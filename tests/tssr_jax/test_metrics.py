@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tssr_jax.catalogue import Catalogue
-from tssr_jax.metrics import competitors_above, ranking_metrics
+from tssr_jax.evaluation.metrics import competitors_above, ranking_metrics
+from tssr_jax.parallel.catalogue import Catalogue
 
 SCORES = np.array([[9.0, 1.0, 5.0, 3.0, 3.0]])  # class 0 is padding
 

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import default
-from tssr_jax.optimizer import make_optimizer
+from tssr_jax.config import default
+from tssr_jax.training.optimizer import make_optimizer
 
 PARAMS = {
     "dense": {"kernel": jnp.full((2,), 2.0), "bias": jnp.full((2,), 2.0)},

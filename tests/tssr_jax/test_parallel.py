@@ -6,19 +6,22 @@ import numpy as np
 import optax
 import pytest
 
-from configs import default
 from tests import dense_model
+from tests.losses import loss_terms
 from tests.small_model import with_attention
-from tssr_jax import collectives, placement
-from tssr_jax.catalogue import Catalogue
+from tssr_jax.config import default
 from tssr_jax.errors import UserError
-from tssr_jax.experiment import make_model
-from tssr_jax.losses.total import ITEM_TERMS, PREDICTION, USER_TERMS, loss_terms, total_loss
-from tssr_jax.models.pure import encode
-from tssr_jax.optimizer import clip_by_norm, make_optimizer
-from tssr_jax.parallel import CLASSES, ROWS, WHOLE, Devices
-from tssr_jax.ranking import make_eval_step
-from tssr_jax.train_state import TOTAL, create_train_state, init_params, make_train_step
+from tssr_jax.evaluation.ranking import make_eval_step
+from tssr_jax.losses.objective import ITEM_TERMS, PREDICTION, USER_TERMS, total_loss
+from tssr_jax.models.apply import encode
+from tssr_jax.models.content import CONTENT_LAYOUT, Content
+from tssr_jax.models.init import init_params, make_model
+from tssr_jax.parallel import collectives, sharding
+from tssr_jax.parallel.catalogue import Catalogue
+from tssr_jax.parallel.devices import CLASSES, ROWS, WHOLE, Devices
+from tssr_jax.training.optimizer import clip_by_norm, make_optimizer
+from tssr_jax.training.state import TOTAL, create_train_state
+from tssr_jax.training.step import make_train_step
 
 NUM_ITEMS, ROWS_OF_BATCH, LENGTH = 20, 24, 5
 # Ways to run: kind, devices, and those of them that share a catalogue (21 classes: none of these
@@ -115,7 +118,7 @@ def test_terms_and_gradients_equal_the_dense_formula(  # noqa: PLR0917
 ):
     config, devices = small_config(negatives=negatives), Devices(*way)
     model, params, features = on(devices, config, params, features)
-    layout = placement.layout(params)
+    layout = sharding.layout(params)
     weights = {name: expected_weight(name, config) for name in TERMS}
 
     def body(params, batch, features):
@@ -126,7 +129,7 @@ def test_terms_and_gradients_equal_the_dense_formula(  # noqa: PLR0917
 
         shares, grads = jax.value_and_grad(share, has_aux=True)(params)
         total, terms = collectives.psum(shares, model.rows_axis)
-        grads = placement.sum_gradients(grads, model.catalogue, model.rows_axis)
+        grads = sharding.sum_gradients(grads, model.classes, model.rows_axis)
         return {name: term.mean() for name, term in terms.items()} | {TOTAL: total}, grads
 
     run = devices.run(body, inputs=(layout, ROWS, CLASSES), output=(WHOLE, layout))
@@ -139,11 +142,11 @@ def test_terms_and_gradients_equal_the_dense_formula(  # noqa: PLR0917
 def on(devices, config, params, features):
     """The model of the devices, and parameters and features placed on them."""
     model = make_model(config, devices.catalogue(NUM_ITEMS), devices.rows_axis)
-    params = placement.pad_classes(params, model.catalogue)
-    features = np.pad(features, ((0, model.catalogue.padded_classes - NUM_ITEMS - 1), (0, 0)))
+    params = sharding.pad_classes(params, model.classes)
+    features = np.pad(features, ((0, model.classes.padded_classes - NUM_ITEMS - 1), (0, 0)))
     return (
         model,
-        devices.place(params, placement.layout(params)),
+        devices.place(params, sharding.layout(params)),
         devices.place(features, CLASSES),
     )
 
@@ -152,7 +155,7 @@ def existing(tree):
     """Without the classes that only fill up the last shard, whose values must be zero."""
 
     def cut(path, x):
-        dimension = placement.class_dimension(placement.path_names(path))
+        dimension = sharding.class_dimension(sharding.path_names(path))
         if dimension is None:
             return x
         kept, rest = np.split(np.asarray(x), [NUM_ITEMS + 1], axis=dimension)
@@ -195,20 +198,20 @@ def test_five_steps_with_dropout_are_those_of_one_device(params, batch, features
     def train(devices, config):
         # Not Adam: it turns the rounding of a gradient that is zero into steps of full size.
         model, start, placed_features = on(devices, config, params, features)
-        clip = clip_by_norm(0.5, model.catalogue)
+        clip = clip_by_norm(0.5, model.classes)
         optimizer = optax.chain(clip, optax.sgd(0.1, momentum=0.9))
         start = jax.tree.map(jnp.copy, start)
         state = create_train_state(start, optimizer, config)
-        layout = placement.layout(state)
+        layout = sharding.layout(state)
         step = devices.run(
             make_train_step(model, optimizer, config),
-            inputs=(layout, ROWS, CLASSES),
+            inputs=(layout, ROWS, CONTENT_LAYOUT),
             output=layout,
             donate=(0,),
         )
         state = devices.place(state, layout)
         for _ in range(5):
-            state = step(state, batch, {"text": placed_features})
+            state = step(state, batch, Content({"text": placed_features}))
         return state
 
     alone = train(Devices("shard_map", 1), small_config(dropout_rate=0.3))
@@ -239,7 +242,7 @@ def test_ranks_come_back_in_the_order_of_the_batch(params, batch, features, way,
 
     def rank(devices):
         model, placed, placed_features = on(devices, config, params, features)
-        layout = placement.layout(placed)
+        layout = sharding.layout(placed)
         return devices.run(make_eval_step(model), inputs=(layout, ROWS, CLASSES))(
             placed, rows, placed_features
         )
@@ -254,13 +257,13 @@ def test_each_device_holds_its_part_of_the_catalogue():
     devices = Devices("shard_map", 8, 8)
     config = small_config()
     model = make_model(config, devices.catalogue(NUM_ITEMS), devices.rows_axis)
-    optimizer = make_optimizer(config.optimizer, model.catalogue)
+    optimizer = make_optimizer(config.optimizer, model.classes)
 
     def start():
         params = init_params(model, {"text": 6}, seed=0)
         return create_train_state(params, optimizer, config)
 
-    layout = placement.layout(jax.eval_shape(start))
+    layout = sharding.layout(jax.eval_shape(start))
     state = devices.build(start, layout)
     whole = Devices("pmap", 1)
     alone = make_model(config, Catalogue(NUM_ITEMS))
@@ -314,15 +317,17 @@ def test_a_bfloat16_step_is_near_the_float32_one_and_keeps_float32_states(
         config.model.compute_dtype = dtype
         config.optimizer.ema_decay = 0.9
         model, start, placed_features = on(devices, config, params, features)
-        optimizer = make_optimizer(config.optimizer, model.catalogue)
+        optimizer = make_optimizer(config.optimizer, model.classes)
         state = create_train_state(start, optimizer, config)
-        layout = placement.layout(state)
+        layout = sharding.layout(state)
         step = devices.run(
             make_train_step(model, optimizer, config),
-            inputs=(layout, ROWS, CLASSES),
+            inputs=(layout, ROWS, CONTENT_LAYOUT),
             output=layout,
         )
-        states[dtype] = step(devices.place(state, layout), batch, {"text": placed_features})
+        states[dtype] = step(
+            devices.place(state, layout), batch, Content({"text": placed_features})
+        )
     jax.tree.map(lambda x, y: x.dtype == y.dtype or pytest.fail(str(x.dtype)), *states.values())
     exact, rounded = (
         {name: float(term.sum) for name, term in state.loss_sums.items()}

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tssr_jax.preemption import StopRequest
+from tssr_jax.runtime import StopRequest
 
 
 class OtherError(Exception):

@@ -12,7 +12,7 @@ import pytest
 
 from tests.raw_data import tiny_config
 from tests.runs import ROOT, command, metrics_of, newest_step
-from tssr_jax.train import train
+from tssr_jax.training.loop import train
 
 
 @pytest.fixture(name="config")

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from flax.traverse_util import flatten_dict
 
-from configs import default, load, ml100k, reference
+from configs import ml100k, reference
+from tssr_jax.config import default, load
+from tssr_jax.config.fields import flattened
+from tssr_jax.config.saved import load_config, require_same_config, save_config
+from tssr_jax.config.validation import validate_config
 from tssr_jax.errors import UserError
-from tssr_jax.run_config import load_config, require_same_config, save_config
-from tssr_jax.validation import validate_config
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_a_damaged_or_foreign_config_file(tmp_path, content):
 def test_every_field_is_commented():
     lines = Path(default.__file__).read_text().splitlines()
     known = {"optimizer.b1", "optimizer.b2", "optimizer.eps"}
-    for name in flatten_dict(default.get_config().to_dict(), sep="."):
+    for name in flattened(default.get_config()):
         if name in known:  # Adam's own names
             continue
         field = ".".join(["config", *name.split(".")][-2:])  # of the innermost section

@@ -5,11 +5,11 @@ import sys
 import jax
 import pytest
 
-from configs import default
-from tests.runs import run
+from tests.runs import run_command
+from tssr_jax.config import default
 from tssr_jax.errors import UserError
-from tssr_jax.hlo import Traffic
-from tssr_jax.sizing import CHIPS, StepSize, find_devices, step_size
+from tssr_jax.tools.hlo import Traffic
+from tssr_jax.tools.sizing import CHIPS, StepSize, find_devices, step_size
 
 
 def test_ten_million_items_lie_in_eighths_on_eight_devices():
@@ -78,7 +78,7 @@ def test_links_of_the_worst_placed_chip():
 
 def test_the_report_of_the_command_line():
     """One line for each batch; numbers as `step_size` gives them."""
-    finished = run(
+    finished = run_command(
         [
             sys.executable, "-m", "tssr_jax.main", "--mode=size", "--config=configs/ml100k.py",
             "--topology=cpu:2", "--global_batch=8", "--global_batch=16", "--num_items=1000",

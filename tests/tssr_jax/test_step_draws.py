@@ -13,10 +13,11 @@ from tests.tssr_jax.test_parallel import (
     fixture_features,  # noqa: F401
     small_config,
 )
-from tssr_jax.catalogue import Catalogue
-from tssr_jax.experiment import make_model
-from tssr_jax.models.tssr import KNOWN
-from tssr_jax.train_state import TOTAL, create_train_state, init_params, make_train_step
+from tssr_jax.models.content import Content
+from tssr_jax.models.init import init_params, make_model
+from tssr_jax.parallel.catalogue import Catalogue
+from tssr_jax.training.state import TOTAL, create_train_state
+from tssr_jax.training.step import make_train_step
 
 
 @pytest.fixture(name="losses")
@@ -30,9 +31,9 @@ def fixture_losses(batch, features):
         params = change(with_attention(params, 0.5))
         state = create_train_state(params, optimizer, config)
         step = jax.jit(make_train_step(model, optimizer, config))
-        content = {"text": features}
+        content = Content({"text": features})
         if config.model.head == "content":
-            content[KNOWN] = jnp.ones(NUM_ITEMS + 1, bool)
+            content = content.replace(known=jnp.ones(NUM_ITEMS + 1, bool))
         sums = [0.0]
         for _ in range(2):
             state = step(state, batch, content)

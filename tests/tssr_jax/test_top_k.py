@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from configs import default
-from tssr_jax import placement, ranking
-from tssr_jax.catalogue import Catalogue
-from tssr_jax.experiment import make_model
-from tssr_jax.models.pure import encode, head_weights
-from tssr_jax.parallel import CLASSES, ROWS, WHOLE, Devices
-from tssr_jax.top_k import best_classes, make_top_k_step, popularity_scorer
-from tssr_jax.train_state import init_params
+from tssr_jax.config import default
+from tssr_jax.evaluation import ranking
+from tssr_jax.evaluation.top_k import best_classes, make_top_k_step, popularity_scorer
+from tssr_jax.models.apply import encode, head_weights
+from tssr_jax.models.init import init_params, make_model
+from tssr_jax.parallel import sharding
+from tssr_jax.parallel.catalogue import Catalogue
+from tssr_jax.parallel.devices import CLASSES, ROWS, WHOLE, Devices
 
 NUM_ITEMS, NUM_ROWS = 20, 24
 
@@ -58,7 +58,7 @@ def test_the_model_s_lists_are_those_of_a_sort(batch, way, users_at_a_time, monk
     scores = head_weights(alone, params, None).score(states, "float32")
     devices = Devices(*way)
     model, params = model_and_params(devices)
-    layout = placement.layout(params)
+    layout = sharding.layout(params)
     step = devices.run(make_top_k_step(model, 6), inputs=(layout, ROWS, CLASSES))
     lists = np.asarray(step(devices.place(params, layout), batch, {}))
     expected = by_sorting(scores, batch["excluded"], 6)
@@ -78,7 +78,7 @@ def test_popular_items_that_a_user_has_not_seen(batch):
     counts = np.arange(NUM_ITEMS + 1) * 7 % 11  # with ties
     devices = Devices("pmap", 8)
     model, _ = model_and_params(devices)
-    scorer = popularity_scorer(model.catalogue)
+    scorer = popularity_scorer(model.classes)
     step = devices.run(make_top_k_step(model, 5, scorer), inputs=(WHOLE, ROWS, CLASSES))
     lists = np.asarray(step(counts, batch, {}))
     expected = by_sorting(np.tile(counts, (NUM_ROWS, 1)), batch["excluded"], 5)

@@ -6,17 +6,18 @@ import numpy as np
 import optax
 import pytest
 
-from configs import default
-from data_pipeline.packing import pack
-from tssr_jax import placement
-from tssr_jax.catalogue import Catalogue
-from tssr_jax.experiment import make_model
-from tssr_jax.losses.negatives import CHANCES, cumulative_chances
-from tssr_jax.models.tssr import KNOWN
-from tssr_jax.optimizer import make_optimizer
-from tssr_jax.parallel import CLASSES, ROWS, WHOLE, Devices
-from tssr_jax.touched_rows import HEAD, ITEM_TABLE, touched_rows
-from tssr_jax.train_state import create_train_state, init_params, make_train_step
+from tssr_jax.config import default
+from tssr_jax.data_pipeline.packing import pack
+from tssr_jax.losses.drawn_items import cumulative_chances
+from tssr_jax.models.content import CONTENT_LAYOUT, Content
+from tssr_jax.models.init import init_params, make_model
+from tssr_jax.parallel import sharding
+from tssr_jax.parallel.catalogue import Catalogue
+from tssr_jax.parallel.devices import CLASSES, ROWS, Devices
+from tssr_jax.training.optimizer import make_optimizer
+from tssr_jax.training.sparse_rows import HEAD, ITEM_TABLE, sparse_rows
+from tssr_jax.training.state import create_train_state
+from tssr_jax.training.step import make_train_step
 
 NUM_ITEMS, BATCH, LENGTH = 60, 8, 4
 FIELDS = {
@@ -62,28 +63,30 @@ def make(kind, *, lazy, devices=None, optimizer=None, dropout_rate=0.1):
     model = make_model(config, devices.catalogue(NUM_ITEMS), devices.rows_axis)
     rng = np.random.default_rng(1)
     counts = np.arange(NUM_ITEMS + 1) - 1
-    content = {"text": rng.normal(size=(NUM_ITEMS + 1, 6)).astype(np.float32)}
+    content = Content({"text": rng.normal(size=(NUM_ITEMS + 1, 6)).astype(np.float32)})
     if kind in {"content", "tied", "experts"}:
-        content[KNOWN] = np.arange(NUM_ITEMS + 1) % 20 != 3
-        counts[~content[KNOWN]] = -1
-    padding = model.catalogue.padded_classes - NUM_ITEMS - 1
-    content = {n: np.pad(x, ((0, padding), *((0, 0),) * (x.ndim - 1))) for n, x in content.items()}
-    layouts = dict.fromkeys(content, CLASSES)
+        known = np.arange(NUM_ITEMS + 1) % 20 != 3
+        content = content.replace(known=known)
+        counts[~known] = -1
+    padding = model.classes.padded_classes - NUM_ITEMS - 1
+    content = jax.tree.map(
+        lambda x: devices.place(np.pad(x, ((0, padding), *((0, 0),) * (x.ndim - 1))), CLASSES),
+        content,
+    )
     if kind in {"sampled", "content", "tied", "experts"}:
-        content[CHANCES], layouts[CHANCES] = cumulative_chances(counts, 1.0), WHOLE
-    optimizer = optimizer or make_optimizer(config.optimizer, model.catalogue)
+        content = content.replace(chances=devices.place(cumulative_chances(counts, 1.0)))
+    optimizer = optimizer or make_optimizer(config.optimizer, model.classes)
 
     def start():
         return create_train_state(init_params(model, {"text": 6}, 0), optimizer, config)
 
-    layout = placement.layout(jax.eval_shape(start))
+    layout = sharding.layout(jax.eval_shape(start))
     step = devices.run(
         make_train_step(model, optimizer, config),
-        inputs=(layout, ROWS, layouts),
+        inputs=(layout, ROWS, CONTENT_LAYOUT),
         output=layout,
     )
-    placed = {name: devices.place(x, layouts[name]) for name, x in content.items()}
-    return step, devices.build(start, layout), placed
+    return step, devices.build(start, layout), content
 
 
 def assert_close(tree, expected):
@@ -120,8 +123,8 @@ def test_rows_of_the_batch_move_as_in_a_dense_step_and_others_stay(kind):
         """Parameters, both moments, whichever have rows; the others."""
         rows, rest = [], []
         for path, x in jax.tree_util.tree_leaves_with_path(tree):
-            names = placement.path_names(path)
-            dimension = placement.class_dimension(names)
+            names = sharding.path_names(path)
+            dimension = sharding.class_dimension(names)
             cut_down = names[-2:-1] == (ITEM_TABLE,) or kind in {
                 "sampled",
                 "content",
@@ -210,7 +213,7 @@ def test_drawn_negatives_are_the_same_on_any_number_of_devices(kind, way):
 
     def existing(tree):
         def cut(path, x):
-            dimension = placement.class_dimension(placement.path_names(path))
+            dimension = sharding.class_dimension(sharding.path_names(path))
             return x if dimension is None else np.split(x, [NUM_ITEMS + 1], dimension)[0]
 
         return jax.tree_util.tree_map_with_path(cut, tree)
@@ -221,7 +224,7 @@ def test_drawn_negatives_are_the_same_on_any_number_of_devices(kind, way):
 
 def test_classes_by_hand():
     batch = {"item_sequence": jnp.array([[0, 7, 3]]), "labels": jnp.array([[7, 3, 9]])}
-    rows = touched_rows(batch, jnp.array([4, 9]), (ITEM_TABLE, HEAD), Catalogue(20), None)
+    rows = sparse_rows(batch, jnp.array([4, 9]), (ITEM_TABLE, HEAD), Catalogue(20), None)
     assert rows.classes.tolist() == [0, 3, 4, 7, 9, 26, 27, 28, 29]
     assert rows.catalogue == Catalogue(8)
     own = rows.places_in(batch)

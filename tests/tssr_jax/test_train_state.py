@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from configs import default
-from tssr_jax.train_state import create_train_state, updated_average
+from tssr_jax.config import default
+from tssr_jax.training.state import create_train_state
+from tssr_jax.training.step import updated_average
 
 
 def state_with(ema_decay, **fields):

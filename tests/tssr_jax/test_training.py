@@ -18,15 +18,17 @@ from tests.runs import (
     final_state,
     metrics_of,
     newest_step,
-    run,
+    run_command,
 )
 from tssr_jax.errors import UserError
-from tssr_jax.evaluate import evaluate
-from tssr_jax.experiment import build_experiment
-from tssr_jax.optimizer import make_optimizer
-from tssr_jax.parallel import CLASSES, ROWS, WHOLE
-from tssr_jax.train import train
-from tssr_jax.train_state import create_train_state, init_params, make_train_step
+from tssr_jax.evaluation.evaluate import evaluate
+from tssr_jax.models.init import init_params
+from tssr_jax.parallel.devices import CLASSES, ROWS, WHOLE
+from tssr_jax.run import build_run
+from tssr_jax.training.loop import train
+from tssr_jax.training.optimizer import make_optimizer
+from tssr_jax.training.state import create_train_state
+from tssr_jax.training.step import make_train_step
 
 ROOT = Path(__file__).parents[2]
 
@@ -140,7 +142,7 @@ def test_a_text_encoder_is_trained_with_the_rest(
     trained = train(config, tmp_path / "run")
     assert evaluate(tmp_path / "run") == trained
     encoder = best_params(config, tmp_path / "run")["text_encoder"]
-    start = build_experiment(config).pretrained["text_encoder"]
+    start = build_run(config).pretrained["text_encoder"]
     assert encoder.keys() == start.keys()
     moved = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), encoder, start)
     for i in range(2):
@@ -161,7 +163,7 @@ def test_a_run_with_a_trained_text_encoder_resumes_exactly(config, tmp_path):
     train(config, tmp_path / "whole")
     first, second = (best_params(config, tmp_path / name) for name in ("run", "whole"))
     jax.tree.map(np.testing.assert_array_equal, first, second)
-    start = build_experiment(config).pretrained["text_encoder"]["layer_1"]["query"]["kernel"]
+    start = build_run(config).pretrained["text_encoder"]["layer_1"]["query"]["kernel"]
     assert np.abs(first["text_encoder"]["layer_1"]["query"]["kernel"] - start).max() > 1e-4
 
 
@@ -278,19 +280,19 @@ def test_parameters_that_are_not_finite_are_not_saved(config, tmp_path):
 
 
 def test_the_first_bad_step_is_kept_not_a_later_one(config):
-    experiment = build_experiment(config)
+    run = build_run(config)
     optimizer = make_optimizer(config.optimizer)
-    params = init_params(experiment.model, experiment.feature_widths, 0)
+    params = init_params(run.model, run.feature_widths, 0)
     state = create_train_state(params, optimizer, config)
-    step = experiment.devices.run(
-        make_train_step(experiment.model, optimizer, config), inputs=(WHOLE, ROWS, CLASSES)
+    step = run.devices.run(
+        make_train_step(run.model, optimizer, config), inputs=(WHOLE, ROWS, CLASSES)
     )
     sequence = np.array([[1, 2, 3, 4]], np.int32)
     batch = {"item_sequence": sequence, "labels": sequence + 1, "row_mask": np.array([True])}
-    state = step(state, batch, experiment.content)
+    state = step(state, batch, run.content)
     never = {int(at) for at in state.first_nonfinite.values()}
     assert len(never) == 1 and min(never) > 10**9
-    bad = {"text": experiment.content["text"].at[2].set(np.inf)}
+    bad = {"text": run.content["text"].at[2].set(np.inf)}
     for _ in range(2):
         state = step(state, batch, bad)
     assert {int(at) for at in state.first_nonfinite.values()} == {2}
@@ -336,7 +338,7 @@ def test_another_text_encoder_in_the_place_of_a_run_s_is_told(config, tmp_path):
     ],
 )
 def test_wrong_flags_get_one_paragraph(config, tmp_path, flags, message):
-    finished = run(command(config, tmp_path / "run", *flags))
+    finished = run_command(command(config, tmp_path / "run", *flags))
     assert finished.returncode != 0
     assert message in finished.stderr
     assert "Traceback" not in finished.stderr
@@ -353,6 +355,6 @@ def test_wrong_flags_get_one_paragraph(config, tmp_path, flags, message):
     ],
 )
 def test_missing_flags_and_folders(flags, message):
-    finished = run([sys.executable, "-m", "tssr_jax.main", *flags])
+    finished = run_command([sys.executable, "-m", "tssr_jax.main", *flags])
     assert finished.returncode == 1
     assert message in finished.stderr and "Traceback" not in finished.stderr

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from etils import epath
 
-from configs import default
 from tests.raw_data import tiny_config
 from tests.runs import best_params
+from tssr_jax.config import default
 from tssr_jax.errors import UserError
-from tssr_jax.evaluate import evaluate
-from tssr_jax.experiment import build_experiment
-from tssr_jax.start import require_same_sections
-from tssr_jax.train import train
+from tssr_jax.evaluation.evaluate import evaluate
+from tssr_jax.run import build_run
+from tssr_jax.training.loop import train
+from tssr_jax.training.state import require_same_sections
 
 
 @pytest.fixture(name="configs")
@@ -64,7 +64,7 @@ def test_an_encoder_that_was_trained_comes_whole(configs, tmp_path):
     train(second, tmp_path / "b")
     start, own = best_params(first, tmp_path / "a"), best_params(second, tmp_path / "b")
     np.testing.assert_equal(own["text_encoder"], start["text_encoder"])
-    pretrained = build_experiment(second).pretrained["text_encoder"]
+    pretrained = build_run(second).pretrained["text_encoder"]
     for (path, mine), (_, before) in zip(
         jax.tree.leaves_with_path(own["text_encoder"]),
         jax.tree.leaves_with_path(pretrained),

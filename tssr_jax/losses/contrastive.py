@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from tssr_jax.collectives import Axis
+from tssr_jax.losses.base import LossTerm
 from tssr_jax.losses.info_nce import ExtraKeys, Keys, info_nce
-from tssr_jax.losses.term import LossTerm
+from tssr_jax.parallel.collectives import Axis
 
 
 def pool(states: jax.Array, item_sequence: jax.Array, *, valid_positions: bool) -> jax.Array:
@@ -24,7 +24,7 @@ def pool(states: jax.Array, item_sequence: jax.Array, *, valid_positions: bool) 
 
 
 @jax.named_scope("contrast")
-def user_grained(
+def user_contrast(
     pooled: jax.Array,
     other_pooled: jax.Array,
     row_mask: jax.Array,
@@ -56,7 +56,7 @@ def user_grained(
 
 
 @jax.named_scope("contrast")
-def item_grained(
+def item_contrast(
     states: jax.Array,
     embeddings: jax.Array,
     item_sequence: jax.Array,

@@ -15,11 +15,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tssr_jax import collectives
-from tssr_jax.collectives import Axis
-from tssr_jax.losses.term import LossTerm
+from tssr_jax.losses.base import LossTerm
+from tssr_jax.parallel import collectives
+from tssr_jax.parallel.collectives import Axis
 
-NEGATIVES = ("all_gather", "ring")
 # A pair that must not compete gets this score; finite, so that a row without any allowed key
 # stays finite too.
 EXCLUDED_SCORE = -1e9

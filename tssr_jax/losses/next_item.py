@@ -17,12 +17,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tssr_jax import collectives
-from tssr_jax.catalogue import Catalogue
-from tssr_jax.collectives import Axis
-from tssr_jax.losses.term import LossTerm
+from tssr_jax.losses.base import LossTerm
 from tssr_jax.models.head import HeadWeights
-from tssr_jax.models.precision import product
+from tssr_jax.models.layers import product
+from tssr_jax.parallel import collectives
+from tssr_jax.parallel.catalogue import Catalogue
+from tssr_jax.parallel.collectives import Axis
 
 
 class TileSize(NamedTuple):

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tssr_jax.catalogue import Catalogue
-from tssr_jax.losses.negatives import Negatives
+from tssr_jax.losses.base import LossTerm
+from tssr_jax.losses.drawn_items import DrawnItems
 from tssr_jax.losses.next_item import counted_first
-from tssr_jax.losses.term import LossTerm
 from tssr_jax.models.head import HeadWeights
-from tssr_jax.models.precision import product
+from tssr_jax.models.layers import product
+from tssr_jax.parallel.catalogue import Catalogue
 
 SCORES_PER_TILE = 2**21
 
@@ -28,7 +28,7 @@ def sampled_next_item_loss(
     weights: HeadWeights,
     labels: jax.Array,
     counted: jax.Array,
-    negatives: Negatives,
+    negatives: DrawnItems,
     *,
     catalogue: Catalogue,
     compute_dtype: str = "float32",

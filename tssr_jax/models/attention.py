@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from tssr_jax.models.dense import Dense
-from tssr_jax.models.dropout import Dropout
+from tssr_jax.models.layers import Dense, Dropout
 
 # Forbidden scores are SET to this finite value: a query with no allowed key (a padding position)
 # then attends uniformly to all positions instead of producing NaN.

@@ -7,8 +7,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from tssr_jax.models.attention import MultiHeadAttention
-from tssr_jax.models.dense import Dense
-from tssr_jax.models.dropout import Dropout
+from tssr_jax.models.layers import Dense, Dropout
 
 LAYER_NORM_EPSILON = 1e-5
 # Names of what is worth keeping for the gradient: results of products with parameters.

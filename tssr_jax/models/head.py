@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from tssr_jax.models import initializers
-from tssr_jax.models.precision import product
+from tssr_jax.models.layers import product
 
-HEADS = ("classes", "content", "tied")
 # Below this squared norm a vector counts as no vector.
 SMALLEST = 1e-12
 

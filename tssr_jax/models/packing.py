@@ -1,4 +1,4 @@
-"""States of packed windows, and the way back to the windows (`data_pipeline.packing`)."""
+"""States of packed windows, and the way back to the windows (`tssr_jax.data_pipeline.packing`)."""
 
 from collections.abc import Mapping
 

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from tssr_jax.models.blocks import layer_norm
-from tssr_jax.models.dense import Dense
-from tssr_jax.models.dropout import Dropout
-from tssr_jax.models.streams import Encoded
+from tssr_jax.models.encoder import Encoded
+from tssr_jax.models.layers import Dense, Dropout
 
 
 class RecurrentEncoder(nn.Module):

@@ -1,42 +1,25 @@
 """The two-stream sequential recommender (arXiv 2403.07623, section 3; docs/method.md)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from tssr_jax.catalogue import Catalogue
-from tssr_jax.collectives import Axis
-from tssr_jax.models import experts, initializers
+from tssr_jax.config.choices import STREAMS, reads_content
+from tssr_jax.models import initializers, mixing
 from tssr_jax.models.attention import causal_padding_mask, packed_mask
 from tssr_jax.models.blocks import EncoderBlock
-from tssr_jax.models.content.frozen import FrozenContent
-from tssr_jax.models.content.fusion import ContentFeatures, FusedContent
-from tssr_jax.models.dropout import Dropout
-from tssr_jax.models.gate import Concatenation, Gate
+from tssr_jax.models.content import Content, Features, FusedContent, ProjectedContent, as_content
+from tssr_jax.models.encoder import StreamEncoders
 from tssr_jax.models.head import Head, HeadWeights
+from tssr_jax.models.layers import Dropout
+from tssr_jax.models.mixing import Concatenation, Gate
 from tssr_jax.models.packing import Packed, unpack
 from tssr_jax.models.recurrent import RecurrentEncoder
-from tssr_jax.models.streams import StreamEncoders
-
-STREAMS = ("id", "content", "sum")
-# All that make sense together.
-STREAM_SETS = (("id", "content"), ("id",), ("content",), ("sum",))
-ENCODERS = ("attention", "gru")
-# Beside the features of the modalities: bool [shard_classes], items that training has seen.
-KNOWN = "known"
-
-
-def reads_content(streams: Sequence[str]) -> bool:
-    """Whether a model of these streams reads the content of items."""
-    return bool({"content", "sum"} & set(streams))
-
-
-def ranks_by_content(head: str, streams: Sequence[str]) -> bool:
-    """Whether items that were never trained are scored by their content."""
-    return head == "content" or (head == "tied" and reads_content(streams))
+from tssr_jax.parallel.catalogue import Catalogue
+from tssr_jax.parallel.collectives import Axis
 
 
 class StreamStates(NamedTuple):
@@ -59,10 +42,10 @@ class TSSROutputs(NamedTuple):
     Attributes:
       id: states of the id stream.
       content: states of the content stream.
-      gate: weight of the id stream in what the gate makes of both, [batch, length, d_model].
+      gate: weight of the id stream in the gate's mixture, [batch, length, d_model].
       fused: what the prediction head reads, [batch, length, d_model]; [batch, length, 2 * d_model]
         with experts.
-      experts: the states by which each predicts, [batch, length, d_model]; {} where they don't.
+      experts: the state by which each expert predicts, [batch, length, d_model]; {} without.
     """
 
     id: StreamStates | None
@@ -75,14 +58,20 @@ class TSSROutputs(NamedTuple):
 class TSSR(nn.Module):
     """Embeddings, unimodal encoders, multimodal encoders, gate and prediction head.
 
+        model = TSSR(1_000, d_model=64)
+        params = init_params(model, {"text": 384}, seed=0)
+        outputs = encode(model, params, item_sequence, features)
+        outputs.fused  # [batch, length, 64]
+
     With one stream there is nothing to cross or to gate: the unimodal encoder feeds the head.
-    `streams=("id",)` is SASRec (arXiv 1808.09781) trained with cross entropy over the catalogue,
-    `("sum",)` the same with an item's content added to its id's vector.
+    `streams=("id",)` is SASRec (arXiv 1808.09781) trained with cross entropy over the catalogue;
+    `("sum",)` adds an item's content to its id's vector. Defaults are those of section `model` of
+    the configuration, where each field has a comment.
 
     Attributes:
-      catalogue: its size, and how its classes lie on the devices; ids are 1..num_items, 0 is
-        padding.
-      streams: one of `STREAM_SETS`.
+      catalogue: the number of items, or a `Catalogue` that says how its classes are cut over
+        devices; ids are 1..num_items, 0 is padding.
+      streams: one of `config.choices.STREAM_SETS`.
       d_model: width of every state.
       num_heads: attention heads; divides d_model.
       d_ffn: width of the feed-forward layers.
@@ -91,32 +80,35 @@ class TSSR(nn.Module):
       max_length: number of positions.
       dropout_rate: see `EncoderBlock`.
       encoder: "attention", or "gru" for a single stream.
-      no_content_vector: see `FrozenContent`.
-      content_hidden: see `FrozenContent`.
-      compute_dtype: one of `COMPUTE_DTYPES`, see `precision`.
+      no_content_vector: see `ProjectedContent`.
+      content_hidden: see `ProjectedContent`.
+      compute_dtype: "float32" or "bfloat16", see `models.layers`.
       residual_init: see `EncoderBlock`.
       keep_products: see `StreamEncoders`.
-      modalities: of the content stream, one or two of `MODALITIES`.
+      modalities: of the content stream, ("text",), ("image",) or both.
       fusion: of two modalities, see `FusedContent`.
-      mixing: of the two streams, one of `MIXINGS`.
-      head: "classes", weights of its own for each class; "content", these and what a projection
-        makes of its content, so that items which were never trained are ranked by content alone;
-        "tied", the sum of the vectors by which the streams read it.
-      id_reads_content: with two streams, what the id stream encodes is the sum of an item's id
-        vector and its content's; see `models.experts` for what its expert scores by. The
-        item-grained loss compares with the id vector alone.
+      mixing: of the two streams, "gate", "experts", "sum" or "concatenation".
+      head: "classes", weights of its own for each class; "content", these and a projection of the
+        class's content, so that items which were never trained are ranked by content alone;
+        "tied", the sum of the vectors by which the streams read the class.
+      id_reads_content: with two streams, the id stream encodes the sum of an item's id vector and
+        its content's; `models.mixing` says what its expert scores by. The item-grained loss
+        compares with the id vector alone.
       rows_axis: the device axis that batches are cut along; None on one device.
+
+    Raises:
+      ValueError: if the heads don't divide d_model.
     """
 
-    catalogue: Catalogue
-    streams: tuple[str, ...]
-    d_model: int
-    num_heads: int
-    d_ffn: int
-    num_unimodal_layers: int
-    num_cross_layers: int
-    max_length: int
-    dropout_rate: float
+    catalogue: Catalogue | int
+    streams: tuple[str, ...] = ("id", "content")
+    d_model: int = 128
+    num_heads: int = 4
+    d_ffn: int = 256
+    num_unimodal_layers: int = 1
+    num_cross_layers: int = 4
+    max_length: int = 50
+    dropout_rate: float = 0.1
     encoder: str = "attention"
     no_content_vector: bool = True
     content_hidden: int = 0
@@ -130,14 +122,27 @@ class TSSR(nn.Module):
     id_reads_content: bool = False
     rows_axis: Axis = None
 
+    def __post_init__(self) -> None:
+        """Completes a catalogue that is given by its size."""
+        if not isinstance(self.catalogue, Catalogue):
+            object.__setattr__(self, "catalogue", Catalogue(self.catalogue))
+        if self.d_model % self.num_heads:
+            raise ValueError(f"{self.num_heads} heads do not divide d_model={self.d_model}")
+        super().__post_init__()
+
+    @property
+    def classes(self) -> Catalogue:
+        """How the classes lie on the devices."""
+        return cast(Catalogue, self.catalogue)
+
     @property
     def predicts_by_experts(self) -> bool:
-        """Whether each of `EXPERTS` predicts by itself."""
+        """Whether each of the id stream, the content stream and the gate predicts by itself."""
         return self.mixing == "experts" and len(self.streams) == 2
 
     def setup(self) -> None:
         """Makes the layers that the streams need; the names are those of the parameters."""
-        table, classes = initializers.table(self.catalogue.num_items), self.catalogue.shard_classes
+        table, classes = initializers.table(self.classes.num_items), self.classes.shard_classes
         self.position_embedding = nn.Embed(self.max_length, self.d_model, embedding_init=table)
         if self.streams != ("content",):
             self.token_embedding = nn.Embed(classes, self.d_model, embedding_init=table)
@@ -166,17 +171,17 @@ class TSSR(nn.Module):
 
     def _make_content_projection(self) -> nn.Module:
         settings = (
-            *(self.d_model, self.catalogue, self.no_content_vector),
+            *(self.d_model, self.classes, self.no_content_vector),
             *(self.compute_dtype, self.content_hidden),
         )
         if len(self.modalities) == 1:
-            return FrozenContent(*settings)
+            return ProjectedContent(*settings)
         return FusedContent(self.modalities, self.fusion, *settings)
 
     def encode(
         self,
         item_sequence: jax.Array,
-        item_features: ContentFeatures | None,
+        features: Features,
         packed: Packed | None = None,
         *,
         deterministic: bool = True,
@@ -186,17 +191,18 @@ class TSSR(nn.Module):
 
         Args:
           item_sequence: int [batch, length], left padded with 0; length <= max_length.
-          item_features: [shard_classes, feature_dim], or one such table for each modality (see
-            `ItemFeatures` for others than tables); may be None without a content stream.
+          features: of the items, see `as_content`; None without a content stream.
           packed: the same items in fewer rows, which are encoded instead; the states come back at
             the places of `item_sequence`, zeros on its padding.
           deterministic: whether dropout is off; if not, `apply` needs the rng "dropout".
-          last_only: what is crossed and fused are the last position's states, [batch, 1, d_model];
-            ranking needs no others, and this costs less than half. Not with `packed` or dropout.
+          last_only: cross-attention and the gate run on the last position only, and give
+            [batch, 1, d_model]; ranking needs no more, and this costs less than half. Not with
+            `packed` or dropout.
 
         Raises:
           ValueError: if a content stream gets no features, or `last_only` meets packed windows.
         """
+        content = as_content(features, self.modalities)
         if packed is not None:
             if last_only:
                 raise ValueError("last_only is for ranking, which packs no windows")
@@ -204,7 +210,7 @@ class TSSR(nn.Module):
                 packed["items"],
                 packed_mask(packed["segments"]),
                 self.position_embedding(packed["positions"]),
-                item_features,
+                content,
                 deterministic=deterministic,
             )
             return jax.tree.map(lambda states: unpack(states, packed["places"]), outputs)
@@ -215,7 +221,7 @@ class TSSR(nn.Module):
             item_sequence,
             mask,
             positions,
-            item_features,
+            content,
             deterministic=deterministic,
             last_only=last_only,
         )
@@ -225,12 +231,12 @@ class TSSR(nn.Module):
         item_sequence: jax.Array,
         mask: jax.Array,
         positions: jax.Array,
-        item_features: ContentFeatures | None,
+        content: Content,
         *,
         deterministic: bool,
         last_only: bool = False,
     ) -> TSSROutputs:
-        embeddings = self._embeddings(item_sequence, item_features)
+        embeddings = self._embeddings(item_sequence, content)
         dropout = not deterministic and self.dropout_rate > 0
         encoded = self.blocks(
             self._inputs(embeddings, positions),
@@ -247,12 +253,10 @@ class TSSR(nn.Module):
         if self.predicts_by_experts:
             newest = slice(-1, None) if last_only else slice(None)
             by = {name: own.encoded[:, newest] for name, own in states.items()} | {"joint": fused}
-            fused = experts.pool(by, id_reads_content=self.id_reads_content)
+            fused = mixing.pool(by, id_reads_content=self.id_reads_content)
         return TSSROutputs(states.get("id"), states.get("content"), gate, fused, by)
 
-    def attention(
-        self, item_sequence: jax.Array, item_features: ContentFeatures | None
-    ) -> jax.Array:
+    def attention(self, item_sequence: jax.Array, features: Features) -> jax.Array:
         """How much each position of a history attends to each; see `StreamEncoders.attention`.
 
         Raises:
@@ -261,16 +265,14 @@ class TSSR(nn.Module):
         if self.encoder != "attention":
             raise ValueError(f"a {self.encoder} has no attention")
         positions = self.position_embedding.embedding[-item_sequence.shape[1] :]
-        embeddings = self._embeddings(item_sequence, item_features)
+        embeddings = self._embeddings(item_sequence, as_content(features, self.modalities))
         inputs = self._inputs(embeddings, positions)
         weights = self.blocks.attention(inputs, causal_padding_mask(item_sequence))
         return cast(jax.Array, weights)
 
-    def _embeddings(
-        self, item_sequence: jax.Array, item_features: ContentFeatures | None
-    ) -> dict[str, jax.Array]:
+    def _embeddings(self, item_sequence: jax.Array, content: Content) -> dict[str, jax.Array]:
         streams = [stream for stream in STREAMS if stream in self.streams]
-        return {name: self.embed(name, item_sequence, item_features) for name in streams}
+        return {name: self._embed(name, item_sequence, content) for name in streams}
 
     def _inputs(self, embeddings: Mapping[str, jax.Array], positions: jax.Array) -> jax.Array:
         """What the first block reads, [streams, batch, length, d_model]."""
@@ -289,78 +291,68 @@ class TSSR(nn.Module):
             return None, states[0] + states[1]
         return None, self.concatenation(*states)
 
-    def embed(
-        self, stream: str, item_sequence: jax.Array, item_features: ContentFeatures | None
-    ) -> jax.Array:
+    def embed(self, stream: str, item_sequence: jax.Array, features: Features) -> jax.Array:
         """Item embeddings of a stream without positions, [batch, length, d_model]."""
+        return self._embed(stream, item_sequence, as_content(features, self.modalities))
+
+    def _embed(self, stream: str, item_sequence: jax.Array, content: Content) -> jax.Array:
         if stream == "sum":
-            parts = (self.embed(one, item_sequence, item_features) for one in ("id", "content"))
+            parts = (self._embed(one, item_sequence, content) for one in ("id", "content"))
             return next(parts) + next(parts)
         if stream == "id":
-            return self.catalogue.lookup(self._own_vectors(item_features), item_sequence)
-        if item_features is None:
-            raise ValueError("the content stream needs item_features")
-        return self.content_projection(item_sequence, self._content(item_features))
+            return self.classes.lookup(self._own_vectors(content), item_sequence)
+        return self.content_projection(item_sequence, self._features(content))
 
-    def head_weights(self, item_features: ContentFeatures | None) -> HeadWeights:
+    def head_weights(self, features: Features) -> HeadWeights:
         """What scores this device's classes; class 0 is padding."""
+        content = as_content(features, self.modalities)
         weights = self.output()
-        known = _known(item_features)
-        if known is not None:
+        if content.known is not None:
+            known = jnp.asarray(content.known, jnp.float32)
             weights = HeadWeights(weights.kernel * known, weights.bias * known)
         if self.head == "classes":
             return weights
         if self.head == "tied":
-            vectors = self._vectors_of_classes(item_features)
+            vectors = self._vectors_of_classes(content)
             if self.predicts_by_experts:
                 return weights._replace(kernel=jnp.concatenate(vectors, axis=0))
             return weights._replace(kernel=sum(vectors[1:], vectors[0]))
-        if item_features is None:
-            raise ValueError("a head that reads content needs item_features")
-        content = self.output_content(None, self._content(item_features))
-        return weights._replace(kernel=weights.kernel + content.T)
+        own = self.output_content(None, self._features(content))
+        return weights._replace(kernel=weights.kernel + own.T)
 
-    def _vectors_of_classes(self, item_features: ContentFeatures | None) -> list[jax.Array]:
+    def _vectors_of_classes(self, content: Content) -> list[jax.Array]:
         """By what the streams read this device's classes, each [d_model, shard_classes]."""
         vectors = []
         if self.streams != ("content",):
-            vectors.append(ids_as_read(self.token_embedding.embedding, _known(item_features)))
+            vectors.append(ids_as_read(self.token_embedding.embedding, content.known))
         if reads_content(self.streams):
-            if item_features is None:
-                raise ValueError("a head that reads content needs item_features")
-            vectors.append(self.content_projection(None, self._content(item_features)))
+            vectors.append(self.content_projection(None, self._features(content)))
         return [own.T for own in vectors]
 
-    def _own_vectors(self, item_features: ContentFeatures | None) -> Callable[..., jax.Array]:
+    def _own_vectors(self, content: Content) -> Callable[..., jax.Array]:
         """The id's row of each class on this device; zeros for items that were never trained."""
-        known = _known(item_features)
-        if known is None:
+        if content.known is None:
             return self.token_embedding
+        known = jnp.asarray(content.known, jnp.float32)
         return lambda place: self.token_embedding(place) * known[place][..., None]
 
-    def _content(self, item_features: ContentFeatures) -> ContentFeatures:
-        if len(self.modalities) == 1 and isinstance(item_features, Mapping):
-            return item_features[self.modalities[0]]
-        return item_features
+    def _features(self, content: Content) -> Any:
+        """What the projection reads: one modality's features, or those of both by name."""
+        missing = [name for name in self.modalities if name not in content.features]
+        if missing:
+            raise ValueError(f"the content stream needs features of {missing[0]!r}")
+        if len(self.modalities) == 1:
+            return content.features[self.modalities[0]]
+        return content.features
 
     def __call__(
-        self,
-        item_sequence: jax.Array,
-        item_features: ContentFeatures | None,
-        *,
-        deterministic: bool = True,
+        self, item_sequence: jax.Array, features: Features, *, deterministic: bool = True
     ) -> tuple[TSSROutputs, jax.Array]:
         """`encode`, then `score` at every position: logits [batch, length, shard_classes]."""
-        outputs = self.encode(item_sequence, item_features, deterministic=deterministic)
-        return outputs, self.head_weights(item_features).score(outputs.fused, self.compute_dtype)
+        outputs = self.encode(item_sequence, features, deterministic=deterministic)
+        return outputs, self.head_weights(features).score(outputs.fused, self.compute_dtype)
 
 
 def ids_as_read(table: Any, known: Any) -> Any:
     """An id table [classes, d_model] as streams read it: zeros for what is not `known`."""
-    return table if known is None else table * known[:, None]
-
-
-def _known(item_features: ContentFeatures | None) -> jax.Array | None:
-    """1 for the classes whose own vectors count, 0 for others; None where all do."""
-    known = item_features.get(KNOWN) if isinstance(item_features, Mapping) else None
-    return None if known is None else jnp.asarray(known, jnp.float32)
+    return table if known is None else table * jnp.asarray(known, jnp.float32)[:, None]

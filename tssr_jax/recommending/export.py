@@ -25,18 +25,19 @@ from jax import export
 from jax.experimental import jax2tf
 from safetensors.numpy import save_file
 
-from data_pipeline.input_pipeline import users_in_chunks
-from data_pipeline.tensorflow_cpu import tf
+from tssr_jax.config.files import write_json
+from tssr_jax.config.saved import load_config
+from tssr_jax.data_pipeline.input_pipeline import users_in_chunks
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.errors import UserError
+from tssr_jax.evaluation.top_k import competing_scores
+from tssr_jax.models.apply import encode
 from tssr_jax.models.head import HeadWeights
-from tssr_jax.models.pure import encode
-from tssr_jax.parallel import exactly
+from tssr_jax.parallel.devices import exactly
 from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.recommending.step import Choice, chosen_scorer
 from tssr_jax.reporting import make_console, pairs_table
-from tssr_jax.run_config import load_config, write_json
-from tssr_jax.top_k import competing_scores
 
 FORMATS = ("saved_model", "stablehlo", "vectors")
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -115,7 +116,7 @@ def _write(part: Path, recommender: Recommender, workdir: epath.Path, request: A
     _items_table(recommender.items).write_parquet(part / "items.parquet")
     if "vectors" in request.formats:
         save_file(_vectors(recommender), part / "vectors.safetensors")
-        users = pl.DataFrame({"user": recommender.experiment.data.user_ids})
+        users = pl.DataFrame({"user": recommender.run.data.user_ids})
         users.write_parquet(part / "users.parquet")
     about = {
         "workdir": str(workdir),
@@ -146,7 +147,7 @@ def scores_program(recommender: Recommender) -> Callable[[Any, jax.Array], jax.A
         scorer = chosen_scorer(model, Choice(HeadWeights(*weights), *others))
         with jax.default_matmul_precision("highest"):
             states, score = scorer(params, {"item_sequence": window}, content)
-            return competing_scores(score(states), history, model.catalogue)
+            return competing_scores(score(states), history, model.classes)
 
     return scores
 
@@ -222,7 +223,7 @@ def _items_table(items: Items) -> pl.DataFrame:
 def _vectors(recommender: Recommender) -> dict[str, np.ndarray]:
     """Of the items, and of the users after all that the data knows of them."""
     params, content, choice = recommender.tables
-    model, store = recommender.model, recommender.experiment.sequences
+    model, store = recommender.model, recommender.run.sequences
     weights = choice.weights
 
     @jax.jit

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from data_pipeline.sources import tables
+from tssr_jax.data_pipeline.sources import tables
 from tssr_jax.errors import UserError
 
 INPUTS = (".jsonl", ".csv", ".csv.gz", ".parquet")

@@ -12,17 +12,18 @@ import ml_collections
 import numpy as np
 import polars as pl
 
-from data_pipeline.image_inputs import image_features
-from data_pipeline.sources import base, tables
-from data_pipeline.sources.own_files import own_fields
-from data_pipeline.text_features import text_features
-from data_pipeline.texts import describe
-from tssr_jax import placement
-from tssr_jax.catalogue import Catalogue
+from tssr_jax.config.choices import ranks_by_content
+from tssr_jax.content.image_inputs import image_features
+from tssr_jax.content.text_features import text_features
+from tssr_jax.data_pipeline.sources import base, tables
+from tssr_jax.data_pipeline.sources.own_files import own_fields
+from tssr_jax.data_pipeline.texts import describe
 from tssr_jax.errors import UserError
-from tssr_jax.experiment import Experiment
-from tssr_jax.models.tssr import KNOWN, ranks_by_content
-from tssr_jax.parallel import CLASSES
+from tssr_jax.models.content import Content
+from tssr_jax.parallel import sharding
+from tssr_jax.parallel.catalogue import Catalogue
+from tssr_jax.parallel.devices import CLASSES
+from tssr_jax.run import Run
 
 
 def read_new_items(path: Path, data: ml_collections.ConfigDict) -> pl.DataFrame:
@@ -56,51 +57,48 @@ def read_new_items(path: Path, data: ml_collections.ConfigDict) -> pl.DataFrame:
     return describe(table, fields, data.text_field_length)
 
 
-def with_new_items(
-    experiment: Experiment, params: Any, described: pl.DataFrame
-) -> tuple[Experiment, Any]:
-    """The experiment with a larger catalogue, and the parameters for it.
+def with_new_items(run: Run, params: Any, described: pl.DataFrame) -> tuple[Run, Any]:
+    """The run with a larger catalogue, and the parameters for it.
 
     Args:
-      experiment: of the run, the whole catalogue on each device.
+      run: of the run, the whole catalogue on each device.
       params: as they lie on the devices.
       described: columns text and image of the new items, which follow the others.
 
     Raises:
       UserError: if the model ranks no items by their content.
     """
-    config, devices = experiment.config, experiment.devices
+    config, devices = run.config, run.devices
     if not ranks_by_content(config.model.head, config.model.streams):
         raise UserError(
             f"This run can't rank new items: --config.model.head={config.model.head} of the "
             f"streams {tuple(config.model.streams)} knows items by weights of their own. Train "
             "with --config.model.head=tied and a stream that reads content."
         )
-    catalogue = Catalogue(experiment.data.num_items + described.height)
-    content = dict(experiment.content)
-    for name in config.content.modalities:
-        new = _features(name, experiment, described)
-        content[name] = devices.place(np.concatenate([np.asarray(content[name]), new]), CLASSES)
-    known = np.concatenate([np.asarray(content[KNOWN]), np.zeros(described.height, bool)])
-    content[KNOWN] = devices.place(known, CLASSES)
+    catalogue = Catalogue(run.data.num_items + described.height)
+    features = {}
+    for name, table in run.content.features.items():
+        new = _features(name, run, described)
+        features[name] = devices.place(np.concatenate([np.asarray(table), new]), CLASSES)
+    known = np.concatenate([np.asarray(run.content.known), np.zeros(described.height, bool)])
     larger = dataclasses.replace(
-        experiment,
-        content=content,
+        run,
+        content=Content(features, known=devices.place(known, CLASSES)),
         known=known,
-        model=experiment.model.clone(catalogue=catalogue),
+        model=run.model.clone(catalogue=catalogue),
     )
-    padded = placement.pad_classes(params, catalogue)
-    return larger, devices.place(padded, placement.layout(padded))
+    padded = sharding.pad_classes(params, catalogue)
+    return larger, devices.place(padded, sharding.layout(padded))
 
 
-def _features(name: str, experiment: Experiment, described: pl.DataFrame) -> np.ndarray:
+def _features(name: str, run: Run, described: pl.DataFrame) -> np.ndarray:
     """Of the new items, [new items, width], as the catalogue's were made."""
-    config = experiment.config
+    config = run.config
     settings, cache_dir = config.content[name], config.data.cache_dir
     if name == "text":
         texts = described["text"].to_list()
         return text_features(texts, settings, cache_dir).table[1:]
     images = described["image"].to_list()
     if not any(images):
-        return np.zeros((len(images), experiment.feature_widths[name]), np.float32)
+        return np.zeros((len(images), run.feature_widths[name]), np.float32)
     return image_features(images, config.data.raw_dir, settings, cache_dir).table[1:]

@@ -10,21 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from data_pipeline.counts import training_counts
+from tssr_jax.config.choices import MODALITIES, STREAMS
+from tssr_jax.config.saved import load_config
+from tssr_jax.data_pipeline.counts import training_counts
 from tssr_jax.errors import UserError
-from tssr_jax.evaluate import restore_best
-from tssr_jax.experiment import Experiment
-from tssr_jax.models.content.fusion import MODALITIES
+from tssr_jax.evaluation.evaluate import restore_best
+from tssr_jax.evaluation.ranking import Ranker
+from tssr_jax.models.apply import attention, encode, head_weights
+from tssr_jax.models.content import CONTENT_LAYOUT
 from tssr_jax.models.head import unit
-from tssr_jax.models.pure import attention, encode, head_weights
-from tssr_jax.models.tssr import KNOWN, STREAMS, ids_as_read
-from tssr_jax.parallel import ROWS, WHOLE, exactly
-from tssr_jax.ranking import Ranker, params_layout
+from tssr_jax.models.tssr import ids_as_read
+from tssr_jax.parallel.devices import ROWS, WHOLE, exactly
 from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.new_items import read_new_items, with_new_items
 from tssr_jax.recommending.results import Explanation, Recommendations, ScoredItem
 from tssr_jax.recommending.step import Choice, Found, Stream, make_recommend_step
-from tssr_jax.run_config import load_config
+from tssr_jax.run import Run
 
 # By what two items are alike: vectors that score them, the id stream's, or their content features.
 Space = Literal["scores", "id", "content"]
@@ -48,13 +49,13 @@ class Recommender:
     catalogue is better.
 
     Attributes:
-      experiment: what the run is made of.
+      run: what the run is made of.
       items: the catalogue in its owner's words.
       model: the module.
       batch_size: histories that are ranked at a time.
 
     Args:
-      experiment: content, model and devices, each with the whole catalogue.
+      run: content, model and devices, each with the whole catalogue.
       params: the model's, as they lie on the devices.
       items: the catalogue in its owner's words.
       batch_size: histories that are ranked at a time.
@@ -62,18 +63,18 @@ class Recommender:
 
     def __init__(
         self,
-        experiment: Experiment,
+        run: Run,
         params: Any,
         items: Items,
         batch_size: int = 256,
     ):
-        self.experiment = experiment
+        self.run = run
         self.items = items
-        self.model = experiment.model
-        self._devices = experiment.devices
+        self.model = run.model
+        self._devices = run.devices
         self._params = params
-        self._content = Ranker(experiment).content(params)
-        self._layouts = (params_layout(experiment), experiment.content_layout())
+        self._content = Ranker(run).content(params)
+        self._layouts = (run.params_layout, CONTENT_LAYOUT)
         self.batch_size = self._devices.round_up(batch_size)
         self._steps: dict[tuple[int, Stream], Callable[..., Found]] = {}
         self._vectors: dict[Space, np.ndarray] = {}
@@ -108,15 +109,15 @@ class Recommender:
         kind = load_config(workdir).baseline.kind
         if kind:
             raise UserError(f"{workdir} is a run of the baseline {kind!r}, not of a model.")
-        experiment, params, _ = restore_best(workdir, raw_dir=raw_dir, whole_catalogue=True)
-        data = experiment.data
-        counts = training_counts(experiment.sequences, experiment.config, data.num_items)
+        run, params, _ = restore_best(workdir, raw_dir=raw_dir, whole_catalogue=True)
+        data = run.data
+        counts = training_counts(run.sequences, run.config, data.num_items)
         items = Items(data.item_ids, data.titles, counts)
         if new_items is not None:
-            described = read_new_items(Path(new_items), experiment.config.data)
+            described = read_new_items(Path(new_items), run.config.data)
             items = items.with_more(described["item"].to_list(), described["title"].to_list())
-            experiment, params = with_new_items(experiment, params, described)
-        return cls(experiment, params, items, batch_size)
+            run, params = with_new_items(run, params, described)
+        return cls(run, params, items, batch_size)
 
     @property
     def tables(self) -> tuple[Any, Any, Choice]:
@@ -258,9 +259,10 @@ class Recommender:
             return np.asarray(self._choice.weights.kernel.T)
         if space == "id" and "token_embedding" in self._params:
             table = self._params["token_embedding"]["embedding"]
-            tables = [ids_as_read(table, self._content.get(KNOWN))]
+            tables = [ids_as_read(table, self._content.known)]
         elif space == "content":
-            tables = [self._content[name] for name in MODALITIES if name in self._content]
+            own = self._content.features
+            tables = [own[name] for name in MODALITIES if name in own]
         else:
             tables = []
         if not tables:

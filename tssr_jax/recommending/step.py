@@ -6,13 +6,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tssr_jax.models import experts
-from tssr_jax.models.content.fusion import ContentFeatures
+from tssr_jax.evaluation.ranking import Scorer, make_scores_step
+from tssr_jax.evaluation.top_k import best_classes
+from tssr_jax.models import mixing
+from tssr_jax.models.apply import encode
+from tssr_jax.models.content import Content
 from tssr_jax.models.head import HeadWeights
-from tssr_jax.models.pure import encode
 from tssr_jax.models.tssr import TSSR
-from tssr_jax.ranking import Scorer, make_scores_step
-from tssr_jax.top_k import best_classes
 
 # Whose state is scored.
 Stream = Literal["fused", "id", "content"]
@@ -58,7 +58,7 @@ def make_recommend_step(model: TSSR, k: int, stream: Stream = "fused") -> Callab
       k: length of a list, at most the number of items.
       stream: whose state is scored, see `chosen_scorer`.
     """
-    catalogue = model.catalogue
+    catalogue = model.classes
 
     def best(states: Any, scores: jax.Array, excluded: jax.Array) -> Found:
         found = best_classes(scores, excluded, k, catalogue)
@@ -67,7 +67,7 @@ def make_recommend_step(model: TSSR, k: int, stream: Stream = "fused") -> Callab
     def step(
         params: Any,
         batch: Mapping[str, Any],
-        content: ContentFeatures | None,
+        content: Content,
         choice: Choice,
     ) -> Found:
         scorer = chosen_scorer(model, choice, stream)
@@ -96,7 +96,7 @@ def chosen_scorer(model: TSSR, choice: Choice, stream: Stream = "fused") -> Scor
     """
 
     def scorer(
-        params: Any, batch: Mapping[str, Any], content: ContentFeatures | None
+        params: Any, batch: Mapping[str, Any], content: Content
     ) -> tuple[_States, Callable[[_States], jax.Array]]:
         outputs = encode(model, params, batch["item_sequence"], content, last_only=True)
         there = batch["item_sequence"][:, -1] > 0
@@ -104,7 +104,7 @@ def chosen_scorer(model: TSSR, choice: Choice, stream: Stream = "fused") -> Scor
         if stream != "fused":
             if model.predicts_by_experts:
                 own: dict[str, jax.Array] = {stream: outputs.experts[stream][:, -1]}
-                fused = experts.pool(own, id_reads_content=model.id_reads_content)
+                fused = mixing.pool(own, id_reads_content=model.id_reads_content)
             else:
                 fused = getattr(outputs, stream).crossed[:, -1]
         gate = jnp.full_like(fused[:, 0], jnp.nan)

@@ -51,8 +51,8 @@ class Service:
         # One thread: a ranking uses all cores itself.
         self.executor = ThreadPoolExecutor(1, "ranking")
         self.batcher = Batcher(recommender, self.executor)
-        self._images = recommender.experiment.data.images
-        folder = Path(recommender.experiment.config.data.raw_dir or ".")
+        self._images = recommender.run.data.images
+        folder = Path(recommender.run.config.data.raw_dir or ".")
         self._folder = folder.expanduser().resolve()
         recommender.items.find("")  # the index of ids is made now, not by the first request
 

@@ -4,8 +4,8 @@ import json
 
 from etils import epath
 
+from tssr_jax.config.files import write_json
 from tssr_jax.errors import UserError
-from tssr_jax.run_config import write_json
 from tssr_jax.studies.trial import SEARCHES_FOLDER, TRIALS_FOLDER
 
 FILE_NAME = "budget.json"

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tssr_jax.evaluate import PER_USER_FILE
+from tssr_jax.evaluation.evaluate import PER_USER_FILE
 from tssr_jax.studies.designs import Study
 from tssr_jax.studies.statistics import (
     Difference,

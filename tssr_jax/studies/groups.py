@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tssr_jax.metrics import ranking_metrics
+from tssr_jax.evaluation.metrics import ranking_metrics
 
 # Upper ends of the groups by length of the history.
 HISTORY_ENDS = (4, 8, 16, 32, 64)

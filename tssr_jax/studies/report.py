@@ -8,7 +8,7 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from tssr_jax.run_config import write_whole
+from tssr_jax.config.files import write_whole
 from tssr_jax.studies import plots
 from tssr_jax.studies.designs import Study
 from tssr_jax.studies.findings import METRICS, SPLIT, Finding, find, per_user

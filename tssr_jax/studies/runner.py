@@ -8,9 +8,9 @@ import ml_collections
 from etils import epath
 from rich.console import Console
 
+from tssr_jax.config.files import write_whole
 from tssr_jax.errors import UserError
 from tssr_jax.reporting import make_console, make_progress
-from tssr_jax.run_config import write_whole
 from tssr_jax.studies.budget import require_same_budget
 from tssr_jax.studies.designs import STUDIES, Study
 from tssr_jax.studies.report import write_report

@@ -15,25 +15,25 @@ from typing import Any
 
 import ml_collections
 from etils import epath
-from flax.traverse_util import flatten_dict
 from rich.console import Console
 from rich.table import Column, Table
 
-from tssr_jax.errors import UserError
-from tssr_jax.reporting import make_console, make_progress
-from tssr_jax.run_config import (
+from tssr_jax.config.fields import flattened
+from tssr_jax.config.files import write_json
+from tssr_jax.config.saved import (
     FILE_NAME,
     WITHOUT_EFFECT,
     load_config,
     require_same_config,
     save_config,
-    write_json,
 )
+from tssr_jax.config.validation import validate_config
+from tssr_jax.errors import UserError
+from tssr_jax.reporting import make_console, make_progress
 from tssr_jax.studies.budget import require_same_budget
 from tssr_jax.studies.slots import UNHURRIED, News, Pace, Slots, run_trial
 from tssr_jax.studies.space import Dimension, counts, parse_space
 from tssr_jax.studies.trial import TRIALS_FOLDER, Trial
-from tssr_jax.validation import validate_config
 
 JOURNAL_FILE = "search.log"
 BEST_FILE = "best.json"
@@ -193,7 +193,7 @@ def _try_first(
     console: Console,
 ) -> None:
     """The first trial has the configuration's own values: what is found is no worse than these."""
-    fields = flatten_dict(config.to_dict(), sep=".")
+    fields = flattened(config)
     outside = [d.field for d in dimensions if not d.contains(fields[d.field])]
     if outside:
         console.print(

@@ -5,8 +5,8 @@ import math
 from typing import Any, NamedTuple
 
 import ml_collections
-from flax.traverse_util import flatten_dict
 
+from tssr_jax.config.fields import flattened
 from tssr_jax.errors import UserError
 
 _FORM = (
@@ -87,7 +87,7 @@ def parse_space(config: ml_collections.ConfigDict) -> list[Dimension]:
     Raises:
       UserError: if one can't be read, names no field, or has values of another type.
     """
-    fields = flatten_dict(config.to_dict(), sep=".")
+    fields = flattened(config)
     dimensions = []
     for text in config.search.space:
         name, _, rest = (part.strip() for part in text.partition(":"))

@@ -8,12 +8,12 @@ from typing import Any
 
 import ml_collections
 from etils import epath
-from flax.traverse_util import flatten_dict
 
+from tssr_jax.config.fields import flattened
+from tssr_jax.config.saved import FILE_NAME, WITHOUT_EFFECT, require_same_config, save_config
+from tssr_jax.config.validation import validate_config
 from tssr_jax.errors import UserError
-from tssr_jax.run_config import FILE_NAME, WITHOUT_EFFECT, require_same_config, save_config
 from tssr_jax.studies.designs import Study, Variant
-from tssr_jax.validation import validate_config
 
 RESULT_FILE = "result.json"
 LOG_FILE = "log.txt"
@@ -76,7 +76,7 @@ def make_trials(
     Raises:
       UserError: if a variant's configuration makes no sense, or a field that it needs is not set.
     """
-    fields = flatten_dict(config.to_dict(), sep=".")
+    fields = flattened(config)
     for name in study.needs:
         if not fields[name]:
             raise UserError(f"This study needs --config.{name} (configs/default.py explains it).")

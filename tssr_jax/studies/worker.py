@@ -20,18 +20,18 @@ import jax
 from absl import flags, logging
 from etils import epath
 
-from data_pipeline.input_pipeline import HELD_OUT
-from data_pipeline.tensorflow_cpu import tf
-from tssr_jax import command_line
-from tssr_jax.baselines import run_baseline
-from tssr_jax.evaluate import SPLITS, evaluate, restore_best
-from tssr_jax.huge_pages import use_huge_pages
-from tssr_jax.preemption import StopRequest
+from tssr_jax import cli
+from tssr_jax.config.files import write_json
+from tssr_jax.config.saved import load_config
+from tssr_jax.data_pipeline.input_pipeline import HELD_OUT
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
+from tssr_jax.evaluation.baselines import run_baseline
+from tssr_jax.evaluation.evaluate import SPLITS, evaluate, restore_best
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.reporting import METRICS_FILE
-from tssr_jax.run_config import load_config, write_json
+from tssr_jax.runtime import StopRequest, use_huge_pages
 from tssr_jax.studies.trial import RESULT_FILE, RUN_FOLDER
-from tssr_jax.train import train
+from tssr_jax.training.loop import train
 
 LATENCY_REQUESTS = 50
 LIST_LENGTH = 10
@@ -67,13 +67,13 @@ def run(folder: epath.Path, minutes: float) -> None:
 
 def trained(workdir: epath.Path) -> dict[str, Any]:
     """The step of a run's best checkpoint, and what it cost."""
-    experiment, params, step = restore_best(workdir)
+    run, params, step = restore_best(workdir)
     cost = training_cost(workdir) | {
         "parameters": sum(x.size for x in jax.tree.leaves(params)),
         # Before anything else is loaded.
         "peak_gib": peak_bytes() / 2**30,
     }
-    del experiment, params
+    del run, params
     # A catalogue that is cut over devices need not fit one of them, where it would be asked.
     if load_config(workdir).model_devices == 1:
         cost |= {"request_ms": latency(workdir)}
@@ -102,7 +102,7 @@ def latency(workdir: epath.Path) -> float:
     Of each the second call counts: a list of seen items of another length is another program.
     """
     recommender = Recommender.from_workdir(workdir, batch_size=1)
-    store, ids = recommender.experiment.sequences, recommender.items.ids
+    store, ids = recommender.run.sequences, recommender.items.ids
     users = min(LATENCY_REQUESTS, store.lengths.size)
     ends = store.lengths[:users] - HELD_OUT["test"]
     rows = store.rows(tf.range(users, dtype=tf.int64))
@@ -135,4 +135,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     use_huge_pages()
-    command_line.run(main)
+    cli.run(main)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tssr_jax.losses.contrastive import item_grained, pool, user_grained
+from tssr_jax.losses.contrastive import item_contrast, pool, user_contrast
 
 
 def cross_entropy(scores, target):
@@ -28,7 +28,7 @@ def test_user_grained_by_hand():
     # Cosines: row 0 with (1, 0), row 1 with (0, 1); the lengths of the vectors do not matter.
     anchors = jnp.array([[3.0, 0.0], [2.0, 2.0]])
     others = jnp.array([[5.0, 0.0], [0.0, 0.1]])
-    term = user_grained(anchors, others, jnp.array([True, True]), temperature=0.5)
+    term = user_contrast(anchors, others, jnp.array([True, True]), temperature=0.5)
     expected = cross_entropy(np.array([2.0, 0.0]), 0) + np.log(2)  # row 1 is as near to both
     np.testing.assert_allclose(term.sum, expected, rtol=1e-6)
     assert term.weight == 2
@@ -38,8 +38,8 @@ def test_user_grained_leaves_out_rows_that_fill_the_batch():
     key = jax.random.key(0)
     anchors, others = jax.random.normal(key, (2, 4, 8))
     real = jnp.array([True, True, True, False])
-    filled = user_grained(anchors, others, real, temperature=0.2)
-    alone = user_grained(anchors[:3], others[:3], real[:3], temperature=0.2)
+    filled = user_contrast(anchors, others, real, temperature=0.2)
+    alone = user_contrast(anchors[:3], others[:3], real[:3], temperature=0.2)
     np.testing.assert_allclose(filled.sum, alone.sum, rtol=1e-6)
     assert filled.weight == alone.weight == 3
 
@@ -47,7 +47,7 @@ def test_user_grained_leaves_out_rows_that_fill_the_batch():
 def test_user_grained_has_finite_gradients_at_zero():
     zero, others = jnp.zeros((2, 3)), jnp.ones((2, 3))
     rows = jnp.array([True, True])
-    grad = jax.grad(lambda x: user_grained(x, others, rows, temperature=0.2).sum)(zero)
+    grad = jax.grad(lambda x: user_contrast(x, others, rows, temperature=0.2).sum)(zero)
     assert np.isfinite(grad).all()
 
 
@@ -63,7 +63,7 @@ AT_1 = np.array([[0.0, 3.0], [0.5, 3.0]])
 @pytest.mark.parametrize("valid_positions_only", [True, False])
 @pytest.mark.parametrize("mask_false_negatives", [True, False])
 def test_item_grained_by_hand(valid_positions_only, mask_false_negatives):
-    term = item_grained(
+    term = item_contrast(
         STATES,
         EMBEDDINGS,
         SEQUENCE,
@@ -81,7 +81,7 @@ def test_item_grained_by_hand(valid_positions_only, mask_false_negatives):
 def test_item_grained_ignores_columns_without_an_item():
     sequence = jnp.array([[4, 5], [0, 0]])
     states, embeddings = jax.random.normal(jax.random.key(1), (2, 2, 2, 3))
-    term = item_grained(
+    term = item_contrast(
         states, embeddings, sequence, valid_positions_only=True, mask_false_negatives=True
     )
     np.testing.assert_allclose(term.sum, 0.0, atol=1e-6)  # one column: nothing to choose from

@@ -1,4 +1,4 @@
-"""Negatives beside the batch's: dense formulas, what is near, the queue, several devices."""
+"""DrawnItems beside the batch's: dense formulas, what is near, the queue, several devices."""
 
 import jax
 import jax.numpy as jnp
@@ -6,19 +6,22 @@ import numpy as np
 import optax
 import pytest
 
-from configs import default
+from tests.losses import loss_terms
 from tests.small_model import with_attention
-from tssr_jax import placement
-from tssr_jax.catalogue import Catalogue
-from tssr_jax.experiment import make_model
-from tssr_jax.losses import hard_negatives
-from tssr_jax.losses.hard_negatives import UserQueue, draw_near_items
+from tssr_jax.config import default
+from tssr_jax.losses import further_negatives
+from tssr_jax.losses.further_negatives import UserQueue, draw_near_items
 from tssr_jax.losses.info_nce import ExtraKeys, Keys, info_nce
-from tssr_jax.losses.total import Competitors, loss_terms
-from tssr_jax.models.pure import embed_items, encode
-from tssr_jax.optimizer import make_optimizer
-from tssr_jax.parallel import CLASSES, ROWS, Devices
-from tssr_jax.train_state import create_train_state, init_params, make_train_step
+from tssr_jax.losses.objective import Competitors
+from tssr_jax.models.apply import embed_items, encode
+from tssr_jax.models.content import CONTENT_LAYOUT, Content
+from tssr_jax.models.init import init_params, make_model
+from tssr_jax.parallel import sharding
+from tssr_jax.parallel.catalogue import Catalogue
+from tssr_jax.parallel.devices import CLASSES, ROWS, Devices
+from tssr_jax.training.optimizer import make_optimizer
+from tssr_jax.training.state import create_train_state
+from tssr_jax.training.step import make_train_step
 
 GROUPS, QUERIES, WIDTH, EXTRA = 2, 5, 3, 4
 
@@ -60,7 +63,7 @@ def test_further_keys_against_one_softmax_over_all(negatives, with_ids):
 
 
 def test_near_items_are_near(monkeypatch):
-    monkeypatch.setattr(hard_negatives, "NEAREST", 3)
+    monkeypatch.setattr(further_negatives, "NEAREST", 3)
     vectors = np.random.default_rng(0).normal(size=(30, 4))
     vectors[7] = 0.0
     batch = np.array([[0, 0, 5], [0, 9, 5], [0, 0, 0]], np.int32)
@@ -103,9 +106,15 @@ def test_each_direction_has_the_further_keys_of_the_stream_that_it_asks():
     queue = UserQueue(*past, jnp.array([True, True, False, True, False]))
     hard = jnp.array([7, 0, 12, int(windows[1, 2])])
     outputs = encode(model, params, batch["item_sequence"], features)
+    near = {
+        stream: ExtraKeys(
+            embed_items(model, params, stream, hard[None], features)[0], hard > 0, hard
+        )
+        for stream in ("id", "content")
+    }
     terms = loss_terms(
-        model, params, outputs, batch, config, item_features=features,
-        competitors=Competitors(hard_items=hard, users=queue),
+        model, params, outputs, batch, config, features=features,
+        competitors=Competitors(near_items=near, users=queue),
     )  # fmt: skip
 
     sequence, valid = batch["item_sequence"], batch["item_sequence"] > 0
@@ -155,18 +164,18 @@ def test_steps_are_the_same_on_any_number_of_devices(fields, way):
 
     def run(config, devices):
         model = make_model(config, devices.catalogue(30), devices.rows_axis)
-        optimizer = make_optimizer(config.optimizer, model.catalogue)
+        optimizer = make_optimizer(config.optimizer, model.classes)
 
         def start():
             return create_train_state(init_params(model, {"text": 6}, 0), optimizer, config)
 
-        layout = placement.layout(jax.eval_shape(start))
+        layout = sharding.layout(jax.eval_shape(start))
         step = devices.run(
             make_train_step(model, optimizer, config),
-            inputs=(layout, ROWS, {"text": CLASSES}),
+            inputs=(layout, ROWS, CONTENT_LAYOUT),
             output=layout,
         )
-        state, content = devices.build(start, layout), devices.place(features, {"text": CLASSES})
+        state, content = devices.build(start, layout), Content(devices.place(features, CLASSES))
         for own in windows:
             batch = {
                 "item_sequence": own[:, :-1],

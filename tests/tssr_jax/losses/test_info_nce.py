@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from tssr_jax.losses.info_nce import NEGATIVES, Keys, info_nce
+from tssr_jax.config.choices import CHOICES
+from tssr_jax.losses.info_nce import Keys, info_nce
 
 GROUPS, ROWS, WIDTH = 3, 16, 5
 TILE = 2 * GROUPS  # scores per tile and row: the ring cuts a device's keys into tiles of two
@@ -94,7 +95,7 @@ def fixture_expected(inputs):
 
 
 @pytest.mark.parametrize("with_ids", [True, False])
-@pytest.mark.parametrize("negatives", NEGATIVES)
+@pytest.mark.parametrize("negatives", CHOICES["loss.negatives"])
 @pytest.mark.parametrize(
     ("run", "devices"),
     [(None, 1), (run_pmap, 2), (run_pmap, 8), (run_shard_map, 2), (run_shard_map, 8)],
@@ -138,7 +139,7 @@ def test_ring_holds_fewer_scores_than_the_batch_has():
 def test_a_query_without_any_competitor_has_no_loss():
     queries = jnp.ones((1, 2, 3))
     anchors = jnp.array([[True, False]])
-    for negatives in NEGATIVES:
+    for negatives in CHOICES["loss.negatives"]:
         term = info_nce(queries, Keys(queries, anchors, None), anchors, negatives, None)
         np.testing.assert_allclose(term.sum, 0.0, atol=1e-6)
         assert term.weight == 1

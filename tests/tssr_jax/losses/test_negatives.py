@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tssr_jax.losses.negatives import cumulative_chances, draw
+from tssr_jax.losses.drawn_items import cumulative_chances, draw
 
 COUNTS = np.array([-1, 10, 0, 40, -1, 90])
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from tssr_jax.catalogue import Catalogue
 from tssr_jax.losses.next_item import TileSize, next_item_loss
 from tssr_jax.models.head import HeadWeights
-from tssr_jax.parallel import MODEL_AXIS, ROWS, WHOLE, Devices
+from tssr_jax.parallel.catalogue import Catalogue
+from tssr_jax.parallel.devices import MODEL_AXIS, ROWS, WHOLE, Devices
 
 BATCH, LENGTH, D_MODEL, CLASSES = 3, 5, 4, 11
 CATALOGUE = Catalogue(CLASSES - 1)

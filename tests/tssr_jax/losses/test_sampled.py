@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.head_inputs import make_inputs
-from tssr_jax.catalogue import Catalogue
 from tssr_jax.losses import sampled
-from tssr_jax.losses.negatives import Negatives, cumulative_chances, draw
+from tssr_jax.losses.drawn_items import DrawnItems, cumulative_chances, draw
 from tssr_jax.losses.sampled import sampled_next_item_loss
+from tssr_jax.parallel.catalogue import Catalogue
 
 BATCH, LENGTH, D_MODEL, CLASSES = 3, 5, 4, 11
 CATALOGUE = Catalogue(CLASSES - 1)
@@ -39,7 +39,7 @@ def test_value_and_gradients_equal_the_dense_formula(inputs, scores_per_tile, mo
     """Seven draws, some twice, at 1, 4 and all 15 positions at a time."""
     monkeypatch.setattr(sampled, "SCORES_PER_TILE", scores_per_tile)
     fused, weights, labels, counted = inputs
-    negatives = Negatives(jnp.array([3, 9, 3, 1, 7, 10, 1]), jnp.linspace(-1.0, 2.0, 7))
+    negatives = DrawnItems(jnp.array([3, 9, 3, 1, 7, 10, 1]), jnp.linspace(-1.0, 2.0, 7))
 
     def ours(fused, weights):
         term = sampled_next_item_loss(
@@ -58,7 +58,7 @@ def test_value_and_gradients_equal_the_dense_formula(inputs, scores_per_tile, mo
 
 def test_every_item_once_is_the_whole_softmax(inputs):
     fused, weights, labels, counted = inputs
-    negatives = Negatives(jnp.arange(1, CLASSES), jnp.zeros(CLASSES - 1))
+    negatives = DrawnItems(jnp.arange(1, CLASSES), jnp.zeros(CLASSES - 1))
     term = sampled_next_item_loss(fused, weights, labels, counted, negatives, catalogue=CATALOGUE)
     log_softmax = jax.nn.log_softmax((fused @ weights.kernel + weights.bias)[..., 1:])
     own = jnp.take_along_axis(log_softmax, labels[..., None] - 1, axis=-1)[..., 0]
@@ -91,7 +91,7 @@ def test_the_normaliser_is_right_on_average(inputs, power):
 
 def test_nothing_counted_is_a_zero_loss(inputs):
     fused, weights, labels, counted = inputs
-    negatives = Negatives(jnp.array([1, 2]), jnp.zeros(2))
+    negatives = DrawnItems(jnp.array([1, 2]), jnp.zeros(2))
     term = sampled_next_item_loss(
         fused, weights, labels, counted & False, negatives, catalogue=CATALOGUE
     )

@@ -5,20 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import default
-from tssr_jax.catalogue import Catalogue
-from tssr_jax.experiment import make_model
-from tssr_jax.losses.term import LossTerm
-from tssr_jax.losses.total import (
-    ITEM_TERMS,
-    PREDICTION,
-    USER_TERMS,
-    loss_terms,
-    term_weights,
-    total_loss,
-)
-from tssr_jax.models.pure import encode
-from tssr_jax.train_state import init_params
+from tests.losses import loss_terms, term_weights
+from tssr_jax.config import default
+from tssr_jax.losses.base import LossTerm
+from tssr_jax.losses.objective import ITEM_TERMS, PREDICTION, USER_TERMS, total_loss
+from tssr_jax.models.apply import encode
+from tssr_jax.models.init import init_params, make_model
+from tssr_jax.parallel.catalogue import Catalogue
 
 NUM_ITEMS = 9
 
@@ -106,7 +99,7 @@ def test_each_expert_has_a_loss_of_its_own(config, id_reads_content):
     model, rows = make_model(config, Catalogue(NUM_ITEMS)), batch()
     params = init_params(model, {"text": features.shape[1]}, seed=0)
     outputs = encode(model, params, rows["item_sequence"], features)
-    terms = loss_terms(model, params, outputs, rows, config, item_features=features)
+    terms = loss_terms(model, params, outputs, rows, config, features=features)
     assert term_weights(config) == dict.fromkeys(terms, 1.0)
     own = params["token_embedding"]["embedding"]
     content = outputs_of(params["content_projection"], features)

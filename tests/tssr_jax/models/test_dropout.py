@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tssr_jax.models.dropout import Dropout, random_bits
+from tssr_jax.models.layers import Dropout, random_bits
 
 ROWS, SHAPE = 64, (50, 64)
 SIZE = ROWS * 50 * 64

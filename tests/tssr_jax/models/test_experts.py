@@ -5,31 +5,32 @@ import numpy as np
 import pytest
 
 from tests.small_model import FEATURES, NUM_ITEMS, encode, make
-from tssr_jax.models import experts
+from tssr_jax.models import mixing
+from tssr_jax.models.apply import head_weights
+from tssr_jax.models.content import Content
 from tssr_jax.models.head import HeadWeights
-from tssr_jax.models.pure import head_weights
 
 ID, CONTENT, JOINT = jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0]]), jnp.array([[10.0, 20.0]])
 
 
 def test_pools_by_hand():
-    whole = experts.pool({"id": ID, "content": CONTENT, "joint": JOINT})
+    whole = mixing.pool({"id": ID, "content": CONTENT, "joint": JOINT})
     np.testing.assert_allclose(whole, [[11 / 3, 22 / 3, 13 / 3, 24 / 3]], rtol=1e-6)
-    np.testing.assert_array_equal(experts.pool({"id": ID}), [[1, 2, 0, 0]])
-    np.testing.assert_array_equal(experts.pool({"content": CONTENT}), [[0, 0, 3, 4]])
-    np.testing.assert_array_equal(experts.pool({"id": ID, "content": CONTENT}), [[0.5, 1, 1.5, 2]])
-    whole = experts.pool({"id": ID, "content": CONTENT, "joint": JOINT}, id_reads_content=True)
+    np.testing.assert_array_equal(mixing.pool({"id": ID}), [[1, 2, 0, 0]])
+    np.testing.assert_array_equal(mixing.pool({"content": CONTENT}), [[0, 0, 3, 4]])
+    np.testing.assert_array_equal(mixing.pool({"id": ID, "content": CONTENT}), [[0.5, 1, 1.5, 2]])
+    whole = mixing.pool({"id": ID, "content": CONTENT, "joint": JOINT}, id_reads_content=True)
     np.testing.assert_allclose(whole, [[11 / 3, 22 / 3, 14 / 3, 26 / 3]], rtol=1e-6)
-    np.testing.assert_array_equal(experts.pool({"id": ID}, id_reads_content=True), [[1, 2, 1, 2]])
+    np.testing.assert_array_equal(mixing.pool({"id": ID}, id_reads_content=True), [[1, 2, 1, 2]])
 
 
 def test_weights_by_hand():
     weights = HeadWeights(jnp.array([[1.0], [2.0], [30.0], [40.0]]), jnp.array([5.0]))
-    own = experts.weights_of_each(weights)
+    own = mixing.weights_of_each(weights)
     kernels = {name: one.kernel.tolist() for name, one in own.items()}
     assert kernels == {"id": [[1], [2]], "content": [[30], [40]], "joint": [[31], [42]]}
     assert all(one.bias.tolist() == [5] for one in own.values())
-    own = experts.weights_of_each(weights, id_reads_content=True)
+    own = mixing.weights_of_each(weights, id_reads_content=True)
     kernels = {name: one.kernel.tolist() for name, one in own.items()}
     assert kernels == {"id": [[31], [42]], "content": [[30], [40]], "joint": [[31], [42]]}
 
@@ -44,7 +45,7 @@ def test_experts_are_averaged(num_cross_layers, id_reads_content):
     model, params = make(head="tied", mixing="experts", **settings)
     gated, _ = make(head="tied", **settings)
     known = np.arange(NUM_ITEMS + 1) != 5
-    features = {"text": FEATURES, "known": known}
+    features = Content({"text": FEATURES}, known=known)
     outputs = encode(model, params, sequence, features)
     as_gated = encode(gated, params, sequence, features)
     projection = params["content_projection"]

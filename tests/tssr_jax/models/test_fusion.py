@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import default
-from tssr_jax.catalogue import Catalogue
-from tssr_jax.experiment import make_model
-from tssr_jax.models.pure import embed_items
-from tssr_jax.train_state import init_params
+from tssr_jax.config import default
+from tssr_jax.models.apply import embed_items
+from tssr_jax.models.init import init_params, make_model
+from tssr_jax.parallel.catalogue import Catalogue
 
 NUM_ITEMS, WIDTHS = 7, {"text": 5, "image": 3}
 

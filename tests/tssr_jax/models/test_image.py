@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import default
-from data_pipeline import image_inputs
-from data_pipeline.image_inputs import image_features, prepare_images
 from tests import distinct_gradients
 from tests.distinct_gradients import NOTHING, NUM_ITEMS
 from tests.raw_data import write_image_model, write_images
+from tssr_jax.config import default
+from tssr_jax.content import image_inputs
+from tssr_jax.content.image_inputs import image_features, prepare_images
+from tssr_jax.content.resnet import ResNet, normalise, pool
+from tssr_jax.content.trained import NO_ITEM, scatter
 from tssr_jax.errors import UserError
-from tssr_jax.models.content.resnet import ResNet, normalise, pool
-from tssr_jax.models.content.trained import NO_ITEM, scatter
 
 NAMES = [f"{i}.png" for i in range(NUM_ITEMS)]
 NAMES[NOTHING - 1] = ""

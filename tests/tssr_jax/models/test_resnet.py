@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.resnet_weights import random_pixels, random_weights, resnet_shapes
+from tssr_jax.content.resnet import ResNet, ResNetConfig, load_resnet
 from tssr_jax.errors import UserError
-from tssr_jax.models.content.resnet import BatchNorm, ResNet, ResNetConfig, load_resnet
 
 REFERENCE = np.load(Path(__file__).parents[2] / "image_reference" / "reference.npz")
 
@@ -32,39 +32,6 @@ def test_resnet50_equals_torchvisions(resnet50):
     assert config == ResNetConfig((3, 4, 6, 3), 64) and config.num_features == 2048
     vectors = jax.jit(ResNet(config).apply)(variables, random_pixels(2, 224))
     close(vectors, REFERENCE["features"])
-
-
-def test_statistics_of_the_batch_equal_torchvisions(resnet50):
-    """The fourth image is not counted, and is not there for torchvision."""
-    config, variables = resnet50
-    pixels = np.concatenate([random_pixels(3, 64), np.full((1, 64, 64, 3), 200, np.uint8)])
-    counted = np.array([True, True, True, False])
-    apply = jax.jit(lambda *args: ResNet(config).apply(*args, mutable=["batch_stats"]))
-    vectors, new = apply(variables, pixels, counted)
-    close(vectors[:3], REFERENCE["trained"])
-    norm = new["batch_stats"]["stage_3"]["block_2"]["bn3"]
-    close(norm["mean"], REFERENCE["mean"])
-    close(norm["var"], REFERENCE["var"])
-
-
-def test_statistics_over_devices_count_images_not_devices():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(8, 2, 3, 5)).astype(np.float32)
-    counted = np.array([True, True, True, True, True, False, False, False])
-    norm = BatchNorm("data")
-    variables = BatchNorm().init(jax.random.key(0), x, None)
-
-    def body(x, counted):
-        return norm.apply(variables, x, counted, mutable=["batch_stats"])
-
-    run = jax.pmap(body, axis_name="data", devices=jax.devices()[:2])
-    y, new = run(x.reshape(2, 4, 2, 3, 5), counted.reshape(2, 4))
-    mean, var = x[:5].mean((0, 1, 2)), x[:5].var((0, 1, 2))
-    expected = (x - mean) / np.sqrt(var + 1e-5)
-    np.testing.assert_allclose(y.reshape(x.shape), expected, atol=1e-5)
-    kept = new["batch_stats"]
-    np.testing.assert_allclose(kept["mean"][0], 0.1 * mean, atol=1e-6)
-    np.testing.assert_allclose(kept["var"][1], 0.9 + 0.1 * var * 30 / 29, atol=1e-6)
 
 
 def test_files_that_hold_no_such_resnet(tmp_path):

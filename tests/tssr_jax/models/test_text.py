@@ -5,17 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import default
-from data_pipeline import text_inputs
-from data_pipeline.distinct import DistinctItems
-from data_pipeline.text_features import TextEncoder, text_features
-from data_pipeline.text_inputs import prepare_text
 from tests import distinct_gradients
 from tests.distinct_gradients import NUM_ITEMS
 from tests.raw_data import WORDS, write_text_model
-from tssr_jax.models.content.bert import Bert, load_params
-from tssr_jax.models.content.trained import NO_ITEM, scatter
-from tssr_jax.optimizer import EncoderSteps, make_optimizer
+from tssr_jax.config import default
+from tssr_jax.content import text_inputs
+from tssr_jax.content.bert import Bert, load_params
+from tssr_jax.content.distinct import DistinctItems
+from tssr_jax.content.text_features import TextEncoder, text_features
+from tssr_jax.content.text_inputs import prepare_text
+from tssr_jax.content.trained import NO_ITEM, scatter
+from tssr_jax.training.optimizer import EncoderSteps, make_optimizer
 
 TEXTS = [" ".join(WORDS[(i + j) % 10] for j in range(1 + i % 5)) for i in range(NUM_ITEMS)]
 TEXTS[6] = ""  # item 7

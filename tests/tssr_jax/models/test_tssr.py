@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import default
-from data_pipeline.packing import pack
 from tests.small_model import FEATURE_DIM, FEATURES, NUM_ITEMS, encode, make
-from tssr_jax.catalogue import Catalogue
-from tssr_jax.experiment import make_model
+from tssr_jax.config import default
+from tssr_jax.data_pipeline.packing import pack
+from tssr_jax.models.apply import attention, head_weights
 from tssr_jax.models.attention import causal_padding_mask
+from tssr_jax.models.content import Content
 from tssr_jax.models.head import unit
-from tssr_jax.models.pure import attention, head_weights
-from tssr_jax.train_state import init_params
+from tssr_jax.models.init import init_params, make_model
+from tssr_jax.parallel.catalogue import Catalogue
 
 
 def test_mask_by_hand():
@@ -133,7 +133,7 @@ def test_the_id_stream_can_read_content():
 @pytest.mark.parametrize("streams", [("id", "content"), ("id",), ("content",), ("sum",)])
 def test_a_tied_head_scores_by_what_the_streams_read(streams):
     model, params = make(streams, head="tied")
-    features = {"text": FEATURES, "known": np.arange(NUM_ITEMS + 1) != 5}
+    features = Content({"text": FEATURES}, known=np.arange(NUM_ITEMS + 1) != 5)
     if streams == ("id",):
         features = FEATURES
     kernel, bias = head_weights(model, params, features)

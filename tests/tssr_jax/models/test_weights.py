@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tssr_jax.content.weights import load_tensors
 from tssr_jax.errors import UserError
-from tssr_jax.models.content.weights import load_tensors
 
 FILES = Path(__file__).parents[2] / "image_reference"
 RAN = []

@@ -10,8 +10,8 @@ import pytest
 
 from tests.runs import ROOT
 from tssr_jax.errors import UserError
-from tssr_jax.recommending.command import Request, run_recommend
 from tssr_jax.recommending.histories import HistoryFile
+from tssr_jax.recommending.recommend import Request, run_recommend
 
 HISTORIES = {"a": ["i3", "i4"], "b": ["i7", "unknown", "i8"], "c": [], "d": ["i1"]}
 ROWS = [(user, item) for user, items in HISTORIES.items() for item in items or [None]]

@@ -12,13 +12,13 @@ import pytest
 from jax import export
 from safetensors.numpy import load_file
 
-from data_pipeline.tensorflow_cpu import tf
 from tests.raw_data import tiny_config
 from tests.runs import ROOT
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.errors import UserError
 from tssr_jax.recommending.export import FORMATS, ExportRequest, run_export
 from tssr_jax.recommending.recommender import Recommender
-from tssr_jax.train import train
+from tssr_jax.training.loop import train
 
 HISTORIES = [["i3", "i4", "i5"], [], [f"i{i}" for i in range(15)], ["nothing", "i9"]]
 # Fails where the package could be imported; then runs the code and what the test adds to it.
@@ -26,7 +26,7 @@ PROGRAM = """
 import json, sys
 class NoPackage:
     def find_spec(self, name, *_):
-        assert name.split(".")[0] not in ("tssr_jax", "data_pipeline"), name
+        assert name.split(".")[0] not in ("tssr_jax", "tssr_jax.data_pipeline"), name
 sys.meta_path.insert(0, NoPackage())
 {code}
 {more}
@@ -95,7 +95,7 @@ def test_vectors_give_the_same_lists(exported, recommender):
     ids = run_elsewhere(
         exported, "vectors", 'print(json.dumps(ids[np.argsort(-scores, kind="stable")].tolist()))'
     )
-    data, store = recommender.experiment.data, recommender.experiment.sequences
+    data, store = recommender.run.data, recommender.run.sequences
     user = np.array([data.user_ids.index("u7")])
     whole = store.rows(user).windows(store.lengths[user], int(store.lengths[user][0])).numpy()[0]
     history = [data.item_ids[place - 1] for place in whole]
@@ -164,7 +164,7 @@ def test_other_models_give_the_same_lists(tmp_path, fields):
     np.testing.assert_allclose(values[0], scores, rtol=1e-4)
 
     tables = load_file(folder / "vectors.safetensors")
-    data, store = recommender.experiment.data, recommender.experiment.sequences
+    data, store = recommender.run.data, recommender.run.sequences
     whole = store.rows(np.array([7])).windows(store.lengths[7:8], int(store.lengths[7])).numpy()[0]
     asked = [data.item_ids[c - 1] for c in whole]
     (own,) = recommender.recommend([asked], top_k=20, keep_seen=True)

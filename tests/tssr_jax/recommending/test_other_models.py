@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from tests.raw_data import tiny_config
-from tssr_jax.baselines import run_baseline
 from tssr_jax.errors import UserError
-from tssr_jax.evaluate import evaluate, restore_best
-from tssr_jax.models.pure import encode, head_weights
+from tssr_jax.evaluation.baselines import run_baseline
+from tssr_jax.evaluation.evaluate import evaluate, restore_best
+from tssr_jax.models.apply import encode, head_weights
 from tssr_jax.recommending.recommender import Recommender
-from tssr_jax.train import train
+from tssr_jax.training.loop import train
 
 HISTORY = ["i3", "i4", "i5"]
 
@@ -41,11 +41,11 @@ def test_lists_and_explanations(tmp_path, fields, attended):
     recommender = Recommender.from_workdir(tmp_path / "run", batch_size=8)
     recommender.warm_up(top_k=3, most=2)
     assert recommender.apart == ()
-    experiment, params, _ = restore_best(tmp_path / "run", whole_catalogue=True)
-    ids = experiment.data.item_ids
+    run, params, _ = restore_best(tmp_path / "run", whole_catalogue=True)
+    ids = run.data.item_ids
     sequence = np.array([[ids.index(item) + 1 for item in HISTORY]], np.int32)
-    state = encode(experiment.model, params, sequence, experiment.content).fused[0, -1]
-    weights = head_weights(experiment.model, params, experiment.content)
+    state = encode(run.model, params, sequence, run.content).fused[0, -1]
+    weights = head_weights(run.model, params, run.content)
     scores = np.array(weights.score(state, "float32"))
     scores[[0, *sequence[0]]] = -np.inf
     best = np.argsort(-scores, kind="stable")[:4]

@@ -4,16 +4,16 @@ import jax
 import numpy as np
 import pytest
 
-from configs import default
 from tests.raw_data import tiny_config, write_image_model, write_images
 from tests.runs import best_params
+from tssr_jax.config import default
+from tssr_jax.config.saved import load_config
 from tssr_jax.errors import UserError
-from tssr_jax.evaluate import restore_best
-from tssr_jax.models.pure import attention, encode, head_weights
+from tssr_jax.evaluation.evaluate import restore_best
+from tssr_jax.models.apply import attention, encode, head_weights
 from tssr_jax.recommending.new_items import read_new_items
 from tssr_jax.recommending.recommender import Recommender
-from tssr_jax.run_config import load_config
-from tssr_jax.train import train
+from tssr_jax.training.loop import train
 
 HISTORIES = [
     ["i3", "i4", "i5"],
@@ -28,9 +28,9 @@ HISTORIES = [
 
 def dense(workdir, histories):
     """Scores of all classes and gates, one history at a time, without batches."""
-    experiment, params, _ = restore_best(workdir)
-    content, model = experiment.content, experiment.model
-    ids = {item: i for i, item in enumerate(experiment.data.item_ids, 1)}
+    run, params, _ = restore_best(workdir)
+    content, model = run.content, run.model
+    ids = {item: i for i, item in enumerate(run.data.item_ids, 1)}
     weights = head_weights(model, params, content)
     results = []
     for history in histories:
@@ -39,7 +39,7 @@ def dense(workdir, histories):
         outputs = encode(model, params, sequence, content)
         scores = np.array(weights.score(outputs.fused[0, -1], "float32"))
         results.append((known, scores, float(outputs.gate[0, -1].mean())))
-    return experiment.data, results
+    return run.data, results
 
 
 @pytest.mark.parametrize("keep_seen", [False, True])
@@ -80,11 +80,11 @@ def test_without_a_known_item_the_popular_ones_are_told_as_such(workdir, recomme
 
 @pytest.mark.parametrize("stream", ["id", "content"])
 def test_what_one_stream_has_found(workdir, recommender, stream):
-    experiment, params, _ = restore_best(workdir)
-    ids = experiment.data.item_ids
+    run, params, _ = restore_best(workdir)
+    ids = run.data.item_ids
     sequence = np.array([[ids.index(item) + 1 for item in HISTORIES[0]]], np.int32)
-    outputs = encode(experiment.model, params, sequence, experiment.content)
-    weights = head_weights(experiment.model, params, experiment.content)
+    outputs = encode(run.model, params, sequence, run.content)
+    weights = head_weights(run.model, params, run.content)
     scores = np.array(weights.score(getattr(outputs, stream).crossed[0, -1], "float32"))
     scores[[0, *sequence[0]]] = -np.inf
     (found,) = recommender.recommend(HISTORIES[:1], top_k=5, stream=stream)
@@ -132,23 +132,23 @@ def test_a_list_is_no_longer_than_the_catalogue(recommender, top_k):
 
 @pytest.mark.parametrize("space", ["scores", "id", "content"])
 def test_similar_items(workdir, recommender, space):
-    experiment, params, _ = restore_best(workdir)
+    run, params, _ = restore_best(workdir)
     own = {
-        "scores": np.array(head_weights(experiment.model, params, experiment.content).kernel.T),
+        "scores": np.array(head_weights(run.model, params, run.content).kernel.T),
         "id": np.array(params["token_embedding"]["embedding"]),
-        "content": np.array(experiment.content["text"]),
+        "content": np.array(run.content["text"]),
     }[space]
     if space == "id":
         own[0] = 0.0  # padding is no item
     np.testing.assert_allclose(recommender.vectors(space), own, atol=1e-6)
-    place = experiment.data.item_ids.index("i6") + 1
+    place = run.data.item_ids.index("i6") + 1
     norms = np.linalg.norm(own, axis=1) * np.linalg.norm(own[place])
     cosines = np.where(norms > 0, own @ own[place] / np.where(norms > 0, norms, 1), -np.inf)
     cosines[[0, place]] = -np.inf
     found = recommender.similar_items("i6", top_k=4, space=space)
     np.testing.assert_allclose([x.score for x in found], np.sort(cosines)[::-1][:4], atol=1e-5)
     for item in found:
-        at = experiment.data.item_ids.index(item.item) + 1
+        at = run.data.item_ids.index(item.item) + 1
         assert item.score == pytest.approx(cosines[at], abs=1e-5)
     with pytest.raises(UserError, match="'nothing' is not in the catalogue of 20 items"):
         recommender.similar_items("nothing")
@@ -158,14 +158,14 @@ def test_similar_items(workdir, recommender, space):
 def test_an_explanation(workdir, recommender, length):
     history = ["nothing", *(f"i{i}" for i in range(length))]
     told = recommender.explain(history)
-    experiment, params, _ = restore_best(workdir)
-    model, ids = experiment.model, experiment.data.item_ids
+    run, params, _ = restore_best(workdir)
+    model, ids = run.model, run.data.item_ids
     window = history[1:][-model.max_length :]
     assert [item for item, _ in told.items] == window and told.unknown == ("nothing",)
     sequence = np.array([[ids.index(item) + 1 for item in window]], np.int32)
-    gate = encode(model, params, sequence, experiment.content).gate[0].mean(axis=-1)
+    gate = encode(model, params, sequence, run.content).gate[0].mean(axis=-1)
     np.testing.assert_allclose(told.id_weight, gate, atol=1e-6)
-    weights = np.asarray(attention(model, params, sequence, experiment.content))
+    weights = np.asarray(attention(model, params, sequence, run.content))
     assert told.layers == ("self 1", "cross 1") and told.attention.keys() == {"id", "content"}
     np.testing.assert_allclose(told.attention["content"], weights[:, 1, 0, -1], atol=1e-6)
     with pytest.raises(UserError, match="nothing to explain"):
@@ -267,11 +267,11 @@ def test_several_devices_and_a_model_of_ids_only(tmp_path):
     recommender = Recommender.from_workdir(tmp_path / "run", batch_size=6)
     lists = recommender.recommend(HISTORIES[:3], top_k=4)
     assert all(x.stream_weights is None and len(x.items) == 4 for x in lists)
-    experiment, params, _ = restore_best(tmp_path / "run")
-    ids = experiment.data.item_ids
+    run, params, _ = restore_best(tmp_path / "run")
+    ids = run.data.item_ids
     sequence = np.array([[ids.index(item) + 1 for item in HISTORIES[0]]], np.int32)
-    state = encode(experiment.model, params, sequence, None).fused[0, -1]
-    scores = np.array(head_weights(experiment.model, params, None).score(state, "float32"))
+    state = encode(run.model, params, sequence, None).fused[0, -1]
+    scores = np.array(head_weights(run.model, params, None).score(state, "float32"))
     scores[[0, *sequence[0]]] = -np.inf
     best = np.argsort(-scores, kind="stable")[:4]
     assert [x.item for x in lists[0].items] == [ids[c - 1] for c in best]
@@ -292,11 +292,11 @@ def test_experts_together_and_alone(tmp_path, id_reads_content):
     config.train.num_epochs = 1
     train(config, tmp_path / "run")
     recommender = Recommender.from_workdir(tmp_path / "run", batch_size=8)
-    experiment, params, _ = restore_best(tmp_path / "run")
-    ids = experiment.data.item_ids
+    run, params, _ = restore_best(tmp_path / "run")
+    ids = run.data.item_ids
     sequence = np.array([[ids.index(item) + 1 for item in HISTORIES[0]]], np.int32)
-    states = encode(experiment.model, params, sequence, experiment.content).experts
-    weights = head_weights(experiment.model, params, experiment.content)
+    states = encode(run.model, params, sequence, run.content).experts
+    weights = head_weights(run.model, params, run.content)
     first, second = np.split(np.array(weights.kernel), 2)
     by_id = first + second if id_reads_content else first
     scores = {

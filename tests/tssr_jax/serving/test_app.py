@@ -141,7 +141,7 @@ def test_pictures_come_from_the_data_s_folder_only(recommender, monkeypatch, tmp
     (tmp_path / "data").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "data" / "one.png")
     Image.new("RGB", (4, 4)).save(tmp_path / "outside.png")
-    data, config = recommender.experiment.data, recommender.experiment.config
+    data, config = recommender.run.data, recommender.run.config
     images = ["one.png", "../outside.png", "missing.png", "https://example.org/x.png", ""]
     monkeypatch.setitem(data.__dict__, "images", images + [""] * 15)
     monkeypatch.setitem(config.data, "raw_dir", str(tmp_path / "data"))
@@ -161,7 +161,7 @@ class Slow:
     def __init__(self, recommender):
         self.recommender = recommender
         self.items, self.model = recommender.items, recommender.model
-        self.experiment, self.batch_size = recommender.experiment, recommender.batch_size
+        self.run, self.batch_size = recommender.run, recommender.batch_size
         self.go = threading.Event()
         self.calls = []
 

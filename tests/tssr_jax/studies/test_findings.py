@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from configs import default
-from tssr_jax.evaluate import PER_USER_FILE
+from tssr_jax.config import default
+from tssr_jax.evaluation.evaluate import PER_USER_FILE
 from tssr_jax.studies import plots
 from tssr_jax.studies.designs import Study, Variant
 from tssr_jax.studies.findings import find

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from configs import default
 from tests.raw_data import tiny_config
+from tssr_jax.config import default
 from tssr_jax.errors import UserError
 from tssr_jax.studies import search as search_module
 from tssr_jax.studies.search import search

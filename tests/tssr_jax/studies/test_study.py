@@ -9,12 +9,13 @@ import time
 import numpy as np
 import pytest
 
-from configs import default, tuned, tuned_long
+from configs import tuned, tuned_long
 from tests.raw_data import tiny_config
-from tests.runs import ROOT, command, run
+from tests.runs import ROOT, command, run_command
+from tssr_jax.config import default
+from tssr_jax.config.saved import load_config
 from tssr_jax.errors import UserError
-from tssr_jax.evaluate import PER_USER_FILE
-from tssr_jax.run_config import load_config
+from tssr_jax.evaluation.evaluate import PER_USER_FILE
 from tssr_jax.studies import designs, runner
 from tssr_jax.studies.designs import STUDIES, Study, Variant
 from tssr_jax.studies.findings import gains
@@ -219,5 +220,5 @@ def test_a_study_that_is_stopped_goes_on(tmp_path, key):
     ],
 )
 def test_what_is_not_known_is_told(tmp_path, flags, message):
-    result = run(command(tiny_config(tmp_path), tmp_path / "study", "--mode=study", *flags))
+    result = run_command(command(tiny_config(tmp_path), tmp_path / "study", "--mode=study", *flags))
     assert result.returncode == 1 and message in " ".join(result.stderr.split())

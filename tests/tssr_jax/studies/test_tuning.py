@@ -6,8 +6,8 @@ import pytest
 from etils import epath
 
 from tests.raw_data import tiny_config
+from tssr_jax.config.files import write_json
 from tssr_jax.errors import UserError
-from tssr_jax.run_config import write_json
 from tssr_jax.studies import designs, runner
 from tssr_jax.studies import search as search_module
 from tssr_jax.studies.designs import Study, Variant

@@ -1,0 +1,336 @@
+"""Checkpoints by Orbax: the newest, for resuming, and the best, for evaluation.
+
+One folder per step holds `params` (those that rank: the average where there is one), `rest`
+(optimiser state, accumulators, and the trained parameters beside an average) and `progress`.
+What was saved on one arrangement of devices or processes is restored on any other: arrays take the
+shardings of the target, and those with one row per class are filled up or cut to its shards.
+The newest checkpoint's progress says which step is the best one; that one is kept as well, and so
+are the checkpoint before the newest and its best one. A checkpoint becomes visible by a rename when
+it is complete, and old ones are removed only then: whenever a run is killed, the newest whole
+checkpoint and its best one are there. `progress` holds fingerprints of all arrays: what is read
+back is what was written, or the checkpoint counts as damaged and the one before is used.
+"""
+
+import contextlib
+import dataclasses
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from tssr_jax.checkpoints.corruption import DamagedError, damage, one_line
+from tssr_jax.checkpoints.fingerprint import fingerprints
+from tssr_jax.errors import UserError
+from tssr_jax.parallel import processes
+from tssr_jax.parallel.sharding import class_dimension, path_names
+
+FOLDER = "checkpoints"
+# Beside the progress: the size of the catalogue, and what tells whether files are as written.
+_NUM_ITEMS = "num_items"
+_FINGERPRINTS = "fingerprints"
+_CHECKSUM = "checksum"
+Shape = tuple[int | str, ...]
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where the loop stands, beside the train state.
+
+    Attributes:
+      best_step: step of the best validation so far; -1 before the first.
+      best_value: its NDCG@10.
+      evaluations_without_improvement: validations since then.
+    """
+
+    best_step: int = -1
+    best_value: float = -1.0
+    evaluations_without_improvement: int = 0
+
+
+class _KeepNewestAndBest:
+    """Orbax preservation policy: the two newest checkpoints, and the best one of each.
+
+    Attributes:
+      best_steps: the best step that each checkpoint's progress names.
+    """
+
+    def __init__(self) -> None:
+        self.best_steps: dict[int, int] = {}
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        del context
+        newest = sorted(info.step for info in checkpoints)[-2:]
+        kept = {*newest, *(self.best_steps.get(step, -1) for step in newest)}
+        return [info.step in kept for info in checkpoints]
+
+
+class Checkpointer:
+    """Saves and restores the checkpoints of a workdir; use it as a context manager.
+
+    Args:
+      workdir: the run's folder.
+      num_items: size of the catalogue.
+      report: gets a line for people about each damaged checkpoint.
+      reading: nothing is saved, and what another process is saving is left alone.
+    """
+
+    def __init__(
+        self,
+        workdir: epath.Path,
+        num_items: int,
+        report: Callable[[str], None] = lambda _: None,
+        *,
+        reading: bool = False,
+    ):
+        self._num_items = num_items
+        self._report = report
+        self._folder = epath.Path(workdir / FOLDER).absolute()
+        self._policy = _KeepNewestAndBest()
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            item_handlers={
+                "params": ocp.StandardCheckpointHandler(),
+                "rest": ocp.StandardCheckpointHandler(),
+                "progress": ocp.JsonCheckpointHandler(),
+            },
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._policy, cleanup_tmp_directories=not reading
+            ),
+        )
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            with self._clear_write_errors():
+                self._manager.wait_until_finished()
+        self._manager.close()
+
+    def save(self, step: int, params: Any, rest: Any, progress: Progress) -> None:
+        """Saves in the background; the arrays may be donated as soon as this returns.
+
+        A step that is saved already stays as it is.
+
+        Args:
+          step: steps done.
+          params: the parameters that rank.
+          rest: a tree of all else that a resumed run needs.
+          progress: of the loop.
+
+        Raises:
+          UserError: if this or the previous checkpoint can't be written.
+        """
+        if step == self._manager.latest_step():
+            return
+        items = {"params": params, "rest": rest}
+        fields: dict[str, Any] = dataclasses.asdict(progress)
+        fields[_NUM_ITEMS] = self._num_items
+        fields[_FINGERPRINTS] = {name: fingerprints(tree) for name, tree in items.items()}
+        fields[_CHECKSUM] = _checksum(fields)
+        self._policy.best_steps[step] = progress.best_step
+        with self._clear_write_errors():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    progress=ocp.args.JsonSave(fields),
+                    **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
+                ),
+            )
+
+    def restore_newest(self, params: Any, rest: Any) -> tuple[Any, Any, Progress] | None:
+        """The newest parameters, rest and progress, or None if nothing was saved yet.
+
+        A damaged checkpoint is reported, the one before is taken, and the damaged one is then
+        moved aside. Where none can be read, all are left where they are: it may be the machine.
+
+        Args:
+          params: a tree of the same structure, shapes and shardings; its arrays may be
+            `jax.ShapeDtypeStruct`, so that there is room for what is restored.
+          rest: a tree as `params` is.
+
+        Raises:
+          UserError: if the checkpoint has other parameters or shapes, or none can be read.
+        """
+        damaged: dict[int, DamagedError] = {}
+        for step in self._steps():
+            try:
+                fields = self._fields(step)
+                found = self._restore_arrays(step, "params", params, fields)
+                other = self._restore_arrays(step, "rest", rest, fields)
+            except DamagedError as error:
+                damaged[step] = error
+                continue
+            for newer, reason in damaged.items():
+                self._move_aside(newer, reason)
+            for older in self._steps():
+                self._policy.best_steps[older] = self._best_step(older)
+            return found, other, _progress(fields)
+        if damaged:
+            raise self._unreadable(damaged)
+        return None
+
+    def restore_best(self, target_params: Any) -> tuple[Any, int]:
+        """Parameters of the best validation, and their step.
+
+        Where these are damaged, that is reported and the best before is taken, or else the newest
+        that can be read.
+
+        Raises:
+          UserError: if there is none, none can be read, or it has other parameters or shapes.
+        """
+        damaged: dict[int, DamagedError] = {}
+        steps, evaluated, tried = self._steps(), [], set[int]()
+        for step in steps:
+            try:
+                best = self._fields(step)["best_step"]
+            except DamagedError as error:
+                self._report_damage(step, error, damaged)
+                continue
+            if best < 0:
+                continue
+            evaluated.append(step)
+            if best not in tried:
+                tried.add(best)
+                params = self._params(best, target_params, damaged)
+                if params is not None:
+                    return params, best
+        for step in evaluated:
+            params = None if step in tried else self._params(step, target_params, damaged)
+            if params is not None:
+                self._report(f"In the place of the best checkpoint that of step {step} is used.")
+                return params, step
+        if evaluated or (steps and damaged.keys() >= set(steps)):
+            raise self._unreadable(damaged)
+        raise UserError(
+            f"{self._folder} holds no evaluated checkpoint. Train for at least "
+            "--config.train.epochs_per_evaluation epochs first."
+        )
+
+    def _params(self, step: int, target: Any, damaged: dict[int, DamagedError]) -> Any | None:
+        """A step's parameters, or None if they are damaged, which is reported."""
+        try:
+            return self._restore_arrays(step, "params", target, self._fields(step))
+        except DamagedError as error:
+            self._report_damage(step, error, damaged)
+            return None
+
+    def _report_damage(
+        self, step: int, error: DamagedError, damaged: dict[int, DamagedError]
+    ) -> None:
+        damaged[step] = error
+        self._report(f"The checkpoint {self._folder / str(step)} is damaged: {error}.")
+
+    def _unreadable(self, damaged: dict[int, DamagedError]) -> UserError:
+        reasons = "; ".join(f"step {step}: {error}" for step, error in damaged.items())
+        return UserError(
+            f"No checkpoint in {self._folder} can be read ({reasons}). They are left as they are. "
+            "If the machine or the way to the files is at fault, the same command goes on once "
+            "that is mended; to start again from the beginning, move the folder away."
+        )
+
+    def _steps(self) -> list[int]:
+        """Steps of the checkpoints, newest first."""
+        with self._clear_write_errors():
+            self._manager.wait_until_finished()  # a save in the background has no metadata yet
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def _best_step(self, step: int) -> int:
+        try:
+            return self._fields(step)["best_step"]
+        except DamagedError:
+            return -1
+
+    def _fields(self, step: int) -> dict[str, Any]:
+        """What was saved beside the arrays."""
+        fields = dict(self._restore(step, "progress", ocp.args.JsonRestore()))
+        if fields.pop(_CHECKSUM, None) != _checksum(fields):
+            raise DamagedError("its progress is not what was written")
+        if fields[_NUM_ITEMS] != self._num_items:
+            raise UserError(
+                f"The checkpoint {self._folder / str(step)} does not fit the data: it was written "
+                f"for a catalogue of {fields[_NUM_ITEMS]:,} items, this one has "
+                f"{self._num_items:,}."
+            )
+        return fields
+
+    def _restore_arrays(self, step: int, item: str, target: Any, fields: dict[str, Any]) -> Any:
+        with damage():
+            saved = _shapes(self._manager.item_metadata(step)[item])
+        if saved.keys() != fields[_FINGERPRINTS][item].keys():
+            raise DamagedError(f"the list of arrays of {item} is not what was written")
+        self._require_same_shapes(saved, _shapes(target), step)
+        # Not strict: the number of classes is filled up to what the devices share equally.
+        tree = self._restore(step, item, ocp.args.StandardRestore(target, strict=False))
+        found, written = fingerprints(tree), fields[_FINGERPRINTS][item]
+        for name in written:
+            if found.get(name) != written[name]:
+                raise DamagedError(f"{item}/{name} is not what was written")
+        return tree
+
+    def _restore(self, step: int, item: str, args: Any) -> Any:
+        with damage():
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+
+    def _move_aside(self, step: int, error: DamagedError) -> None:
+        number = 1
+        while (place := self._folder.with_name(f"{FOLDER}-damaged-{step}-{number}")).exists():
+            number += 1
+        self._report(
+            f"The checkpoint {self._folder / str(step)} is damaged: {error}. It is moved to "
+            f"{place}, and the one before it is used."
+        )
+        processes.wait_for_all("damage found")
+        if processes.is_first():
+            (self._folder / str(step)).rename(place)
+        processes.wait_for_all("damage moved")
+        self._manager.reload()
+
+    @contextlib.contextmanager
+    def _clear_write_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"A checkpoint could not be written to {self._folder}: "
+                f"{one_line(error)}. The one before is whole; when there is room (or the place "
+                "can be reached) again, the same command goes on from there."
+            ) from error
+
+    def _require_same_shapes(
+        self, saved: dict[str, Shape], wanted: dict[str, Shape], step: int
+    ) -> None:
+        for name in sorted(saved.keys() | wanted.keys()):
+            if saved.get(name) != wanted.get(name):
+                there = saved.get(name, "none: it is not there")
+                here = wanted.get(name, "none: it does not exist")
+                raise UserError(
+                    f"The checkpoint {self._folder / str(step)} does not fit the model: {name} has "
+                    f"shape {there} in the checkpoint and {here} in the model. It was written "
+                    "with another configuration or another catalogue."
+                )
+
+
+def _progress(fields: dict[str, Any]) -> Progress:
+    return Progress(**{field.name: fields[field.name] for field in dataclasses.fields(Progress)})
+
+
+def _checksum(fields: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(fields, sort_keys=True).encode())
+
+
+def _shapes(tree: Any) -> dict[str, Shape]:
+    """Shapes by path; a dimension that counts classes is not compared by its number."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
+    shapes: dict[str, Shape] = {}
+    for path, leaf in leaves:
+        names, shape = path_names(path), list[int | str](leaf.shape)
+        dimension = class_dimension(names)
+        if dimension is not None:
+            shape[dimension] = "classes"
+        shapes["/".join(names)] = tuple(shape)
+    return shapes

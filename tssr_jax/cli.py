@@ -1,0 +1,166 @@
+"""How our programs start: flags are parsed, and errors of users become one paragraph."""
+
+import difflib
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import app, flags
+from etils import epath
+from ml_collections import config_flags
+
+from tssr_jax.config import default_config, flattened, shipped_file, shipped_names
+from tssr_jax.errors import UserError
+
+
+class _Terminated(BaseException):
+    """A SIGTERM has come. Not an Exception: only what cleans up may catch it."""
+
+
+def config_flag() -> flags.FlagHolder[Any]:
+    """Defines --config, a configuration and all its fields."""
+    return config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Configuration: a shipped one by name (ml100k, csv:FOLDER), or a file. Any field can be "
+        "set, e.g. --config.model.d_model=64; tssr_jax/config/default.py lists them.",
+    )
+
+
+def workdir_flag() -> flags.FlagHolder[str | None]:
+    """Defines --workdir, the folder of a run, a study or a search."""
+    return flags.DEFINE_string(
+        "workdir", None, "Folder of the run (or study, or search), here or gs://."
+    )
+
+
+def raw_dir_flag() -> flags.FlagHolder[str | None]:
+    """Defines --raw_dir, where a run's raw files lie now."""
+    return flags.DEFINE_string(
+        "raw_dir", None, "Where the run's raw files lie now, if they have moved since training."
+    )
+
+
+def required_workdir(flag: flags.FlagHolder[str | None]) -> epath.Path:
+    """The folder that --workdir names; raises UserError without one."""
+    if not flag.value:
+        raise UserError("--workdir=DIR is required: the folder of the run.")
+    return epath.Path(flag.value).expanduser()
+
+
+def required_config(flag: flags.FlagHolder[Any]) -> Any:
+    """The configuration that --config names; raises UserError without one."""
+    if flag.value is None:
+        raise UserError(
+            f"--config=NAME is required: one of {', '.join(shipped_names())}, with its argument "
+            "behind a colon (csv:FOLDER), or a file."
+        )
+    return flag.value
+
+
+def optional_path(flag: flags.FlagHolder[str | None]) -> Path | None:
+    """The path that a flag names, "~" expanded; None without one."""
+    return Path(flag.value).expanduser() if flag.value else None
+
+
+def run(main: Callable[[], None], argv: Sequence[str] | None = None) -> None:
+    """Parses the flags that are defined and calls `main`.
+
+    A UserError gives one paragraph and exit status 1. A SIGTERM ends the program with a message,
+    status 0, and nothing half-written left behind. (While a model is trained, `StopRequest` takes
+    it instead, which saves.)
+
+    Args:
+      main: of the program.
+      argv: its name and its flags; by default those of the process.
+    """
+
+    def terminate(*_: object) -> NoReturn:
+        raise _Terminated
+
+    def guarded(argv: Sequence[str]) -> None:
+        try:
+            if len(argv) > 1:
+                raise UserError(f"Unexpected argument {argv[1]!r}; flags start with --.")
+            signal.signal(signal.SIGTERM, terminate)
+            main()
+        except _Terminated:
+            print("Stopped by SIGTERM. The same command goes on from what is complete.")
+        except UserError as error:
+            stop(str(error))
+        except OSError as error:
+            stop(f"{error}. What was complete before stays as it was.")
+        except KeyboardInterrupt:
+            stop("interrupted. The same command goes on from what is complete.")
+
+    app.run(guarded, list(sys.argv if argv is None else argv), flags_parser=_parse_flags)
+
+
+def stop(message: str) -> NoReturn:
+    """Ends the program with an error of one paragraph."""
+    print(f"Error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    argv = _with_config_first(argv)
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        # ml_collections puts the stack of frames of what a configuration raised into the message.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        message = lines[-1] if "Traceback" in str(error) else " ".join(lines)
+        stop(f"{_without_class(message)} (See --help.)")
+    except (AttributeError, KeyError) as error:
+        # What ml_collections raises for a field that does not exist.
+        stop(_unknown_field(argv) or f"--config can't be used: {' '.join(str(error).split())}")
+    except (OSError, TypeError, ValueError) as error:
+        stop(f"--config can't be used: {' '.join(str(error).split())}")
+
+
+def _with_config_first(argv: Sequence[str]) -> list[str]:
+    """The flags with --config, whose fields others set, in front, and its name as a file."""
+    rest, config = list(argv[1:]), []
+    for i, flag in enumerate(rest):
+        name, equals, value = flag.lstrip("-").partition("=")
+        if name != "config" or not flag.startswith("-"):
+            continue
+        taken = 1 if equals else 2
+        if not equals and i + 1 >= len(rest):
+            break
+        config = [f"--config={_config_file(value if equals else rest[i + 1])}"]
+        del rest[i : i + taken]
+        break
+    return [argv[0], *config, *rest]
+
+
+def _config_file(value: str) -> str:
+    """A shipped configuration's name as its file; a file stays as it is."""
+    path, colon, argument = value.partition(":")
+    if Path(path).is_file():
+        return value
+    if path in shipped_names():
+        return f"{shipped_file(path)}{colon}{argument}"
+    stop(
+        f"--config: there is neither a file {path!r} nor a configuration of this name; known: "
+        f"{', '.join(shipped_names())}."
+    )
+
+
+def _unknown_field(argv: Sequence[str]) -> str | None:
+    """What is wrong with the first --config.FIELD that does not exist; None where all do."""
+    known = list(flattened(default_config()))
+    for flag in argv:
+        name = flag.lstrip("-").partition("=")[0].removeprefix("config.")
+        if flag.lstrip("-").startswith("config.") and name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.5)
+            return f"Unknown field {name}{f'; did you mean {near[0]}?' if near else '.'}"
+    return None
+
+
+def _without_class(message: str) -> str:
+    """The message of an exception as Python prints it, without the exception's name."""
+    kind, colon, rest = message.partition(": ")
+    return rest if colon and kind.endswith("Error") and kind.isidentifier() else message

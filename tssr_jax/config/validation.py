@@ -1,0 +1,242 @@
+"""Which values of a configuration make sense, alone and together."""
+
+import ml_collections
+
+from tssr_jax.config.choices import (
+    CHOICES,
+    MODALITIES,
+    STREAM_SETS,
+    TRAINED_FIELDS,
+    ranks_by_content,
+    reads_content,
+)
+from tssr_jax.config.fields import flattened
+from tssr_jax.errors import UserError
+
+_AT_LEAST = {
+    "num_devices": 0,
+    "model_devices": 1,
+    "model.d_model": 1,
+    "model.num_heads": 1,
+    "model.d_ffn": 1,
+    "model.num_unimodal_layers": 0,
+    "model.num_cross_layers": 0,
+    "model.max_length": 1,
+    "model.content_hidden": 0,
+    "loss.lambda_user": 0,
+    "loss.lambda_item": 0,
+    "loss.num_negatives": 1,
+    "loss.num_hard_negatives": 1,
+    "loss.queue_size": 0,
+    "loss.negative_power": 0,
+    "optimizer.warmup_steps": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.clip_norm": 0,
+    "data.text_field_length": 0,
+    "data.max_bad_lines": 0,
+    "data.tie_seed": 0,
+    "data.in_memory_gib": 0,
+    "content.text.trained_layers": -1,
+    "content.text.lora_rank": 0,
+    "content.text.ngram_width": 1,
+    "content.text.micro_batch": 1,
+    "content.image.trained_stages": -1,
+    "content.image.micro_batch": 1,
+    "train.batch_size": 1,
+    "train.window_stride": 1,
+    "train.num_epochs": 0,
+    "train.epochs_per_evaluation": 1,
+    "train.early_stopping_patience": 0,
+    "train.log_every_steps": 0,
+    "train.checkpoint_every_steps": 0,
+    "evaluate.batch_size": 1,
+    "evaluate.list_length": 0,
+    "baseline.neighbours": 1,
+    "baseline.shrinkage": 0,
+    "baseline.decay": 0,
+}
+
+
+def validate_config(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError if a value, or two values together, make no sense."""
+    fields = flattened(config)
+    for name, least in _AT_LEAST.items():
+        if fields[name] < least:
+            raise UserError(f"--config.{name} is {fields[name]}; it must be at least {least}.")
+    for name in ("loss.user_temperature", "optimizer.learning_rate"):
+        if not fields[name] > 0:
+            raise UserError(f"--config.{name} is {fields[name]}; it must be positive.")
+    for name, known in CHOICES.items():
+        if fields[name] not in known:
+            names = ", ".join(value or "''" for value in known)
+            raise UserError(f"--config.{name} is {fields[name]!r}; known: {names}.")
+    for name in (
+        "model.dropout_rate",
+        "model.id_dropout",
+        "optimizer.ema_decay",
+        "train.held_out_items",
+    ):
+        if not 0 <= fields[name] < 1:
+            raise UserError(f"--config.{name} is {fields[name]}; it must be in [0, 1).")
+    if config.baseline.kind and config.model_devices > 1:
+        raise UserError(
+            f"--config.baseline.kind={config.baseline.kind} needs the whole catalogue on "
+            f"each device; --config.model_devices is {config.model_devices}: set it to 1."
+        )
+    _validate_model(config.model)
+    _validate_windows(config)
+    _validate_content(config)
+    _validate_large_catalogue(config)
+    _validate_further_negatives(config)
+
+
+def _validate_content(config: ml_collections.ConfigDict) -> None:
+    content = config.content
+    modalities = tuple(content.modalities)
+    if not modalities or len(set(modalities)) < len(modalities) or set(modalities) - {*MODALITIES}:
+        raise UserError(
+            f"--config.content.modalities is {modalities}; it must be ('text',), ('image',) or "
+            "('text', 'image')."
+        )
+    text = content.text
+    if text.trained_layers and text.encoder == "ngrams":
+        raise UserError(
+            f"--config.content.text.trained_layers is {text.trained_layers}, but hashed n-grams "
+            "have nothing to train: set it to 0, or --config.content.text.encoder=bert."
+        )
+    if content.text.lora_rank and not content.text.trained_layers:
+        raise UserError(
+            f"--config.content.text.lora_rank is {content.text.lora_rank}, but no layer is to be "
+            "adapted: set --config.content.text.trained_layers=-1, or the number of layers."
+        )
+    by_content = ranks_by_content(config.model.head, config.model.streams)
+    if config.model.id_dropout and not by_content:
+        raise UserError(
+            f"--config.model.id_dropout is {config.model.id_dropout}; without "
+            "--config.model.head=content an item has nothing but its id to be ranked by."
+        )
+    if config.model.head == "content" or by_content:
+        _validate_content_head(config)
+    for name in modalities:
+        field = TRAINED_FIELDS[name]
+        if content[name][field] and config.model_devices > 1:
+            raise UserError(
+                f"--config.content.{name}.{field} is {content[name][field]}: an encoder that is "
+                "trained needs the whole catalogue on each device; set --config.model_devices=1."
+            )
+
+
+def _validate_further_negatives(config: ml_collections.ConfigDict) -> None:
+    loss = config.loss
+    if loss.hard_negatives == "none" and not loss.queue_size:
+        return
+    trained = any(config.content[name][TRAINED_FIELDS[name]] for name in config.content.modalities)
+    if len(config.model.streams) < 2 or trained or config.optimizer.lazy_rows:
+        raise UserError(
+            "--config.loss.hard_negatives and queue_size are for two streams, frozen features and "
+            "dense steps: leave them at 'none' and 0, or set --config.optimizer.lazy_rows=False, "
+            "trained_layers and trained_stages to 0."
+        )
+    if loss.hard_negatives != "none" and config.model_devices > 1:
+        raise UserError(
+            f"--config.loss.hard_negatives={loss.hard_negatives} looks for items in the whole "
+            f"catalogue, which --config.model_devices={config.model_devices} cuts: set it to 1."
+        )
+    if loss.queue_size and not config.optimizer.ema_decay:
+        raise UserError(
+            f"--config.loss.queue_size is {loss.queue_size}: averaged parameters encode the users "
+            "of the queue; set --config.optimizer.ema_decay, e.g. to 0.99."
+        )
+
+
+def _validate_large_catalogue(config: ml_collections.ConfigDict) -> None:
+    kind, cut = config.loss.next_item, config.model_devices > 1
+    if kind == "sampled" and not config.corrections.exclude_padding_class:
+        raise UserError(
+            "--config.loss.next_item=sampled draws items, never the padding class, which the "
+            "reference lets compete: it goes with --config.corrections.exclude_padding_class only."
+        )
+    if not config.optimizer.lazy_rows:
+        return
+    if cut:
+        raise UserError(
+            f"--config.optimizer.lazy_rows needs whole tables on each device; "
+            f"--config.model_devices is {config.model_devices}: set it to 1."
+        )
+    if config.model.head != "classes" and kind != "sampled":
+        raise UserError(
+            f"--config.model.head={config.model.head} reads the vectors of every item that a label "
+            f"competes with; --config.loss.next_item={kind} and --config.optimizer.lazy_rows don't "
+            "go together with it: set --config.loss.next_item=sampled."
+        )
+    for name in config.content.modalities:
+        if config.content[name][TRAINED_FIELDS[name]]:
+            raise UserError(
+                f"--config.optimizer.lazy_rows goes with frozen features only: set "
+                f"--config.content.{name}.{TRAINED_FIELDS[name]}=0."
+            )
+
+
+def _validate_content_head(config: ml_collections.ConfigDict) -> None:
+    if not reads_content(config.model.streams):
+        raise UserError(
+            "--config.model.head=content ranks items by their content; it needs the content stream "
+            f"(--config.model.streams is {tuple(config.model.streams)})."
+        )
+    for name in config.content.modalities:
+        field = TRAINED_FIELDS[name]
+        if config.content[name][field]:
+            raise UserError(
+                f"--config.model.head={config.model.head} needs the whole catalogue's vectors at "
+                "every step, which an encoder that is trained does not give: set "
+                f"--config.content.{name}.{field}=0."
+            )
+
+
+def _validate_model(model: ml_collections.ConfigDict) -> None:
+    if model.d_model % model.num_heads:
+        raise UserError(
+            f"--config.model.d_model is {model.d_model}, which {model.num_heads} heads "
+            "(--config.model.num_heads) do not divide."
+        )
+    streams = tuple(model.streams)
+    if sorted(streams) not in map(sorted, STREAM_SETS):
+        known = " or ".join(map(str, STREAM_SETS))
+        raise UserError(f"--config.model.streams is {streams}; it must be {known}.")
+    if model.mixing == "experts" and len(streams) == 2:
+        _validate_experts(model)
+    if model.encoder == "gru" and (len(streams) > 1 or not model.num_unimodal_layers):
+        raise UserError(
+            "--config.model.encoder=gru encodes a single stream by at least one layer: set "
+            "--config.model.streams=\"('id',)\" and --config.model.num_unimodal_layers=1."
+        )
+
+
+def _validate_experts(model: ml_collections.ConfigDict) -> None:
+    if model.head != "tied":
+        raise UserError(
+            f"--config.model.mixing=experts scores items by the vectors that the streams read; "
+            f"--config.model.head is {model.head!r}: set it to tied."
+        )
+
+
+def _validate_windows(config: ml_collections.ConfigDict) -> None:
+    train, corrections = config.train, config.corrections
+    if not 0 <= train.reorder_rate <= 1:
+        raise UserError(
+            f"--config.train.reorder_rate is {train.reorder_rate}; it must be in [0, 1]."
+        )
+    if train.windows == "strided" and train.window_stride > config.model.max_length:
+        raise UserError(
+            f"--config.train.window_stride is {train.window_stride}; with more than the "
+            f"{config.model.max_length} items of a window (--config.model.max_length) some are in "
+            "none."
+        )
+    if train.packing and not (
+        corrections.valid_positions_only and corrections.pool_valid_positions
+    ):
+        raise UserError(
+            "--config.train.packing leaves padding positions out, and the losses of the reference "
+            "need them: it goes with --config.corrections.valid_positions_only and "
+            "pool_valid_positions only."
+        )

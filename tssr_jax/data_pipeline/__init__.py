@@ -1,0 +1,1 @@
+"""From raw dumps to batches: sources -> sequences -> builder -> features -> input pipeline."""

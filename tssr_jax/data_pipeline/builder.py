@@ -1,0 +1,130 @@
+"""The prepared data set on disk: TFRecord shards that TensorFlow Datasets reads.
+
+Two data sets in one folder, since users and items have different features:
+
+    users   {user_id, items}               split "rows", user u is example u
+    items   {item_id, title, text, image}  split "rows", item i is example i - 1
+
+`tfds.builder_from_directory(folder / "users")` reads them anywhere.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from rich.progress import track
+
+from tssr_jax.data_pipeline import records
+from tssr_jax.data_pipeline.sequences import Sequences
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
+
+import tensorflow_datasets as tfds  # isort: skip  (after TensorFlow is set up)
+
+# Beside "users": int64, items of each sequence.
+_LENGTHS = "lengths.npy"
+_USERS = {
+    "user_id": tfds.features.Text(),
+    "items": tfds.features.Sequence(tfds.features.Scalar(np.int32)),
+}
+_SEQUENCE_SPEC = {"items": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)}
+_ITEMS = {name: tfds.features.Text() for name in ("item_id", "title", "text", "image")}
+_READ_BATCH = 4096
+_EXAMPLES_PER_SHARD = 200_000
+# With more users than this, writing takes long enough for a progress bar.
+_LONG = 50_000
+
+
+def write(sequences: Sequences, items: pl.DataFrame, folder: Path) -> None:
+    """Writes both data sets below `folder`.
+
+    Args:
+      sequences: the users' sequences.
+      items: columns `item`, `title`, `text`, `image`, row i is item i + 1.
+      folder: an existing folder.
+    """
+    num_users = len(sequences.lengths)
+    users = track(
+        _user_examples(sequences), "Writing sequences", num_users, disable=num_users < _LONG
+    )
+    _write(users, folder / "users", _USERS)
+    np.save(folder / "users" / _LENGTHS, sequences.lengths)
+    _write(_item_examples(items), folder / "items", _ITEMS)
+
+
+def _write(examples: Iterable[bytes], folder: Path, features: Mapping[str, object]) -> None:
+    records.write(
+        examples,
+        folder,
+        features,
+        per_shard=_EXAMPLES_PER_SHARD,
+        description="Implicit feedback as time-ordered sequences, with texts of the items.",
+    )
+
+
+def read_sequences(folder: Path) -> tuple[tf.Tensor, tf.Tensor]:
+    """Items int32 [num_interactions] and offsets int64 [num_users + 1]."""
+    items, lengths = [], []
+    for batch in _batches(folder, "users", _SEQUENCE_SPEC):
+        items.append(tf.cast(batch["items"].flat_values, tf.int32))
+        lengths.append(batch["items"].row_lengths())
+    offsets = tf.concat([[0], tf.cumsum(tf.concat(lengths, axis=0))], axis=0)
+    return tf.concat(items, axis=0), offsets
+
+
+def read_texts(folder: Path, name: str, column: str) -> list[str]:
+    """One column of texts: `user_id` of "users", any of "items"."""
+    spec = {column: tf.io.FixedLenFeature([], tf.string)}
+    batches = _batches(folder, name, spec)
+    return [value.decode() for batch in batches for value in batch[column].numpy()]
+
+
+class SequenceReader:
+    """Reads single sequences from the shards, whichever are asked for.
+
+    Attributes:
+      lengths: int64 [num_users].
+
+    Args:
+      folder: holds the data set "users".
+    """
+
+    def __init__(self, folder: Path):
+        self.lengths = np.load(folder / "users" / _LENGTHS)
+        self._read = records.RecordReader(folder / "users")
+
+    def __call__(self, users: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Items (int32) of users int64 [rows], side by side, and offsets int64 [rows + 1]."""
+        examples = tf.numpy_function(self._read, [users], tf.string)
+        batch = tf.io.parse_example(tf.ensure_shape(examples, users.shape), _SEQUENCE_SPEC)
+        return tf.cast(batch["items"].flat_values, tf.int32), batch["items"].row_splits
+
+
+def _batches(folder: Path, name: str, spec: Mapping[str, object]) -> Iterator[dict]:
+    files = [str(path) for path in records.shards(folder / name)]
+    serialised = tf.data.TFRecordDataset(files).batch(_READ_BATCH)
+    return iter(serialised.map(lambda batch: tf.io.parse_example(batch, spec)).prefetch(2))
+
+
+def _user_examples(sequences: Sequences) -> Iterator[bytes]:
+    user = 0
+    for items in sequences.parts():
+        start = 0
+        while start < items.size:
+            end = start + int(sequences.lengths[user])
+            yield records.example(
+                user_id=_text(sequences.user_ids[user]),
+                items=records.integers(items[start:end].tolist()),
+            )
+            user, start = user + 1, end
+
+
+def _item_examples(items: pl.DataFrame) -> Iterator[bytes]:
+    for item, title, text, image in items.select("item", "title", "text", "image").iter_rows():
+        yield records.example(
+            item_id=_text(item), title=_text(title), text=_text(text), image=_text(image)
+        )
+
+
+def _text(value: str) -> tf.train.Feature:
+    return records.bytes_feature(value.encode())

@@ -1,0 +1,55 @@
+"""How popular items are in training, and in what users have seen."""
+
+import ml_collections
+import numpy as np
+
+from tssr_jax.data_pipeline.input_pipeline import (
+    HELD_OUT,
+    EvalSplit,
+    held_out_items,
+    users_in_chunks,
+    without_items,
+)
+from tssr_jax.data_pipeline.store import SequenceStore
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
+
+
+def training_counts(
+    store: SequenceStore, config: ml_collections.ConfigDict, num_items: int
+) -> np.ndarray:
+    """How often training windows contain each item, int64 [num_classes]; 0 for padding.
+
+    Windows of a user overlap; what is counted are the places of the sequence that are in any.
+    """
+    ends = store.lengths - HELD_OUT["train"]
+    longest = int(ends.max())
+    if config.train.windows == "last":
+        longest = min(longest, config.model.max_length + 1)
+    counts = np.zeros(num_items + 1, np.int64)
+    held_out = held_out_items(config, num_items)
+    for users in users_in_chunks(np.flatnonzero(ends >= 2), longest):
+        windows = store.rows(users).windows(tf.constant(ends[users.numpy()]), longest)
+        if held_out is not None:
+            windows = without_items(windows, held_out)
+        counts += np.bincount(windows.numpy().reshape(-1), minlength=num_items + 1)
+    counts[0] = 0
+    return counts
+
+
+def history_mean(store: SequenceStore, values: np.ndarray, split: EvalSplit) -> float:
+    """Mean over users of the mean value of what they had seen before a split's answer.
+
+    Args:
+      store: the sequences.
+      values: [num_classes], of each item.
+      split: whose answers are not seen.
+    """
+    ends = store.lengths - HELD_OUT[split]
+    padded = np.concatenate([[0], values[1:]])
+    longest = int(ends.max())
+    total = 0.0
+    for users in users_in_chunks(np.arange(ends.size), longest):
+        own = ends[users.numpy()]
+        windows = store.rows(users).windows(tf.constant(own), longest).numpy()
+        total += float((padded[windows].sum(axis=1) / own).sum())
+    return total / ends.size

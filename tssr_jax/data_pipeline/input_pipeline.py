@@ -1,0 +1,374 @@
+"""Batches by tf.data: fixed-length, left-padded windows over the users' sequences.
+
+A training batch is a pure function of (seed, epoch, step): its windows come from a keyed
+permutation by index, so that nothing is shuffled in a buffer and a run resumes at any step by
+starting there; the order of reordered windows is keyed by (seed, step). Leave-one-out
+(docs/method.md, "Evaluation protocol"), with s the sequence of a user:
+
+    training     inputs s[-L-3:-3], labels s[-L-2:-2], or earlier windows (`TrainWindows`)
+    validation   predicts s[-2] from what is before it
+    test         predicts s[-1] from what is before it
+"""
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple, Protocol
+
+import ml_collections
+import numpy as np
+
+from tssr_jax.data_pipeline.packing import pack_tensors
+from tssr_jax.data_pipeline.store import SequenceStore
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
+from tssr_jax.errors import UserError
+
+Batch = dict[str, Any]
+EvalSplit = Literal["validation", "test"]
+_ITEMS_AT_A_TIME = 2**18
+# Items at the end of a sequence that a split must not see as input.
+HELD_OUT = {"train": 2, "validation": 2, "test": 1}
+# These, an item to predict, and one to predict it by.
+NOTHING_TO_TRAIN_ON = (
+    "No user has the 4 interactions that a training window needs (train.held_out_items left out)."
+)
+
+
+class Cut(NamedTuple):
+    """How a batch is cut over devices and processes.
+
+    Attributes:
+      num_rows: rows of a batch; those beyond the batch size are empty.
+      rows: which of them this process reads. Processes that train together read their own.
+      num_devices: in all processes; each gets as many rows.
+    """
+
+    num_rows: int
+    rows: slice = slice(None)
+    num_devices: int = 1
+
+
+class DistinctReader(Protocol):
+    """Reads what a content encoder that is trained needs of a batch."""
+
+    def part(self, items: tf.Tensor, num_devices: int, mine: slice) -> Any:
+        """See `content.distinct.PreparedEncoder.part`."""
+
+
+class TrainWindows:
+    """The training windows of all users.
+
+    A window has at least two items, and at most max_length + 1: the last one is only a target.
+
+    Args:
+      lengths: int64 [num_users], of whole sequences.
+      kind: "last", the newest window of each user; "strided", windows whose ends are `stride`
+        items apart, until all items are in one.
+      max_length: L.
+      stride: see above; at most L.
+    """
+
+    def __init__(self, lengths: np.ndarray, kind: str, max_length: int, stride: int):
+        trained = lengths - HELD_OUT["train"]
+        users = np.flatnonzero(trained >= 2)
+        trained = trained[users]
+        numbers = np.ones(users.size, np.int64)
+        self._stride = 1
+        if kind == "strided":
+            self._stride = stride
+            numbers += -(-np.maximum(trained - (max_length + 1), 0) // stride)
+        self.number = int(numbers.sum())
+        self.num_users = users.size
+        self._users, self._trained = tf.constant(users), tf.constant(trained)
+        self._firsts = tf.constant(np.concatenate([[0], np.cumsum(numbers)]))
+
+    def __call__(self, windows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The user of windows int64 [rows], and how many of its items lie before the end."""
+        place = tf.searchsorted(self._firsts, windows, side="right", out_type=tf.int64) - 1
+        back = (windows - tf.gather(self._firsts, place)) * self._stride
+        return tf.gather(self._users, place), tf.gather(self._trained, place) - back
+
+
+class TrainBatches:
+    """The endless stream of training batches.
+
+    Users whose training sequence has fewer than two items have nothing to predict and are left
+    out.
+
+    Args:
+      store: the sequences.
+      batch_size: windows per batch; an epoch's last batch is filled up with empty rows.
+      max_length: L.
+      seed: together with the epoch it determines the permutation of the windows.
+      windows: see `TrainWindows`.
+      window_stride: the same.
+      reorder_rate: probability that the items of a window, the last target included, are put in
+        a random order ("item reorder" of CL4SRec, arXiv 2010.14395, over the whole window).
+      packing: add the packed form of the windows.
+      encoders: content encoders that are trained, by modality: add what they read of the distinct
+        items of the global batch. (Processes then look at all rows.)
+      held_out: bool [num_classes], items that are left out of all windows.
+      cut: what of a batch is read here; by default all.
+    """
+
+    def __init__(
+        self,
+        store: SequenceStore,
+        *,
+        batch_size: int,
+        max_length: int,
+        seed: int,
+        windows: str = "last",
+        window_stride: int = 1,
+        reorder_rate: float = 0.0,
+        packing: bool = False,
+        encoders: Mapping[str, DistinctReader] | None = None,
+        held_out: np.ndarray | None = None,
+        cut: Cut | None = None,
+    ):
+        self._store = store
+        self._windows = TrainWindows(store.lengths, windows, max_length, window_stride)
+        self._batch_size = batch_size
+        self._max_length = max_length
+        self._seed = seed
+        self._reorder_rate = reorder_rate
+        self._packing = packing
+        self._encoders = encoders or {}
+        self._held_out = held_out
+        self._cut = cut or Cut(batch_size)
+        self._rows = range(self._cut.num_rows)[self._cut.rows]
+        self.num_users = self._windows.num_users
+        self.num_windows = self._windows.number
+        self.steps_per_epoch = -(-self.num_windows // batch_size)
+
+    def iterate(self, start_step: int) -> Iterator[Batch]:
+        """Batches of the global steps start_step, start_step + 1, ...
+
+        Each is {"item_sequence": int32 [rows, L], "labels": int32 [rows, L], "row_mask":
+        bool [rows]}; with packing "packed", see `packing.pack`; and with encoders "distinct", what
+        this process's devices encode, by modality, see `DistinctReader.part`.
+        """
+        dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+        dataset = dataset.map(self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return _stream(dataset)
+
+    def _batch(self, step: tf.Tensor) -> dict[str, Any]:
+        epoch, step_of_epoch = step // self.steps_per_epoch, step % self.steps_per_epoch
+        all_rows = tf.range(self._cut.num_rows, dtype=tf.int64)
+        position = step_of_epoch * self._batch_size + all_rows
+        row_mask = (all_rows < self._batch_size) & (position < self.num_windows)
+        last = tf.constant(self.num_windows - 1, tf.int64)
+        window = tf.random.experimental.index_shuffle(
+            tf.minimum(position, last), seed=tf.stack([self._seed, epoch]), max_index=last
+        )
+        users, ends = self._windows(window)
+        ends = tf.where(row_mask, ends, 0)  # an empty window
+        own = slice(self._rows.start, self._rows.stop)
+        whole = bool(self._encoders) or self._held_out is not None
+        read = slice(0, self._cut.num_rows) if whole else own
+        windows = self._store.rows(users[read]).windows(ends[read], self._max_length + 1)
+        sizes = tf.minimum(ends, self._max_length + 1)
+        if self._held_out is not None:
+            windows = without_items(windows, self._held_out)
+            sizes = tf.math.count_nonzero(windows, axis=1)
+            row_mask &= sizes > 0
+        if self._reorder_rate:
+            windows = _reorder(windows, self._reorder_rate, self._draws(step)[read])
+        batch = {"row_mask": row_mask[own]}
+        devices = self._cut.num_devices
+        if self._encoders:
+            first, end = (n * devices // self._cut.num_rows for n in (own.start, own.stop))
+            batch["distinct"] = {
+                name: prepared.part(windows[:, :-1], devices, slice(first, end))
+                for name, prepared in self._encoders.items()
+            }
+        if whole:
+            windows = windows[own]
+        inputs, labels = windows[:, :-1], windows[:, 1:]
+        batch |= {"item_sequence": inputs, "labels": labels}
+        if self._packing:
+            first = self._rows.start * devices // self._cut.num_rows
+            batch["packed"] = pack_tensors(inputs, tf.maximum(sizes - 1, 0), devices, first)
+        return batch
+
+    def _draws(self, step: tf.Tensor) -> tf.Tensor:
+        """L + 2 uniform numbers for each row, however many empty ones follow."""
+        shape = [self._batch_size, self._max_length + 2]
+        draws = tf.random.stateless_uniform(shape, tf.stack([self._seed, step]))
+        return tf.pad(draws, [[0, self._cut.num_rows - self._batch_size], [0, 0]])
+
+
+def make_train_batches(
+    store: SequenceStore,
+    config: ml_collections.ConfigDict,
+    cut: Cut | None = None,
+    encoders: Mapping[str, DistinctReader] | None = None,
+    held_out: np.ndarray | None = None,
+) -> TrainBatches:
+    """The training batches that the config asks for.
+
+    Args:
+      store: the sequences.
+      config: sections `train` and `model`, and the seed.
+      cut: see `TrainBatches`.
+      encoders: the same.
+      held_out: the same.
+    """
+    train = config.train
+    return TrainBatches(
+        store,
+        batch_size=train.batch_size,
+        max_length=config.model.max_length,
+        seed=config.seed,
+        windows=train.windows,
+        window_stride=train.window_stride,
+        reorder_rate=train.reorder_rate,
+        packing=train.packing,
+        encoders=encoders,
+        held_out=held_out,
+        cut=cut,
+    )
+
+
+class EvalBatches:
+    """All users once, in order, for ranking the item that was held out.
+
+    Args:
+      store: the sequences.
+      split: "validation" or "test".
+      batch_size: users per batch; the last one is filled up with rows whose row_mask is False.
+      max_length: L.
+      full_history: exclude the whole seen history from the ranking; if False only the items of
+        the window (the reference's habit).
+      exclude_padding_class: exclude class 0; if False only where the window has padding.
+      rows: which rows of a batch are read, as in `Cut`.
+    """
+
+    def __init__(
+        self,
+        store: SequenceStore,
+        split: EvalSplit,
+        *,
+        batch_size: int,
+        max_length: int,
+        full_history: bool,
+        exclude_padding_class: bool,
+        rows: slice = slice(None),
+    ):
+        self._store = store
+        self._ends = tf.constant(store.lengths - HELD_OUT[split])
+        self._batch_size = batch_size
+        self._max_length = max_length
+        self._exclude_padding_class = exclude_padding_class
+        longest = int(store.lengths.max()) - HELD_OUT[split]
+        self._seen = longest if full_history else min(longest, max_length)
+        self._rows = range(batch_size)[rows]
+        self.num_users = store.lengths.size
+        self.num_batches = -(-self.num_users // batch_size)
+
+    def answers(self) -> np.ndarray:
+        """The item that was held out of each user's sequence, int32 [num_users]."""
+        return np.concatenate(
+            [
+                self._store.rows(users).windows(tf.gather(self._ends, users) + 1, 1)[:, 0]
+                for users in users_in_chunks(np.arange(self.num_users))
+            ]
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yields the batches.
+
+        Each is {"item_sequence": int32 [rows, L], "answers": int32 [rows],
+        "excluded": int32 [rows, width] (-1 where there is nothing), "row_mask": bool [rows]}.
+        """
+        return _stream(self._dataset)
+
+    @functools.cached_property
+    def _dataset(self) -> tf.data.Dataset:
+        """Traced once, however often it is gone through."""
+        return tf.data.Dataset.range(self.num_batches).map(
+            self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+
+    def _batch(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
+        row = tf.range(self._rows.start, self._rows.stop, dtype=tf.int64)
+        position = step * self._batch_size + row
+        users = tf.minimum(position, self.num_users - 1)
+        ends = tf.gather(self._ends, users)
+        rows = self._store.rows(users)
+        answers = rows.windows(ends + 1, 1)[:, 0]
+        with_padding = self._exclude_padding_class | (ends < self._max_length)
+        return {
+            "item_sequence": rows.windows(ends, self._max_length),
+            "answers": answers,
+            "excluded": excluded_classes(rows.windows(ends, self._seen), answers, with_padding),
+            "row_mask": position < self.num_users,
+        }
+
+
+def held_out_items(config: ml_collections.ConfigDict, num_items: int) -> np.ndarray | None:
+    """Bool [num_classes]: the share `train.held_out_items` of the items, drawn by the seed."""
+    share = config.train.held_out_items
+    if not share:
+        return None
+    draws = np.random.default_rng([config.seed, num_items]).random(num_items + 1)
+    return (draws < share) & (np.arange(num_items + 1) > 0)
+
+
+def without_items(windows: tf.Tensor, held_out: np.ndarray) -> tf.Tensor:
+    """Windows int32 [rows, length] without these items; the others move to the right.
+
+    Where a single item is left there is nothing to predict, and the window is emptied.
+
+    Args:
+      windows: left padded.
+      held_out: bool [num_classes].
+    """
+    kept = (windows > 0) & ~tf.gather(tf.constant(held_out), windows)
+    kept &= tf.math.count_nonzero(kept, axis=1, keepdims=True) > 1
+    order = tf.argsort(tf.cast(kept, tf.int32), axis=1, stable=True)
+    return tf.gather(tf.where(kept, windows, 0), order, batch_dims=1)
+
+
+def users_in_chunks(users: np.ndarray, length: int = 1) -> Iterator[tf.Tensor]:
+    """Users int64, so many at a time that windows of this length fit in memory with ease."""
+    number = max(1, _ITEMS_AT_A_TIME // length)
+    for start in range(0, users.size, number):
+        yield tf.constant(users[start : start + number], tf.int64)
+
+
+def _stream(dataset: tf.data.Dataset) -> Iterator[Batch]:
+    """Batches as arrays; errors while they are made are told without TensorFlow's frames."""
+    try:
+        yield from dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    except tf.errors.OpError as error:
+        lines = [line for line in error.message.splitlines() if line.strip()]
+        raise UserError(lines[0] if lines else str(error)) from error
+
+
+def excluded_classes(seen: tf.Tensor, answers: tf.Tensor, with_padding: tf.Tensor) -> tf.Tensor:
+    """The classes that do not compete in each row's ranking.
+
+    Args:
+      seen: int32 [rows, width], items that the user has seen; 0 where there is none.
+      answers: int32 [rows], which always compete.
+      with_padding: bool [rows], whether class 0 is excluded.
+
+    Returns:
+      int32 [rows, width + 1]; each class once, -1 where there is nothing.
+    """
+    ordered = tf.sort(seen, axis=1)
+    first = tf.concat([tf.ones_like(ordered[:, :1], tf.bool), ordered[:, 1:] > ordered[:, :-1]], 1)
+    counts = first & (ordered > 0) & (ordered != answers[:, None])
+    padding = tf.where(with_padding, 0, -1)[:, None]
+    return tf.concat([tf.where(counts, ordered, -1), padding], axis=1)
+
+
+def _reorder(windows: tf.Tensor, rate: float, draws: tf.Tensor) -> tf.Tensor:
+    """Puts the items of a share of the rows in a random order; padding stays on the left.
+
+    A row's first draw decides whether it is reordered, the others order its columns.
+    """
+    places = tf.linspace(0.0, 1.0, windows.shape[1])
+    keys = tf.where(draws[:, :1] < rate, draws[:, 1:], places)
+    keys = tf.where(windows > 0, keys, -1.0)
+    return tf.gather(windows, tf.argsort(keys, stable=True), batch_dims=1)

@@ -1,0 +1,203 @@
+"""Prepares a data set once and finds it again: raw files -> sequences -> TFRecords.
+
+    python -m tssr_jax.data_pipeline.prepare --config=configs/hm.py --config.data.raw_dir=FOLDER
+
+does it without training; the folder that it prints holds report.json and report.png.
+
+The key of a data set hashes the raw files and every setting that the result depends on, so that a
+change of either makes a new data set and never mixes with an old one.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_collections
+import polars as pl
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tssr_jax.data_pipeline import builder, cache, fetching, report
+from tssr_jax.data_pipeline.interactions import collect
+from tssr_jax.data_pipeline.sequences import build_sequences
+from tssr_jax.data_pipeline.sources import SOURCES, Dump, RawFiles
+from tssr_jax.data_pipeline.texts import describe
+from tssr_jax.errors import UserError
+
+_VERSION = 3
+# Settings that do not change what is prepared: places, and what the key holds as file contents.
+_NOT_IN_KEY = ("cache_dir", "raw_dir", "in_memory_gib")
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedData:
+    """One data set, ready for the input pipeline. What is large is read when it is asked for.
+
+    Attributes:
+      key: identifies raw files and settings.
+      folder: where it lies.
+      report: the preparation report.
+    """
+
+    key: str
+    folder: Path
+    report: dict
+
+    @property
+    def num_users(self) -> int:
+        """Number of users."""
+        return int(self.report["users"])
+
+    @property
+    def num_items(self) -> int:
+        """Size of the catalogue; item ids are 1..num_items."""
+        return int(self.report["items"])
+
+    @functools.cached_property
+    def user_ids(self) -> list[str]:
+        """The owner's id of user u at index u."""
+        return builder.read_texts(self.folder, "users", "user_id")
+
+    @functools.cached_property
+    def item_ids(self) -> list[str]:
+        """The owner's id of item i at index i - 1."""
+        return builder.read_texts(self.folder, "items", "item_id")
+
+    @functools.cached_property
+    def titles(self) -> list[str]:
+        """Title of item i at index i - 1, "" without one."""
+        return builder.read_texts(self.folder, "items", "title")
+
+    @functools.cached_property
+    def texts(self) -> list[str]:
+        """Text of item i at index i - 1, "" without one."""
+        return builder.read_texts(self.folder, "items", "text")
+
+    @functools.cached_property
+    def images(self) -> list[str]:
+        """Image of item i at index i - 1: a path below the raw files or a URL, "" without one."""
+        return builder.read_texts(self.folder, "items", "image")
+
+
+def prepare(data: ml_collections.ConfigDict) -> PreparedData:
+    """Loads the data set that section `data` of the config describes, preparing it if needed.
+
+    Raises:
+      UserError: if the source is unknown, or its files are missing or malformed.
+    """
+    if data.source not in SOURCES:
+        raise UserError(
+            f"--config.data.source is {data.source!r}; known sources: {', '.join(sorted(SOURCES))}."
+        )
+    if data.repeated_items not in ("error", "first"):
+        raise UserError(
+            f"--config.data.repeated_items is {data.repeated_items!r}; it is 'error' or 'first'."
+        )
+    files = SOURCES[data.source].locate(data)
+    key = _key(files, data)
+    name = f"datasets/{data.source}-{key}"
+    folder = cache.find(data.cache_dir, name)
+    if folder is None:
+        folder = cache.local_folder(data.cache_dir) / name
+        _prepare_into(folder, files, data)
+        cache.share(data.cache_dir, name)
+    return PreparedData(key, folder, json.loads((folder / report.FILE).read_text()))
+
+
+def _prepare_into(folder: Path, files: RawFiles, data: ml_collections.ConfigDict) -> None:
+    print(f"Preparing {data.source} from {files.origin} ...", flush=True)
+    part = cache.incomplete(folder)
+    part.mkdir(parents=True)
+    try:
+        _write(part, files, data)
+        os.replace(part, folder)
+    except OSError as error:
+        # Another process may have been faster; its result is the same.
+        if not (folder / report.FILE).exists():
+            if error.filename is None and error.errno is not None:
+                raise OSError(error.errno, os.strerror(error.errno), str(part)) from error
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write(part: Path, files: RawFiles, data: ml_collections.ConfigDict) -> None:
+    source, dump = SOURCES[data.source], Dump(files, data, Counter[str]())
+    scratch = part / "scratch"
+    scratch.mkdir()
+    interactions = collect(
+        _with_progress(source.interactions(dump)),
+        scratch,
+        tie_seed=data.tie_seed,
+        drop_repeats=data.drop_repeats,
+    )
+    sequences = build_sequences(
+        interactions,
+        min_user_interactions=data.min_user_interactions,
+        min_item_interactions=data.min_item_interactions,
+    )
+    described = source.items(dump, sequences.item_ids)
+    fields = data.text_fields or [n for n in described.columns if n not in ("item", "image")]
+    items, item_counts = _catalogue(
+        sequences.item_ids, describe(described, fields, data.text_field_length)
+    )
+    builder.write(sequences, items, part)
+    shutil.rmtree(scratch)
+    settings = {k: v for k, v in data.to_dict().items() if k not in _NOT_IN_KEY}
+    values = {"origin": files.origin, "settings": settings} | sequences.report | item_counts
+    report.write(values | dict(dump.counts), sequences, part)
+
+
+def _with_progress(chunks: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, transient=True) as progress:
+        task = progress.add_task("Reading interactions", total=None)
+        for chunk in chunks:
+            progress.advance(task, chunk.height)
+            yield chunk
+
+
+def _catalogue(ids: pl.Series, described: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, float]]:
+    """The items of the catalogue, in its order, and counts for the report."""
+    items = pl.DataFrame({"item": ids}).join(
+        described, on="item", how="left", maintain_order="left"
+    )
+    has_row = items["title"].is_not_null()
+    items = items.with_columns(pl.col("title", "text", "image").fill_null(""))
+    no_text, no_image = items["text"] == "", items["image"] == ""
+    return items, {
+        "items_without_a_row_in_the_item_file": int((~has_row).sum()),
+        "items_without_text": int(no_text.sum()),
+        "items_without_content": int((no_text & no_image).sum()),
+        "share_of_items_with_text": 1.0 - float(no_text.mean()),  # type: ignore[arg-type]
+        "share_of_items_with_image": 1.0 - float(no_image.mean()),  # type: ignore[arg-type]
+        "item_rows_without_interactions": described.height - int(has_row.sum()),
+    }
+
+
+def _key(files: RawFiles, data: ml_collections.ConfigDict) -> str:
+    settings = {k: v for k, v in data.to_dict().items() if k not in _NOT_IN_KEY}
+    parts = [
+        _VERSION,
+        SOURCES[data.source].version,
+        files.layout,
+        fetching.file_sha256(files.interactions),
+        fetching.file_sha256(files.items),
+        files.images is not None and _digest(sorted(files.images)),
+        settings,
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _digest(names: list[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()

@@ -1,0 +1,145 @@
+"""TFRecord shards that TensorFlow Datasets reads, written fast and read at random places.
+
+They are written as examples of a builder's features without its writer, which takes 100 times as
+long for a short sequence. The sizes of all examples are kept beside them, so that one of them can
+be read from the middle of a shard.
+"""
+
+import contextlib
+import io
+import itertools
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
+
+import tensorflow_datasets as tfds  # isort: skip  (after TensorFlow is set up)
+
+VERSION = "1.0.0"
+SPLIT = "rows"
+# Beside a data set, int64: bytes of each example, and examples of each shard.
+_SIZES, _SHARDS = "sizes.npy", "shards.npy"
+# A TFRecord is a length (8 bytes), its checksum (4), the example, and its checksum (4).
+_BEFORE, _AROUND = 12, 16
+tfds.disable_progress_bar()
+
+
+def write(
+    examples: Iterable[bytes],
+    folder: Path,
+    features: Mapping[str, object],
+    *,
+    per_shard: int,
+    description: str,
+) -> None:
+    """Writes a data set; `tfds.builder_from_directory` reads it.
+
+    Args:
+      examples: serialised tf.train.Example, at least one.
+      folder: of this data set; its name is the last part.
+      features: TFDS features by name.
+      per_shard: examples in a file.
+      description: for the builder.
+    """
+    target = folder / VERSION
+    target.mkdir(parents=True)
+    sizes, written = array("q"), list[Path]()
+    for some in _runs(examples, per_shard):
+        written.append(target / f"shard-{len(written)}")
+        with tf.io.TFRecordWriter(str(written[-1])) as writer:
+            for one in some:
+                sizes.append(len(one))
+                writer.write(one)
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=target, dataset_name=folder.name, split=SPLIT, filetype_suffix="tfrecord"
+    )
+    for index, path in enumerate(written):  # their names tell how many there are
+        path.rename(template.sharded_filepath(shard_index=index, num_shards=len(written)))
+    lengths = [per_shard] * (len(written) - 1)
+    lengths.append(len(sizes) - sum(lengths))
+    np.save(folder / _SIZES, np.array(sizes, np.int64))
+    np.save(folder / _SHARDS, np.array(lengths, np.int64))
+    split = tfds.core.SplitInfo(
+        name=SPLIT,
+        shard_lengths=lengths,
+        num_bytes=sum(sizes),
+        filename_template=template,
+    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        tfds.folder_dataset.write_metadata(
+            data_dir=target,
+            features=tfds.features.FeaturesDict(features),
+            split_infos=[split],
+            version=VERSION,
+            filename_template=template,
+            check_data=False,
+            description=description,
+        )
+
+
+def _runs(values: Iterable[bytes], size: int) -> Iterator[Iterator[bytes]]:
+    """Runs of `size` values, the last one shorter; each is to be used up before the next."""
+    remaining = iter(values)
+    for first in remaining:
+        yield itertools.chain([first], itertools.islice(remaining, size - 1))
+
+
+def shards(folder: Path) -> list[Path]:
+    """The TFRecord files of a data set, in order."""
+    return sorted((folder / VERSION).glob("*.tfrecord-*"))
+
+
+class RecordReader:
+    """Reads single examples, whichever are asked for.
+
+    Args:
+      folder: of the data set.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._sizes = np.load(folder / _SIZES)
+        lengths = np.load(folder / _SHARDS)
+        self._shard_of = np.repeat(np.arange(lengths.size), lengths)
+        ends = np.cumsum(self._sizes + _AROUND)
+        starts = ends - self._sizes - _AROUND
+        firsts = np.cumsum(lengths) - lengths
+        self._positions = starts - np.repeat(starts[firsts], lengths)
+        self._files = [path.open("rb") for path in shards(folder)]
+
+    def __call__(self, indices: np.ndarray) -> np.ndarray:
+        """Serialised examples of int [number], an object array.
+
+        Raises:
+          OSError: if one can't be read.
+        """
+        examples = np.empty(indices.size, object)
+        for place, index in enumerate(indices.tolist()):
+            size = int(self._sizes[index])
+            file = self._files[self._shard_of[index]]
+            examples[place] = os.pread(file.fileno(), size, int(self._positions[index]) + _BEFORE)
+            if len(examples[place]) != size:
+                raise OSError(
+                    f"{self._folder} is damaged: record {index} can't be read. Delete the folder; "
+                    "it is made again."
+                )
+        return examples
+
+
+def example(**features: tf.train.Feature) -> bytes:
+    """A serialised tf.train.Example."""
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def bytes_feature(value: bytes) -> tf.train.Feature:
+    """A feature of one byte string."""
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+
+def integers(values: Iterable[int]) -> tf.train.Feature:
+    """A feature of integers."""
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=list(values)))

@@ -1,0 +1,185 @@
+"""From interactions to one time-ordered sequence per user (docs/method.md, "Evaluation protocol").
+
+Iterative k-core, ids 1..N. The interactions come in order (`interactions.py`), a part at a time,
+so that their number does not matter.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import polars as pl
+
+from tssr_jax.data_pipeline.interactions import Interactions
+from tssr_jax.errors import UserError
+
+# Leave-one-out needs an item for validation, one for test, and one to predict them from.
+MIN_SEQUENCE_LENGTH = 3
+Pairs = Iterable[tuple[np.ndarray, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequences:
+    """The sequences of all users.
+
+    Attributes:
+      user_ids: the owner's ids, sorted; row u is user u.
+      item_ids: the owner's ids, sorted; row i is item i + 1.
+      lengths: int64 [num_users].
+      item_counts: int64 [num_items], interactions of item i + 1 at index i.
+      report: counts of what was read, dropped (by cause) and kept.
+      parts: yields the items of some users, one user after the other: int32, values
+        1..num_items, oldest first within a user.
+    """
+
+    user_ids: pl.Series
+    item_ids: pl.Series
+    lengths: np.ndarray
+    item_counts: np.ndarray
+    report: dict[str, int | float]
+    parts: Callable[[], Iterator[np.ndarray]]
+
+
+def build_sequences(
+    interactions: Interactions, *, min_user_interactions: int, min_item_interactions: int
+) -> Sequences:
+    """Filters the interactions.
+
+    Args:
+      interactions: all of them, in order.
+      min_user_interactions: the k of the k-core for users; at least `MIN_SEQUENCE_LENGTH` is
+        taken in any case.
+      min_item_interactions: the k of the k-core for items.
+
+    Raises:
+      UserError: if nothing is left.
+    """
+    min_user = max(min_user_interactions, MIN_SEQUENCE_LENGTH)
+    num_users, num_items = len(interactions.user_ids), len(interactions.item_ids)
+
+    def pairs() -> Pairs:
+        return ((rows["user"], rows["item"]) for rows in interactions)
+
+    core = k_core(pairs, num_users, num_items, min_user, min_item_interactions)
+    if not core.users.any():
+        raise UserError(_nothing_left(core, min_user, min_item_interactions, interactions))
+    number = np.cumsum(core.items, dtype=np.int32)  # an item's id in the catalogue
+
+    def kept() -> Iterator[np.ndarray]:
+        return (rows[core.users[rows["user"]] & core.items[rows["item"]]] for rows in interactions)
+
+    def parts() -> Iterator[np.ndarray]:
+        return (number[rows["item"]] for rows in kept())
+
+    lengths, item_counts = core.user_counts[core.users], core.item_counts[core.items]
+    num_kept, short = int(lengths.sum()), core.first_user_counts < MIN_SEQUENCE_LENGTH
+    report: dict[str, int | float] = {
+        "interactions_read": interactions.num_read,
+        "interactions_dropped_as_repeats": interactions.num_repeats,
+        "interactions_dropped_by_k_core": interactions.num_read
+        - interactions.num_repeats
+        - num_kept,
+        "interactions_kept": num_kept,
+        "k_core_rounds": core.rounds,
+        "users_read": num_users,
+        "users_dropped_with_fewer_than_3_items": int(short.sum()),
+        "users_dropped_by_k_core": num_users - len(lengths) - int(short.sum()),
+        "users": len(lengths),
+        "items_read": num_items,
+        "items_dropped_by_k_core": num_items - len(item_counts),
+        "items": len(item_counts),
+    }
+    return Sequences(
+        user_ids=interactions.user_ids.filter(pl.Series(core.users)),
+        item_ids=interactions.item_ids.filter(pl.Series(core.items)),
+        lengths=lengths,
+        item_counts=item_counts,
+        report=report | _statistics(kept(), lengths, len(item_counts)),
+        parts=parts,
+    )
+
+
+def _statistics(
+    parts: Iterable[np.ndarray], lengths: np.ndarray, num_items: int
+) -> dict[str, int | float]:
+    """What the report tells of the sequences."""
+    neighbours = tied = repeated = 0
+    for rows in parts:
+        same_user = rows["user"][1:] == rows["user"][:-1]
+        neighbours += int(same_user.sum())
+        tied += int((same_user & (rows["time"][1:] == rows["time"][:-1])).sum())
+        pairs = rows["user"].astype(np.uint64) << np.uint64(32) | rows["item"]
+        pairs.sort()
+        repeated += int((pairs[1:] == pairs[:-1]).sum())
+    total = int(lengths.sum())
+    return {
+        "density": total / (len(lengths) * num_items),
+        "mean_length": float(lengths.mean()),
+        **{f"length_percentile_{p}": int(np.percentile(lengths, p)) for p in (5, 25, 50, 75, 95)},
+        "max_length": int(lengths.max()),
+        "share_of_tied_neighbours": tied / max(1, neighbours),
+        "repeated_user_item_pairs": repeated,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Core:
+    """The largest set of interactions in which every user and every item has enough.
+
+    Attributes:
+      users, items: bool, which are in it: an interaction is where both of its are.
+      user_counts, item_counts: int64, interactions within.
+      first_user_counts, first_item_counts: the same before anything was removed.
+      rounds: in which something was removed.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    user_counts: np.ndarray
+    item_counts: np.ndarray
+    first_user_counts: np.ndarray
+    first_item_counts: np.ndarray
+    rounds: int
+
+
+def k_core(
+    pairs: Callable[[], Pairs], num_users: int, num_items: int, min_user: int, min_item: int
+) -> Core:
+    """Removes users and items with too few interactions until none is left.
+
+    Args:
+      pairs: yields all interactions, (users, items) of some at a time, each time it is called.
+      num_users: users are 0..num_users - 1.
+      num_items: items are 0..num_items - 1.
+      min_user: least number of interactions of a user.
+      min_item: least number of interactions of an item.
+    """
+    users, items = np.ones(num_users, bool), np.ones(num_items, bool)
+    first: tuple[np.ndarray, np.ndarray] | None = None
+    rounds = 0
+    while True:
+        user_counts, item_counts = np.zeros(num_users, np.int64), np.zeros(num_items, np.int64)
+        for some_users, some_items in pairs():
+            kept = users[some_users] & items[some_items]
+            user_counts += np.bincount(some_users[kept], minlength=num_users)
+            item_counts += np.bincount(some_items[kept], minlength=num_items)
+        if first is None:
+            first = (user_counts, item_counts)
+        still_users, still_items = users & (user_counts >= min_user), item_counts >= min_item
+        still_items &= items
+        if (still_users == users).all() and (still_items == items).all():
+            return Core(users, items, user_counts, item_counts, first[0], first[1], rounds)
+        users, items, rounds = still_users, still_items, rounds + 1
+
+
+def _nothing_left(core: Core, min_user: int, min_item: int, interactions: Interactions) -> str:
+    enough_users = int((core.first_user_counts >= min_user).sum())
+    enough_items = int((core.first_item_counts >= min_item).sum())
+    return (
+        f"Nothing is left of {interactions.num_read:,} interactions: {enough_users:,} of "
+        f"{len(core.users):,} users have at least {min_user}, {enough_items:,} of "
+        f"{len(core.items):,} items have at least {min_item}, and after {core.rounds} rounds of "
+        "removing the others none had. Lower --config.data.min_user_interactions and "
+        "--config.data.min_item_interactions, or check that the ids of users and items are in "
+        "the right columns."
+    )

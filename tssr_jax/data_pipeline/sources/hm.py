@@ -1,0 +1,70 @@
+"""H&M: www.kaggle.com/competitions/h-and-m-personalized-fashion-recommendations/data.
+
+    transactions_train.csv   t_dat,customer_id,article_id,price,sales_channel_id
+    articles.csv             article_id,product_code,prod_name,...,detail_desc (25 columns)
+    images/010/0108775015.jpg   first three digits, then all ten; some articles have none
+
+Both tables may be compressed (.gz). Article ids have ten digits; what a program that took them for
+numbers made of them (nine digits, no zero in front) is mended, and a nameless index column in
+front is ignored. All columns of articles.csv are fields for `data.text_fields`.
+"""
+
+from collections.abc import Iterator
+
+import ml_collections
+import polars as pl
+from etils import epath
+
+from tssr_jax.data_pipeline.sources import base, tables
+
+_DIGITS = 10
+_COLUMNS = ("customer_id", "article_id", "t_dat")
+_HINT = "Is this the file as Kaggle publishes it?"
+
+
+class Hm:
+    """Reads the competition's files from `data.raw_dir`."""
+
+    version = 1
+
+    def locate(self, data: ml_collections.ConfigDict) -> base.RawFiles:
+        """Finds the tables, and the images if there are some."""
+        names = ("transactions_train.csv", "articles.csv")
+        choices = [[name, f"{name}.gz"] for name in names]
+        transactions, articles = base.find_files(data, choices, "Source 'hm'")
+        images = epath.Path(data.raw_dir).expanduser() / "images"
+        found = _names_of_images(images) if images.is_dir() else None
+        return base.RawFiles(data.raw_dir, "kaggle", transactions, articles, found)
+
+    def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
+        """See `Source`."""
+        path = dump.files.interactions
+        chunks = tables.read_chunks(path, wanted=_COLUMNS, hint=_HINT)
+        for chunk in base.parse_interactions(chunks, _COLUMNS, path):
+            yield chunk.with_columns(pl.col("item").str.zfill(_DIGITS))
+
+    def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
+        """See `Source`."""
+        del wanted
+        path = dump.files.items
+        table = tables.read_table(path)
+        tables.require_columns(table.columns, ("article_id",), path, _HINT)
+        ids = base.parse_ids(table, "article_id", path, 2).str.zfill(_DIGITS)
+        table = table.select(ids.alias("item"), pl.exclude("article_id", ""))
+        items = base.unique_items(table, dump, range(2, 2 + table.height))
+        there = dump.files.images or ()
+        images = [
+            f"images/{i[:3]}/{i}.jpg" if f"{i[:3]}/{i}" in there else None for i in items["item"]
+        ]
+        return items.with_columns(image=pl.Series(images, dtype=pl.String))
+
+
+def _names_of_images(folder: epath.Path) -> frozenset[str]:
+    """Like "010/0108775015", for all .jpg files one folder down."""
+    return frozenset(
+        f"{below.name}/{path.stem}"
+        for below in folder.iterdir()
+        if below.is_dir()
+        for path in below.iterdir()
+        if path.suffix == ".jpg"
+    )

@@ -1,0 +1,93 @@
+"""One's own data: a folder with interactions and items, as CSV or as Parquet.
+
+    interactions.csv (.csv.gz, .parquet)   user,item,timestamp   one row each, in any order
+    items.csv        (.csv.gz, .parquet)   item,title,...        one row for each item
+
+Names of columns are set in the config (section `data`). Timestamps are seconds since 1970, ISO
+dates, or of `data.timestamp_format`. Without `data.text_fields` an item's text is its title,
+followed by those of the columns category, categories, genre and genres that are there. A column
+`image` holds paths of images below the folder. (URLs are not fetched.)
+"""
+
+from collections.abc import Iterator, Sequence
+
+import ml_collections
+import polars as pl
+
+from tssr_jax.data_pipeline.sources import base, tables
+from tssr_jax.errors import UserError
+
+_ENDINGS = (".csv", ".csv.gz", ".parquet")
+_CATEGORIES = ("category", "categories", "genre", "genres")
+
+
+class OwnFiles:
+    """Reads interactions and items from `data.raw_dir`."""
+
+    version = 3
+
+    def locate(self, data: ml_collections.ConfigDict) -> base.RawFiles:
+        """Finds the two files."""
+        if not data.raw_dir:
+            raise UserError(
+                "The source 'csv' needs a folder: --config=configs/csv.py:FOLDER, where FOLDER "
+                "holds interactions.csv and items.csv (or .csv.gz, or .parquet)."
+            )
+        choices = [[name + end for end in _ENDINGS] for name in ("interactions", "items")]
+        interactions, items = base.find_files(data, choices, "Source 'csv'")
+        return base.RawFiles(data.raw_dir, "own", interactions, items)
+
+    def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
+        """See `Source`."""
+        columns = (dump.data.user_column, dump.data.item_column, dump.data.timestamp_column)
+        hint = (
+            "Rename it, or set --config.data.user_column, item_column or timestamp_column to the "
+            "name that it has."
+        )
+        path = dump.files.interactions
+        chunks = tables.read_chunks(path, wanted=columns, hint=hint)
+        yield from base.parse_interactions(chunks, columns, path, dump.data.timestamp_format)
+
+    def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
+        """See `Source`."""
+        path, key = dump.files.items, dump.data.item_column
+        table = tables.read_table(path)
+        fields = dump.data.text_fields or ("title",)
+        hint = "Rename it, or set --config.data.item_column or --config.data.text_fields."
+        tables.require_columns(table.columns, (key, *fields), path, hint)
+        if key != "item" and "item" in fields:
+            raise UserError(
+                f"{path}: the column 'item' can't be a text (--config.data.text_fields) while ids "
+                f"are those of {key!r}. Rename it."
+            )
+        ids = base.parse_ids(table, key, path, 2)
+        table = table.select(ids.alias("item"), pl.exclude(key, "item"))
+        items = base.unique_items(table, dump, range(2, 2 + table.height))
+        _require_same_ids(items["item"], wanted, dump.files)
+        if not dump.data.text_fields:
+            image = [name for name in items.columns if name == "image"]
+            items = items.select("item", *own_fields(items.columns), *image)
+        return items
+
+
+def own_fields(columns: Sequence[str]) -> tuple[str, ...]:
+    """What makes up an item's text where `data.text_fields` does not say it."""
+    return ("title", *(name for name in _CATEGORIES if name in columns))
+
+
+def _require_same_ids(described: pl.Series, wanted: pl.Series, files: base.RawFiles) -> None:
+    """Raises UserError if the two files write the ids of items differently."""
+    known, needed = pl.DataFrame({"id": described}), pl.DataFrame({"id": wanted})
+    strangers = needed.join(known, on="id", how="anti")
+    if strangers.is_empty():
+        return
+    bare = pl.col("id").str.strip_chars_start("0").alias("bare")
+    alike = strangers.with_columns(bare).join(known.with_columns(bare), on="bare")
+    if 2 * alike.height > wanted.len():
+        pair = alike.row(0, named=True)
+        raise UserError(
+            f"{files.interactions} and {files.items} write ids of items differently: "
+            f"{pair['id']!r} there, {pair['id_right']!r} here, and so for {alike.height:,} of "
+            f"{wanted.len():,} items. Zeros in front were probably lost by a program that took "
+            "ids for numbers; write them as strings in both files."
+        )

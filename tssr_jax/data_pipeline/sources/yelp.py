@@ -1,0 +1,68 @@
+"""Yelp's open dataset: https://business.yelp.com/data/resources/open-dataset/.
+
+    yelp_academic_dataset_review.json     {"user_id", "business_id", "stars", "date", "text", ...}
+    yelp_academic_dataset_business.json   {"business_id", "name", "city", "state", "categories"}
+
+One object a line; the files may be compressed (.gz). Every review is an interaction. Older editions
+have the day only in `date`, and `categories` as a list; newer ones the second, and one string with
+commas, or null. Fields for `data.text_fields`: name, categories, city, state.
+"""
+
+from collections.abc import Iterator
+
+import ml_collections
+import polars as pl
+
+from tssr_jax.data_pipeline.sources import base, json_lines
+
+_COLUMNS = ("user_id", "business_id", "date")
+
+
+class Yelp:
+    """Reads reviews and businesses from `data.raw_dir`."""
+
+    version = 1
+
+    def locate(self, data: ml_collections.ConfigDict) -> base.RawFiles:
+        """Finds the two files."""
+        names = (f"yelp_academic_dataset_{what}.json" for what in ("review", "business"))
+        choices = [[name, f"{name}.gz"] for name in names]
+        reviews, businesses = base.find_files(data, choices, "Source 'yelp'")
+        return base.RawFiles(data.raw_dir, "academic", reviews, businesses)
+
+    def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
+        """See `Source`."""
+        path, fields = dump.files.interactions, dict.fromkeys(_COLUMNS, pl.String)
+        bad_lines = json_lines.BadLines(path, dump.data.max_bad_lines, dump.counts)
+        chunks = json_lines.read_chunks(bad_lines, fields)
+        yield from base.parse_interactions(chunks, _COLUMNS, path)
+
+    def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
+        """See `Source`."""
+        bad_lines = json_lines.BadLines(dump.files.items, dump.data.max_bad_lines, dump.counts)
+        records = json_lines.read_records(bad_lines, json_lines.json_object, "business_id", wanted)
+        rows, lines = [], []
+        for line, record in records:
+            lines.append(line)
+            rows.append(
+                (
+                    record["business_id"],
+                    record.get("name"),
+                    join(record.get("categories")),
+                    record.get("city"),
+                    record.get("state"),
+                )
+            )
+        names = ("item", "name", "categories", "city", "state")
+        table = pl.DataFrame(rows, dict.fromkeys(names, pl.String), orient="row", strict=False)
+        return base.unique_items(table, dump, lines)
+
+
+def join(value: object, separator: str = ", ") -> str | None:
+    """A string as it is, a list of strings (or of lists of them) joined, None for anything else."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        parts = [part for part in (join(v, separator) for v in value) if part]
+        return separator.join(dict.fromkeys(parts)) or None
+    return None

@@ -1,0 +1,82 @@
+"""The users' sequences, in memory or on disk, and windows over them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tssr_jax.data_pipeline import builder
+from tssr_jax.data_pipeline.prepare import PreparedData
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
+
+_GIB = 2**30
+
+
+class Rows(NamedTuple):
+    """Sequences of some users.
+
+    Attributes:
+      items: int32, those of all of them, maybe with others between.
+      starts: int64 [rows], where each begins.
+    """
+
+    items: tf.Tensor
+    starts: tf.Tensor
+
+    def windows(self, ends: tf.Tensor, length: int, fill: int = 0) -> tf.Tensor:
+        """The last `length` of the first `ends` items of each row, filled up on the left.
+
+        Args:
+          ends: int64 [rows].
+          length: of a window.
+          fill: what stands where there is no item.
+
+        Returns:
+          int32 [rows, length].
+        """
+        place = ends[:, None] + tf.range(-length, 0, dtype=tf.int64)
+        inside = place >= 0
+        index = tf.where(inside, self.starts[:, None] + place, 0)
+        return tf.where(inside, tf.gather(self.items, index), fill)
+
+
+class SequenceStore:
+    """All sequences of a data set.
+
+    Attributes:
+      lengths: int64 [num_users], on the host.
+
+    Args:
+      lengths: the same.
+      rows: the sequences of users int64 [rows].
+    """
+
+    def __init__(self, lengths: np.ndarray, rows: Callable[[tf.Tensor], Rows]):
+        self.lengths = lengths
+        self.rows = rows
+
+    @classmethod
+    def in_memory(cls, items: tf.Tensor, offsets: tf.Tensor) -> "SequenceStore":
+        """User u owns items[offsets[u]:offsets[u + 1]]."""
+        return cls(np.diff(offsets.numpy()), lambda users: Rows(items, tf.gather(offsets, users)))
+
+    @classmethod
+    def on_disk(cls, folder: Path) -> "SequenceStore":
+        """Reads from the shards what is asked for; memory holds a few bytes for each user."""
+        reader = builder.SequenceReader(folder)
+
+        def rows(users: tf.Tensor) -> Rows:
+            items, offsets = reader(users)
+            # One item more, so that there is something to look at when all rows are empty.
+            return Rows(tf.concat([items, [0]], axis=0), offsets[:-1])
+
+        return cls(reader.lengths, rows)
+
+
+def open_store(data: PreparedData, in_memory_gib: float) -> SequenceStore:
+    """The sequences of a data set; in memory if their items take up to so many GiB."""
+    size = data.report["interactions_kept"] * np.dtype(np.int32).itemsize
+    if size <= in_memory_gib * _GIB:
+        return SequenceStore.in_memory(*builder.read_sequences(data.folder))
+    return SequenceStore.on_disk(data.folder)

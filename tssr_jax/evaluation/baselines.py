@@ -1,0 +1,194 @@
+"""What a trained model has to beat: popularity, and nearest neighbours of items.
+
+Both rank the same users over the same catalogue by the same code as the model; nothing of the
+held-out items is looked at.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import scipy.sparse
+from etils import epath
+
+from tssr_jax.config.saved import FILE_NAME, require_same_config, save_config
+from tssr_jax.data_pipeline.counts import training_counts
+from tssr_jax.data_pipeline.input_pipeline import (
+    HELD_OUT,
+    NOTHING_TO_TRAIN_ON,
+    held_out_items,
+    users_in_chunks,
+)
+from tssr_jax.data_pipeline.store import SequenceStore
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
+from tssr_jax.errors import UserError
+from tssr_jax.evaluation.evaluate import Metrics, evaluate_params, load_config_here
+from tssr_jax.evaluation.ranking import Scorer
+from tssr_jax.evaluation.top_k import popularity_scorer
+from tssr_jax.parallel import processes
+from tssr_jax.parallel.catalogue import Catalogue
+from tssr_jax.reporting import make_console
+from tssr_jax.run import (
+    DATA_FILE,
+    Run,
+    build_run,
+    require_same_data,
+    save_data_report,
+)
+
+_ITEMS_AT_A_TIME = 1_024
+# Items that are alike are ordered by popularity, whose share of a score is at most this.
+_POPULARITY_SHARE = 1e-6
+
+
+def run_baseline(config: ml_collections.ConfigDict, workdir: epath.Path) -> Metrics:
+    """Evaluates `config.baseline` as a run's best checkpoint is; returns the test metrics.
+
+    Raises:
+      UserError: if the configuration or the data make no sense, or `workdir` holds another run.
+    """
+    if (workdir / FILE_NAME).exists():
+        require_same_config(config, workdir)
+    run = build_run(config)
+    if (workdir / DATA_FILE).exists():
+        require_same_data(run, workdir)
+    learnt = _learn(run)
+    if processes.is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        save_data_report(run, workdir)
+        save_config(config, workdir)
+    return _evaluate(run, *learnt, workdir)
+
+
+def evaluate_baseline(workdir: epath.Path, raw_dir: str | None = None) -> Metrics:
+    """Evaluates the baseline of a workdir again, as `evaluate` does a trained model.
+
+    Raises:
+      UserError: if `workdir` holds no run, or the data is another.
+    """
+    run = build_run(load_config_here(workdir, raw_dir))
+    require_same_data(run, workdir)
+    return _evaluate(run, *_learn(run), workdir)
+
+
+def _learn(run: Run) -> tuple[Any, Scorer]:
+    """What the baseline knows of training, in a trained model's place, and how it scores by it."""
+    config, num_items = run.config, run.data.num_items
+    settings = config.baseline
+    counts = training_counts(run.sequences, config, num_items)
+    if not counts.any():
+        raise UserError(NOTHING_TO_TRAIN_ON)
+    if settings.kind == "popularity":
+        return counts, popularity_scorer(run.model.classes)
+    neighbours, likeness = item_neighbours(
+        run.sequences,
+        num_items,
+        settings.neighbours,
+        settings.shrinkage,
+        held_out=held_out_items(config, num_items),
+    )
+    params = {
+        "neighbours": neighbours,
+        "likeness": likeness,
+        "popularity": (_POPULARITY_SHARE * counts / counts.max()).astype(np.float32),
+    }
+    return params, item_knn_scorer(run.model.classes, settings.decay)
+
+
+def _evaluate(run: Run, params: Any, scorer: Scorer, workdir: epath.Path) -> Metrics:
+    console = make_console(quiet=not processes.is_first())
+    title = f"{workdir}, {run.config.baseline.kind}"
+    return evaluate_params(run, params, title, workdir, console, scorer=scorer)["test"]
+
+
+def item_neighbours(
+    store: SequenceStore,
+    num_items: int,
+    number: int,
+    shrinkage: float,
+    *,
+    held_out: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The items that are most like each item, by the users who have both in training.
+
+    `n_ij / (sqrt(n_i n_j) + shrinkage)`, n counting users (Sarwar et al., WWW 2001; shrinkage as in
+    Ferrari Dacrema et al., RecSys 2019). An item is not its own neighbour.
+
+    Args:
+      store: the sequences.
+      num_items: of the catalogue.
+      number: how many neighbours are kept; others count as not alike at all.
+      shrinkage: see above.
+      held_out: bool [num_items + 1], items that training does not see; None is none.
+
+    Returns:
+      Classes int32 [num_items + 1, number], and how alike they are, float32; 0 where there are
+      fewer.
+    """
+    users_of = _training_matrix(store, num_items, held_out).tocsc()
+    counts = np.asarray(users_of.sum(axis=0)).reshape(-1)
+    number = min(number, num_items)
+    neighbours = np.zeros((num_items + 1, number), np.int32)
+    likeness = np.zeros((num_items + 1, number), np.float32)
+    for start in range(0, num_items + 1, _ITEMS_AT_A_TIME):
+        rows = slice(start, min(start + _ITEMS_AT_A_TIME, num_items + 1))
+        both = (users_of[:, rows].T @ users_of).toarray()
+        both[np.arange(both.shape[0]), np.arange(rows.start, rows.stop)] = 0.0
+        norms = np.sqrt(np.outer(counts[rows], counts)) + shrinkage
+        alike = both / np.where(norms > 0, norms, 1.0)
+        best = np.argsort(-alike, axis=1, kind="stable")[:, :number]
+        neighbours[rows] = best
+        likeness[rows] = np.take_along_axis(alike, best, axis=1)
+    return neighbours, likeness
+
+
+def item_knn_scorer(catalogue: Catalogue, decay: float) -> Scorer:
+    """Adds up how alike a class is to the window's items, the newest first.
+
+    Its parameters are {"neighbours", "likeness"} as `item_neighbours` gives them, and
+    {"popularity"} [num_classes], which is added.
+
+    Args:
+      catalogue: not cut over devices.
+      decay: what an item counts of the one after it.
+    """
+
+    def scorer(
+        params: Mapping[str, jax.Array], batch: Mapping[str, Any], _: Any
+    ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+        def score(windows: jax.Array) -> jax.Array:
+            age = jnp.arange(windows.shape[1])[::-1]
+            weights = jnp.where(windows > 0, jnp.power(decay, age), 0.0)
+            shares = weights[..., None] * params["likeness"][windows]
+            rows = jnp.arange(windows.shape[0])[:, None, None]
+            scores = jnp.zeros((windows.shape[0], catalogue.num_classes))
+            return scores.at[rows, params["neighbours"][windows]].add(shares) + params["popularity"]
+
+        return batch["item_sequence"], score
+
+    return scorer
+
+
+def _training_matrix(
+    store: SequenceStore, num_items: int, held_out: np.ndarray | None
+) -> scipy.sparse.csr_matrix:
+    """Which user has which item in training, float32 [num_users, num_items + 1]."""
+    ends = store.lengths - HELD_OUT["train"]
+    longest = int(ends.max())
+    parts = []
+    for users in users_in_chunks(np.arange(ends.size), longest):
+        windows = store.rows(users).windows(tf.constant(ends[users.numpy()]), longest).numpy()
+        if held_out is not None:
+            windows[held_out[windows]] = 0
+        places, columns = np.nonzero(windows)
+        items = windows[places, columns]
+        shape = (len(windows), num_items + 1)
+        parts.append(
+            scipy.sparse.csr_matrix((np.ones(items.size, np.float32), (places, items)), shape)
+        )
+    matrix = scipy.sparse.vstack(parts).tocsr()
+    matrix.data[:] = 1.0  # an item counts once, however often a user took it
+    return matrix

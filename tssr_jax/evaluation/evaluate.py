@@ -1,0 +1,201 @@
+"""Full-catalogue evaluation of a run's best checkpoint, or of a baseline."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from etils import epath
+from rich.console import Console
+
+from tssr_jax.checkpoints.checkpointer import Checkpointer
+from tssr_jax.config.files import write_arrays, write_json
+from tssr_jax.config.saved import load_config
+from tssr_jax.data_pipeline.counts import history_mean, training_counts
+from tssr_jax.data_pipeline.input_pipeline import HELD_OUT, EvalBatches, EvalSplit
+from tssr_jax.evaluation.list_metrics import list_metrics
+from tssr_jax.evaluation.metrics import ranking_metrics
+from tssr_jax.evaluation.ranking import Ranker, Scorer
+from tssr_jax.evaluation.top_k import TopK, popularity_scorer
+from tssr_jax.models.tssr import ids_as_read
+from tssr_jax.parallel import processes
+from tssr_jax.reporting import make_console, make_progress, metrics_table
+from tssr_jax.run import Run, build_run, require_same_data
+
+PER_USER_FILE = "per_user.npz"
+# Metrics of warm and of cold items.
+OF_PARTS = ("recall@10", "ndcg@10", "mrr")
+SPLITS: tuple[EvalSplit, ...] = ("validation", "test")
+Metrics = dict[str, float | int]
+
+
+def split_metrics(run: Run, batches: EvalBatches, ranks: np.ndarray) -> Metrics:
+    """Metrics of one split, averaged as `config.corrections` asks for.
+
+    Where it is known which items training has seen, also those of users whose answer is one of
+    them ("warm/...") and of the others ("cold/...").
+    """
+    config = run.config
+    full = config.corrections.full_history_ranking
+    metrics = ranking_metrics(ranks, batch_size=None if full else config.evaluate.batch_size)
+    if run.known is not None:
+        warm = run.known[batches.answers()]
+        for name, some in (("warm", ranks[warm]), ("cold", ranks[~warm])):
+            if some.size:
+                own = ranking_metrics(some)
+                metrics |= {f"{name}/{key}": own[key] for key in (*OF_PARTS, "num_users")}
+    return metrics
+
+
+def evaluate_params(
+    run: Run,
+    params: Any,
+    title: str,
+    workdir: epath.Path,
+    console: Console,
+    *,
+    scorer: Scorer | None = None,
+) -> dict[str, Metrics]:
+    """Ranks both held-out splits, writes what was found and prints a table.
+
+    In `workdir` test_metrics.json, validation_metrics.json, and per_user.npz: of each user the
+    answers and their ranks in both splits ("test_rank", ...) and the length of the history before
+    the test answer ("history"); of each class how often training has seen it ("counts").
+
+    Args:
+      run: data, features and model.
+      params: the model's, or the scorer's.
+      title: of the table.
+      workdir: the run's folder.
+      console: where the table goes.
+      scorer: by default the model's.
+
+    Returns:
+      Metrics of both splits, those of lists (`config.evaluate.list_length`) of the test split only.
+    """
+    rank = Ranker(run, scorer)
+    columns: dict[str, Metrics] = {}
+    per_user: dict[str, np.ndarray] = {}
+    with make_progress(console) as progress:
+        for split in SPLITS:
+            batches = make_eval_batches(run, split)
+            task = progress.add_task(f"Ranking, {split}", total=batches.num_batches, message="")
+            ranks = rank(params, batches, functools.partial(progress.advance, task))
+            columns[split] = split_metrics(run, batches, ranks)
+            per_user |= {f"{split}_rank": ranks, f"{split}_answer": batches.answers()}
+        store, num_items = run.sequences, run.data.num_items
+        per_user["history"] = store.lengths - HELD_OUT["test"]
+        per_user["counts"] = training_counts(store, run.config, num_items)
+        if run.config.evaluate.list_length:
+            task = progress.add_task("Lists", total=2 * batches.num_batches, message="")
+            columns["test"] |= _list_metrics(
+                run, params, rank, per_user, functools.partial(progress.advance, task)
+            )
+    if processes.is_first():
+        for name, metrics in columns.items():
+            write_json(workdir / f"{name}_metrics.json", metrics)
+        write_arrays(workdir / PER_USER_FILE, per_user)
+    console.print(metrics_table(title, columns))
+    return columns
+
+
+def _list_metrics(
+    run: Run,
+    params: Any,
+    ranker: Ranker,
+    per_user: dict[str, np.ndarray],
+    on_batch: Callable[[], None],
+) -> dict[str, float]:
+    """Of the test split's lists."""
+    k, counts = run.config.evaluate.list_length, per_user["counts"]
+    batches = make_eval_batches(run, "test")
+    popular = Ranker(run, popularity_scorer(run.model.classes))
+    content = ranker.content(params)
+    spaces = dict(content.features)
+    if ranker.scorer is None and "token_embedding" in params:
+        spaces["id"] = params["token_embedding"]["embedding"]
+    vectors = {n: processes.to_host(x)[: counts.size] for n, x in spaces.items()}
+    if "id" in vectors and content.known is not None:
+        known = processes.to_host(content.known)[: counts.size]
+        vectors["id"] = np.asarray(ids_as_read(vectors["id"], known))
+    return list_metrics(
+        TopK(run, ranker, k)(params, batches, on_batch),
+        answers=per_user["test_answer"],
+        expected=TopK(run, popular, k)(counts, batches, on_batch),
+        history_popularity=history_mean(run.sequences, counts, "test"),
+        counts=counts,
+        spaces=vectors,
+    )
+
+
+def load_config_here(workdir: epath.Path, raw_dir: str | None = None) -> ml_collections.ConfigDict:
+    """A run's configuration, with no more devices than there are here: it may have had others.
+
+    Raises:
+      UserError: as `load_config` does.
+    """
+    config = load_config(workdir, raw_dir)
+    config.num_devices = min(config.num_devices, len(jax.devices()))
+    return config
+
+
+def restore_best(
+    workdir: epath.Path, *, raw_dir: str | None = None, whole_catalogue: bool = False
+) -> tuple[Run, Any, int]:
+    """A run as its best checkpoint left it: run, parameters, and the step they are of.
+
+    Args:
+      workdir: the run's folder.
+      raw_dir: where its raw files lie now; None if they lie where they lay.
+      whole_catalogue: on each device, though it was cut over several when it was trained.
+
+    Raises:
+      UserError: if `workdir` holds no run, or its data or checkpoints don't fit.
+    """
+    config = load_config_here(workdir, raw_dir)
+    parts = 1 if whole_catalogue else config.model_devices
+    config.model_devices = math.gcd(parts, config.num_devices or len(jax.devices()))
+    run = build_run(config)
+    require_same_data(run, workdir)
+    target = run.devices.build(run.initial_params, run.params_layout)
+    console = make_console(quiet=not processes.is_first())
+    num_items = run.data.num_items
+    with Checkpointer(workdir, num_items, console.print, reading=True) as checkpointer:
+        params, step = checkpointer.restore_best(target)
+    return run, params, step
+
+
+def make_eval_batches(run: Run, split: EvalSplit) -> EvalBatches:
+    """All users of a split, with the exclusions that `config.corrections` asks for."""
+    config = run.config
+    batch_size = run.devices.round_up(config.evaluate.batch_size)
+    return EvalBatches(
+        run.sequences,
+        split,
+        batch_size=batch_size,
+        rows=run.devices.local_rows(batch_size),
+        max_length=config.model.max_length,
+        full_history=config.corrections.full_history_ranking,
+        exclude_padding_class=config.corrections.exclude_padding_class,
+    )
+
+
+def evaluate(workdir: epath.Path, raw_dir: str | None = None) -> Metrics:
+    """Restores the best checkpoint of a run and evaluates it again: `--mode=evaluate`.
+
+    Args:
+      workdir: the run's folder.
+      raw_dir: where its raw files lie now; None if they lie where they lay.
+
+    Returns:
+      The test metrics.
+
+    Raises:
+      UserError: as `restore_best` does.
+    """
+    run, params, step = restore_best(workdir, raw_dir=raw_dir)
+    console = make_console(quiet=not processes.is_first())
+    return evaluate_params(run, params, f"{workdir}, step {step}", workdir, console)["test"]

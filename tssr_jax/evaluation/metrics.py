@@ -1,0 +1,73 @@
+"""Full-catalogue ranks and what is computed from them (docs/method.md, "Evaluation protocol")."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tssr_jax.parallel.catalogue import Catalogue
+
+CUTOFFS = (5, 10, 20, 50, 100)
+
+
+def competitors_above(
+    scores: jax.Array, answers: jax.Array, excluded: jax.Array, catalogue: Catalogue
+) -> jax.Array:
+    """Counts for each answer the classes of this device that rank above it.
+
+    Added up over the devices that share a catalogue, this is the answer's 0-based rank among all
+    classes that compete with it: the number of competitors whose score is not below its own (a tie,
+    or a NaN, counts against it). There is no sort and no dense mask: count all classes, then take
+    back the excluded ones and, where it lies, the answer itself.
+
+    Args:
+      scores: [group_rows, shard_classes]; rows and classes are those of one device unless the
+        catalogue is cut over several.
+      answers: int [group_rows].
+      excluded: int [group_rows, width], the classes that do not compete (seen items, the padding
+        class): no class twice, not the answer, filled up with -1.
+      catalogue: how the classes lie on the devices.
+
+    Returns:
+      int32 [group_rows].
+    """
+    own = catalogue.pick(scores, answers)[:, None]
+    exists = catalogue.classes() < catalogue.num_classes
+    above = (~(scores < own) & exists).sum(axis=1, dtype=jnp.int32)
+    others = jnp.concatenate([excluded, answers[:, None]], axis=1)
+    other_scores, inside = catalogue.pick_own(scores, others)
+    return above - (~(other_scores < own) & inside).sum(axis=1, dtype=jnp.int32)
+
+
+def ranking_metrics(
+    ranks: np.ndarray, *, batch_size: int | None = None, cutoffs: Sequence[int] = CUTOFFS
+) -> dict[str, float | int]:
+    """Recall@K (= HR@K with one answer), NDCG@K and MRR.
+
+    Args:
+      ranks: int [num_users], 0-based, in the order of evaluation.
+      batch_size: None lets every user weigh the same. A number gives the mean of the batches'
+        means (the reference's habit: users of a short last batch weigh more).
+      cutoffs: values of K.
+
+    Raises:
+      ValueError: if there are no ranks.
+    """
+    ranks = np.asarray(ranks, dtype=np.int64)
+    if ranks.size == 0:
+        raise ValueError("ranking_metrics needs at least one rank")
+    size = batch_size or ranks.size
+
+    def average(values: np.ndarray) -> float:
+        return float(np.mean([values[i : i + size].mean() for i in range(0, ranks.size, size)]))
+
+    gains = 1.0 / np.log2(ranks + 2.0)
+    metrics: dict[str, float | int] = {}
+    for k in cutoffs:
+        metrics[f"recall@{k}"] = average(ranks < k)
+    for k in cutoffs:
+        metrics[f"ndcg@{k}"] = average(np.where(ranks < k, gains, 0.0))
+    metrics["mrr"] = average(1.0 / (ranks + 1.0))
+    metrics["num_users"] = int(ranks.size)
+    return metrics

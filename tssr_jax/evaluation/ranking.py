@@ -1,0 +1,240 @@
+"""Ranks of held-out items among the whole catalogue, by counting."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tssr_jax.content.trained import TrainedEncoder, parameters_name, scatter
+from tssr_jax.evaluation.metrics import competitors_above
+from tssr_jax.models.apply import encode, head_weights, score
+from tssr_jax.models.content import CONTENT_LAYOUT, Content, Features
+from tssr_jax.models.tssr import TSSR
+from tssr_jax.parallel import collectives
+from tssr_jax.parallel.devices import ROWS, WHOLE
+
+if TYPE_CHECKING:
+    from tssr_jax.run import Run
+
+# Scores that ranking holds at a time: 32 MiB.
+SCORES_PER_TILE = 2**23
+EvalStep = Callable[[Any, Mapping[str, Any], Content], jax.Array]
+# `scorer(params, batch, content) -> (states, score_rows)`: a tree of [rows, ...], and the function
+# from some of these rows to their scores [rows, shard_classes].
+Scorer = Callable[..., tuple[Any, Callable[[Any], jax.Array]]]
+
+
+class RankingBatches(Protocol):
+    """Users to rank, see `data_pipeline.input_pipeline.EvalBatches`."""
+
+    num_users: int
+
+    def __iter__(self) -> Any:
+        """Batches with `item_sequence`, `answers`, `excluded` and `row_mask`."""
+
+
+def rank(  # noqa: PLR0917
+    model: TSSR,
+    params: Any,
+    item_sequence: jax.Array,
+    answers: jax.Array,
+    features: Features = None,
+    excluded: jax.Array | None = None,
+) -> jax.Array:
+    """0-based rank of each history's answer among all items; a tie counts against it.
+
+        ranks = rank(model, params, item_sequence, answers, features)
+        metrics = ranking_metrics(np.asarray(ranks))
+
+    Args:
+      model: the module, whose catalogue is whole.
+      params: its parameters.
+      item_sequence: int [batch, length], oldest first, left padded with 0.
+      answers: int [batch], items.
+      features: of the items, as `encode` takes them.
+      excluded: int [batch, width], items that do not compete (each once, not the answer), filled
+        up with -1; by default the items of `item_sequence`.
+
+    Returns:
+      int32 [batch].
+    """
+    if excluded is None:
+        excluded = seen_items(item_sequence, answers)
+    padding = jnp.zeros_like(answers)[:, None]
+    scores = score(model, params, item_sequence, features)
+    return competitors_above(scores, answers, jnp.c_[excluded, padding], model.classes)
+
+
+def seen_items(item_sequence: jax.Array, answers: jax.Array | None = None) -> jax.Array:
+    """The items of each history, each once and without the answer: int [batch, length], else -1."""
+    ordered = jnp.sort(item_sequence, axis=1)
+    first = jnp.diff(ordered, axis=1, prepend=0) > 0
+    counts = first if answers is None else first & (ordered != answers[:, None])
+    return jnp.where(counts, ordered, -1)
+
+
+def model_scorer(model: TSSR) -> Scorer:
+    """Scores by the newest position's state and the model's head."""
+
+    def scorer(
+        params: Any, batch: Mapping[str, Any], content: Content
+    ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+        outputs = encode(model, params, batch["item_sequence"], content, last_only=True)
+        weights = head_weights(model, params, content)
+        return outputs.fused[:, -1], lambda states: weights.score(states, model.compute_dtype)
+
+    return scorer
+
+
+def make_eval_step(model: TSSR, scorer: Scorer | None = None) -> EvalStep:
+    """Returns the step of one device, `(params, batch, content) -> ranks`.
+
+    Each device gets its rows of the batch; all get the ranks of the whole batch, int32 [batch],
+    -1 for rows that only fill it.
+
+    Args:
+      model: tells how batch and catalogue lie on the devices.
+      scorer: by default the model's.
+    """
+    catalogue = model.classes
+
+    def ranks(_: Any, scores: jax.Array, answers: jax.Array, excluded: jax.Array) -> jax.Array:
+        return competitors_above(scores, answers, excluded, catalogue)
+
+    fields = ("answers", "excluded")
+    return make_scores_step(model, ranks, fields, catalogue.own_rows_of_sum, scorer)
+
+
+def make_scores_step(
+    model: TSSR,
+    function: Callable[..., Any],
+    fields: tuple[str, ...],
+    own_rows: Callable[[jax.Array], jax.Array],
+    scorer: Scorer | None = None,
+) -> Callable[..., Any]:
+    """Returns the step of one device, `(params, batch, content) -> results of all rows`.
+
+    Args:
+      model: tells how batch and catalogue lie on the devices.
+      function: `(states, scores, *fields) -> results`, on some rows: the scorer's states, their
+        scores [rows, shard_classes], and the batch's fields; a tree of arrays [rows, ...].
+      fields: of the batch, by name.
+      own_rows: maps group-wide results to this device's rows.
+      scorer: by default the model's.
+
+    The step's result is that of the whole batch on all devices, -1 in rows that only fill it.
+    """
+    catalogue, scorer = model.classes, scorer or model_scorer(model)
+
+    def step(params: Any, batch: Mapping[str, Any], content: Content) -> Any:
+        states, score_rows = scorer(params, batch, content)
+        rows = catalogue.gather_rows((states, *(batch[name] for name in fields)))
+
+        def of_tile(rows: tuple[Any, ...]) -> Any:
+            states, *own = rows
+            return function(states, score_rows(states), *own)
+
+        def of_batch(found: jax.Array) -> jax.Array:
+            own = own_rows(found)
+            mask = batch["row_mask"].reshape(-1, *[1] * (own.ndim - 1))
+            return collectives.all_gather(jnp.where(mask, own, -1), model.rows_axis, 0)
+
+        return jax.tree.map(of_batch, rows_in_tiles(of_tile, rows, catalogue.shard_classes))
+
+    return step
+
+
+def rows_in_tiles(
+    function: Callable[[tuple[Any, ...]], Any], rows: tuple[Any, ...], classes: int
+) -> Any:
+    """Applies a function of rows, [rows, ...] -> a tree of [rows, ...], to some at a time.
+
+    A tile has so few rows that its scores, [rows, classes], are at most `SCORES_PER_TILE`.
+    """
+    number = jax.tree.leaves(rows)[0].shape[0]
+    tiles = min(number, -(-number * classes // SCORES_PER_TILE))
+    if tiles == 1:
+        return function(rows)
+    size = -(-number // tiles)
+
+    def cut(x: jax.Array) -> jax.Array:
+        filled = jnp.pad(x, ((0, -number % size), *((0, 0),) * (x.ndim - 1)))
+        return filled.reshape(-1, size, *x.shape[1:])
+
+    results = jax.lax.map(function, jax.tree.map(cut, rows))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:number], results)
+
+
+def _catalogue_body(modality: str, encoder: TrainedEncoder, model: TSSR) -> Callable[..., Any]:
+    """Adds the vectors of a part of the catalogue to a table, on each device."""
+
+    def body(params: Any, part: Any, inputs: Any, table: jax.Array) -> jax.Array:
+        own = params[parameters_name(modality)]
+        features = encoder.distinct_features(own, inputs, part, model.rows_axis)
+        return scatter(table, features)
+
+    return body
+
+
+class Ranker:
+    """Ranks users with any parameters; compiles each program once.
+
+    Attributes:
+      scorer: None stands for the model's.
+      inputs: how parameters, batch and content lie on the devices.
+
+    Args:
+      run: data, content, model and devices.
+      scorer: by default the model's; its parameters lie whole on each device.
+    """
+
+    def __init__(self, run: "Run", scorer: Scorer | None = None):
+        devices, layout = run.devices, run.params_layout
+        self._run = run
+        self.scorer = scorer
+        self.inputs = (WHOLE if scorer else layout, ROWS, CONTENT_LAYOUT)
+        self._eval_step = devices.run(make_eval_step(run.model, scorer), inputs=self.inputs)
+        self._encode = {}
+        # A scorer of one's own reads no content that would have to be encoded.
+        for name, encoder in ({} if scorer else run.trained).items():
+            self._encode[name] = devices.run(
+                _catalogue_body(name, encoder, run.model), inputs=(layout, ROWS, WHOLE, WHOLE)
+            )
+
+    def content(self, params: Any) -> Content:
+        """What the content stream reads when nothing is trained: tables of all classes.
+
+        An encoder that is trained encodes the catalogue once, each device its share.
+        """
+        run, devices = self._run, self._run.devices
+        features = dict(run.content.features)
+        for name in self._encode:
+            prepared = run.encoders[name]
+            shape = (run.data.num_items + 1, prepared.encoder.width)
+            table = devices.place(np.zeros(shape, np.float32))
+            mine = devices.local_rows(devices.num_devices)
+            for part in prepared.catalogue_parts(devices.num_devices, mine):
+                table = self._encode[name](params, part, run.content.inputs[name], table)
+            features[name] = table
+        return dataclasses.replace(run.content, features=features, inputs={})
+
+    def __call__(
+        self, params: Any, batches: RankingBatches, on_batch: Callable[[], None] = lambda: None
+    ) -> np.ndarray:
+        """0-based rank of each user's answer, int32 [num_users], each user once."""
+        content = self.content(params)
+        everyone = np.concatenate(list(self._ranks(params, content, batches, on_batch)))
+        everyone = everyone[everyone >= 0]
+        if len(everyone) != batches.num_users:
+            raise RuntimeError(f"{len(everyone)} users were ranked instead of {batches.num_users}")
+        return everyone
+
+    def _ranks(
+        self, params: Any, content: Content, batches: Iterable[Any], on_batch: Callable[[], None]
+    ) -> Iterable[np.ndarray]:
+        for batch in batches:
+            yield np.asarray(self._eval_step(params, batch, content))
+            on_batch()

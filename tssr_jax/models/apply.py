@@ -1,0 +1,102 @@
+"""The model as pure functions of its parameters."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import jax
+
+from tssr_jax.models import mixing
+from tssr_jax.models.content import Features
+from tssr_jax.models.head import HeadWeights
+from tssr_jax.models.packing import Packed
+from tssr_jax.models.tssr import TSSR, TSSROutputs
+
+
+def encode(
+    model: TSSR,
+    params: Mapping[str, Any],
+    item_sequence: jax.Array,
+    features: Features = None,
+    packed: Packed | None = None,
+    *,
+    dropout_key: jax.Array | None = None,
+    last_only: bool = False,
+) -> TSSROutputs:
+    """States of histories, up to what the prediction head reads.
+
+        outputs = encode(model, params, jnp.array([[0, 3, 7]]), features)
+        outputs.fused  # [1, 3, d_model]
+
+    Args:
+      model: the module.
+      params: its parameters, see `init_params`.
+      item_sequence: int [batch, length], oldest first, left padded with 0.
+      features: of the items, float32 [num_items + 1, feature_dim], row 0 for padding; by name for
+        several modalities; None without a content stream.
+      packed: see `TSSR.encode`.
+      dropout_key: switches dropout on.
+      last_only: the states that are crossed and fused are those of the last position only.
+    """
+    outputs = model.apply(
+        {"params": params},
+        item_sequence,
+        features,
+        packed,
+        deterministic=dropout_key is None,
+        last_only=last_only,
+        method=TSSR.encode,
+        rngs=None if dropout_key is None else {"dropout": dropout_key},
+    )
+    return cast(TSSROutputs, outputs)
+
+
+def score(
+    model: TSSR, params: Mapping[str, Any], item_sequence: jax.Array, features: Features = None
+) -> jax.Array:
+    """Scores of all classes as the next item of each history.
+
+        scores = score(model, params, jnp.array([[0, 3, 7]]), features)  # [1, num_items + 1]
+
+    Args:
+      model: the module.
+      params: its parameters.
+      item_sequence: int [batch, length], oldest first, left padded with 0.
+      features: of the items, as `encode` takes them.
+
+    Returns:
+      float32 [batch, num_items + 1]; class 0 is padding, and no item.
+    """
+    outputs = encode(model, params, item_sequence, features, last_only=True)
+    return head_weights(model, params, features).score(outputs.fused[:, -1], model.compute_dtype)
+
+
+def embed_items(
+    model: TSSR, params: Mapping[str, Any], stream: str, items: jax.Array, features: Features
+) -> jax.Array:
+    """Vectors by which a stream reads items, int [batch, length] -> [batch, length, d_model]."""
+    vectors = model.apply({"params": params}, stream, items, features, method=TSSR.embed)
+    return cast(jax.Array, vectors)
+
+
+def attention(
+    model: TSSR, params: Mapping[str, Any], item_sequence: jax.Array, features: Features
+) -> jax.Array:
+    """How much each position attends to each, [layers, streams, batch, length, length]."""
+    weights = model.apply({"params": params}, item_sequence, features, method=TSSR.attention)
+    return cast(jax.Array, weights)
+
+
+def head_weights(model: TSSR, params: Mapping[str, Any], features: Features = None) -> HeadWeights:
+    """Kernel [d_model, shard_classes] and bias [shard_classes] that score fused states."""
+    weights = model.apply({"params": params}, features, method=TSSR.head_weights)
+    return cast(HeadWeights, weights)
+
+
+def heads(
+    model: TSSR, params: Mapping[str, Any], features: Features = None
+) -> dict[str, HeadWeights]:
+    """The weights that score each prediction: {"joint"}, or with experts one of each."""
+    weights = head_weights(model, params, features)
+    if not model.predicts_by_experts:
+        return {"joint": weights}
+    return mixing.weights_of_each(weights, id_reads_content=model.id_reads_content)

@@ -1,0 +1,203 @@
+"""The content stream's input: an item's features, projected to the model's width."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from tssr_jax.models import initializers
+from tssr_jax.models.head import SMALLEST
+from tssr_jax.models.layers import product
+from tssr_jax.models.mixing import Gate
+from tssr_jax.parallel.catalogue import Catalogue
+from tssr_jax.parallel.devices import CLASSES, WHOLE
+
+
+class DistinctFeatures(NamedTuple):
+    """Features of the items of a batch that have content, and of no others.
+
+    Attributes:
+      ids: int [number], ascending, each item once.
+      vectors: [number, feature_dim].
+    """
+
+    ids: jax.Array
+    vectors: jax.Array
+
+
+# Of all classes, [shard_classes, feature_dim]; or of those in the batch.
+ItemFeatures = jax.Array | DistinctFeatures
+
+
+@struct.dataclass
+class Content:
+    """What a step knows of the items beside their ids.
+
+        Content({"text": features})  # float32 [num_items + 1, 384]; row 0 is padding
+
+    Attributes:
+      features: by modality, see `ItemFeatures`.
+      inputs: by modality, what an encoder reads that is trained with the model.
+      known: bool [shard_classes], items that training has seen, for a head that reads content; the
+        others have no vectors of their own. None: all have.
+      chances: int32 [num_classes], by which items are drawn, see `losses.drawn_items`. None where
+        none are drawn.
+    """
+
+    features: Mapping[str, Any] = struct.field(default_factory=dict)
+    inputs: Mapping[str, Any] = struct.field(default_factory=dict)
+    known: jax.Array | None = None
+    chances: jax.Array | None = None
+
+
+# How a run's content lies on the devices.
+CONTENT_LAYOUT = Content(features=CLASSES, inputs=WHOLE, known=CLASSES, chances=WHOLE)  # type: ignore[arg-type]
+# What the model's functions take: one modality's features, those of several by name, all that is
+# known of the items, or nothing.
+Features = ItemFeatures | Mapping[str, Any] | Content | None
+
+
+def as_content(features: Features, modalities: Sequence[str]) -> Content:
+    """Content of features in any of their forms; a single table is that of the only modality.
+
+    Raises:
+      ValueError: if there is a single table for several modalities.
+    """
+    if features is None:
+        return Content()
+    if isinstance(features, Content):
+        return features
+    if isinstance(features, Mapping):
+        return Content(features)
+    if len(modalities) > 1:
+        raise ValueError(f"features of {tuple(modalities)} have to be given by name")
+    return Content({modalities[0]: features})
+
+
+class ProjectedContent(nn.Module):
+    """Projects rows of a feature table to the model's width.
+
+    Attributes:
+      d_model: width of the model.
+      catalogue: how the table's rows lie on the devices.
+      no_content_vector: items without features (a row of zeros) get a learnt vector.
+      compute_dtype: of the products' inputs.
+      hidden: width of a hidden layer, whose output is added to that of the one Dense layer of the
+        paper; 0 is none. A linear map keeps what the encoder finds alike alike; items that people
+        take one after the other are often not.
+    """
+
+    d_model: int
+    catalogue: Catalogue
+    no_content_vector: bool = True
+    compute_dtype: str = "float32"
+    hidden: int = 0
+
+    @nn.compact
+    def __call__(self, item_sequence: jax.Array | None, item_features: ItemFeatures) -> jax.Array:
+        """Embeds the content of each position, or of each class.
+
+        Args:
+          item_sequence: int [batch, length]; padding reads feature row 0, or zeros. None asks for
+            all classes that this device holds, in their order.
+          item_features: the table; items that `DistinctFeatures` lack read zeros.
+
+        Returns:
+          [batch, length, d_model]; [shard_classes, d_model] of all classes.
+
+        Raises:
+          ValueError: if all classes are asked for, but only features of some are there.
+        """
+        if isinstance(item_features, DistinctFeatures):
+            if item_sequence is None:
+                raise ValueError("features of a batch's items are not those of all classes")
+            # The first row is that of padding and of items that are not among them.
+            ids, vectors = item_features
+            table = jnp.concatenate([jnp.zeros_like(vectors[:1]), vectors])
+            place = jnp.minimum(jnp.searchsorted(ids, item_sequence), ids.size - 1)
+            return self._rows(table, jnp.where(ids[place] == item_sequence, 1 + place, 0))
+        if item_sequence is None:
+            return self._project(item_features)
+        return self.catalogue.lookup(partial(self._rows, item_features), item_sequence)
+
+    def _rows(self, table: jax.Array, place: jax.Array) -> jax.Array:
+        """Vectors of places, int [...], in the table: [..., d_model]."""
+        # Gather and projection commute: do first whichever leaves fewer rows to multiply.
+        # (A program that is exported for any batch size has no such number.)
+        if isinstance(place.size, int) and table.shape[0] < place.size:
+            return self._project(table)[place]
+        return self._project(table[place])
+
+    def _project(self, features: jax.Array) -> jax.Array:
+        """[..., feature_dim] -> [..., d_model]."""
+        feature_dim = features.shape[-1]
+        init = initializers.pytorch_dense(feature_dim)
+        kernel = self.param("kernel", init, (feature_dim, self.d_model))
+        bias = self.param("bias", init, (self.d_model,))
+        nothing = None
+        if self.no_content_vector:
+            nothing = self.param("no_content", init, (self.d_model,))
+        vectors = product(features, kernel, self.compute_dtype) + bias
+        squares = jnp.sum(features * features, axis=-1, keepdims=True)
+        if self.hidden:
+            # Encoders give vectors of norm 1 or of any other: here their entries are about 1.
+            scale = jnp.sqrt(feature_dim / jnp.maximum(squares, SMALLEST))
+            vectors += self._through_hidden_layer(features, scale)
+        return vectors if nothing is None else jnp.where(squares > 0, vectors, nothing)
+
+    def _through_hidden_layer(self, features: jax.Array, scale: jax.Array) -> jax.Array:
+        """[..., feature_dim], and what they are multiplied by, [..., 1] -> [..., d_model]."""
+        init = initializers.pytorch_dense(features.shape[-1])
+        kernel = self.param("hidden_kernel", init, (features.shape[-1], self.hidden))
+        bias = self.param("hidden_bias", init, (self.hidden,))
+        output = self.param(
+            "hidden_output", initializers.pytorch_dense(self.hidden), (self.hidden, self.d_model)
+        )
+        inner = product(features, kernel, self.compute_dtype) * scale + bias
+        return product(nn.gelu(inner), output, self.compute_dtype)
+
+
+class FusedContent(nn.Module):
+    """Projects each modality to the model's width, and mixes the results.
+
+    A modality that an item lacks gives a learnt vector of its own.
+
+    Attributes:
+      modalities: ("text", "image").
+      fusion: "sum" of the projections, or "gate": g * first + (1 - g) * second, element-wise, with
+        g of both.
+      d_model: width of the model.
+      catalogue: see `ProjectedContent`.
+      no_content_vector: see `ProjectedContent`.
+      compute_dtype: see `ProjectedContent`.
+      hidden: see `ProjectedContent`.
+    """
+
+    modalities: tuple[str, ...]
+    fusion: str
+    d_model: int
+    catalogue: Catalogue
+    no_content_vector: bool = True
+    compute_dtype: str = "float32"
+    hidden: int = 0
+
+    @nn.compact
+    def __call__(
+        self, item_sequence: jax.Array | None, item_features: Mapping[str, ItemFeatures]
+    ) -> jax.Array:
+        """Embeds the content of each position, or of each class, as `ProjectedContent` does."""
+        settings = (
+            *(self.d_model, self.catalogue, self.no_content_vector),
+            *(self.compute_dtype, self.hidden),
+        )
+        first, second = (
+            ProjectedContent(*settings, name=name)(item_sequence, item_features[name])
+            for name in self.modalities
+        )
+        if self.fusion == "sum":
+            return first + second
+        return Gate(self.compute_dtype, name="gate")(first, second)[1]

@@ -1,0 +1,185 @@
+"""A run: a configuration with its data, its items' content, its devices and its model."""
+
+import dataclasses
+import functools
+import json
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from etils import epath
+
+from tssr_jax.config.choices import ranks_by_content, reads_content
+from tssr_jax.config.files import write_json
+from tssr_jax.config.validation import validate_config
+from tssr_jax.content.distinct import PreparedEncoder
+from tssr_jax.content.image_inputs import ImageFeatures, image_features, prepare_images
+from tssr_jax.content.text_features import TextFeatures, text_features
+from tssr_jax.content.text_inputs import prepare_text
+from tssr_jax.content.trained import TrainedEncoder, parameters_name
+from tssr_jax.data_pipeline.cache import local_folder
+from tssr_jax.data_pipeline.counts import training_counts
+from tssr_jax.data_pipeline.input_pipeline import NOTHING_TO_TRAIN_ON
+from tssr_jax.data_pipeline.prepare import PreparedData, prepare
+from tssr_jax.data_pipeline.store import SequenceStore, open_store
+from tssr_jax.errors import UserError
+from tssr_jax.losses.drawn_items import cumulative_chances
+from tssr_jax.models.content import Content, DistinctFeatures
+from tssr_jax.models.init import init_params, make_model
+from tssr_jax.models.tssr import TSSR
+from tssr_jax.parallel import processes, sharding
+from tssr_jax.parallel.devices import CLASSES, Devices
+from tssr_jax.runtime import keep_compiled_programs
+
+DATA_FILE = "data.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A configuration with its data and its model.
+
+    Attributes:
+      config: validated.
+      data: the prepared data set.
+      sequences: its sequences, in memory or on disk.
+      content: what a step reads of the items, on the devices as `CONTENT_LAYOUT` says; features are
+        float32 [padded_classes, feature_dim].
+      content_key: identifies the content; "" without a content stream.
+      encoders: content encoders that are trained, by modality.
+      known: bool [num_classes], items that a training window contains; None where nothing asks.
+      devices: where it runs.
+      model: the module; its parameters live elsewhere.
+    """
+
+    config: ml_collections.ConfigDict
+    data: PreparedData
+    sequences: SequenceStore
+    content: Content
+    content_key: str
+    encoders: dict[str, PreparedEncoder]
+    known: np.ndarray | None
+    devices: Devices
+    model: TSSR
+
+    @property
+    def feature_widths(self) -> dict[str, int]:
+        """Of the content features, by modality."""
+        widths = {name: prepared.encoder.width for name, prepared in self.encoders.items()}
+        for name, table in self.content.features.items():
+            assert not isinstance(table, DistinctFeatures)
+            widths[name] = table.shape[-1]
+        return widths
+
+    @property
+    def trained(self) -> dict[str, TrainedEncoder]:
+        """The encoders that are trained, by modality."""
+        return {name: prepared.encoder for name, prepared in self.encoders.items()}
+
+    @property
+    def pretrained(self) -> dict[str, Any]:
+        """Their pretrained parameters, by the names of these."""
+        return {parameters_name(name): p.params for name, p in self.encoders.items()}
+
+    def initial_params(self) -> Any:
+        """The model's parameters before training; zeros for an encoder that is trained."""
+        return init_params(self.model, self.feature_widths, self.config.seed, self.pretrained)
+
+    @functools.cached_property
+    def params_layout(self) -> Any:
+        """How the model's parameters lie on the devices."""
+        return sharding.layout(jax.eval_shape(self.initial_params))
+
+
+def build_run(config: ml_collections.ConfigDict) -> Run:
+    """Prepares data and features (or finds them in the cache) and makes the model."""
+    validate_config(config)
+    keep_compiled_programs(local_folder(config.data.cache_dir))
+    devices = Devices(config.parallel, config.num_devices, config.model_devices)
+    encoders: dict[str, PreparedEncoder] = {}
+    features: dict[str, TextFeatures | ImageFeatures] = {}
+    with processes.first_goes_first("prepare"):
+        data = prepare(config.data)
+        if reads_content(config.model.streams):
+            for name in config.content.modalities:
+                prepared = _prepare_content(name, data, config)
+                if isinstance(prepared, TextFeatures | ImageFeatures):
+                    features[name] = prepared
+                else:
+                    encoders[name] = prepared
+    sequences = open_store(data, config.data.in_memory_gib)
+    catalogue = devices.catalogue(data.num_items)
+    fill = ((0, catalogue.padded_classes - catalogue.num_classes), (0, 0))
+    content = Content(
+        {name: devices.place(np.pad(f.table, fill), CLASSES) for name, f in features.items()},
+        {name: devices.place(prepared.inputs) for name, prepared in encoders.items()},
+    )
+    keys = {name: part.key for name, part in (*features.items(), *encoders.items())}
+    known, sampled = None, config.loss.next_item == "sampled"
+    by_content = ranks_by_content(config.model.head, config.model.streams)
+    asked = by_content or config.train.held_out_items > 0
+    if asked or sampled:
+        counts = training_counts(sequences, config, data.num_items)
+        known = counts > 0 if asked else None
+        if sampled:
+            content = dataclasses.replace(content, chances=devices.place(_chances(counts, config)))
+    if known is not None and by_content:
+        own = known.copy()
+        own[0] = not config.corrections.exclude_padding_class  # where it competes it is trained
+        content = dataclasses.replace(content, known=devices.place(np.pad(own, fill[0]), CLASSES))
+    key = "-".join(keys[name] for name in sorted(keys))
+    model = make_model(config, catalogue, devices.rows_axis)
+    return Run(config, data, sequences, content, key, encoders, known, devices, model)
+
+
+def _chances(counts: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:
+    """With which items are drawn; those that do not compete, and padding, never are."""
+    competes = np.arange(counts.size) > 0
+    if ranks_by_content(config.model.head, config.model.streams):
+        competes &= counts > 0
+    if not competes.any():
+        raise UserError(NOTHING_TO_TRAIN_ON)
+    return cumulative_chances(np.where(competes, counts, -1), config.loss.negative_power)
+
+
+def _prepare_content(
+    modality: str, data: PreparedData, config: ml_collections.ConfigDict
+) -> TextFeatures | ImageFeatures | PreparedEncoder:
+    """Features by a frozen encoder, or an encoder that is trained."""
+    settings, cache_dir = config.content[modality], config.data.cache_dir
+    if modality == "text":
+        if settings.trained_layers:
+            return prepare_text(data.texts, settings, cache_dir, config.seed)
+        return text_features(data.texts, settings, cache_dir)
+    images = (data.images, config.data.raw_dir, settings, cache_dir)
+    return prepare_images(*images) if settings.trained_stages else image_features(*images)
+
+
+def save_data_report(run: Run, workdir: epath.Path) -> None:
+    """Writes workdir/data.json: which data the run was trained on."""
+    data = run.data
+    report = {"key": data.key, "num_users": data.num_users, "num_items": data.num_items}
+    report["features_key"] = run.content_key
+    write_json(workdir / DATA_FILE, report | {"report": data.report})
+
+
+def require_same_data(run: Run, workdir: epath.Path) -> None:
+    """Raises UserError if the run in `workdir` was trained on other data."""
+    path = workdir / DATA_FILE
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; the run in {workdir} was never started properly.")
+    saved = json.loads(path.read_text())
+    if saved["key"] != run.data.key:
+        raise UserError(
+            f"The data is not that of the run in {workdir}: it was trained on data set "
+            f"{saved['key']} ({saved['num_users']} users, {saved['num_items']} items), now it is "
+            f"{run.data.key} ({run.data.num_users} users, "
+            f"{run.data.num_items} items). The raw files or the settings that filter them "
+            "have changed; restore them, or train in another --workdir."
+        )
+    if saved["features_key"] != run.content_key:
+        raise UserError(
+            f"The content features are not those of the run in {workdir}: another encoder "
+            "(--config.content.text.model_dir, --config.content.image.model_file) or other images "
+            "make others. Give it the same ones, or train in another --workdir."
+        )

@@ -1,0 +1,96 @@
+"""How this process runs: huge pages, compiled programs that are kept, requests to stop."""
+
+import hashlib
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+_NAME, _SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
+_POLICY = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def wanted_environment() -> dict[str, str]:
+    """What the environment lacks; {} where it has the setting, or Linux would not heed it.
+
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=0 switches huge pages off.
+    """
+    tunables = os.environ.get(_NAME, "")
+    if _SETTING in tunables or not _POLICY.is_file() or "[madvise]" not in _POLICY.read_text():
+        return {}
+    return {_NAME: ":".join(filter(None, (tunables, f"{_SETTING}=1")))}
+
+
+def use_huge_pages() -> None:
+    """Starts this very command again, in the same process, with the setting that it lacks."""
+    if wanted := wanted_environment():
+        os.environ.update(wanted)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+def keep_compiled_programs(folder: Path) -> None:
+    """Keeps compiled programs below a folder, unless JAX was told another one.
+
+    JAX_COMPILATION_CACHE_DIR=FOLDER tells it; JAX_ENABLE_COMPILATION_CACHE=false switches this
+    off. A program that was compiled for one processor may not run on another one that reads the
+    same disk, so each kind of processor has a folder of its own.
+    """
+    import jax  # noqa: PLC0415 - `main` imports this module before it knows whether it needs JAX
+
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        own = folder / "compiled" / _kind_of_processor()
+        jax.config.update("jax_compilation_cache_dir", str(own))
+
+
+def _kind_of_processor() -> str:
+    lines = _CPU_INFO.read_text().splitlines() if _CPU_INFO.is_file() else [platform.processor()]
+    features = {line for line in lines if line.startswith(("flags", "Features", "model name"))}
+    described = "\n".join([platform.machine(), *sorted(features)])
+    return hashlib.sha256(described.encode()).hexdigest()[:12]
+
+
+class StopRequest:
+    """Notes a SIGTERM instead of dying of it, inside a `with` block of the main thread.
+
+    Attributes:
+      terminated: whether one has come.
+
+    Args:
+      seconds: from the beginning of the block, after which a stop is requested, too; 0 is never.
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.terminated = False
+        self._seconds = seconds
+
+    @property
+    def late(self) -> bool:
+        """Whether the time is up."""
+        return self._seconds > 0 and time.monotonic() - self._start >= self._seconds
+
+    @property
+    def requested(self) -> bool:
+        """Whether what runs inside has to save and to end."""
+        return self.terminated or self.late
+
+    def __enter__(self) -> "StopRequest":
+        self._start = time.monotonic()
+        self._is_main = threading.current_thread() is threading.main_thread()
+        if self._is_main:  # Python delivers signals to no other thread
+            self._previous = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._is_main:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self.terminated = True

@@ -1,0 +1,36 @@
+"""Trains several configurations with several seeds and compares them, with statistics.
+
+    tssr study --study=baselines --seeds=3 --config=csv:FOLDER --workdir=runs/study
+
+The same command goes on where it stopped (docs/guides/studies.md).
+"""
+
+from absl import flags
+
+from tssr_jax import cli
+from tssr_jax.studies import pace_flags
+
+_CONFIG = cli.config_flag()
+_WORKDIR = cli.workdir_flag()
+_STUDY = flags.DEFINE_string("study", "ablation", "Which one; docs/guides/studies.md lists them.")
+_VARIANT = flags.DEFINE_multi_string(
+    "variant", [], "Run only this one now; may be repeated. By default all."
+)
+_SEEDS = flags.DEFINE_integer(
+    "seeds", 3, "Seeds of each variant, from --config.seed on; with --tune_trials from the next.", 1
+)
+_TUNE_TRIALS = flags.DEFINE_integer(
+    "tune_trials", 0, "First search each variant's own settings by so many trials; 0: don't.", 0
+)
+flags.adopt_module_key_flags(pace_flags)
+
+
+def main() -> None:
+    """Runs the study, or goes on with it."""
+    config, workdir = cli.required_config(_CONFIG), cli.required_workdir(_WORKDIR)
+    from tssr_jax.studies.runner import run_study
+    from tssr_jax.studies.slots import Pace
+
+    pace = Pace(*pace_flags.limits())
+    names, tune = _VARIANT.value, _TUNE_TRIALS.value
+    run_study(_STUDY.value, config, workdir, _SEEDS.value, names, pace=pace, tune_trials=tune)

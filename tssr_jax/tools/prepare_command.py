@@ -1,0 +1,19 @@
+"""Prepares the data of --config without training, and prints what became of all rows.
+
+tssr prepare --config=csv:FOLDER
+"""
+
+from tssr_jax import cli
+
+_CONFIG = cli.config_flag()
+
+
+def main() -> None:
+    """Prints the report and the folder of the prepared data."""
+    config = cli.required_config(_CONFIG)
+    from tssr_jax.data_pipeline import report
+    from tssr_jax.data_pipeline.prepare import prepare
+
+    prepared = prepare(config.data)
+    report.show(prepared.report)
+    print(prepared.folder)

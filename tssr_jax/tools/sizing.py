@@ -1,0 +1,260 @@
+"""What a train step needs on devices that need not be there: memory and traffic of each.
+
+The step is compiled, not run: for virtual processors ("cpu:8"), or, where the package libtpu is
+installed (`pip install jax[tpu]`), by the TPU's own compiler for any slice ("v5e:2x4").
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.experimental import topologies
+from rich.table import Table
+
+from tssr_jax.config.choices import TRAINED_FIELDS, ranks_by_content, reads_content
+from tssr_jax.config.validation import validate_config
+from tssr_jax.data_pipeline.prepare import prepare
+from tssr_jax.errors import UserError
+from tssr_jax.losses.next_item import tile_size
+from tssr_jax.models.content import CONTENT_LAYOUT, Content
+from tssr_jax.models.init import init_params, make_model
+from tssr_jax.parallel import sharding
+from tssr_jax.parallel.devices import ROWS, Devices
+from tssr_jax.reporting import make_console
+from tssr_jax.tools.hlo import Traffic, collective_traffic
+from tssr_jax.training.optimizer import make_optimizer
+from tssr_jax.training.state import create_train_state
+from tssr_jax.training.step import make_train_step
+
+GIB = 2**30
+
+
+class Chip(NamedTuple):
+    """One kind of TPU chip, as Google documents it (cloud.google.com/tpu/docs/v4, .../v5e, ...).
+
+    Attributes:
+      memory: bytes of its HBM.
+      link: bytes per second that one of its links sends: the documented interconnect bandwidth of
+        a chip (v4 2,400 Gbps, v5e 400 GB/s both ways, v5p 4,800 Gbps) over its 6, 4 or 6 links.
+      wraps_at: a slice's dimension of so many chips, or a multiple, is a ring.
+    """
+
+    memory: float
+    link: float
+    wraps_at: int
+
+    def egress(self, shape: str) -> float:
+        """Bytes per second that the worst-placed chip of a slice ("2x4") sends over its links.
+
+        A corner has one link along a dimension, on a ring two, and none along a dimension of 1.
+        """
+        sizes = [int(n) for n in shape.split("x")]
+        return self.link * sum(2 if n % self.wraps_at == 0 else int(n > 1) for n in sizes)
+
+
+CHIPS = {
+    "v4": Chip(32 * GIB, 50e9, 4),
+    "v5e": Chip(16e9, 50e9, 16),
+    "v5p": Chip(95e9, 100e9, 4),
+}
+BANDWIDTHS = ", ".join(f"{name} {chip.link / 1e9:.0f}" for name, chip in CHIPS.items())
+
+
+class StepSize(NamedTuple):
+    """What each device needs for a step.
+
+    Attributes:
+      held: bytes of parameters, optimiser state, features and batch.
+      temporary: bytes beside these while a step runs.
+      traffic: by kind of collective.
+    """
+
+    held: int
+    temporary: int
+    traffic: dict[str, Traffic]
+
+    @property
+    def bytes_sent(self) -> int:
+        """By each device, in one step."""
+        return sum(traffic.bytes_sent for traffic in self.traffic.values())
+
+    def describe_traffic(self) -> str:
+        """MiB sent by each device, by kind of collective: "all-reduce 12.3, all-gather 4.5"."""
+        return ", ".join(
+            f"{kind} {traffic.bytes_sent / 2**20:,.1f}" for kind, traffic in self.traffic.items()
+        )
+
+    def transfer_milliseconds(self, topology: str) -> str:
+        """How long the bytes sent take on a slice like "v4:2x2x1", were nothing else done."""
+        kind, _, shape = topology.partition(":")
+        egress = CHIPS[kind].egress(shape) if kind in CHIPS else 0.0
+        return f"{1e3 * self.bytes_sent / egress:.2f} ms" if egress else ""
+
+
+def find_devices(topology: str) -> list[Any]:
+    """The devices of "cpu:N", or of a slice of TPUs like "v5e:2x4".
+
+    Raises:
+      UserError: if there is no such thing, or libtpu is not installed.
+    """
+    kind, _, shape = topology.partition(":")
+    if kind == "cpu" and shape.isdigit() and int(shape):
+        devices = jax.devices("cpu")
+        if len(devices) < int(shape):
+            raise UserError(f"--topology={topology}: there are {len(devices)} virtual devices.")
+        return devices[: int(shape)]
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
+    try:
+        return list(topologies.get_topology_desc(topology, platform="tpu").devices)
+    except Exception as error:
+        raise UserError(
+            f"--topology={topology} can't be compiled for ({' '.join(str(error).split())[:200]}). "
+            "It must be cpu:N, or a slice like v5e:2x4 or v4:2x2x1 where jax[tpu] is installed."
+        ) from error
+
+
+def step_size(
+    config: ml_collections.ConfigDict, devices: Sequence[Any], num_items: int, feature_dim: int
+) -> StepSize:
+    """Compiles the train step of `config` for the devices.
+
+    Args:
+      config: `train.batch_size` is the global batch.
+      devices: those of `find_devices`.
+      num_items: size of the catalogue.
+      feature_dim: width of the content features.
+    """
+    compiled = compile_step(config, devices, num_items, feature_dim)
+    return measure(compiled, config, devices, num_items)
+
+
+def measure(
+    compiled: Any, config: ml_collections.ConfigDict, devices: Sequence[Any], num_items: int
+) -> StepSize:
+    """What the result of `compile_step` needs.
+
+    Its loss is tiled as for the platform that JAX runs on here; a TPU or a GPU takes larger tiles,
+    of up to 128 MiB in place of 16.
+    """
+    memory = compiled.memory_analysis()
+    # The one loop whose turns depend on data goes through the positions that have a label.
+    positions = -(-config.train.batch_size // len(devices)) * config.model.max_length
+    classes = -(-(num_items + 1) // config.model_devices)
+    tiles = -(-positions * config.model_devices // tile_size(classes).positions)
+    return StepSize(
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+        collective_traffic(compiled.as_text(), len(devices), max(1, tiles)),
+    )
+
+
+def compile_step(
+    config: ml_collections.ConfigDict, devices: Sequence[Any], num_items: int, feature_dim: int
+) -> Any:
+    """The compiled step, of which nothing is run; arguments as for `step_size`."""
+    mesh = Devices("shard_map", 0, config.model_devices, devices)
+    rows = mesh.round_up(config.train.batch_size)
+    model = make_model(config, mesh.catalogue(num_items), mesh.rows_axis)
+    optimizer = make_optimizer(config.optimizer, model.classes)
+    widths = dict.fromkeys(model.modalities, feature_dim) if reads_content(model.streams) else {}
+    features = {
+        name: jax.ShapeDtypeStruct((model.classes.padded_classes, width), jnp.float32)
+        for name, width in widths.items()
+    }
+    known: Any = None
+    if ranks_by_content(model.head, model.streams):
+        known = jax.ShapeDtypeStruct((model.classes.padded_classes,), jnp.bool_)
+    chances: Any = None
+    if config.loss.next_item == "sampled":
+        chances = jax.ShapeDtypeStruct((model.classes.num_classes,), jnp.int32)
+    content = Content(features, known=known, chances=chances)
+
+    def start() -> Any:
+        return create_train_state(init_params(model, widths, config.seed), optimizer, config)
+
+    window = jax.ShapeDtypeStruct((rows, config.model.max_length), jnp.int32)
+    row_mask = jax.ShapeDtypeStruct((rows,), jnp.bool_)
+    batch = {"item_sequence": window, "labels": window, "row_mask": row_mask}
+    state = jax.eval_shape(start)
+    layout = sharding.layout(state)
+    step: Any = mesh.run(
+        make_train_step(model, optimizer, config),
+        inputs=(layout, ROWS, CONTENT_LAYOUT),
+        output=layout,
+        donate=(0,),
+    )
+    return step.lower(state, batch, content).compile()
+
+
+def report(
+    config: ml_collections.ConfigDict,
+    topologies_: Sequence[str],
+    batches: Sequence[int],
+    num_items: int,
+    feature_dim: int,
+) -> None:
+    """Prints a table with a line for each slice and global batch: `--mode=size`.
+
+    Args:
+      config: what is to be trained; its numbers of devices are not looked at.
+      topologies_: as for `find_devices`.
+      batches: global batches; none stands for that of the config.
+      num_items: size of the catalogue; 0 stands for that of the data, which is prepared.
+      feature_dim: width of the content features.
+    """
+    console = make_console()
+    config.parallel = "shard_map"
+    validate_config(config)
+    num_items = num_items or prepare(config.data).num_items
+    virtual = [int(n) for n in re.findall(r"\bcpu:(\d+)\b", " ".join(topologies_))]
+    jax.config.update("jax_platforms", "cpu")  # a TPU of this machine is not needed, nor taken
+    jax.config.update("jax_num_cpu_devices", max([1, *virtual]))
+    table = Table(title=f"A train step, {num_items:,} items, d_model {config.model.d_model}")
+    names = ("devices", "batch", "held", "step", "in all", "of HBM", "MiB sent", "at least")
+    for name in names:
+        table.add_column(name, justify="right")
+    for topology in topologies_:
+        devices = find_devices(topology)
+        chip = CHIPS.get(topology.partition(":")[0])
+        for batch in batches or [config.train.batch_size]:
+            config.train.batch_size = batch
+            with console.status(f"Compiling for {topology}, batch {batch:,}"):
+                size = step_size(config, devices, num_items, feature_dim)
+            total = size.held + size.temporary
+            table.add_row(
+                topology,
+                f"{batch:,}",
+                *(f"{value / GIB:.3f} GiB" for value in (size.held, size.temporary, total)),
+                f"{total / chip.memory:.0%}" if chip else "",
+                size.describe_traffic(),
+                size.transfer_milliseconds(topology),
+            )
+    console.print(table)
+    console.print(
+        "Each device's: held = parameters, optimiser, features, batch; step = what a step needs "
+        "beside them; sent = by collectives in a step (at most: as if every position had a label), "
+        "and the time that takes with all links of the worst-placed chip busy, were nothing else "
+        f"done meanwhile (GB/s of a link as Google documents them: {BANDWIDTHS})."
+    )
+    left_out = _left_out(config)
+    if left_out:
+        console.print(f"Not in these numbers: {'; '.join(left_out)}.")
+
+
+def _left_out(config: ml_collections.ConfigDict) -> list[str]:
+    """What the configuration has and `compile_step` does not look at."""
+    content = config.content
+    some = []
+    if reads_content(config.model.streams):
+        some = [
+            f"the {name} encoder, which is trained (parameters, moments, activations)"
+            for name in content.modalities
+            if content[name][TRAINED_FIELDS[name]]
+        ]
+    if config.train.packing:
+        some.append("packing (a step is as large as without it, or smaller)")
+    return some

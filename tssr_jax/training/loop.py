@@ -1,0 +1,331 @@
+"""The training loop: steps, logs, validations, checkpoints, early stopping, and the final test."""
+
+import dataclasses
+import datetime
+import time
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+from etils import epath
+from rich.console import Console
+from rich.progress import Progress as ProgressBar
+from rich.progress import TaskID
+
+from tssr_jax.checkpoints.checkpointer import Checkpointer, Progress
+from tssr_jax.config.saved import FILE_NAME, load_config, require_same_config, save_config
+from tssr_jax.config.validation import validate_config
+from tssr_jax.data_pipeline import report
+from tssr_jax.data_pipeline.input_pipeline import (
+    NOTHING_TO_TRAIN_ON,
+    Cut,
+    TrainBatches,
+    held_out_items,
+    make_train_batches,
+)
+from tssr_jax.errors import UserError
+from tssr_jax.evaluation.evaluate import (
+    evaluate_params,
+    make_eval_batches,
+    restore_best,
+    split_metrics,
+)
+from tssr_jax.evaluation.ranking import Ranker
+from tssr_jax.models.content import CONTENT_LAYOUT
+from tssr_jax.parallel import processes
+from tssr_jax.parallel.devices import ROWS
+from tssr_jax.reporting import MetricWriter, make_console, make_progress, pairs_table
+from tssr_jax.run import Run, build_run, require_same_data, save_data_report
+from tssr_jax.runtime import StopRequest
+from tssr_jax.training.optimizer import optimizer_of
+from tssr_jax.training.state import (
+    NEVER,
+    TOTAL,
+    TrainState,
+    abstract_state,
+    all_finite,
+    initial_state,
+    require_same_sections,
+    with_params_of,
+    zero_sums,
+)
+from tssr_jax.training.step import TrainStep, make_train_step
+
+SELECTION_METRIC = "ndcg@10"
+# The host waits for the device this often, so that the progress bar tells the truth.
+_STEPS_PER_SYNC = 8
+_ADVICE = (
+    "Nothing was saved since the last checkpoint. Try, in another --workdir, a lower "
+    "--config.optimizer.learning_rate, --config.optimizer.clip_norm=1, or a warm-up."
+)
+
+
+def train(
+    config: ml_collections.ConfigDict, workdir: epath.Path, stop: StopRequest | None = None
+) -> dict[str, float | int] | None:
+    """Trains, or resumes, the run of `config` in `workdir`, then tests its best checkpoint.
+
+    Args:
+      config: of the run.
+      workdir: its folder.
+      stop: tells when to stop; by default at a SIGTERM.
+
+    Returns:
+      The test metrics; None if it was stopped: the step is finished, its state is saved, and the
+      same call goes on from there.
+
+    Raises:
+      UserError: if the configuration or the data make no sense, if `workdir` holds another run,
+        or if a loss is not finite.
+    """
+    validate_config(config)
+    resuming = (workdir / FILE_NAME).exists()
+    if resuming:
+        require_same_config(config, workdir)
+    console = make_console(quiet=not processes.is_first())
+    run = build_run(config)
+    if resuming:
+        require_same_data(run, workdir)
+    if processes.is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        save_data_report(run, workdir)
+        save_config(config, workdir)  # last: it makes the folder a run's workdir
+    console.print(pairs_table("Data", report.lines(run.data.report)))
+    checkpoints = Checkpointer(workdir, run.data.num_items, console.print)
+    with checkpoints as checkpointer, stop or StopRequest() as request:
+        trainer = Trainer(run, checkpointer, workdir, console)
+        if not trainer.run(request):
+            # A SIGTERM may have come to another process.
+            cause = "the limit of time" if request.late and not request.terminated else "SIGTERM"
+            console.print(
+                f"Stopped by {cause} after step {int(trainer.state.step):,}, which is saved. The "
+                "same command goes on from there."
+            )
+            return None
+        params, step = checkpointer.restore_best(trainer.global_state().eval_params)
+    title = f"{workdir}, step {step}"
+    return evaluate_params(run, params, title, workdir, console)["test"]
+
+
+def compiled_step(run: Run, optimizer: optax.GradientTransformation, layout: Any) -> TrainStep:
+    """The train step for all devices, which takes the memory of the state it is given.
+
+    Args:
+      run: content, model and devices.
+      optimizer: whose state the train state holds.
+      layout: how the train state lies on the devices.
+    """
+    step = make_train_step(run.model, optimizer, run.config, run.trained)
+    return run.devices.run(step, inputs=(layout, ROWS, CONTENT_LAYOUT), output=layout, donate=(0,))
+
+
+def _started_from(state: TrainState, config: ml_collections.ConfigDict) -> TrainState:
+    """The state with the best parameters of the run that `config.train.init_from` names.
+
+    Raises:
+      UserError: if it names no run, or one of another model.
+    """
+    workdir = epath.Path(config.train.init_from).expanduser()
+    require_same_sections(config, load_config(workdir), workdir)
+    _, params, _ = restore_best(workdir)
+    return with_params_of(state, params, workdir)
+
+
+def train_batches(run: Run) -> TrainBatches:
+    """The training batches of a run, of which this process reads its rows."""
+    config, devices = run.config, run.devices
+    rows = devices.round_up(config.train.batch_size)
+    return make_train_batches(
+        run.sequences,
+        config,
+        Cut(rows, devices.local_rows(rows), devices.num_devices),
+        run.encoders,
+        held_out_items(config, run.data.num_items),
+    )
+
+
+class Trainer:
+    """One run's loop; picks up the newest checkpoint if there is one.
+
+    Attributes:
+      state: the train state.
+      progress: the loop's state beside it.
+
+    Args:
+      run: configuration, data, features and model.
+      checkpointer: of the run's workdir.
+      workdir: where metrics are written.
+      console: where people read.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        checkpointer: Checkpointer,
+        workdir: epath.Path,
+        console: Console,
+    ):
+        config = run.config
+        self._config = config
+        self._run = run
+        self._checkpointer = checkpointer
+        self._console = console
+        optimizer = optimizer_of(run)
+        self._devices = run.devices
+        # Shapes only: where a checkpoint is restored, there is no room for a second state.
+        expected, layout = abstract_state(run, optimizer)
+        restored = checkpointer.restore_newest(*expected.for_checkpoint())
+        if restored is not None:
+            self.state = TrainState.from_checkpoint(*restored[:2])
+            self.progress = restored[2]
+        else:
+            self.state, _ = initial_state(run, optimizer)
+            self.progress = Progress()
+            if config.train.init_from:
+                self.state = _started_from(self.state, config)
+        self._rank = Ranker(run)
+        self._step = compiled_step(run, optimizer, layout)
+        self._batches = train_batches(run)
+        if not self._batches.num_users:
+            raise UserError(NOTHING_TO_TRAIN_ON)
+        self._validation = make_eval_batches(run, "validation")
+        self._writer = MetricWriter(
+            workdir, from_step=int(self.state.step), silent=not processes.is_first()
+        )
+        self._total_steps = config.train.num_epochs * self._batches.steps_per_epoch
+        self._train_seconds, self._train_steps = 0.0, 0
+
+    def run(self, stop: StopRequest) -> bool:
+        """Trains until the last epoch, until validation stops improving, or until a request.
+
+        What is in memory when a request comes is saved. With several processes a request to any
+        of them stops all, at the next step at which they ask each other.
+
+        Returns:
+          Whether training has ended; False if it was stopped.
+        """
+        step = int(self.state.step)
+        size = sum(x.size for x in jax.tree.leaves(self.state.params))
+        start = f"Resuming at step {step:,}" if step else "Training from the start"
+        self._console.print(
+            f"{start}: {size:,} parameters, {self._batches.num_windows:,} windows of "
+            f"{self._batches.num_users:,} users in "
+            f"{self._batches.steps_per_epoch:,} steps an epoch, on {jax.devices()[0].device_kind}."
+        )
+        if not self._total_steps and self.progress.best_step < 0:
+            self._console.print(f"As it starts{self._validate(0)}")
+            self._save()
+        with make_progress(self._console) as bar:
+            task = bar.add_task("Training", total=self._total_steps, completed=step, message="")
+            batches = self._devices.ahead(self._batches.iterate(step))
+            while step < self._total_steps and not self._out_of_patience():
+                if self._must_stop(stop, step):
+                    self._require_finite_losses()
+                    self._save()
+                    return False
+                started = time.monotonic()
+                self.state = self._step(self.state, next(batches), self._run.content)
+                step += 1
+                boundary = self._is_boundary(step)
+                if boundary or step % _STEPS_PER_SYNC == 0:
+                    jax.block_until_ready(self.state.step)
+                self._train_seconds += time.monotonic() - started
+                self._train_steps += 1
+                bar.update(task, completed=step)
+                if boundary:
+                    self._at_boundary(step, bar, task)
+        return True
+
+    def _must_stop(self, stop: StopRequest, step: int) -> bool:
+        if jax.process_count() > 1 and step % _STEPS_PER_SYNC:
+            return False
+        return processes.any_says(stop.requested)
+
+    def global_state(self) -> TrainState:
+        """The state as arrays of all processes, for checkpoints."""
+        return self._devices.to_global(self.state)
+
+    def _save(self) -> None:
+        state = self.global_state()
+        if not jax.jit(all_finite)(state.params):
+            raise UserError(
+                f"After step {int(state.step)} parameters are NaN or infinite, though the losses "
+                f"were not. {_ADVICE}"
+            )
+        self._checkpointer.save(int(state.step), *state.for_checkpoint(), self.progress)
+
+    def _is_boundary(self, step: int) -> bool:
+        return self._logs_at(step) or self._evaluates_at(step) or self._saves_at(step)
+
+    def _at_boundary(self, step: int, bar: ProgressBar, task: TaskID) -> None:
+        self._require_finite_losses()
+        message = ""
+        if self._logs_at(step):
+            message = self._log(step)
+        if self._evaluates_at(step):
+            message += self._validate(step)
+        if self._evaluates_at(step) or self._saves_at(step):
+            self._save()
+        if message:
+            bar.update(task, message=message)
+            self._console.print(f"epoch {step / self._batches.steps_per_epoch:g}, {message}")
+
+    def _logs_at(self, step: int) -> bool:
+        return step % (self._config.train.log_every_steps or self._batches.steps_per_epoch) == 0
+
+    def _evaluates_at(self, step: int) -> bool:
+        period = self._config.train.epochs_per_evaluation * self._batches.steps_per_epoch
+        return step % period == 0 or step == self._total_steps
+
+    def _saves_at(self, step: int) -> bool:
+        period = self._config.train.checkpoint_every_steps
+        return bool(period) and step % period == 0
+
+    def _out_of_patience(self) -> bool:
+        patience = self._config.train.early_stopping_patience
+        return bool(patience) and self.progress.evaluations_without_improvement >= patience
+
+    def _require_finite_losses(self) -> None:
+        first = {name: int(step) for name, step in self.state.first_nonfinite.items()}
+        step = min(first.values())
+        if step != NEVER:
+            terms = " and ".join(name for name, at in first.items() if at == step)
+            raise UserError(
+                f"At step {step} the loss became NaN or infinite; term(s): {terms}. {_ADVICE}"
+            )
+
+    def _log(self, step: int) -> str:
+        means = {name: float(term.mean()) for name, term in self.state.loss_sums.items()}
+        rate = self._train_steps * self._config.train.batch_size / self._train_seconds
+        record = {"epoch": step / self._batches.steps_per_epoch}
+        record |= {f"train/{name}": mean for name, mean in means.items()}
+        epoch = self._batches.steps_per_epoch * self._config.train.batch_size / rate
+        self._writer.write(
+            step, record | {"sequences_per_second": rate, "seconds_per_epoch": epoch}
+        )
+        # Placed as the step's own results are: otherwise the step would be compiled again.
+        sums = self._devices.place(zero_sums(means))
+        self.state = dataclasses.replace(self.state, loss_sums=sums)
+        self._train_seconds, self._train_steps = 0.0, 0
+        total = means.pop(TOTAL)
+        parts = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())
+        left = (self._total_steps - step) * self._config.train.batch_size / rate
+        return (
+            f"loss {total:.4f} ({parts}), {rate:,.0f} sequences/s, at most "
+            f"{datetime.timedelta(seconds=round(left))} left"
+        )
+
+    def _validate(self, step: int) -> str:
+        ranks = self._rank(self.state.eval_params, self._validation)
+        metrics = split_metrics(self._run, self._validation, ranks)
+        record = {f"validation/{name}": value for name, value in metrics.items()}
+        self._writer.write(step, {"epoch": step / self._batches.steps_per_epoch} | record)
+        value = float(metrics[SELECTION_METRIC])
+        better = value > self.progress.best_value
+        if better:
+            self.progress = Progress(best_step=step, best_value=value)
+        else:
+            self.progress.evaluations_without_improvement += 1
+        mark = " (best)" if better else ""
+        return f", validation {SELECTION_METRIC} {value:.4f}{mark}"
