@@ -53,6 +53,12 @@ def main(argv: Sequence[str] | None = None, mode: str | None = None) -> None:
     cli.run(lambda: _run(command.main), argv)
 
 
+def console() -> None:
+    """Entry point of the command `tssr`."""
+    use_huge_pages()
+    main()
+
+
 def _run(command: object) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells of every file that it writes.
@@ -107,5 +113,4 @@ def _shared_flags() -> list[flags.Flag]:
 
 
 if __name__ == "__main__":
-    use_huge_pages()
-    main()
+    console()

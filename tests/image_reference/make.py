@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.models import resnet50
 
-from tests.resnet_weights import random_pixels, random_weights, resnet_shapes
+from tests.support.resnet_weights import random_pixels, random_weights, resnet_shapes
 
 HERE = Path(__file__).parent
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertModel
 
-from tests.text_reference.weights import FIELDS, random_weights
+from tests.support.bert_weights import FIELDS, random_weights
 
 
 @torch.no_grad()

@@ -7,7 +7,11 @@ import ml_collections
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns the default configuration; `data.source` is for the thin files to set."""
+    """Returns the default configuration; `data.source` is for the thin files to set.
+
+    config = default_config()
+    config.model.d_model = 64
+    """
     config = ml_collections.ConfigDict()
     # Seeds parameters, dropout and the order of the batches.
     config.seed = 0

@@ -183,8 +183,11 @@ def make_eval_batches(run: Run, split: EvalSplit) -> EvalBatches:
     )
 
 
-def evaluate(workdir: epath.Path, raw_dir: str | None = None) -> Metrics:
-    """Restores the best checkpoint of a run and evaluates it again: `--mode=evaluate`.
+def evaluate(workdir: epath.PathLike, raw_dir: str | None = None) -> Metrics:
+    """Restores the best checkpoint of a run and evaluates it again.
+
+        metrics = evaluate("runs/mine")
+        metrics["ndcg@10"]
 
     Args:
       workdir: the run's folder.
@@ -196,6 +199,7 @@ def evaluate(workdir: epath.Path, raw_dir: str | None = None) -> Metrics:
     Raises:
       UserError: as `restore_best` does.
     """
+    workdir = epath.Path(workdir).expanduser()
     run, params, step = restore_best(workdir, raw_dir=raw_dir)
     console = make_console(quiet=not processes.is_first())
     return evaluate_params(run, params, f"{workdir}, step {step}", workdir, console)["test"]

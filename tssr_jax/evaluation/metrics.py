@@ -45,6 +45,8 @@ def ranking_metrics(
 ) -> dict[str, float | int]:
     """Recall@K (= HR@K with one answer), NDCG@K and MRR.
 
+        ranking_metrics(np.array([0, 3, 12]))["ndcg@10"]
+
     Args:
       ranks: int [num_users], 0-based, in the order of evaluation.
       batch_size: None lets every user weigh the same. A number gives the mean of the batches'

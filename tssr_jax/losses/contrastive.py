@@ -27,26 +27,30 @@ def pool(states: jax.Array, item_sequence: jax.Array, *, valid_positions: bool) 
 def user_contrast(
     pooled: jax.Array,
     other_pooled: jax.Array,
-    row_mask: jax.Array,
+    row_mask: jax.Array | None = None,
     *,
-    temperature: float,
+    temperature: float = 0.2,
     negatives: str = "all_gather",
     axis: Axis = None,
     extra: ExtraKeys | None = None,
 ) -> LossTerm:
-    """Contrasts the two representations of a user with those of the batch's other users.
+    """User-grained InfoNCE: a user's two representations against the batch's other users.
 
-    `cos(pooled_i, other_j) / temperature`, target j = i.
+        loss = user_contrast(pooled_text, pooled_id).mean()
+
+    `cos(pooled_i, other_j) / temperature`, target j = i (docs/reference/method.md, step 3).
 
     Args:
       pooled: [batch, d_model], the anchors' stream.
       other_pooled: [batch, d_model], the other stream.
-      row_mask: bool [batch], False for rows that only fill the batch.
+      row_mask: bool [batch], False for rows that only fill the batch; None where none do.
       temperature: divides the cosine.
       negatives: how those of other devices are reached, see `info_nce`.
       axis: the device axis that the batch is cut along.
       extra: other users' pooled states, of the other stream.
     """
+    if row_mask is None:
+        row_mask = jnp.ones(pooled.shape[0], bool)
     queries, keys = _unit(pooled) / temperature, _unit(other_pooled)
     mask = row_mask[None]
     if extra is not None:
@@ -61,13 +65,15 @@ def item_contrast(
     embeddings: jax.Array,
     item_sequence: jax.Array,
     *,
-    valid_positions_only: bool,
-    mask_false_negatives: bool,
+    valid_positions_only: bool = True,
+    mask_false_negatives: bool = True,
     negatives: str = "all_gather",
     axis: Axis = None,
     extra: ExtraKeys | None = None,
 ) -> LossTerm:
-    """Cross-modality next-item prediction among the items of the batch at the same position.
+    """Item-grained InfoNCE: cross-modality next-item prediction among the items of the batch.
+
+        loss = item_contrast(outputs.content.encoded, outputs.id.input_embedding, items).mean()
 
     The state of one stream at t is contrasted with the other stream's input embedding of the
     item at t + 1; the other users' items at t + 1 are the negatives. Raw dot products.

@@ -59,23 +59,26 @@ def next_item_loss(
     fused: jax.Array,
     weights: HeadWeights,
     labels: jax.Array,
-    counted: jax.Array,
+    counted: jax.Array | None = None,
     *,
-    exclude_padding_class: bool,
-    catalogue: Catalogue,
+    exclude_padding_class: bool = True,
+    catalogue: Catalogue | None = None,
     rows_axis: Axis = None,
     compute_dtype: str = "float32",
     tile: TileSize | None = None,
 ) -> LossTerm:
     """Cross entropy of the scores of all classes with the labels, summed over counted positions.
 
+        outputs = encode(model, params, item_sequence, features)
+        loss = next_item_loss(outputs.fused, head_weights(model, params, features), labels).mean()
+
     Args:
       fused: [batch, length, d_model].
-      weights: of the classes of this device.
+      weights: kernel [d_model, num_classes] and bias [num_classes], of the classes of this device.
       labels: int [batch, length]; read where `counted` is True.
-      counted: bool [batch, length].
+      counted: bool [batch, length]; by default positions whose label is an item.
       exclude_padding_class: class 0 does not compete in the softmax.
-      catalogue: how the classes lie on the devices.
+      catalogue: how the classes lie on the devices; by default all on each device.
       rows_axis: the device axis that the batch is cut along; None on one device.
       compute_dtype: of the inputs of products, forward and backward; all else is float32.
       tile: how much is scored at a time; by default what `tile_size` says.
@@ -83,6 +86,8 @@ def next_item_loss(
     Returns:
       This device's share. (Devices that hold parts of one catalogue share their sum equally.)
     """
+    counted = labels > 0 if counted is None else counted
+    catalogue = Catalogue(weights.bias.size - 1) if catalogue is None else catalogue
     num_positions = labels.size
     tile = tile or tile_size(catalogue.shard_classes)
     most = max(1, tile.positions // catalogue.num_shards)

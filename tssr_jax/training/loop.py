@@ -62,13 +62,17 @@ _ADVICE = (
 
 
 def train(
-    config: ml_collections.ConfigDict, workdir: epath.Path, stop: StopRequest | None = None
+    config: ml_collections.ConfigDict, workdir: epath.PathLike, stop: StopRequest | None = None
 ) -> dict[str, float | int] | None:
     """Trains, or resumes, the run of `config` in `workdir`, then tests its best checkpoint.
 
+        config = default_config()
+        config.data.update(source="csv", raw_dir="data")
+        metrics = train(config, "runs/mine")
+
     Args:
       config: of the run.
-      workdir: its folder.
+      workdir: its folder, here or gs://.
       stop: tells when to stop; by default at a SIGTERM.
 
     Returns:
@@ -79,6 +83,7 @@ def train(
       UserError: if the configuration or the data make no sense, if `workdir` holds another run,
         or if a loss is not finite.
     """
+    workdir = epath.Path(workdir).expanduser()
     validate_config(config)
     resuming = (workdir / FILE_NAME).exists()
     if resuming:

@@ -1,0 +1,120 @@
+"""Several processes train as one: the same numbers, one set of files, one decision to stop."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from tests.support.raw_data import tiny_config
+from tests.support.runs import ROOT, command, metrics_of, newest_step
+from tssr_jax.training.loop import train
+
+
+@pytest.fixture(name="config")
+def fixture_config(tmp_path):
+    config = tiny_config(tmp_path)
+    config.train.num_epochs = 3
+    return config
+
+
+def start_processes(config, workdir, number, *flags):
+    """As many processes with two devices each; their order of arrival is not fixed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    return [
+        subprocess.Popen(
+            command(
+                config,
+                workdir,
+                f"--coordinator=127.0.0.1:{port}",
+                f"--num_processes={number}",
+                f"--process_id={i}",
+                "--config.num_devices=0",
+                *flags,
+            ),
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(number)
+    ]
+
+
+def outputs_of(processes):
+    """What each printed, once all have ended well."""
+    outputs = []
+    for process in processes:
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        outputs.append(output)
+    return outputs
+
+
+def losses_of(workdir):
+    return [r["train/total"] for r in metrics_of(workdir) if "train/total" in r]
+
+
+def assert_same_metrics(workdir, alone):
+    """Ranks and lists are the same; how alike vectors are, up to the rounding of these."""
+    found = json.loads((workdir / "test_metrics.json").read_text())
+    rounded = {name for name in found if name.startswith("diversity_id")}
+    assert rounded
+    assert {name: found[name] for name in rounded} == pytest.approx(
+        {name: alone[name] for name in rounded}, rel=1e-5
+    )
+    exact = found.keys() - rounded
+    assert {name: found[name] for name in exact} == {name: alone[name] for name in exact}
+
+
+@pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_with_a_catalogue_cut_in_two_give_the_numbers_of_one(config, tmp_path, number):
+    config.train.reorder_rate = 0.5
+    config.num_devices = 2 * number
+    alone = train(config, tmp_path / "alone")
+    flags = ("--config.parallel=shard_map", "--config.model_devices=2")
+    outputs = outputs_of(start_processes(config, tmp_path / "many", number, *flags))
+    assert_same_metrics(tmp_path / "many", alone)
+    np.testing.assert_allclose(
+        losses_of(tmp_path / "many"), losses_of(tmp_path / "alone"), rtol=1e-4
+    )
+    # Gloo greets everyone, in pieces.
+    ours = ("ndcg@10", "epoch", "Training")
+    assert all(word in outputs[0] for word in ours)
+    assert not any(word in output for word in ours for output in outputs[1:])
+
+
+def test_checkpoints_move_from_eight_devices_to_one_to_two_processes(config, tmp_path):
+    config.num_devices = 1
+    alone = train(config, tmp_path / "alone")
+    for epochs, devices in ((1, 8), (2, 1)):
+        config.train.num_epochs, config.num_devices = epochs, devices
+        train(config, tmp_path / "moved")
+    config.train.num_epochs = 3
+    first, _ = outputs_of(start_processes(config, tmp_path / "moved", 2))
+    assert "Resuming at step 6" in first
+    assert_same_metrics(tmp_path / "moved", alone)
+    np.testing.assert_allclose(
+        losses_of(tmp_path / "moved"), losses_of(tmp_path / "alone"), rtol=1e-4
+    )
+
+
+def test_a_sigterm_to_one_process_stops_all_at_the_same_step(config, tmp_path):
+    config.train.update(num_epochs=4000, epochs_per_evaluation=4000, log_every_steps=5)
+    config.train.early_stopping_patience = 0
+    processes = start_processes(config, tmp_path / "run", 2)
+    while len(metrics_of(tmp_path / "run")) < 2:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    first, _ = outputs_of(processes)
+    step = newest_step(tmp_path / "run")
+    assert step >= 10 and f"Stopped by SIGTERM after step {step:,}, which is saved" in first

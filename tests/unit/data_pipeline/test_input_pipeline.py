@@ -1,0 +1,328 @@
+"""Batches are pure functions of (seed, epoch, step), and windows are those of leave-one-out."""
+
+import itertools
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from configs import csv
+from tests.support.raw_data import write_csv
+from tssr_jax.config import default
+from tssr_jax.data_pipeline import builder
+from tssr_jax.data_pipeline.input_pipeline import (
+    Cut,
+    EvalBatches,
+    TrainBatches,
+    excluded_classes,
+    make_train_batches,
+)
+from tssr_jax.data_pipeline.prepare import prepare
+from tssr_jax.data_pipeline.store import SequenceStore, open_store
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
+from tssr_jax.errors import UserError
+
+
+def prepared(*sequences):
+    offsets = np.cumsum([0, *map(len, sequences)])
+    return SequenceStore.in_memory(
+        tf.constant(np.concatenate(sequences), tf.int32), tf.constant(offsets, tf.int64)
+    )
+
+
+DATA = prepared([1, 2, 3, 4, 5, 6, 7, 8], [4, 3, 2, 1], [5, 6, 7], [8, 7, 6, 5, 4])
+
+
+def train_batches(data=DATA, batch_size=4, max_length=4, seed=0, **options):
+    return TrainBatches(data, batch_size=batch_size, max_length=max_length, seed=seed, **options)
+
+
+def test_training_windows_by_hand():
+    batches = train_batches()
+    assert batches.num_users == 3  # the user with three items has nothing to predict
+    assert batches.steps_per_epoch == 1
+    batch = next(batches.iterate(0))
+    rows = sorted(zip(batch["item_sequence"].tolist(), batch["labels"].tolist(), strict=True))
+    assert rows == [
+        ([0, 0, 0, 0], [0, 0, 0, 0]),  # fills the batch up
+        ([0, 0, 0, 4], [0, 0, 4, 3]),
+        ([0, 0, 8, 7], [0, 8, 7, 6]),
+        ([2, 3, 4, 5], [3, 4, 5, 6]),  # s[-L-3:-3] and s[-L-2:-2] of 1..8
+    ]
+    assert batch["row_mask"].tolist() == [True, True, True, False]
+    assert not batch["item_sequence"][3].any()
+
+
+def many_users(num_users=37):
+    return prepared(*([u + 1, u + 1, u + 1, u + 1] for u in range(num_users)))
+
+
+def users_of(batch):
+    return batch["item_sequence"][batch["row_mask"], -1].tolist()
+
+
+def test_an_epoch_holds_every_user_once_in_an_order_of_its_own():
+    batches = train_batches(many_users(), batch_size=8)
+    assert batches.steps_per_epoch == 5
+    stream = list(itertools.islice(batches.iterate(0), 10))
+    epochs = [
+        [user for batch in stream[start : start + 5] for user in users_of(batch)]
+        for start in (0, 5)
+    ]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(1, 38))
+    assert epochs[0] != epochs[1] and epochs[0] != sorted(epochs[0])
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    whole = list(itertools.islice(train_batches(many_users(), 8).iterate(0), 9))
+    resumed = list(itertools.islice(train_batches(many_users(), 8).iterate(6), 3))
+    for expected, batch in zip(whole[6:], resumed, strict=True):
+        for name in expected:
+            np.testing.assert_array_equal(batch[name], expected[name])
+    other = next(train_batches(many_users(), 8, seed=1).iterate(0))
+    assert users_of(other) != users_of(whole[0])
+
+
+def test_reordering_moves_items_and_nothing_else():
+    data = prepared(*([1, 2, 3, 4, 5, 6][: 4 + u % 3] for u in range(3000)))
+    batches = train_batches(data, batch_size=3000, max_length=3, reorder_rate=0.5)
+    batch = next(batches.iterate(0))
+    np.testing.assert_array_equal(batch["labels"][:, :-1], batch["item_sequence"][:, 1:])
+    windows = np.column_stack([batch["item_sequence"], batch["labels"][:, -1]])
+    for length in (2, 3, 4):
+        rows = windows[(windows > 0).sum(axis=1) == length]
+        assert len(rows) == 1000
+        assert not rows[:, : 4 - length].any()  # padding stays on the left
+        np.testing.assert_array_equal(np.sort(rows[:, 4 - length :]), [range(1, length + 1)] * 1000)
+        # A reordered window is in its own order once in length! times.
+        orders, counts = np.unique(rows, axis=0, return_counts=True)
+        permutations = math.factorial(length)
+        expected = np.full(permutations, 500 / permutations)
+        expected[0] += 500
+        assert len(orders) == permutations and (np.diff(orders[0][4 - length :]) == 1).all()
+        np.testing.assert_allclose(counts, expected, atol=5 * np.sqrt(1000 / permutations))
+
+
+def test_reordering_depends_on_seed_and_step_alone():
+    def stream(start, **changes):
+        options = {"batch_size": 8, "reorder_rate": 1.0} | changes
+        return train_batches(prepared(*[range(1, 9)] * 8), **options).iterate(start)
+
+    whole = list(itertools.islice(stream(0), 3))
+    np.testing.assert_array_equal(next(stream(2))["labels"], whole[2]["labels"])
+    for other in (whole[1], next(stream(0, seed=1)), next(stream(0, reorder_rate=0.0))):
+        assert (other["labels"] != whole[0]["labels"]).any()
+
+
+def eval_batches(split, **changes):
+    arguments = {
+        "batch_size": 3,
+        "max_length": 4,
+        "full_history": True,
+        "exclude_padding_class": True,
+    }
+    return EvalBatches(DATA, split, **(arguments | changes))
+
+
+def rows_of(batches):
+    rows = []
+    for batch in batches:
+        for i in np.flatnonzero(batch["row_mask"]):
+            excluded = batch["excluded"][i]
+            rows.append(
+                (
+                    batch["item_sequence"][i].tolist(),
+                    int(batch["answers"][i]),
+                    sorted(excluded[excluded >= 0].tolist()),
+                )
+            )
+    return rows
+
+
+def test_evaluation_by_hand():
+    assert rows_of(eval_batches("validation")) == [
+        ([3, 4, 5, 6], 7, [0, 1, 2, 3, 4, 5, 6]),
+        ([0, 0, 4, 3], 2, [0, 3, 4]),
+        ([0, 0, 0, 5], 6, [0, 5]),
+        ([0, 8, 7, 6], 5, [0, 6, 7, 8]),
+    ]
+    assert rows_of(eval_batches("test")) == [
+        ([4, 5, 6, 7], 8, [0, 1, 2, 3, 4, 5, 6, 7]),
+        ([0, 4, 3, 2], 1, [0, 2, 3, 4]),
+        ([0, 0, 5, 6], 7, [0, 5, 6]),
+        ([8, 7, 6, 5], 4, [0, 5, 6, 7, 8]),
+    ]
+
+
+def test_reference_exclusions_are_the_window_and_its_padding():
+    batches = eval_batches("test", full_history=False, exclude_padding_class=False)
+    assert [excluded for _, _, excluded in rows_of(batches)] == [
+        [4, 5, 6, 7],  # a full window: class 0 competes
+        [0, 2, 3, 4],
+        [0, 5, 6],
+        [5, 6, 7, 8],
+    ]
+
+
+def test_an_answer_in_its_own_history_still_competes():
+    data = prepared([1, 2, 1, 3, 1])
+    batches = EvalBatches(
+        data, "test", batch_size=1, max_length=4, full_history=True, exclude_padding_class=True
+    )
+    assert rows_of(batches) == [([1, 2, 1, 3], 1, [0, 2, 3])]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 7])
+def test_every_user_is_evaluated_once_whatever_the_batch_size(batch_size):
+    assert rows_of(eval_batches("test", batch_size=batch_size)) == rows_of(eval_batches("test"))
+
+
+def test_excluded_classes_equal_a_loop_over_sets():
+    rng = np.random.default_rng(0)
+    seen = rng.integers(1, 12, (30, 8)).astype(np.int32)
+    seen[np.arange(8) < rng.integers(0, 9, (30, 1))] = 0
+    answers = rng.integers(1, 12, 30).astype(np.int32)
+    with_padding = rng.random(30) < 0.5
+    excluded = excluded_classes(tf.constant(seen), answers, with_padding).numpy()
+    for user, classes in enumerate(excluded):
+        expected = set(seen[user].tolist()) - {0, int(answers[user])}
+        expected |= {0} if with_padding[user] else set()
+        assert sorted(classes[classes >= 0].tolist()) == sorted(expected)
+
+
+def windows_of(**options):
+    batches = train_batches(batch_size=32, **options)
+    assert batches.steps_per_epoch == 1
+    batch = next(batches.iterate(0))
+    rows = zip(batch["item_sequence"].tolist(), batch["labels"].tolist(), strict=True)
+    found = sorted(row for row, real in zip(rows, batch["row_mask"], strict=True) if real)
+    assert len(found) == batches.num_windows
+    return found
+
+
+def test_strided_windows_by_hand():
+    """Training sequences 1..6, 4 3, and 8 7 6; windows of 2 + 1 items, 2 apart."""
+    assert windows_of(max_length=2, windows="strided", window_stride=2) == [
+        ([0, 1], [1, 2]),  # the second item alone would be left over: shorter, but there
+        ([0, 4], [4, 3]),
+        ([2, 3], [3, 4]),
+        ([4, 5], [5, 6]),
+        ([8, 7], [7, 6]),
+    ]
+
+
+def test_strided_windows_hold_every_item_after_the_first_as_a_label():
+    store = prepared(*(range(1, n) for n in range(6, 60)))
+    for stride in (1, 3, 5):
+        batches = train_batches(store, 4096, max_length=5, windows="strided", window_stride=stride)
+        batch = next(batches.iterate(0))
+        for end in range(6, 60):  # users' sequences end at end - 1, training at end - 3
+            own = (batch["labels"].max(axis=1) <= end - 3) & batch["row_mask"]
+            counted = (batch["item_sequence"][own] > 0) & (batch["labels"][own] > 0)
+            labels = batch["labels"][own][counted]
+            assert set(labels.tolist()) == set(range(2, end - 2))
+
+
+@pytest.mark.parametrize(
+    ("setting", "options"),
+    [
+        ({"train.batch_size": 2}, {"batch_size": 2}),
+        ({"model.max_length": 3}, {"max_length": 3}),
+        ({"seed": 5}, {"seed": 5}),
+        (
+            {"train.windows": "strided", "train.window_stride": 3},
+            {"windows": "strided", "window_stride": 3},
+        ),
+        ({"train.reorder_rate": 1.0}, {"reorder_rate": 1.0}),
+        ({"train.packing": True}, {"packing": True}),
+    ],
+    ids=str,
+)
+def test_batches_are_as_the_configuration_says(setting, options):
+    config = default.get_config()
+    config.model.max_length = 4
+    config.train.update(batch_size=4, reorder_rate=0.0)
+    first = next(iter(make_train_batches(DATA, config).iterate(0)))
+    config.update_from_flattened_dict(setting)
+    batch = next(iter(make_train_batches(DATA, config).iterate(0)))
+    expected = next(iter(train_batches(**options).iterate(0)))
+    jax.tree.map(np.testing.assert_array_equal, batch, expected)
+    assert batch.keys() != first.keys() or not np.array_equal(
+        batch["item_sequence"], first["item_sequence"]
+    )
+
+
+def assert_same_batches(first, second, number=4):
+    for expected, batch in zip(
+        itertools.islice(first, number), itertools.islice(second, number), strict=True
+    ):
+        for (path, one), (_, other) in zip(
+            jax.tree_util.tree_leaves_with_path(expected),
+            jax.tree_util.tree_leaves_with_path(batch),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(one, other, err_msg=str(path))
+
+
+@pytest.fixture(name="stores")
+def fixture_stores(tmp_path, monkeypatch):
+    """The same data in memory and on disk, in several shards."""
+    monkeypatch.setattr(builder, "_EXAMPLES_PER_SHARD", 7)
+    data = csv.get_config(str(write_csv(tmp_path / "raw"))).data
+    data.cache_dir = str(tmp_path / "cache")
+    prepared_data = prepare(data)
+    assert len(list(prepared_data.folder.glob("users/*/*.tfrecord-*"))) == 6
+    return open_store(prepared_data, 1.0), open_store(prepared_data, 0.0)
+
+
+@pytest.mark.parametrize("windows", ["last", "strided"])
+def test_batches_from_disk_are_those_from_memory(stores, windows):
+    options = {"batch_size": 8, "max_length": 4, "seed": 3, "windows": windows}
+    options |= {"window_stride": 2, "reorder_rate": 0.5, "packing": True}
+    memory, disk = (TrainBatches(store, **options) for store in stores)
+    assert_same_batches(memory.iterate(2), disk.iterate(2), memory.steps_per_epoch + 1)
+    memory, disk = (
+        EvalBatches(
+            store, "test", batch_size=9, max_length=4, full_history=True, exclude_padding_class=True
+        )
+        for store in stores
+    )
+    assert_same_batches(iter(memory), iter(disk), memory.num_batches)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_processes_read_disjoint_rows_whose_union_is_the_batch(stores, packing):
+    def batches(store, cut=None):
+        return TrainBatches(
+            store, batch_size=8, max_length=4, seed=0, packing=packing, cut=cut
+        ).iterate(0)
+
+    whole = batches(stores[0], Cut(8, num_devices=4))
+    parts = [batches(stores[1], Cut(8, slice(4 * i, 4 * i + 4), 4)) for i in range(2)]
+    for _ in range(5):
+        expected, *own = (next(stream) for stream in (whole, *parts))
+        joined = jax.tree.map(lambda *x: np.concatenate(x), *own)
+        if packing:  # which window it is counts from the process's first
+            joined["packed"]["segments"] = expected["packed"]["segments"]
+        jax.tree.map(np.testing.assert_array_equal, joined, expected)
+
+
+def test_reading_from_disk_holds_no_items_in_memory(stores):
+    """What the reader keeps is a few numbers for each user."""
+    users = tf.constant([39, 0, 7], tf.int64)
+    rows = stores[1].rows(users)
+    expected = stores[0].rows(users)
+    ends = tf.constant(stores[0].lengths)[:: 40 // 3][:3]
+    np.testing.assert_array_equal(rows.windows(ends, 5), expected.windows(ends, 5))
+    assert rows.items.shape[0] == sum(stores[0].lengths[[39, 0, 7]]) + 1
+
+
+def test_a_cut_shard_is_an_error(stores, tmp_path):
+    (path,) = (tmp_path / "cache").glob("datasets/*/users/*/*.tfrecord-00005*")
+    path.write_bytes(path.read_bytes()[:-20])
+    batches = TrainBatches(stores[1], batch_size=40, max_length=4, seed=0).iterate(0)
+    with pytest.raises(
+        UserError, match=r"users is damaged: record 39 can't be read\. Delete the folder"
+    ):
+        next(batches)

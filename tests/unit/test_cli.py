@@ -1,0 +1,32 @@
+"""How a program ends that is told to."""
+
+import signal
+import subprocess
+import sys
+
+from tests.support.runs import ROOT
+
+PROGRAM = """
+import time
+from tssr_jax import cli
+
+def main():
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaned up", flush=True)
+
+cli.run(main)
+"""
+
+
+def test_a_sigterm_cleans_up_and_exits_0_with_a_message():
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert output.startswith("cleaned up\nStopped by SIGTERM.")
