@@ -29,7 +29,9 @@ def main():
     """Trains and prints losses, NDCG@10 and a list; returns the losses."""
     windows, features = make_data()
     batch = {"item_sequence": windows[:, :-1], "labels": windows[:, 1:]}
-    model = TSSR(NUM_ITEMS, d_model=32, num_heads=2, d_ffn=64, num_cross_layers=1, max_length=LENGTH)
+    model = TSSR(
+        NUM_ITEMS, d_model=32, num_heads=2, d_ffn=64, num_cross_layers=1, max_length=LENGTH
+    )
     params = init_params(model, {"text": FEATURE_DIM}, seed=0)
     optimizer = optax.adam(1e-2)
     opt_state = optimizer.init(params)

@@ -49,14 +49,26 @@ def make_progress(console: Console) -> Progress:
     )
 
 
-def metrics_table(title: str, columns: Mapping[str, Mapping[str, float | int]]) -> Table:
-    """A table with one row per metric and one column per split, empty where it has no such."""
-    table = Table(title=title)
+def metrics_table(
+    title: str,
+    columns: Iterable[str],
+    rows: Mapping[str, Iterable[float | int | None]],
+    caption: str = "",
+) -> Table:
+    """A table of metrics; None leaves a cell empty.
+
+    Args:
+      title: of the table.
+      columns: their names.
+      rows: by metric the values of the columns.
+      caption: below the table.
+    """
+    table = Table(title=title, caption=caption)
     table.add_column("metric")
     for name in columns:
         table.add_column(name, justify="right")
-    for metric in dict.fromkeys(name for split in columns.values() for name in split):
-        table.add_row(metric, *(_number(split.get(metric)) for split in columns.values()))
+    for metric, values in rows.items():
+        table.add_row(metric, *map(_number, values))
     return table
 
 

@@ -1,4 +1,4 @@
-"""Runs of before the code moved into packages: the same metrics, the same lists, and they resume."""
+"""Runs of before the code moved into packages: metrics, lists, and how they go on."""
 
 import json
 import shutil

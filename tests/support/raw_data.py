@@ -11,9 +11,9 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from configs import csv
-from tests.support.resnet_weights import random_weights, resnet_shapes
 from tests.support.bert_weights import bert_shapes
 from tests.support.bert_weights import random_weights as random_bert
+from tests.support.resnet_weights import random_weights, resnet_shapes
 from tssr_jax.content.bert import BertConfig
 
 WORDS = ("red", "blue", "green", "car", "boat", "plane", "game", "puzzle", "big", "small")

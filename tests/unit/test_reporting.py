@@ -11,7 +11,7 @@ def test_square_brackets_are_what_they_are(capsys):
     console = make_console()
     console.print("pip install '.[search]' [source locations='a.cc'] [/tmp/x]")
     console.print(pairs_table("runs/[a]", [("[b]", "[/c]")]))
-    console.print(metrics_table("runs/[d]", {"test": {"[e]": 1.0}}))
+    console.print(metrics_table("runs/[d]", ["test"], {"[e]": [1.0]}))
     told = capsys.readouterr().out
     assert "'.[search]' [source locations='a.cc'] [/tmp/x]" in told
     for text in ("[a]", "[b]", "[/c]", "[d]", "[e]"):

@@ -174,7 +174,9 @@ def _catalogue(ids: pl.Series, described: pl.DataFrame) -> tuple[pl.DataFrame, d
     )
     has_row = items["title"].is_not_null()
     items = items.with_columns(pl.col("title", "text", "image").fill_null(""))
-    no_text, no_image = items["text"] == "", items["image"] == ""
+    no_text = items["text"] == ""
+    # URLs are not fetched: what has nothing else has no picture.
+    no_image = (items["image"] == "") | items["image"].str.contains("://", literal=True)
     return items, {
         "items_without_a_row_in_the_item_file": int((~has_row).sum()),
         "items_without_text": int(no_text.sum()),

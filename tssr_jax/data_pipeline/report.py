@@ -1,4 +1,4 @@
-"""The preparation report: report.json for programs, a table and report.png for people."""
+"""The preparation report: report.json for programs, a few lines and report.png for people."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,8 @@ from tssr_jax.data_pipeline.sequences import Sequences
 
 FILE = "report.json"
 PICTURE = "report.png"
+# Above this share of neighbours in a history that have one time, the hash that orders them is told.
+_MANY_TIES = 0.1
 
 
 def write(values: dict, sequences: Sequences, folder: Path) -> None:
@@ -19,43 +21,68 @@ def write(values: dict, sequences: Sequences, folder: Path) -> None:
     (folder / FILE).write_text(json.dumps(values, indent=2) + "\n")
 
 
-def lines(values: dict) -> list[tuple[str, str]]:
-    """The numbers of a report as (name, value) pairs for people."""
-    return [
-        (name.replace("_", " "), f"{value:,.3g}" if isinstance(value, float) else f"{value:,}")
-        for name, value in values.items()
-        if isinstance(value, int | float)
+def summary(values: dict) -> list[str]:
+    """What matters of a report, at most eight lines."""
+    dropped = values["interactions_read"] - values["interactions_kept"]
+    lines = [
+        f"{values['users']:,} users, {values['items']:,} items, {values['interactions_kept']:,} "
+        f"interactions ({dropped:,} dropped)",
+        f"histories of up to {values['max_length']:,} items, half of them of up to "
+        f"{values['length_percentile_50']:g}",
     ]
+    for name, text in (
+        ("interactions_dropped_as_repeats", "interactions were dropped as repeats"),
+        ("lines_skipped_as_malformed", "malformed lines were skipped"),
+        ("items_without_a_row_in_the_item_file", "items have no row in the items file"),
+        ("items_without_content", "items have neither a text nor a picture"),
+        ("item_rows_that_disagree", "rows describe an item differently than the first one"),
+    ):
+        if values.get(name):
+            lines.append(f"{values[name]:,} {text}")
+    if values["share_of_tied_neighbours"] > _MANY_TIES:
+        share = values["share_of_tied_neighbours"]
+        lines.append(f"{share:.0%} of neighbours in a history have one time: a hash orders them")
+    return lines
 
 
-def show(values: dict) -> None:
-    """Prints the report as a table."""
+def show(values: dict, *, everything: bool = False) -> None:
+    """Prints the summary, or all numbers as a table."""
+    # (A folder's name may hold square brackets.)
+    console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
+    if not everything:
+        console.print(f"Data from {values['origin']}:")
+        for line in summary(values):
+            console.print(f"  {line}")
+        return
     table = Table(title=f"Data from {values['origin']}", show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    for name, value in lines(values):
-        table.add_row(name, value)
-    # (A folder's name may hold square brackets.)
-    Console(width=None if Console().is_terminal else 120, markup=False).print(table)
+    for name, value in values.items():
+        if isinstance(value, int | float):
+            text = f"{value:,.3g}" if isinstance(value, float) else f"{value:,}"
+            table.add_row(name.replace("_", " "), text)
+    console.print(table)
 
 
 def _draw(sequences: Sequences, path: Path) -> None:
-    """How long sequences are, and how often the items occur."""
+    """How long histories are, and how often items occur."""
     # Not at the top: it takes half a second, and prepared data is mostly found, not made.
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.ticker import NullFormatter  # noqa: PLC0415
 
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    lengths, users = np.unique(sequences.lengths, return_counts=True)
-    left.plot(lengths, users, ".", color="tab:blue")
-    left.set(xscale="log", yscale="log", xlabel="interactions of a user", ylabel="users")
-    popularity = np.sort(sequences.item_counts)[::-1]
-    right.plot(np.arange(1, popularity.size + 1), popularity, color="tab:orange")
-    right.set(
-        xscale="log", yscale="log", xlabel="item, by popularity", ylabel="interactions of an item"
-    )
-    for axes in (left, right):
+    for axes, counts, name in zip(
+        figure.subplots(1, 2),
+        (sequences.lengths, sequences.item_counts),
+        ("user", "item"),
+        strict=True,
+    ):
+        ends = max(1, counts.min()), counts.max() + 1
+        axes.hist(counts, np.geomspace(*ends, 30), color="tab:blue")
+        axes.set(xscale="log", title=f"Interactions of a{'n' * (name == 'item')} {name}")
+        axes.set(xlabel="interactions", ylabel=f"{name}s")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=100)

@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 from rich.console import Console
+from rich.table import Table
 
 from tssr_jax.checkpoints.checkpointer import Checkpointer
 from tssr_jax.config.files import write_arrays, write_json
@@ -17,7 +18,7 @@ from tssr_jax.config.saved import load_config
 from tssr_jax.data_pipeline.counts import history_mean, training_counts
 from tssr_jax.data_pipeline.input_pipeline import HELD_OUT, EvalBatches, EvalSplit
 from tssr_jax.evaluation.list_metrics import list_metrics
-from tssr_jax.evaluation.metrics import ranking_metrics
+from tssr_jax.evaluation.metrics import popularity_ranks, ranking_metrics
 from tssr_jax.evaluation.ranking import Ranker, Scorer
 from tssr_jax.evaluation.top_k import TopK, popularity_scorer
 from tssr_jax.models.tssr import ids_as_read
@@ -28,6 +29,11 @@ from tssr_jax.run import Run, build_run, require_same_data
 PER_USER_FILE = "per_user.npz"
 # Metrics of warm and of cold items.
 OF_PARTS = ("recall@10", "ndcg@10", "mrr")
+# In the table; the files have all.
+QUOTED = (
+    *("ndcg@10", "recall@10", "ndcg@20", "recall@20", "mrr"),
+    *("coverage@10", "gini@10", "novelty@10", "serendipity@10", "popularity_lift@10"),
+)
 SPLITS: tuple[EvalSplit, ...] = ("validation", "test")
 Metrics = dict[str, float | int]
 
@@ -98,8 +104,31 @@ def evaluate_params(
         for name, metrics in columns.items():
             write_json(workdir / f"{name}_metrics.json", metrics)
         write_arrays(workdir / PER_USER_FILE, per_user)
-    console.print(metrics_table(title, columns))
+    popularity = ranking_metrics(_popularity_ranks(run, per_user["counts"]))
+    table = _table(title, columns, popularity)
+    console.print(table)
+    console.print(f"All metrics: {workdir}/test_metrics.json; each user's ranks: {PER_USER_FILE}.")
     return columns
+
+
+def _popularity_ranks(run: Run, counts: np.ndarray) -> np.ndarray:
+    """Of the test answers, to compare with."""
+    batches = make_eval_batches(run, "test", all_rows=True)
+    ranks = [
+        popularity_ranks(counts, batch["answers"], batch["excluded"])[batch["row_mask"]]
+        for batch in batches
+    ]
+    return np.concatenate(ranks)
+
+
+def _table(title: str, columns: dict[str, Metrics], popularity: Metrics) -> Table:
+    """The metrics that people quote, and what the most popular items would have got."""
+    told = [*QUOTED, *(f"cold/{name}" for name in OF_PARTS if "cold/mrr" in columns["test"])]
+    rows = {name: [columns[split].get(name) for split in SPLITS] for name in told}
+    rows = {name: [*values, popularity.get(name)] for name, values in rows.items() if any(values)}
+    names = (*SPLITS, "popularity, test")
+    caption = f"{columns['test']['num_users']:,} users, the whole catalogue ranked"
+    return metrics_table(title, names, rows, caption)
 
 
 def _list_metrics(
@@ -168,15 +197,21 @@ def restore_best(
     return run, params, step
 
 
-def make_eval_batches(run: Run, split: EvalSplit) -> EvalBatches:
-    """All users of a split, with the exclusions that `config.corrections` asks for."""
+def make_eval_batches(run: Run, split: EvalSplit, *, all_rows: bool = False) -> EvalBatches:
+    """All users of a split, with the exclusions that `config.corrections` ask for.
+
+    Args:
+      run: data, configuration and devices.
+      split: "validation" or "test".
+      all_rows: read the rows of all processes, not only those of this one.
+    """
     config = run.config
     batch_size = run.devices.round_up(config.evaluate.batch_size)
     return EvalBatches(
         run.sequences,
         split,
         batch_size=batch_size,
-        rows=run.devices.local_rows(batch_size),
+        rows=slice(None) if all_rows else run.devices.local_rows(batch_size),
         max_length=config.model.max_length,
         full_history=config.corrections.full_history_ranking,
         exclude_padding_class=config.corrections.exclude_padding_class,

@@ -40,6 +40,24 @@ def competitors_above(
     return above - (~(other_scores < own) & inside).sum(axis=1, dtype=jnp.int32)
 
 
+def popularity_ranks(counts: np.ndarray, answers: np.ndarray, excluded: np.ndarray) -> np.ndarray:
+    """0-based ranks of answers by how often training has seen items; a tie counts against them.
+
+    Args:
+      counts: int [num_items + 1], of each item; the first is padding's.
+      answers: int [users].
+      excluded: int [users, width], items that do not compete (each once, not the answer), filled
+        up with -1 or 0.
+
+    Returns:
+      int [users].
+    """
+    own = counts[answers]
+    others = counts.size - 2 - np.searchsorted(np.sort(counts[1:]), own, side="left")
+    seen = (excluded > 0) & (counts[excluded] >= own[:, None])
+    return others - seen.sum(axis=1)
+
+
 def ranking_metrics(
     ranks: np.ndarray, *, batch_size: int | None = None, cutoffs: Sequence[int] = CUTOFFS
 ) -> dict[str, float | int]:

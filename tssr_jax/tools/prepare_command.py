@@ -3,9 +3,12 @@
 tssr prepare --config=csv:FOLDER
 """
 
+from absl import flags
+
 from tssr_jax import cli
 
 _CONFIG = cli.config_flag()
+_VERBOSE = flags.DEFINE_bool("verbose", False, "Print all numbers of the report.")
 
 
 def main() -> None:
@@ -15,5 +18,5 @@ def main() -> None:
     from tssr_jax.data_pipeline.prepare import prepare
 
     prepared = prepare(config.data)
-    report.show(prepared.report)
+    report.show(prepared.report, everything=_VERBOSE.value)
     print(prepared.folder)

@@ -1,7 +1,6 @@
 """The training loop: steps, logs, validations, checkpoints, early stopping, and the final test."""
 
 import dataclasses
-import datetime
 import time
 from typing import Any
 
@@ -10,8 +9,6 @@ import ml_collections
 import optax
 from etils import epath
 from rich.console import Console
-from rich.progress import Progress as ProgressBar
-from rich.progress import TaskID
 
 from tssr_jax.checkpoints.checkpointer import Checkpointer, Progress
 from tssr_jax.config.saved import FILE_NAME, load_config, require_same_config, save_config
@@ -32,13 +29,15 @@ from tssr_jax.evaluation.evaluate import (
     split_metrics,
 )
 from tssr_jax.evaluation.ranking import Ranker
+from tssr_jax.losses.objective import LossConfig, term_weights
 from tssr_jax.models.content import CONTENT_LAYOUT
 from tssr_jax.parallel import processes
 from tssr_jax.parallel.devices import ROWS
-from tssr_jax.reporting import MetricWriter, make_console, make_progress, pairs_table
+from tssr_jax.reporting import MetricWriter, make_console
 from tssr_jax.run import Run, build_run, require_same_data, save_data_report
 from tssr_jax.runtime import StopRequest
 from tssr_jax.training.optimizer import optimizer_of
+from tssr_jax.training.progress import CLOCK, TrainingLog, draw_curves
 from tssr_jax.training.state import (
     NEVER,
     TOTAL,
@@ -96,7 +95,8 @@ def train(
         workdir.mkdir(parents=True, exist_ok=True)
         save_data_report(run, workdir)
         save_config(config, workdir)  # last: it makes the folder a run's workdir
-    console.print(pairs_table("Data", report.lines(run.data.report)))
+    for line in report.summary(run.data.report):
+        console.print(line)
     checkpoints = Checkpointer(workdir, run.data.num_items, console.print)
     with checkpoints as checkpointer, stop or StopRequest() as request:
         trainer = Trainer(run, checkpointer, workdir, console)
@@ -108,6 +108,8 @@ def train(
                 "same command goes on from there."
             )
             return None
+        if processes.is_first():
+            draw_curves(workdir)
         params, step = checkpointer.restore_best(trainer.global_state().eval_params)
     title = f"{workdir}, step {step}"
     return evaluate_params(run, params, title, workdir, console)["test"]
@@ -199,7 +201,18 @@ class Trainer:
             workdir, from_step=int(self.state.step), silent=not processes.is_first()
         )
         self._total_steps = config.train.num_epochs * self._batches.steps_per_epoch
-        self._train_seconds, self._train_steps = 0.0, 0
+        self._weights = term_weights(
+            run.model.streams, run.model.mixing, LossConfig.from_config(config)
+        )
+        self._log = TrainingLog(
+            console,
+            self._total_steps,
+            int(self.state.step),
+            config.train.early_stopping_patience,
+        )
+        # Since the last row: steps, and seconds without those of compiling.
+        self._steps, self._seconds = 0, 0.0
+        self._compiled_evaluation = False
 
     def run(self, stop: StopRequest) -> bool:
         """Trains until the last epoch, until validation stops improving, or until a request.
@@ -219,27 +232,28 @@ class Trainer:
             f"{self._batches.steps_per_epoch:,} steps an epoch, on {jax.devices()[0].device_kind}."
         )
         if not self._total_steps and self.progress.best_step < 0:
-            self._console.print(f"As it starts{self._validate(0)}")
+            self._console.print(f"As it starts, validation NDCG@10 is {self._validate(0):.4f}.")
             self._save()
-        with make_progress(self._console) as bar:
-            task = bar.add_task("Training", total=self._total_steps, completed=step, message="")
+        with self._log:
+            if step < self._total_steps and not self._out_of_patience():
+                self._log.compiling("the training step")
             batches = self._devices.ahead(self._batches.iterate(step))
             while step < self._total_steps and not self._out_of_patience():
                 if self._must_stop(stop, step):
                     self._require_finite_losses()
                     self._save()
                     return False
-                started = time.monotonic()
+                started, compiled = time.monotonic(), CLOCK.seconds
                 self.state = self._step(self.state, next(batches), self._run.content)
                 step += 1
                 boundary = self._is_boundary(step)
                 if boundary or step % _STEPS_PER_SYNC == 0:
                     jax.block_until_ready(self.state.step)
-                self._train_seconds += time.monotonic() - started
-                self._train_steps += 1
-                bar.update(task, completed=step)
+                self._seconds += time.monotonic() - started - (CLOCK.seconds - compiled)
+                self._steps += 1
+                self._log.step(step)
                 if boundary:
-                    self._at_boundary(step, bar, task)
+                    self._at_boundary(step)
         return True
 
     def _must_stop(self, stop: StopRequest, step: int) -> bool:
@@ -263,18 +277,26 @@ class Trainer:
     def _is_boundary(self, step: int) -> bool:
         return self._logs_at(step) or self._evaluates_at(step) or self._saves_at(step)
 
-    def _at_boundary(self, step: int, bar: ProgressBar, task: TaskID) -> None:
+    def _at_boundary(self, step: int) -> None:
         self._require_finite_losses()
-        message = ""
-        if self._logs_at(step):
-            message = self._log(step)
-        if self._evaluates_at(step):
-            message += self._validate(step)
+        loss = self._write_losses(step) if self._logs_at(step) else None
+        value = self._validate(step) if self._evaluates_at(step) else None
         if self._evaluates_at(step) or self._saves_at(step):
             self._save()
-        if message:
-            bar.update(task, message=message)
-            self._console.print(f"epoch {step / self._batches.steps_per_epoch:g}, {message}")
+        if loss is None and value is None:
+            return
+        a_step = max(self._seconds, 0.0) / max(self._steps, 1)
+        self._log.row(
+            step / self._batches.steps_per_epoch,
+            loss,
+            value,
+            self.progress.best_value,
+            rate=self._config.train.batch_size / a_step if a_step else 0.0,
+            seconds=a_step * self._batches.steps_per_epoch,
+            left=a_step * (self._total_steps - step),
+        )
+        if loss is not None:
+            self._steps, self._seconds = 0, 0.0
 
     def _logs_at(self, step: int) -> bool:
         return step % (self._config.train.log_every_steps or self._batches.steps_per_epoch) == 0
@@ -300,37 +322,38 @@ class Trainer:
                 f"At step {step} the loss became NaN or infinite; term(s): {terms}. {_ADVICE}"
             )
 
-    def _log(self, step: int) -> str:
-        means = {name: float(term.mean()) for name, term in self.state.loss_sums.items()}
-        rate = self._train_steps * self._config.train.batch_size / self._train_seconds
-        record = {"epoch": step / self._batches.steps_per_epoch}
-        record |= {f"train/{name}": mean for name, mean in means.items()}
-        epoch = self._batches.steps_per_epoch * self._config.train.batch_size / rate
+    def _write_losses(self, step: int) -> float:
+        """Writes the terms' means since the last record; returns their weighted sum."""
+        means = {name: float(self.state.loss_sums[name].mean()) for name in self._weights}
+        total = sum(weight * means[name] for name, weight in self._weights.items())
+        record = {f"train/{name}": mean for name, mean in (means | {TOTAL: total}).items()}
+        seconds = max(self._seconds, 1e-9)
         self._writer.write(
-            step, record | {"sequences_per_second": rate, "seconds_per_epoch": epoch}
+            step,
+            {
+                "epoch": step / self._batches.steps_per_epoch,
+                **record,
+                "sequences_per_second": self._steps * self._config.train.batch_size / seconds,
+                "seconds_per_epoch": self._batches.steps_per_epoch * seconds / self._steps,
+            },
         )
         # Placed as the step's own results are: otherwise the step would be compiled again.
-        sums = self._devices.place(zero_sums(means))
+        sums = self._devices.place(zero_sums(self.state.loss_sums))
         self.state = dataclasses.replace(self.state, loss_sums=sums)
-        self._train_seconds, self._train_steps = 0.0, 0
-        total = means.pop(TOTAL)
-        parts = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())
-        left = (self._total_steps - step) * self._config.train.batch_size / rate
-        return (
-            f"loss {total:.4f} ({parts}), {rate:,.0f} sequences/s, at most "
-            f"{datetime.timedelta(seconds=round(left))} left"
-        )
+        return total
 
-    def _validate(self, step: int) -> str:
+    def _validate(self, step: int) -> float:
+        """Ranks the validation split, writes its metrics and returns its NDCG@10."""
+        if not self._compiled_evaluation:
+            self._log.compiling("the evaluation")
+            self._compiled_evaluation = True
         ranks = self._rank(self.state.eval_params, self._validation)
         metrics = split_metrics(self._run, self._validation, ranks)
         record = {f"validation/{name}": value for name, value in metrics.items()}
         self._writer.write(step, {"epoch": step / self._batches.steps_per_epoch} | record)
         value = float(metrics[SELECTION_METRIC])
-        better = value > self.progress.best_value
-        if better:
+        if value > self.progress.best_value:
             self.progress = Progress(best_step=step, best_value=value)
         else:
             self.progress.evaluations_without_improvement += 1
-        mark = " (best)" if better else ""
-        return f", validation {SELECTION_METRIC} {value:.4f}{mark}"
+        return value

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from tests.support.bert_weights import FIELDS, bert_shapes, random_weights
 from tests.support.raw_data import write_text_model
 from tests.support.reference_numbers import FOLDER
-from tests.support.bert_weights import FIELDS, bert_shapes, random_weights
 from tssr_jax.config import default
 from tssr_jax.content import text_features as module
 from tssr_jax.content.bert import Bert, BertConfig, load_params

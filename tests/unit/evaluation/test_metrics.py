@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tssr_jax.evaluation.metrics import competitors_above, ranking_metrics
+from tssr_jax.evaluation.metrics import competitors_above, popularity_ranks, ranking_metrics
 from tssr_jax.parallel.catalogue import Catalogue
 
 SCORES = np.array([[9.0, 1.0, 5.0, 3.0, 3.0]])  # class 0 is padding
@@ -64,3 +64,12 @@ def test_every_user_weighs_the_same_unless_batch_means_are_asked_for():
 def test_no_users_is_an_error():
     with pytest.raises(ValueError, match="at least one"):
         ranking_metrics(np.array([]))
+
+
+def test_ranks_by_popularity_by_hand():
+    counts = np.array([0, 5, 3, 3, 9, 0])
+    answers = np.array([2, 4, 5, 1])
+    excluded = np.array([[-1, -1], [1, 2], [4, -1], [4, 2]])
+    # Item 2: 1, 3 and 4 are seen as often or more often. Item 5: all others but 4. Item 1: none.
+    ranks = popularity_ranks(counts, answers, excluded)
+    np.testing.assert_array_equal(ranks, [3, 0, 3, 0])
