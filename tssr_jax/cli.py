@@ -1,8 +1,11 @@
 """How our programs start: flags are parsed, and errors of users become one paragraph."""
 
 import difflib
+import os
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +16,9 @@ from ml_collections import config_flags
 
 from tssr_jax.config import default_config, flattened, shipped_file, shipped_names
 from tssr_jax.errors import UserError
+
+# That native code may go on after Ctrl-C.
+_SECONDS_AFTER_CTRL_C = 3.0
 
 
 class _Terminated(BaseException):
@@ -65,7 +71,9 @@ def optional_path(flag: flags.FlagHolder[str | None]) -> Path | None:
     return Path(flag.value).expanduser() if flag.value else None
 
 
-def run(main: Callable[[], None], argv: Sequence[str] | None = None) -> None:
+def run(
+    main: Callable[[], None], argv: Sequence[str] | None = None, *, resumable: bool = True
+) -> None:
     """Parses the flags that are defined and calls `main`.
 
     A UserError gives one paragraph and exit status 1. A SIGTERM ends the program with a message,
@@ -75,7 +83,9 @@ def run(main: Callable[[], None], argv: Sequence[str] | None = None) -> None:
     Args:
       main: of the program.
       argv: its name and its flags; by default those of the process.
+      resumable: whether the same command goes on where it was stopped.
     """
+    goes_on = "The same command goes on from what is complete." if resumable else ""
 
     def terminate(*_: object) -> NoReturn:
         raise _Terminated
@@ -85,17 +95,47 @@ def run(main: Callable[[], None], argv: Sequence[str] | None = None) -> None:
             if len(argv) > 1:
                 raise UserError(f"Unexpected argument {argv[1]!r}; flags start with --.")
             signal.signal(signal.SIGTERM, terminate)
+            _end_soon_after_ctrl_c(goes_on)
             main()
         except _Terminated:
-            print("Stopped by SIGTERM. The same command goes on from what is complete.")
+            print(f"Stopped by SIGTERM. {goes_on}".strip())
         except UserError as error:
             stop(str(error))
         except OSError as error:
             stop(f"{error}. What was complete before stays as it was.")
         except KeyboardInterrupt:
-            stop("interrupted. The same command goes on from what is complete.")
+            stop(f"interrupted. {goes_on}".strip())
 
     app.run(guarded, list(sys.argv if argv is None else argv), flags_parser=_parse_flags)
+
+
+def _end_soon_after_ctrl_c(goes_on: str) -> None:
+    """Ends the program a few seconds after Ctrl-C, even inside a long compilation.
+
+    Python raises KeyboardInterrupt only when the main thread is back from native code. Files are
+    written whole or not at all, so that ending at any moment loses nothing that was complete.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    noticed = threading.Event()
+
+    def interrupt(*_: object) -> NoReturn:
+        noticed.set()
+        raise KeyboardInterrupt
+
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+
+    def watch(_: socket.socket) -> None:
+        while data := reader.recv(1):
+            if data[0] == signal.SIGINT and not noticed.wait(_SECONDS_AFTER_CTRL_C):
+                print(f"Error: interrupted. {goes_on}".strip(), file=sys.stderr, flush=True)
+                os._exit(130)
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    # The thread holds the writer, which would be closed otherwise.
+    threading.Thread(target=watch, args=(writer,), daemon=True).start()
 
 
 def stop(message: str) -> NoReturn:

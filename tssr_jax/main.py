@@ -30,6 +30,9 @@ MODES = {
     "size": ("tssr_jax.tools.command", "what a step needs on which devices"),
 }
 
+# Modes whose command goes on where it was stopped.
+RESUMABLE = ("train", "prepare", "study", "search")
+
 
 def main(argv: Sequence[str] | None = None, mode: str | None = None) -> None:
     """Hands over to a mode's `main`.
@@ -50,7 +53,7 @@ def main(argv: Sequence[str] | None = None, mode: str | None = None) -> None:
         _print_help(mode, purpose, command.__doc__ or "", module)
         return
     _require_own_flags(argv, mode)
-    cli.run(lambda: _run(command.main), argv)
+    cli.run(lambda: _run(command.main), argv, resumable=mode in RESUMABLE)
 
 
 def console() -> None:

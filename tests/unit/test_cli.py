@@ -21,6 +21,29 @@ cli.run(main)
 """
 
 
+STUCK = """
+import hashlib
+from tssr_jax import cli
+
+def main():
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # native code that looks at no signal
+
+cli.run(main)
+"""
+
+
+def test_ctrl_c_ends_native_code_within_seconds():
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert told.startswith(b"Error: interrupted. The same command goes on")
+
+
 def test_a_sigterm_cleans_up_and_exits_0_with_a_message():
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM], cwd=ROOT, stdout=subprocess.PIPE, text=True

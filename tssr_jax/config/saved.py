@@ -81,7 +81,7 @@ def load_config(workdir: epath.Path, raw_dir: str | None = None) -> ml_collectio
     if not path.is_file():
         raise UserError(
             f"{path} does not exist: {workdir} is not the workdir of a run. Train first: "
-            "python -m tssr_jax.main --config=configs/ml100k.py --workdir=DIR"
+            "tssr train --config=tuned_long:ml100k --workdir=DIR"
         )
     try:
         fields = _without_removed(flattened(json.loads(path.read_text())), path)

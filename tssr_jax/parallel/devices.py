@@ -54,7 +54,7 @@ class Devices:
         if num_devices > len(devices):
             raise UserError(
                 f"--config.num_devices is {num_devices}, but there are {len(devices)} device(s): "
-                f"{', '.join(str(device) for device in devices)}."
+                f"{', '.join(str(device) for device in devices)}.{_virtual(num_devices, devices)}"
             )
         if jax.process_count() > 1 and num_devices not in (0, len(devices)):
             raise UserError(
@@ -225,6 +225,14 @@ class Devices:
         if self._host_arrays_only:
             return cut
         return jax.device_put(cut, NamedSharding(self._mesh, PartitionSpec(DATA_AXIS)))
+
+
+def _virtual(number: int, devices: Sequence[Any]) -> str:
+    """How to have more devices on a processor."""
+    if devices[0].platform != "cpu":
+        return ""
+    flag = f"--xla_force_host_platform_device_count={number}"
+    return f" On a processor XLA_FLAGS={flag} makes so many virtual ones, to try things out."
 
 
 def exactly(body: Callable[..., Any]) -> Callable[..., Any]:

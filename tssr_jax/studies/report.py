@@ -15,13 +15,14 @@ from tssr_jax.studies.findings import METRICS, SPLIT, Finding, find, per_user
 from tssr_jax.studies.groups import Group, group_metrics
 from tssr_jax.studies.trial import Trial
 
+BEST = " ★"
 _CSS = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem;
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem;
   color: #1a1a1a; background: #fff; }
-table { border-collapse: collapse; display: block; overflow-x: auto; }
-th, td { border-bottom: 1px solid #ddd; padding: .3rem .7rem; text-align: right; }
+table { border-collapse: collapse; display: block; overflow-x: auto; font-size: .85rem; }
+th, td { border-bottom: 1px solid #ddd; padding: .3rem .5rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
-figure { margin: 2rem 0; } svg { max-width: 100%; height: auto; }
+figure { margin: 2rem 0; } figcaption { font-weight: 600; } svg { max-width: 100%; height: auto; }
 """
 
 
@@ -54,9 +55,11 @@ def write_report(
     tables["Settings"] = _settings_table(trials)
     write_whole(workdir / "report.md", _markdown(f"{name}: {study.question}", tables, notes))
     first = study.variants[0].name
-    pictures = [plots.estimates(findings, metric, first) for metric in METRICS]
-    pictures += [plots.learning_curves(trials), plots.cost(findings)]
-    pictures += [plots.groups(title, own) for title, own in by_group.items()]
+    # Below which table, and what it shows.
+    pictures = {"": [(metric, plots.estimates(findings, metric, first)) for metric in METRICS]}
+    pictures[""].append(("Validation NDCG@10 by epoch", plots.learning_curves(trials)))
+    pictures["Cost"] = [("Seconds of an epoch against NDCG@10", plots.cost(findings))]
+    pictures |= {title: [("", plots.groups(title, own))] for title, own in by_group.items()}
     page = _page(f"{name}: {study.question}", tables, notes, pictures)
     write_whole(workdir / "report.html", page)
     console.print(f"{workdir / 'report.html'}")
@@ -95,13 +98,15 @@ Rows = tuple[list[str], list[list[str]]]
 def _table(findings: Sequence[Finding]) -> Rows:
     header = ["variant", "seeds"]
     for metric in METRICS:
-        header += [f"{metric} [95%]", "over seeds", "to the first", "p (Holm)"]
+        header += [f"{metric} [95%]", "sd over seeds", f"vs {findings[0].name}", "p (Holm)"]
+    best = {metric: max(own.estimates[metric].mean for own in findings) for metric in METRICS}
     rows = []
     for own in findings:
         row = [own.name, str(own.seeds)]
         for metric in METRICS:
             mean, low, high = own.estimates[metric]
-            row.append(f"{mean:.4f} [{low:.4f}, {high:.4f}]")
+            mark = BEST if mean == best[metric] else ""
+            row.append(f"{mean:.4f}{mark} [{low:.4f}, {high:.4f}]")
             row.append("" if np.isnan(own.spread[metric]) else f"±{own.spread[metric]:.4f}")
             row += _comparison(own, findings[0], metric)
         rows.append(row)
@@ -175,11 +180,14 @@ def _notes(trials: Sequence[Trial]) -> str:
     results = [trial.result() or {} for trial in trials]
     machines = sorted({result["machine"] for result in results})
     dates = sorted({result["date"] for result in results})
+    one_seed = len({trial.config.seed for trial in trials}) == 1
     late = sum(bool(result["time_limit_reached"]) for result in results)
     return (
         f"{len(trials)} trials, {dates[0]} to {dates[-1]}, on {'; '.join(machines)}. Best "
         "checkpoint by validation NDCG@10. Intervals and paired p-values: bootstrap over users and "
         "seeds; Holm's adjustment over the variants. "
+        f"{BEST} marks the best. "
+        + ("One seed: the variance between trainings is not included. " if one_seed else "")
         + (f"{late} trial(s) reached the time limit." if late else "")
     ).strip()
 
@@ -193,7 +201,12 @@ def _markdown(title: str, tables: Mapping[str, Rows], notes: str) -> str:
     return "".join(parts)
 
 
-def _page(title: str, tables: Mapping[str, Rows], notes: str, pictures: Sequence[str]) -> str:
+def _page(
+    title: str,
+    tables: Mapping[str, Rows],
+    notes: str,
+    pictures: Mapping[str, Sequence[tuple[str, str]]],
+) -> str:
     parts = [f"<h1>{html.escape(title)}</h1><p>{html.escape(notes)}</p>"]
     for name, (header, rows) in tables.items():
         head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
@@ -202,7 +215,11 @@ def _page(title: str, tables: Mapping[str, Rows], notes: str, pictures: Sequence
         )
         heading = f"<h2>{html.escape(name)}</h2>" if name else ""
         parts.append(f"{heading}<table><tr>{head}</tr>{body}</table>")
-    parts += [f"<figure>{picture}</figure>" for picture in pictures if picture]
+        parts += [
+            f"<figure><figcaption>{html.escape(caption)}</figcaption>{picture}</figure>"
+            for caption, picture in pictures.get(name, ())
+            if picture
+        ]
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'

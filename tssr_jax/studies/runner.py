@@ -105,7 +105,7 @@ def _is_told(trial: Trial, console: Console) -> bool:
     try:
         trial.prepare()
     except UserError:
-        console.print(f"{trial.folder.name} is of another configuration: the report leaves it out.")
+        console.print(f"{trial.name} is of another configuration: the report leaves it out.")
         return False
     return True
 
@@ -121,10 +121,10 @@ def _require_success(failed: Sequence[Trial]) -> None:
 def _print_outcome(trial: Trial, console: Console) -> None:
     result = trial.result()
     if result is None:
-        console.print(f"{trial.folder.name} failed: {_tail(trial)}")
+        console.print(f"{trial.name} failed: {_tail(trial)}")
         return
     both = (f"{split} {result['metrics'][split]['ndcg@10']:.4f}" for split in result["metrics"])
-    console.print(f"{trial.folder.name}: NDCG@10 {', '.join(both)}")
+    console.print(f"{trial.name}: NDCG@10 {', '.join(both)}")
 
 
 def _tail(trial: Trial) -> str:

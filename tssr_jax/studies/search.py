@@ -115,7 +115,7 @@ def _dimensions(config: ml_collections.ConfigDict, console: Console) -> list[Dim
             f"--config.search.space has {', '.join(unread)}; this configuration reads none of them."
         )
     if unread:
-        console.print(f"Not searched, since this configuration does not read it: {unread}")
+        console.print(f"Not searched: this configuration does not read {', '.join(unread)}.")
     return [d for d in dimensions if d.field not in unread]
 
 
@@ -123,7 +123,8 @@ def _tell(study: Any, asked: Any, trial: Trial, value: float | None, console: Co
     """Tells Optuna, and the user, what became of a trial."""
     study.tell(asked, value, state=None if value is not None else _failed_state())
     outcome = "failed" if value is None else f"validation {OBJECTIVE} {value:.4f}"
-    console.print(f"trial {asked.number}, {trial.changes}: {outcome}")
+    changes = ", ".join(f"{field}={value}" for field, value in trial.changes.items())
+    console.print(f"trial {asked.number}, {changes}: {outcome}")
 
 
 def _open(config: ml_collections.ConfigDict, workdir: epath.Path, pace: Pace) -> Any:

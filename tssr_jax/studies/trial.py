@@ -39,6 +39,11 @@ class Trial:
     folder: epath.Path
 
     @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.variant}, seed {self.config.seed}"
+
+    @property
     def run(self) -> epath.Path:
         """The workdir of its training."""
         return self.folder / RUN_FOLDER
