@@ -1,8 +1,9 @@
 # make train   environment, pinned install, data, training, table of results
 # make demo    the same, unless it is trained already, then its page in a browser
-# make test    environment and tests
+# make test    environment and all tests; make test-fast: unit tests only
 # make env     environment alone; make clean removes it
 # make lint    ruff, mypy, shellcheck; make format mends what ruff can; make slow-test runs slow tests
+# make docs    the guides and the API as a site, build/site/index.html (no network needed)
 # make bench   speed against a PyTorch twin, RecTools and RecBole (an environment of their own, 3 GB)
 # make bench-check   the same, and compare the ratios with benchmarks/baseline.json
 # PYTHON names another interpreter (3.11 to 3.13), e.g. make test PYTHON=python3.12
@@ -12,7 +13,7 @@ VENV ?= .venv
 # Processes that share the tests.
 JOBS ?= 2
 BIN := $(VENV)/bin
-CONFIG ?= configs/tuned_long.py:ml100k
+CONFIG ?= tuned_long:ml100k
 WORKDIR ?= runs/ml100k
 
 # Where the peers' environment finds PyTorch; --toys=FOLDER adds a data set to the benchmarks.
@@ -20,18 +21,21 @@ PEERS ?= .venv-peers
 PEERS_PIP_FLAGS ?= --extra-index-url https://download.pytorch.org/whl/cpu
 BENCH_FLAGS ?=
 
-.PHONY: train demo test slow-test lint format bench bench-check env clean
+.PHONY: train demo test test-fast slow-test lint format docs bench bench-check env clean
 
 train: env
-	$(BIN)/python -m tssr_jax.main --config=$(CONFIG) --workdir=$(WORKDIR)
+	$(BIN)/tssr train --config=$(CONFIG) --workdir=$(WORKDIR)
 
 demo: env
 	test -f $(WORKDIR)/test_metrics.json || \
-	  $(BIN)/python -m tssr_jax.main --config=$(CONFIG) --workdir=$(WORKDIR)
-	$(BIN)/python -m tssr_jax.main --mode=serve --workdir=$(WORKDIR) --open_page
+	  $(BIN)/tssr train --config=$(CONFIG) --workdir=$(WORKDIR)
+	$(BIN)/tssr serve --workdir=$(WORKDIR) --open_page
 
 test: env
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+test-fast: env
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/unit
 
 slow-test: env
 	$(BIN)/python -m pytest -m slow
@@ -45,6 +49,9 @@ lint: env
 format: env
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: env
+	$(BIN)/mkdocs build --quiet
 
 bench: env $(PEERS)/installed
 	$(BIN)/python -m benchmarks.bench --peers_python=$(PEERS)/bin/python $(BENCH_FLAGS)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains on a Cloud TPU VM: creates it, sets it up, runs, follows, resumes, fetches, deletes.
-# `./launch_tpu.sh help` explains; docs/tpu.md walks through.
+# `./launch_tpu.sh help` explains; docs/guides/tpu.md walks through.
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

@@ -1,4 +1,4 @@
-"""The authors' settings and habits (docs/method.md, "Reference mode").
+"""The authors' settings and habits (docs/reference/method.md, "Reference mode").
 
     python -m tssr_jax.main --config=configs/reference.py:ml100k --workdir=runs/reference
 

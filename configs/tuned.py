@@ -1,4 +1,4 @@
-"""What ranked best on Amazon toys (docs/results.md), on another configuration's data.
+"""What ranked best on Amazon toys (docs/results/amazon_toys.md), on another configuration's data.
 
     python -m tssr_jax.main --config=configs/tuned.py:csv:FOLDER --workdir=runs/mine
 

@@ -1,4 +1,4 @@
-"""For histories of dozens of items: what ranked best on MovieLens-1M (docs/results.md).
+"""For histories of dozens of items: what ranked best on MovieLens-1M (docs/results/movielens.md).
 
     python -m tssr_jax.main --config=configs/tuned_long.py:csv:FOLDER --workdir=runs/mine
 

@@ -14,7 +14,7 @@ from tssr_jax.run import build_run
 from tssr_jax.training.loop import train
 
 # Of MovieLens and Amazon not every size and year: they differ in what is read, which
-# tests/data_pipeline/test_sources.py looks at, and in nothing behind it.
+# tests/unit/data_pipeline/test_sources.py looks at, and in nothing behind it.
 ONE_OF_EACH = ("hm", "yelp", "amazon-2014", "amazon-2023", "mind", "ml-10m", "ml-32m", "parquet")
 
 

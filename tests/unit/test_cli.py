@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 
 from tests.support.runs import ROOT
 
@@ -38,6 +39,7 @@ def test_ctrl_c_ends_native_code_within_seconds():
         [sys.executable, "-c", STUCK], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout.readline() == b"ready\n"
+    time.sleep(1)  # until it is inside
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 130

@@ -257,9 +257,6 @@ def _optimizer() -> ml_collections.ConfigDict:
     # Decay of an exponential moving average of the parameters, which is what is validated, kept
     # and ranked with; 0 is no averaging. 0.99 averages over about 100 steps.
     optimizer.ema_decay = 0.0
-    optimizer.b1 = 0.9
-    optimizer.b2 = 0.999
-    optimizer.eps = 1e-8
     # Rows of the item table (and of the head, with loss.next_item="sampled") that a step does not
     # touch stay as they are: Adam neither moves nor decays them, nor lets their moments fade. A
     # step's time and memory then grow no more with the catalogue, but for the tables themselves
@@ -330,7 +327,7 @@ def _baseline() -> ml_collections.ConfigDict:
 
 
 def _search() -> ml_collections.ConfigDict:
-    """What `--mode=search` and `--tune_trials` try, by validation NDCG@10."""
+    """What `tssr search` and `--tune_trials` try, by validation NDCG@10."""
     search = ml_collections.ConfigDict()
     # Fields and their values: "log" and "range" between two ends, "choice" among all that follow.
     # Fields that a configuration does not read (another baseline's, a second stream's) are left

@@ -47,6 +47,9 @@ _REMOVED = {
     "model.embedding_dropout_rate": 0.0,
     "model.norm": "post",
     "model.score_temperature": 0.0,
+    "optimizer.b1": 0.9,
+    "optimizer.b2": 0.999,
+    "optimizer.eps": 1e-8,
 }
 # Fields that older runs have and that did nothing without a value of another field.
 _REMOVED_WITHOUT_EFFECT = ("loss.items_per_bucket",)

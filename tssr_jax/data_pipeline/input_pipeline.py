@@ -3,7 +3,7 @@
 A training batch is a pure function of (seed, epoch, step): its windows come from a keyed
 permutation by index, so that nothing is shuffled in a buffer and a run resumes at any step by
 starting there; the order of reordered windows is keyed by (seed, step). Leave-one-out
-(docs/method.md, "Evaluation protocol"), with s the sequence of a user:
+(docs/reference/method.md, "Evaluation protocol"), with s the sequence of a user:
 
     training     inputs s[-L-3:-3], labels s[-L-2:-2], or earlier windows (`TrainWindows`)
     validation   predicts s[-2] from what is before it

@@ -1,4 +1,6 @@
-"""From interactions to one time-ordered sequence per user (docs/method.md, "Evaluation protocol").
+"""From interactions to one time-ordered sequence per user.
+
+The protocol is in docs/reference/method.md, "Evaluation protocol".
 
 Iterative k-core, ids 1..N. The interactions come in order (`interactions.py`), a part at a time,
 so that their number does not matter.

@@ -1,4 +1,4 @@
-"""Full-catalogue ranks and what is computed from them (docs/method.md, "Evaluation protocol")."""
+"""Full-catalogue ranks, and metrics of them (docs/reference/method.md, "Evaluation protocol")."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Hierarchical contrasting: user- and item-grained InfoNCE (docs/method.md, step 3)."""
+"""Hierarchical contrasting: user- and item-grained InfoNCE (docs/reference/method.md, step 3)."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Next-item prediction: softmax cross entropy over the whole catalogue (docs/method.md, step 6).
+"""Next-item prediction: cross entropy over the whole catalogue (docs/reference/method.md, step 6).
 
 Scores of all positions against all items are never held. Positions without a label are moved
 to the back; the others go through the head in tiles of a few hundred, and each tile's share of
@@ -40,8 +40,8 @@ class TileSize(NamedTuple):
 
 
 # A processor is fastest where a tile's scores stay in its cache (16 MiB; chunks of 8): to compute
-# them twice takes no longer than to write them to memory (docs/performance.md). Others are where
-# products are large.
+# them twice takes no longer than to write them to memory (docs/internals/performance.md). Larger
+# tiles are for machines whose products are large.
 _SMALL = TileSize(256, 2**22, 2**21)
 _CHUNKED = TileSize(512, 2**22, 2**21)
 _LARGE = TileSize(1536, 2**25, 2**21)

@@ -1,4 +1,4 @@
-"""All loss terms of a training step, and their weighted sum (docs/method.md, step 7)."""
+"""All loss terms of a training step, and their weighted sum (docs/reference/method.md, step 7)."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -37,7 +37,7 @@ class FeedForward(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Attention block with learnt residual scalars a and f (docs/method.md, step 2).
+    """Attention block with learnt residual scalars a and f (docs/reference/method.md, step 2).
 
     `x1 = LN(x + a * drop(Attn(x)))`, `y = LN(x1 + f * drop(FFN(x1)))`.
 

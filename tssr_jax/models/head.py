@@ -1,4 +1,4 @@
-"""The prediction head: scores of all classes of the catalogue (docs/method.md, step 6)."""
+"""The prediction head: scores of all classes (docs/reference/method.md, step 6)."""
 
 from typing import NamedTuple
 

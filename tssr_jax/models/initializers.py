@@ -1,4 +1,4 @@
-"""Initial values of the reference implementation (docs/method.md, "Reference mode")."""
+"""Initial values of the reference implementation (docs/reference/method.md, "Reference mode")."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""How two streams become one prediction: by a gate (docs/method.md, step 5), simpler ways, experts.
+"""How two streams become one prediction: a gate (docs/reference/method.md, step 5), or experts.
 
 Where one loss trains a mixture of streams, the stream that learns faster explains what it can and
 the other one stops learning (Wang et al., "What makes training multi-modal networks hard?", arXiv

@@ -1,4 +1,4 @@
-"""The two-stream sequential recommender (arXiv 2403.07623, section 3; docs/method.md)."""
+"""The two-stream sequential recommender (arXiv 2403.07623, section 3; docs/reference/method.md)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast

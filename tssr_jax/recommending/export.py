@@ -1,4 +1,4 @@
-"""A run in forms that need none of this package: `--mode=export`.
+"""A run in forms that need none of this package: `tssr export`.
 
     saved_model/         TensorFlow: ids in, ids out, item tables and content inside
     recommend.stablehlo  a program of jax.export: classes in, classes out
@@ -7,7 +7,7 @@
     users.parquet        whose the user vectors are
     export.json          what it was made of
 
-docs/recommending.md shows how each is read.
+docs/guides/recommending.md shows how each is read.
 """
 
 import os
@@ -46,7 +46,7 @@ _USERS_AT_A_TIME = 256
 
 
 class ExportRequest(NamedTuple):
-    """What `--mode=export` is asked for.
+    """What `tssr export` is asked for.
 
     Attributes:
       output: the folder to make.

@@ -1,4 +1,4 @@
-"""Recommends for all histories of a file: `--mode=recommend`."""
+"""Recommends for all histories of a file: `tssr recommend`."""
 
 import itertools
 import time
@@ -22,7 +22,7 @@ _MOST_UNKNOWN = 100_000
 
 
 class Request(NamedTuple):
-    """What `--mode=recommend` is asked for.
+    """What `tssr recommend` is asked for.
 
     Attributes:
       input: file of histories, see `HistoryFile`.

@@ -68,7 +68,7 @@ class StreamWeights(BaseModel):
 
 
 class ListOfItems(BaseModel):
-    """What a history gets; see docs/recommending.md."""
+    """What a history gets; see docs/guides/recommending.md."""
 
     items: list[Scored]
     stream_weights: StreamWeights | None

@@ -1,4 +1,4 @@
-"""Runs the service: `--mode=serve`."""
+"""Runs the service: `tssr serve`."""
 
 import socket
 import threading

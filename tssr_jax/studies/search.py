@@ -1,4 +1,4 @@
-"""Searches settings by validation NDCG@10, with Optuna: `--mode=search`.
+"""Searches settings by validation NDCG@10, with Optuna: `tssr search`.
 
 Each trial is a process like a study's. Test data plays no part: the test metrics of a trial are
 written beside, and looked at by nobody.

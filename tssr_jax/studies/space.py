@@ -102,7 +102,7 @@ def parse_space(config: ml_collections.ConfigDict) -> list[Dimension]:
             raise UserError(f"--config.search.space has {text!r}; it {_FORM}.")
         if name not in fields:
             raise UserError(
-                f"--config.search.space names {name!r}, which configs/default.py does not."
+                f"--config.search.space names {name!r}, which is no field of the configuration."
             )
         if isinstance(fields[name], float) and numbers:
             values = tuple(float(value) for value in values)

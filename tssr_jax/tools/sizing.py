@@ -197,7 +197,7 @@ def report(
     num_items: int,
     feature_dim: int,
 ) -> None:
-    """Prints a table with a line for each slice and global batch: `--mode=size`.
+    """Prints a table with a line for each slice and global batch: `tssr size`.
 
     Args:
       config: what is to be trained; its numbers of devices are not looked at.

@@ -50,6 +50,7 @@ def make_optimizer(
     config: ml_collections.ConfigDict,
     catalogue: Catalogue | None = None,
     encoders: Mapping[str, EncoderSteps] | None = None,
+    eps: float = 1e-8,
 ) -> optax.GradientTransformation:
     """Builds the optimiser of section `optimizer` of the config.
 
@@ -57,6 +58,7 @@ def make_optimizer(
       config: the section.
       catalogue: how the classes lie on the devices, where gradients hold a part of them.
       encoders: content encoders that are trained, by the names of their parameters.
+      eps: Adam's.
     """
     schedule: optax.ScalarOrSchedule = config.learning_rate
     if config.warmup_steps:
@@ -68,7 +70,7 @@ def make_optimizer(
     stages = []
     if config.clip_norm:
         stages.append(clip_by_norm(config.clip_norm, catalogue))
-    stages.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
+    stages.append(optax.scale_by_adam(eps=eps))
     if config.weight_decay:
         stages.append(optax.add_decayed_weights(config.weight_decay, mask=_decayed))
     if encoders:

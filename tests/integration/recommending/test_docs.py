@@ -1,4 +1,4 @@
-"""The worked example of docs/recommending.md."""
+"""The worked example of docs/guides/recommending.md."""
 
 import re
 
@@ -9,8 +9,8 @@ def test_the_example_runs(workdir, tmp_path, monkeypatch, capsys):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine").symlink_to(workdir)
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs" / "recommending.md").read_text()
+    text = (ROOT / "docs" / "guides" / "recommending.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    exec(compile(code, "docs/recommending.md", "exec"), {})
+    exec(compile(code, "docs/guides/recommending.md", "exec"), {})
     told = capsys.readouterr().out
     assert told.count("ids weigh 0.") == 3 and "content cross 1 [" in told

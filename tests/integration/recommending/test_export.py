@@ -1,4 +1,4 @@
-"""Exports, read by processes without this package, by the code of docs/recommending.md."""
+"""Exports, read by processes without this package, by the code of docs/guides/recommending.md."""
 
 import json
 import os
@@ -42,8 +42,8 @@ def fixture_exported(workdir, tmp_path_factory):
 
 def run_elsewhere(exported, name, more):
     """What the documented code and `more` print as their last line, as JSON."""
-    text = (ROOT / "docs" / "recommending.md").read_text()
-    (code,) = re.findall(rf"```python {name}\n(.*?)```", text, re.DOTALL)
+    text = (ROOT / "docs" / "guides" / "recommending.md").read_text()
+    (code,) = re.findall(rf"```python title=\"{name}\"\n(.*?)```", text, re.DOTALL)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(code=code, more=more)],

@@ -136,7 +136,7 @@ def test_similar_items(workdir, recommender, space):
     own = {
         "scores": np.array(head_weights(run.model, params, run.content).kernel.T),
         "id": np.array(params["token_embedding"]["embedding"]),
-        "content": np.array(run.content["text"]),
+        "content": np.array(run.content.features["text"]),
     }[space]
     if space == "id":
         own[0] = 0.0  # padding is no item

@@ -140,7 +140,10 @@ def test_own_values_outside_the_space_are_told(config, tmp_path, monkeypatch, ca
         return True
 
     monkeypatch.setattr(search_module, "run_trial", run_trial)
-    config.search.space = ("model.dropout_rate: range 0.2 0.3", "optimizer.b1: choice 0.8 0.9")
+    config.search.space = (
+        "model.dropout_rate: range 0.2 0.3",
+        "optimizer.clip_norm: choice 0.0 1.0",
+    )
     config.model.dropout_rate = 0.4
     search(config, tmp_path / "search", 2)
     assert "own model.dropout_rate lies outside the space" in " ".join(
@@ -184,7 +187,7 @@ def test_another_configuration_is_not_mixed_in(config, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"another configuration.*model\.d_model"):
         search(config, tmp_path / "search", 2)
     config.model.d_model = 16
-    config.search.space = (*config.search.space, "optimizer.b1: choice 0.8 0.9")
+    config.search.space = (*config.search.space, "optimizer.clip_norm: choice 0.0 1.0")
     with pytest.raises(UserError, match="a search of another space"):
         search(config, tmp_path / "search", 2)
     (tmp_path / "search" / "config.json").unlink()

@@ -12,8 +12,7 @@ from tests.support import dense_model
 from tests.support.model_losses import loss_terms
 from tests.support.raw_data import tiny_config
 from tests.support.runs import best_params
-from tests.support.small_model import with_attention
-from tests.tssr_jax.test_parallel import (
+from tests.support.small_batches import (
     NUM_ITEMS,
     assert_close,
     existing,
@@ -22,6 +21,7 @@ from tests.tssr_jax.test_parallel import (
     on,
     small_config,
 )
+from tests.support.small_model import with_attention
 from tssr_jax.config import default
 from tssr_jax.config.validation import validate_config
 from tssr_jax.data_pipeline.counts import history_mean, training_counts

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.tssr_jax.test_parallel import (
+from tests.support.small_batches import (
     NUM_ITEMS,
     assert_close,
     existing,

@@ -8,8 +8,18 @@ import pytest
 
 from tests.support import dense_model
 from tests.support.model_losses import loss_terms
+from tests.support.small_batches import (
+    LENGTH,
+    NUM_ITEMS,
+    ROWS_OF_BATCH,
+    assert_close,
+    existing,
+    fixture_batch,  # noqa: F401
+    fixture_features,  # noqa: F401
+    on,
+    small_config,
+)
 from tests.support.small_model import with_attention
-from tssr_jax.config import default
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.ranking import make_eval_step
 from tssr_jax.losses.objective import ITEM_TERMS, PREDICTION, USER_TERMS, total_loss
@@ -23,7 +33,6 @@ from tssr_jax.training.optimizer import clip_by_norm, make_optimizer
 from tssr_jax.training.state import TOTAL, create_train_state
 from tssr_jax.training.step import make_train_step
 
-NUM_ITEMS, ROWS_OF_BATCH, LENGTH = 20, 24, 5
 # Ways to run: kind, devices, and those of them that share a catalogue (21 classes: none of these
 # numbers but 3 divides it).
 WAYS = (
@@ -37,31 +46,6 @@ WAYS = (
     ("shard_map", 8, 4),
 )
 TERMS = (PREDICTION, *USER_TERMS, *ITEM_TERMS)
-
-
-def small_config(dropout_rate=0.0, negatives="all_gather"):
-    config = default.get_config()
-    config.model.update(d_model=8, d_ffn=8, num_heads=2, num_cross_layers=1, max_length=LENGTH)
-    config.model.dropout_rate = dropout_rate
-    config.loss.update(lambda_user=0.7, lambda_item=1.3, negatives=negatives)
-    return config
-
-
-@pytest.fixture(name="batch", scope="module")
-def fixture_batch():
-    """Few items, so that rows share targets; the last rows are short, or empty."""
-    rng = np.random.default_rng(0)
-    windows = rng.integers(1, NUM_ITEMS + 1, size=(ROWS_OF_BATCH, LENGTH + 1)).astype(np.int32)
-    lengths = np.linspace(LENGTH + 1, 0, ROWS_OF_BATCH).round()
-    windows[np.arange(LENGTH, -1, -1) >= lengths[:, None]] = 0
-    row_mask = lengths > 1
-    windows[~row_mask] = 0
-    return {"item_sequence": windows[:, :-1], "labels": windows[:, 1:], "row_mask": row_mask}
-
-
-@pytest.fixture(name="features", scope="module")
-def fixture_features():
-    return np.random.default_rng(1).normal(size=(NUM_ITEMS + 1, 6)).astype(np.float32)
 
 
 @pytest.fixture(name="params", scope="module")
@@ -139,47 +123,8 @@ def test_terms_and_gradients_equal_the_dense_formula(  # noqa: PLR0917
     assert_close(existing(grads), expected[1], 1e-5)
 
 
-def on(devices, config, params, features):
-    """The model of the devices, and parameters and features placed on them."""
-    model = make_model(config, devices.catalogue(NUM_ITEMS), devices.rows_axis)
-    params = sharding.pad_classes(params, model.classes)
-    features = np.pad(features, ((0, model.classes.padded_classes - NUM_ITEMS - 1), (0, 0)))
-    return (
-        model,
-        devices.place(params, sharding.layout(params)),
-        devices.place(features, CLASSES),
-    )
-
-
-def existing(tree):
-    """Without the classes that only fill up the last shard, whose values must be zero."""
-
-    def cut(path, x):
-        dimension = sharding.class_dimension(sharding.path_names(path))
-        if dimension is None:
-            return x
-        kept, rest = np.split(np.asarray(x), [NUM_ITEMS + 1], axis=dimension)
-        assert not rest.any()
-        return kept
-
-    return jax.tree_util.tree_map_with_path(cut, tree)
-
-
 def expected_weight(name, config):
     return 1.0 if name == PREDICTION else config.loss["lambda_" + name.split("_")[0]]
-
-
-def assert_close(tree, expected, tolerance):
-    """Within the tolerance, relative to the largest value of each array."""
-
-    def check(path, value, wanted):
-        # The key biases, and a bias that all classes share, have no gradient but rounding.
-        scale = max(np.abs(wanted).max(), 3e-2)
-        np.testing.assert_allclose(
-            value, wanted, rtol=tolerance, atol=tolerance * scale, err_msg=str(path)
-        )
-
-    jax.tree_util.tree_map_with_path(check, tree, expected)
 
 
 @pytest.mark.parametrize(

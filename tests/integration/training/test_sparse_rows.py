@@ -58,7 +58,6 @@ def make(kind, *, lazy, devices=None, optimizer=None, dropout_rate=0.1):
     config.model.dropout_rate = dropout_rate
     config.update_from_flattened_dict(FIELDS[kind])
     config.optimizer.update(lazy_rows=lazy, weight_decay=0.1, clip_norm=1.0, ema_decay=0.9)
-    config.optimizer.eps = 1e-3  # a gradient that is rounding only is no step of full size
     devices = devices or Devices("shard_map", 1)
     model = make_model(config, devices.catalogue(NUM_ITEMS), devices.rows_axis)
     rng = np.random.default_rng(1)
@@ -75,7 +74,8 @@ def make(kind, *, lazy, devices=None, optimizer=None, dropout_rate=0.1):
     )
     if kind in {"sampled", "content", "tied", "experts"}:
         content = content.replace(chances=devices.place(cumulative_chances(counts, 1.0)))
-    optimizer = optimizer or make_optimizer(config.optimizer, model.classes)
+    # With this eps a gradient that is rounding only is no step of full size.
+    optimizer = optimizer or make_optimizer(config.optimizer, model.classes, eps=1e-3)
 
     def start():
         return create_train_state(init_params(model, {"text": 6}, 0), optimizer, config)

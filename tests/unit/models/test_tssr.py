@@ -254,7 +254,7 @@ def test_what_is_kept_for_the_gradient_changes_no_gradient():
 
 def test_content_stream_without_features_is_an_error():
     model, params = make()
-    with pytest.raises(ValueError, match="item_features"):
+    with pytest.raises(ValueError, match="needs features of 'text'"):
         encode(model, params, jnp.array([[1, 2]]), None)
 
 

@@ -17,12 +17,12 @@ def setting():
 
 def test_they_are_kept_in_the_cache_by_kind_of_processor(setting, tmp_path):
     setting(None)
-    keep_compiled_programs(str(tmp_path))
+    keep_compiled_programs(tmp_path)
     kept = jax.config.values[NAME]
     assert kept.startswith(f"{tmp_path}/compiled/") and len(kept.rsplit("/", 1)[1]) == 12
 
 
 def test_a_folder_that_jax_was_told_stands(setting, tmp_path):
     setting(str(tmp_path / "own"))
-    keep_compiled_programs(str(tmp_path))
+    keep_compiled_programs(tmp_path)
     assert jax.config.values[NAME] == str(tmp_path / "own")

@@ -40,9 +40,9 @@ def test_nothing_is_asked_for_where_it_is_given_or_refused(policy, text):
 def test_a_command_is_started_again_with_its_arguments(tmp_path):
     (tmp_path / "enabled").write_text("always [madvise] never\n")
     code = (
-        "import os, sys; from pathlib import Path; from tssr_jax import huge_pages\n"
-        "huge_pages._POLICY = Path(sys.argv[1])\n"
-        "huge_pages.use_huge_pages()\n"
+        "import os, sys; from pathlib import Path; from tssr_jax import runtime\n"
+        "runtime._POLICY = Path(sys.argv[1])\n"
+        "runtime.use_huge_pages()\n"
         "print(os.environ['GLIBC_TUNABLES'], sys.argv[2])"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "enabled"), "an argument"]

@@ -6,13 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from tests.support.small_model import with_attention
-from tests.tssr_jax.test_parallel import (
+from tests.support.small_batches import (
     NUM_ITEMS,
     fixture_batch,  # noqa: F401
     fixture_features,  # noqa: F401
     small_config,
 )
+from tests.support.small_model import with_attention
 from tssr_jax.models.content import Content
 from tssr_jax.models.init import init_params, make_model
 from tssr_jax.parallel.catalogue import Catalogue
