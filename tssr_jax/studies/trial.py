@@ -84,7 +84,9 @@ def make_trials(
     fields = flattened(config)
     for name in study.needs:
         if not fields[name]:
-            raise UserError(f"This study needs --config.{name} (tssr_jax/config/default.py explains it).")
+            raise UserError(
+                f"This study needs --config.{name} (tssr_jax/config/default.py explains it)."
+            )
     trials = []
     for seed in seeds:
         for variant in study.variants_of(config):
