@@ -1,1 +1,1 @@
-"""TODO."""
+"""Checkpoints by Orbax, checked when they are read."""

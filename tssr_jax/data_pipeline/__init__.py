@@ -1,1 +1,1 @@
-"""From raw dumps to batches: sources -> sequences -> builder -> features -> input pipeline."""
+"""Raw files to prepared sequences to batches; imports nothing of the rest but errors."""

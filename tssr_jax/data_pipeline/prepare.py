@@ -1,6 +1,6 @@
 """Prepares a data set once and finds it again: raw files -> sequences -> TFRecords.
 
-    python -m tssr_jax.data_pipeline.prepare --config=configs/hm.py --config.data.raw_dir=FOLDER
+    tssr prepare --config=hm --config.data.raw_dir=FOLDER
 
 does it without training; the folder that it prints holds report.json and report.png.
 

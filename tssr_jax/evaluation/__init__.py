@@ -1,1 +1,1 @@
-"""TODO."""
+"""Ranks and lists over the whole catalogue, their metrics, and baselines."""

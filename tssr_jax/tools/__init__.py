@@ -1,1 +1,1 @@
-"""TODO."""
+"""What a step needs on which devices; preparing data without training."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -99,7 +99,11 @@ def train(
         console.print(line)
     checkpoints = Checkpointer(workdir, run.data.num_items, console.print)
     with checkpoints as checkpointer, stop or StopRequest() as request:
-        trainer = Trainer(run, checkpointer, workdir, console)
+        start = find_start(run, checkpointer)
+        written = MetricWriter(
+            workdir, from_step=int(start.state.step), silent=not processes.is_first()
+        )
+        trainer = Trainer(run, start, checkpointer, written, console)
         if not trainer.run(request):
             # A SIGTERM may have come to another process.
             cause = "the limit of time" if request.late and not request.terminated else "SIGTERM"
@@ -127,16 +131,47 @@ def compiled_step(run: Run, optimizer: optax.GradientTransformation, layout: Any
     return run.devices.run(step, inputs=(layout, ROWS, CONTENT_LAYOUT), output=layout, donate=(0,))
 
 
-def _started_from(state: TrainState, config: ml_collections.ConfigDict) -> TrainState:
-    """The state with the best parameters of the run that `config.train.init_from` names.
+class Start(NamedTuple):
+    """Where a training begins.
+
+    Attributes:
+      state: on the devices.
+      progress: of the loop.
+      optimizer: whose state the train state holds.
+      layout: how the train state lies on the devices.
+    """
+
+    state: TrainState
+    progress: Progress
+    optimizer: optax.GradientTransformation
+    layout: Any
+
+
+def find_start(run: Run, checkpointer: Checkpointer) -> Start:
+    """Looks for the state that a training goes on from.
+
+    In this order:
+
+    1. the newest whole checkpoint of the run's own workdir;
+    2. the best parameters of the run in `config.train.init_from`, but for those of its items;
+    3. random parameters.
 
     Raises:
-      UserError: if it names no run, or one of another model.
+      UserError: if a checkpoint does not fit, or `init_from` names no run of such a model.
     """
-    workdir = epath.Path(config.train.init_from).expanduser()
-    require_same_sections(config, load_config(workdir), workdir)
-    _, params, _ = restore_best(workdir)
-    return with_params_of(state, params, workdir)
+    optimizer = optimizer_of(run)
+    # Shapes only: where a checkpoint is restored, there is no room for a second state.
+    expected, layout = abstract_state(run, optimizer)
+    restored = checkpointer.restore_newest(*expected.for_checkpoint())
+    if restored is not None:
+        params, rest, progress = restored
+        return Start(TrainState.from_checkpoint(params, rest), progress, optimizer, layout)
+    state, _ = initial_state(run, optimizer)
+    if run.config.train.init_from:
+        other = epath.Path(run.config.train.init_from).expanduser()
+        require_same_sections(run.config, load_config(other), other)
+        state = with_params_of(state, restore_best(other)[1], other)
+    return Start(state, Progress(), optimizer, layout)
 
 
 def train_batches(run: Run) -> TrainBatches:
@@ -153,7 +188,7 @@ def train_batches(run: Run) -> TrainBatches:
 
 
 class Trainer:
-    """One run's loop; picks up the newest checkpoint if there is one.
+    """One run's loop.
 
     Attributes:
       state: the train state.
@@ -161,55 +196,39 @@ class Trainer:
 
     Args:
       run: configuration, data, features and model.
+      start: where it begins.
       checkpointer: of the run's workdir.
-      workdir: where metrics are written.
+      writer: takes losses and metrics.
       console: where people read.
+
+    Raises:
+      UserError: if no user has enough interactions to train on.
     """
 
     def __init__(
         self,
         run: Run,
+        start: Start,
         checkpointer: Checkpointer,
-        workdir: epath.Path,
+        writer: MetricWriter,
         console: Console,
     ):
         config = run.config
-        self._config = config
-        self._run = run
-        self._checkpointer = checkpointer
-        self._console = console
-        optimizer = optimizer_of(run)
-        self._devices = run.devices
-        # Shapes only: where a checkpoint is restored, there is no room for a second state.
-        expected, layout = abstract_state(run, optimizer)
-        restored = checkpointer.restore_newest(*expected.for_checkpoint())
-        if restored is not None:
-            self.state = TrainState.from_checkpoint(*restored[:2])
-            self.progress = restored[2]
-        else:
-            self.state, _ = initial_state(run, optimizer)
-            self.progress = Progress()
-            if config.train.init_from:
-                self.state = _started_from(self.state, config)
+        self.state, self.progress = start.state, start.progress
+        self._run, self._config, self._devices = run, config, run.devices
+        self._checkpointer, self._writer, self._console = checkpointer, writer, console
         self._rank = Ranker(run)
-        self._step = compiled_step(run, optimizer, layout)
+        self._step = compiled_step(run, start.optimizer, start.layout)
         self._batches = train_batches(run)
         if not self._batches.num_users:
             raise UserError(NOTHING_TO_TRAIN_ON)
         self._validation = make_eval_batches(run, "validation")
-        self._writer = MetricWriter(
-            workdir, from_step=int(self.state.step), silent=not processes.is_first()
-        )
         self._total_steps = config.train.num_epochs * self._batches.steps_per_epoch
         self._weights = term_weights(
             run.model.streams, run.model.mixing, LossConfig.from_config(config)
         )
-        self._log = TrainingLog(
-            console,
-            self._total_steps,
-            int(self.state.step),
-            config.train.early_stopping_patience,
-        )
+        patience = config.train.early_stopping_patience
+        self._log = TrainingLog(console, self._total_steps, int(self.state.step), patience)
         # Since the last row: steps, and seconds without those of compiling.
         self._steps, self._seconds = 0, 0.0
         self._compiled_evaluation = False

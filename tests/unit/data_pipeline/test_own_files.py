@@ -225,7 +225,7 @@ def test_csv_ids_that_lost_their_zeros_in_one_file(folder):
 
 
 def test_csv_needs_a_folder(tmp_path):
-    with pytest.raises(UserError, match=r"configs/csv.py:FOLDER"):
+    with pytest.raises(UserError, match=r"--config=csv:FOLDER"):
         read_csv("")
     with pytest.raises(UserError, match="there is no folder"):
         read_csv(tmp_path / "nowhere")

@@ -145,7 +145,7 @@ def _parts(edition: str) -> tuple[str, str]:
     if not category or year not in EDITIONS:
         raise UserError(
             f"--config.data.edition is {edition!r}; it must be CATEGORY-YEAR with a year of "
-            f"{', '.join(EDITIONS)}: --config=configs/amazon.py:toys-2014."
+            f"{', '.join(EDITIONS)}: --config=amazon:toys-2014."
         )
     return category, year
 

@@ -30,7 +30,7 @@ class OwnFiles:
         """Finds the two files."""
         if not data.raw_dir:
             raise UserError(
-                "The source 'csv' needs a folder: --config=configs/csv.py:FOLDER, where FOLDER "
+                "The source 'csv' needs a folder: --config=csv:FOLDER, where FOLDER "
                 "holds interactions.csv and items.csv (or .csv.gz, or .parquet)."
             )
         choices = [[name + end for end in _ENDINGS] for name in ("interactions", "items")]
