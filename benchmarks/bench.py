@@ -1,15 +1,15 @@
-"""Everything that is claimed about speed, against peers on the same processor.
+"""Benchmarks of speed, against peers on the same processor.
 
     make bench                                     all cases
     make bench BENCH_FLAGS="--toys=FOLDER --only=rank --repeats=9"
     make bench-check                               and compare with benchmarks/baseline.json
 
-Each contender of a case runs in a process of its own; all of a case are started one after the
-other, then take turns, so that whatever else the machine does falls on all. Told are medians; the
-ratio is a contender's time to ours, the floor is the mathematics' arithmetic at the speed of a
-2,048^3 product measured in the same run, "first" the time from the start of the process to the end
-of the first step (ours again with a warm compilation cache). Peers need an environment of their
-own, which the Makefile makes.
+Each contender of a case runs in its own process. All contenders are started one after the other,
+then take turns, so that other load on the machine affects all of them. The table has medians. The
+ratio is a contender's time divided by ours. The floor is the arithmetic of the case at the speed of
+a 2,048^3 product, measured in the same run. "first" is the time from the start of the process to
+the end of the first step ("warm": ours with a warm compilation cache). Peers need their own
+environment, which the Makefile makes.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ _TOYS = flags.DEFINE_string("toys", "", "Folder with interactions.csv and items.
 _PEERS = flags.DEFINE_string("peers_python", ".venv-peers/bin/python", "The peers' interpreter.")
 _OUTPUT = flags.DEFINE_string("output", "runs/bench.json", "Where all numbers are written.")
 _CHECK = flags.DEFINE_bool("check", False, "Fail where a ratio is below that of the baseline.")
-_TOLERANCE = flags.DEFINE_float("tolerance", 0.2, "Share of a ratio that may be lost.", 0, 1)
+_TOLERANCE = flags.DEFINE_float("tolerance", 0.2, "Share by which a ratio may fall.", 0, 1)
 
 
 class Worker:
@@ -55,7 +55,7 @@ class Worker:
     Attributes:
       first: seconds from its start to the end of the first repeat.
       first_repeat: seconds of that repeat alone: compilation, where there is any.
-      answers: of each timed repeat.
+      answers: measurements of each timed repeat.
     """
 
     def __init__(self, contender: str, case: dict[str, Any], settings: dict[str, str]):
@@ -92,7 +92,7 @@ class Worker:
         self._process.communicate()
 
     def median(self, name: str = "seconds") -> float:
-        """Of all turns."""
+        """The median of a measurement over all turns."""
         return statistics.median(answer[name] for answer in self.answers)
 
     def _answer(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class Worker:
 
 
 def run_case(case: Case, settings: dict[str, str]) -> dict[str, Any]:
-    """All contenders of a case in turns; what was measured of each, and the peak."""
+    """Runs all contenders of a case in turns; returns their measurements, and the peak."""
     fields = case.fields()
     workers = {name: Worker(name, fields, settings) for name in case.contenders}
     workers["peak"] = Worker("ours", PEAK, settings)

@@ -4,9 +4,9 @@ import dataclasses
 from typing import Any
 
 FEATURE_DIM = 384
-# That a step draws where it draws them: the default of the configuration.
+# Items that a step draws with the sampled loss: the default of the configuration.
 NUM_NEGATIVES = 1_024
-# Of the product whose speed stands for the most that a machine multiplies.
+# Size of the matrix product that measures a machine's peak speed.
 PEAK_SIZE = 2_048
 PEAK_FLOPS = 2 * PEAK_SIZE**3
 
@@ -18,14 +18,14 @@ class Case:
     Attributes:
       name: in the table.
       kind: "train", steps; "epoch", steps on amazon_toys as it is; "rank", `users` users.
-      length: of windows, which are full where the data is made up.
-      num_items: of the catalogue.
-      contenders: who runs it, ours first.
+      length: length of windows, which are full in synthetic data.
+      num_items: size of the catalogue.
+      contenders: programs that run it, ours first.
       batch: users of a step, or ranked at a time.
-      streams: of the model.
-      d_model: its width.
-      d_ffn: of its feed-forward layers.
-      num_heads: of its attention.
+      streams: streams of the model.
+      d_model: width of the model.
+      d_ffn: width of its feed-forward layers.
+      num_heads: heads of its attention.
       num_unimodal: self-attention blocks of each stream.
       num_cross: cross-attention blocks of each stream.
       users: ranked in a repeat.
@@ -35,7 +35,7 @@ class Case:
       keep_products: `config.model.keep_products`.
       last_label_only: a window has one label, its last.
       trained_text: the text encoder (all-MiniLM-L6-v2's layers) is trained with the model.
-      folder: of the data, where it is not made up.
+      folder: folder of real data; "" for synthetic data.
     """
 
     name: str

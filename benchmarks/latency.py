@@ -33,7 +33,7 @@ _COPY_BYTES = 2**28
 
 
 def make_recommender(num_items: int) -> Recommender:
-    """Of random parameters and features; items are called by their numbers."""
+    """A recommender with random parameters and features; ids of items are their numbers."""
     config = default.get_config()
     config.model.update(
         d_model=WIDTH, d_ffn=2 * WIDTH, num_heads=2, num_cross_layers=2, max_length=LENGTH,
@@ -65,7 +65,7 @@ def make_recommender(num_items: int) -> Recommender:
 
 
 def times(function: Callable[[], Any], number: int) -> np.ndarray:
-    """Seconds of each of so many calls, after two that are not timed."""
+    """Seconds of each of `number` calls, after two that are not timed."""
     seconds = []
     for i in range(number + 2):
         start = time.perf_counter()

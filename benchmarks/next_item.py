@@ -28,7 +28,7 @@ _WIDTH = flags.DEFINE_integer("width", 128, "Of a state.", 1)
 _BATCH = flags.DEFINE_integer("batch", 128, "Windows.", 1)
 _LENGTH = flags.DEFINE_integer("length", 50, "Of a window.", 1)
 _LABELLED = flags.DEFINE_float("labelled", 1e9, "Mean of a window's labels; all by default.", 0.0)
-_SIZES = flags.DEFINE_list("sizes", "256:22,512:22,1536:25", "See above.")
+_SIZES = flags.DEFINE_list("sizes", "256:22,512:22,1536:25", "POSITIONS:LOG2_SCORES of each size.")
 _REPEATS = flags.DEFINE_integer("repeats", 9, "Turns.", 1)
 
 Contender = Callable[..., Any]
@@ -62,7 +62,7 @@ def tiled(size: TileSize) -> Contender:
 
 
 def dense(states: Any, kernel: Any, bias: Any, labels: Any, counted: Any) -> Any:
-    """The same by the scores of the labelled positions, all at once (their number is known)."""
+    """Value and gradients by all scores of the labelled positions at once."""
 
     def loss(states: Any, kernel: Any, bias: Any) -> Any:
         scores = (states @ kernel + bias).at[:, 0].set(-jnp.inf)
@@ -74,7 +74,7 @@ def dense(states: Any, kernel: Any, bias: Any, labels: Any, counted: Any) -> Any
 
 
 def seconds(function: Contender, arguments: Sequence[Any]) -> float:
-    """Of one call."""
+    """Seconds of one call."""
     begin = time.perf_counter()
     jax.block_until_ready(function(*arguments))
     return time.perf_counter() - begin

@@ -3,10 +3,10 @@
     python -m benchmarks.op_profile --only="length 50, 3.7k"
     python -m benchmarks.op_profile --config=configs/tuned.py:ml100k
 
-The first is of cases of the benchmarks, the second of a configuration and its data. Each operation
-of the compiled step says which line of the model it comes from; a fused one counts for the part
-that its result belongs to. The floor of a part is its arithmetic at the speed of a 2,048^3 product,
-or its bytes at that of a copy, both measured in the same run, whichever is more.
+The first command profiles cases of the benchmarks, the second a configuration and its data. Each
+operation of the compiled step names its origin in the model; a fused operation counts for the part
+of its result. The floor of a part is the time of its arithmetic at the speed of a 2,048^3 product,
+or of its bytes at the speed of a copy, whichever is longer; both are measured in the same run.
 The trace itself is thrown away (`--trace=FOLDER` keeps it, for TensorBoard or Perfetto).
 """
 
@@ -36,8 +36,8 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration in pl
 _STEPS = flags.DEFINE_integer("steps", 5, "Steps of the trace.", lower_bound=1)
 _TRACE = flags.DEFINE_string("trace", "", "Folder for the traces; by default they are not kept.")
 
-# The first pattern that a name contains tells the part: names of modules and functions on the way
-# to an operation, its own last. Forward, backward and what is computed again count together.
+# The first pattern that an operation's path contains gives its part. A path names modules and
+# functions, the operation last. Forward, backward and recomputed operations count together.
 PARTS = (
     ("Adam", r"/optimizer"),
     ("next-item loss", r"next_item"),
@@ -135,8 +135,8 @@ def profile(name: str, run: Run, case: Case | None, folder: Path) -> Table:
     Args:
       name: for the title.
       run: what is trained.
-      case: tells the floors; None leaves them out.
-      folder: of the trace.
+      case: gives the floors; None skips them.
+      folder: folder of the trace.
     """
     multiply: Any = peak()
     flops_rate, byte_rate = rate(PEAK_FLOPS, multiply), rate(2 * 4 * 2**26, Copy())

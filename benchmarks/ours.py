@@ -65,7 +65,7 @@ def full_windows(case: dict[str, Any]) -> SequenceStore:
 
 
 def made_up_run(case: dict[str, Any]) -> Run:
-    """As the program builds it, but of full windows and features that are made up."""
+    """A run as the program builds it, but with synthetic full windows and features."""
     config = configure(case)
     devices = Devices(config.parallel, config.num_devices)
     model = make_model(config, devices.catalogue(case["num_items"]), devices.rows_axis)
@@ -83,7 +83,7 @@ def made_up_run(case: dict[str, Any]) -> Run:
 
 
 def make_run(case: dict[str, Any]) -> Run:
-    """On real data where the case names any."""
+    """A run on the case's real data, or on synthetic data if it names none."""
     return build_run(configure(case)) if case["folder"] else made_up_run(case)
 
 
@@ -116,7 +116,7 @@ class Training:
         return {"waited": waited}
 
     def next_batch(self) -> Any:
-        """Of what is trained on; packed windows take more or fewer rows."""
+        """The next training batch; the number of packed rows varies."""
         return next(self._batches)
 
     def step(self, batch: Any) -> None:
@@ -145,7 +145,7 @@ class Ranking:
 
 
 def peak() -> Repeat:
-    """A large product, the most that this machine multiplies."""
+    """A large matrix product, which measures this machine's peak speed."""
     matrix = jnp.ones((PEAK_SIZE, PEAK_SIZE))
     product = jax.jit(jnp.matmul)
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.packing --config=configs/csv.py:FOLDER --config.model.max_length=50
 
-Both ways take the same batches; blocks of `--steps` steps are interleaved, medians are told. A
-step that is compiled anew (a packed batch of another number of rows) is not counted, but told.
+Both ways take the same batches. Blocks of `--steps` steps are interleaved; the table has medians. A
+step that compiles (a packed batch with a new number of rows) is reported separately.
 """
 
 import statistics
@@ -36,7 +36,7 @@ class Way:
     """One way to train.
 
     Attributes:
-      seconds: of each step, with those that were compiled apart.
+      seconds: seconds of each step, except steps that compiled.
       padding: share of the encoded positions that hold no item, of each batch.
     """
 

@@ -2,11 +2,11 @@
 
     python -m benchmarks.scaling --global_batch=128 --global_batch=1024
 
-First table: measured. Virtual devices share this machine's cores, so that the time tells what
-cutting a batch costs, not what it gains: the ratio to one device, at best 1. Repeats are
-interleaved, their median is told. Second table: predicted. The step is compiled, not run, for as
-many virtual devices as a slice of TPUs has chips (a v4-8 is 2x2x1, a v5e-256 is 16x16), and the
-bytes that its collectives send are divided by the bandwidth of the worst-placed chip's links.
+First table: measured. Virtual devices share this machine's cores, so that the time shows the cost
+of cutting a batch, not its gain: the ratio to one device is at best 1. Repeats are interleaved; the
+table has medians. Second table: predicted. The step is compiled, not run, for as many virtual
+devices as a slice of TPUs has chips (a v4-8 is 2x2x1, a v5e-256 is 16x16), and the bytes that its
+collectives send are divided by the bandwidth of the worst-placed chip's links.
 """
 
 import math
@@ -47,8 +47,8 @@ class Case:
     """A compiled step with something to work on.
 
     Attributes:
-      size: what it needs.
-      seconds: of each timed step.
+      size: memory and traffic of the step.
+      seconds: seconds of each timed step.
     """
 
     def __init__(self, config: Any, num_devices: int):

@@ -19,7 +19,7 @@ from tssr_jax.tools.sizing import GIB, find_devices, step_size
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/default.py", "Model and losses.")
 _BATCHES = flags.DEFINE_multi_integer("global_batch", [8192, 65536], "Users over all devices.")
 _TOPOLOGIES = flags.DEFINE_multi_string("topology", ["cpu:8"], "cpu:N, or a slice like v5e:2x4.")
-_MODEL_DEVICES = flags.DEFINE_integer("model_devices", 1, "Those that share a catalogue.")
+_MODEL_DEVICES = flags.DEFINE_integer("model_devices", 1, "Devices that share a catalogue.")
 _ITEMS = flags.DEFINE_integer("num_items", 11_758, "Size of the catalogue.", lower_bound=1)
 _FEATURES = flags.DEFINE_integer("feature_dim", 384, "Width of the content features.")
 

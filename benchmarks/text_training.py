@@ -2,9 +2,9 @@
 
     python -m benchmarks.text_training --config=configs/text.py:ml1m
 
-All ways start from the same values and take the same batches, in turn. "Every position" is what a
-program does that calls its encoder on the whole batch of texts: padding and repeats included, all
-padded to the longest. "Adapters" trains LoRA of rank 8, "frozen" takes features as they are.
+All ways start from the same values and take the same batches, in turn. "Every position" encodes the
+whole batch of texts, padding and repeats included, all padded to the longest. "Adapters" trains
+LoRA of rank 8; "frozen" takes precomputed features.
 """
 
 import statistics
@@ -58,7 +58,7 @@ class Way:
     """One way to get the vectors of a batch's items, with a train state of its own.
 
     Attributes:
-      compile_seconds: to compile its step.
+      compile_seconds: seconds to compile its step.
       temporary: bytes that a step needs beside its arguments.
       trained: parameters of the encoder that are trained.
       seconds: of each step.

@@ -1,4 +1,4 @@
-"""The process that runs one contender of one case, on the orders of `benchmarks.bench`.
+"""The process that runs one contender of one case, controlled by `benchmarks.bench`.
 
 Only the standard library: peers run under an interpreter of their own. A contender's module calls
 `serve`; the orchestrator writes "go" for one timed repeat, and the end of its input ends it.
@@ -19,10 +19,10 @@ def serve(prepare: Callable[[dict[str, Any]], Repeat], *, one_step: bool = True)
     """Prepares the case of the command line, runs it once, and then at every "go".
 
     Args:
-      prepare: makes of a case, the fields of `cases.Case`, what is run. It may return numbers of
-        its own.
-      one_step: what it runs is one step, one ranking or one product, and a "go" is one that is not
-        timed and then some in a row.
+      prepare: maps a case, the fields of `cases.Case`, to the function that is run. This function
+        may return its own measurements.
+      one_step: the function runs one step, one ranking or one product, and a "go" runs it once
+        without timing and then several times in a row.
     """
     # Libraries print what they like; answers go where nobody else writes.
     answers = os.fdopen(os.dup(1), "w")
@@ -49,14 +49,14 @@ def serve(prepare: Callable[[dict[str, Any]], Repeat], *, one_step: bool = True)
 
 
 def _in_a_row(step: Repeat, steps: int) -> Repeat:
-    """A repeat of some steps, as programs take them; the mean of each of their numbers is told.
+    """A repeat of several steps in a row, as in programs; it returns means of all measurements.
 
     The first is not timed: after a rest, in which the host takes back the pages that the process
     gave up, it takes up to a quarter longer.
 
     Args:
-      step: takes one, and may return numbers of its own.
-      steps: how many are timed.
+      step: runs one step, and may return its own measurements.
+      steps: number of timed steps.
     """
 
     def repeat() -> dict[str, float]:

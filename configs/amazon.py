@@ -4,7 +4,7 @@ r"""Amazon reviews of one category and year.
         --config.data.raw_dir=FOLDER
 
 The argument is a short name below, or a category as its files spell it ("Toys_and_Games-2014").
-tssr_jax.data_pipeline/sources/amazon.py says where the files of 2014, 2018 and 2023 are.
+tssr_jax/data_pipeline/sources/amazon.py says where the files of 2014, 2018 and 2023 are.
 """
 
 import ml_collections

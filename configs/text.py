@@ -1,4 +1,4 @@
-"""The text encoder trained with the rest, on another configuration's data.
+"""Trains the text encoder with the model, on another configuration's data.
 
     python -m tssr_jax.main --config=configs/text.py:ml1m --workdir=runs/ml1m_text
 

@@ -14,8 +14,8 @@ from tssr_jax.config import load
 def get_config(base: str = "ml100k") -> ml_collections.ConfigDict:
     """Returns the configuration `base` with tuned settings of model, losses and training."""
     config = load(base)
-    # Items are scored by what the streams read them by; each stream, and the gate, by itself. One
-    # stream reads content, the other both.
+    # Items are scored by their input vectors; each stream, and the gate, predicts separately. One
+    # stream reads content, the other ids and content.
     config.model.head = "tied"
     config.model.mixing = "experts"
     config.model.id_reads_content = True
@@ -36,7 +36,7 @@ def get_config(base: str = "ml100k") -> ml_collections.ConfigDict:
     config.train.packing = True
     config.train.num_epochs = 40
     config.train.early_stopping_patience = 3
-    # Of item-kNN, where that is evaluated in the model's place.
+    # Settings of item-kNN, if it is evaluated in the model's place.
     config.baseline.neighbours = 200
     config.baseline.shrinkage = 25.0
     config.baseline.decay = 0.75

@@ -15,7 +15,7 @@ def get_config(base: str = "ml1m") -> ml_collections.ConfigDict:
     """Returns the configuration `base` with tuned settings of model, losses and training."""
     config = load(f"tuned:{base}")
     config.model.id_reads_content = False
-    # 128 learns more in as many epochs, which take twice as long.
+    # A width of 128 learns more per epoch, but an epoch takes twice as long.
     config.model.d_model = 64
     config.model.num_heads = 2
     config.model.d_ffn = 128
@@ -23,7 +23,7 @@ def get_config(base: str = "ml1m") -> ml_collections.ConfigDict:
     config.model.dropout_rate = 0.2
     config.optimizer.learning_rate = 1e-3
     config.optimizer.weight_decay = 0.0
-    # All of a history is learnt from, in as many steps as there are time for: small batches.
+    # Training uses the whole histories, in many steps of small batches.
     config.train.windows = "strided"
     config.train.window_stride = 50
     config.train.batch_size = 32

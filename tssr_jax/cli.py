@@ -1,4 +1,4 @@
-"""How our programs start: flags are parsed, and errors of users become one paragraph."""
+"""Starts the programs: parses flags, and prints a UserError as one paragraph."""
 
 import difflib
 import os
@@ -17,12 +17,12 @@ from ml_collections import config_flags
 from tssr_jax.config import default_config, flattened, shipped_file, shipped_names
 from tssr_jax.errors import UserError
 
-# That native code may go on after Ctrl-C.
+# How long native code may continue after Ctrl-C.
 _SECONDS_AFTER_CTRL_C = 3.0
 
 
 class _Terminated(BaseException):
-    """A SIGTERM has come. Not an Exception: only what cleans up may catch it."""
+    """A SIGTERM has arrived. Not an Exception, so that only clean-up code catches it."""
 
 
 def config_flag() -> flags.FlagHolder[Any]:
@@ -76,14 +76,14 @@ def run(
 ) -> None:
     """Parses the flags that are defined and calls `main`.
 
-    A UserError gives one paragraph and exit status 1. A SIGTERM ends the program with a message,
-    status 0, and nothing half-written left behind. (While a model is trained, `StopRequest` takes
-    it instead, which saves.)
+    A UserError prints one paragraph and exits with status 1. A SIGTERM ends the program with a
+    message and status 0, and leaves nothing half-written. (During training, `StopRequest` handles
+    SIGTERM instead, and saves.)
 
     Args:
-      main: of the program.
-      argv: its name and its flags; by default those of the process.
-      resumable: whether the same command goes on where it was stopped.
+      main: the program's main function.
+      argv: the program's name and flags; by default `sys.argv`.
+      resumable: whether the same command continues where it was stopped.
     """
     goes_on = "The same command goes on from what is complete." if resumable else ""
 
@@ -112,8 +112,8 @@ def run(
 def _end_soon_after_ctrl_c(goes_on: str) -> None:
     """Ends the program a few seconds after Ctrl-C, even inside a long compilation.
 
-    Python raises KeyboardInterrupt only when the main thread is back from native code. Files are
-    written whole or not at all, so that ending at any moment loses nothing that was complete.
+    Python raises KeyboardInterrupt only when the main thread returns from native code. Files are
+    written whole or not at all, so ending at any moment loses no complete file.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -149,7 +149,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        # ml_collections puts the stack of frames of what a configuration raised into the message.
+        # ml_collections puts the traceback of a configuration's error into the message.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         message = lines[-1] if "Traceback" in str(error) else " ".join(lines)
         stop(f"{_without_class(message)} (See --help.)")
@@ -161,7 +161,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _with_config_first(argv: Sequence[str]) -> list[str]:
-    """The flags with --config, whose fields others set, in front, and its name as a file."""
+    """Moves --config before the flags that set its fields, and replaces its name by a file."""
     rest, config = list(argv[1:]), []
     for i, flag in enumerate(rest):
         name, equals, value = flag.lstrip("-").partition("=")
@@ -190,7 +190,7 @@ def _config_file(value: str) -> str:
 
 
 def _unknown_field(argv: Sequence[str]) -> str | None:
-    """What is wrong with the first --config.FIELD that does not exist; None where all do."""
+    """An error message for the first --config.FIELD that does not exist; None if all exist."""
     known = list(flattened(default_config()))
     for flag in argv:
         name = flag.lstrip("-").partition("=")[0].removeprefix("config.")

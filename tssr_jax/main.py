@@ -5,7 +5,7 @@
     tssr recommend --workdir=runs/ml100k --input=FILE.jsonl --output=FILE.jsonl
     tssr MODE --help
 
-Without a mode a model is trained. Each mode's flags stand in its own `command.py`.
+Without a mode a model is trained. Each mode has its own flags, defined in its command module.
 """
 
 import importlib
@@ -30,7 +30,7 @@ MODES = {
     "size": ("tssr_jax.tools.command", "what a step needs on which devices"),
 }
 
-# Modes whose command goes on where it was stopped.
+# Modes whose command continues where it was stopped.
 RESUMABLE = ("train", "prepare", "study", "search")
 
 
@@ -64,7 +64,7 @@ def console() -> None:
 
 def _run(command: object) -> None:
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # Orbax tells of every file that it writes.
+        logging.set_verbosity(logging.WARNING)  # Orbax logs every file that it writes.
     assert callable(command)
     command()
 
@@ -84,7 +84,7 @@ def _take_mode(argv: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _require_own_flags(argv: Sequence[str], mode: str) -> None:
-    """Ends the program where a flag of another mode is given, which would do nothing."""
+    """Ends the program if a flag of another mode is given, which would have no effect."""
     known = set(flags.FLAGS)
     for flag in argv[1:]:
         name = flag.lstrip("-").partition("=")[0].partition(".")[0]

@@ -1,4 +1,4 @@
-"""What a run tells: progress bar and tables for people, metrics.jsonl and TensorBoard for tools."""
+"""Output of a run: progress bar and tables for people, metrics.jsonl and TensorBoard for tools."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ METRICS_FILE = "metrics.jsonl"
 def make_console(*, quiet: bool = False) -> Console:
     """A console whose tables are not cut when the output is a file; a quiet one prints nothing.
 
-    Square brackets are what they are: paths, ids and logs may hold any.
+    Square brackets are printed as they are, since paths, ids and logs may contain them.
     """
     console = Console(soft_wrap=False, highlight=False, markup=False, quiet=quiet)
     if not console.is_terminal:
@@ -58,10 +58,10 @@ def metrics_table(
     """A table of metrics; None leaves a cell empty.
 
     Args:
-      title: of the table.
-      columns: their names.
-      rows: by metric the values of the columns.
-      caption: below the table.
+      title: title of the table.
+      columns: names of the columns.
+      rows: by metric, the values of the columns.
+      caption: text below the table.
     """
     table = Table(title=title, caption=caption)
     table.add_column("metric")
@@ -93,9 +93,8 @@ class MetricWriter:
 
     Args:
       workdir: the run's folder.
-      from_step: records of later steps are dropped first: a run that resumes there writes them
-        again.
-      silent: write nothing (another process does).
+      from_step: records of later steps are dropped first: the resumed run writes them again.
+      silent: write nothing, because another process writes.
     """
 
     def __init__(self, workdir: epath.Path, from_step: int, *, silent: bool = False):

@@ -43,13 +43,13 @@ class Run:
       config: validated.
       data: the prepared data set.
       sequences: its sequences, in memory or on disk.
-      content: what a step reads of the items, on the devices as `CONTENT_LAYOUT` says; features are
+      content: a step's inputs about the items, on the devices in `CONTENT_LAYOUT`; features are
         float32 [padded_classes, feature_dim].
       content_key: identifies the content; "" without a content stream.
       encoders: content encoders that are trained, by modality.
-      known: bool [num_classes], items that a training window contains; None where nothing asks.
-      devices: where it runs.
-      model: the module; its parameters live elsewhere.
+      known: bool [num_classes], items that a training window contains; None if it is not needed.
+      devices: the devices of the run.
+      model: the module, without its parameters.
     """
 
     config: ml_collections.ConfigDict
@@ -64,7 +64,7 @@ class Run:
 
     @property
     def feature_widths(self) -> dict[str, int]:
-        """Of the content features, by modality."""
+        """Widths of the content features, by modality."""
         widths = {name: prepared.encoder.width for name, prepared in self.encoders.items()}
         for name, table in self.content.features.items():
             assert not isinstance(table, DistinctFeatures)
@@ -78,7 +78,7 @@ class Run:
 
     @property
     def pretrained(self) -> dict[str, Any]:
-        """Their pretrained parameters, by the names of these."""
+        """Pretrained parameters of the trainable encoders, by the parameters' names."""
         return {parameters_name(name): p.params for name, p in self.encoders.items()}
 
     def initial_params(self) -> Any:
@@ -133,7 +133,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
 
 
 def _chances(counts: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:
-    """With which items are drawn; those that do not compete, and padding, never are."""
+    """Cumulative weights of drawn items; non-competing items and padding are never drawn."""
     competes = np.arange(counts.size) > 0
     if ranks_by_content(config.model.head, config.model.streams):
         competes &= counts > 0
@@ -181,5 +181,5 @@ def require_same_data(run: Run, workdir: epath.Path) -> None:
         raise UserError(
             f"The content features are not those of the run in {workdir}: another encoder "
             "(--config.content.text.model_dir, --config.content.image.model_file) or other images "
-            "make others. Give it the same ones, or train in another --workdir."
+            "were used. Use the run's own, or train in another --workdir."
         )

@@ -1,4 +1,4 @@
-"""How this process runs: huge pages, compiled programs that are kept, requests to stop."""
+"""Settings of this process: huge pages, the cache of compiled programs, requests to stop."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ _POLICY = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def wanted_environment() -> dict[str, str]:
-    """What the environment lacks; {} where it has the setting, or Linux would not heed it.
+    """Missing environment variables; {} if the setting is there, or Linux would ignore it.
 
     GLIBC_TUNABLES=glibc.malloc.hugetlb=0 switches huge pages off.
     """
@@ -26,7 +26,7 @@ def wanted_environment() -> dict[str, str]:
 
 
 def use_huge_pages() -> None:
-    """Starts this very command again, in the same process, with the setting that it lacks."""
+    """Restarts this command in the same process, with the missing setting."""
     if wanted := wanted_environment():
         os.environ.update(wanted)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
@@ -36,11 +36,11 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 
 def keep_compiled_programs(folder: Path) -> None:
-    """Keeps compiled programs below a folder, unless JAX was told another one.
+    """Caches compiled programs below a folder, unless JAX has another one.
 
-    JAX_COMPILATION_CACHE_DIR=FOLDER tells it; JAX_ENABLE_COMPILATION_CACHE=false switches this
-    off. A program that was compiled for one processor may not run on another one that reads the
-    same disk, so each kind of processor has a folder of its own.
+    JAX_COMPILATION_CACHE_DIR=FOLDER sets another one; JAX_ENABLE_COMPILATION_CACHE=false switches
+    this off. A program that was compiled for one processor may not run on another one that reads
+    the same disk, so each kind of processor has its own folder.
     """
     import jax  # noqa: PLC0415 - `main` imports this module before it knows whether it needs JAX
 
@@ -57,13 +57,13 @@ def _kind_of_processor() -> str:
 
 
 class StopRequest:
-    """Notes a SIGTERM instead of dying of it, inside a `with` block of the main thread.
+    """Records a SIGTERM instead of exiting, inside a `with` block of the main thread.
 
     Attributes:
-      terminated: whether one has come.
+      terminated: whether a SIGTERM has arrived.
 
     Args:
-      seconds: from the beginning of the block, after which a stop is requested, too; 0 is never.
+      seconds: time from the start of the block until a stop is requested, too; 0 is never.
     """
 
     def __init__(self, seconds: float = 0.0) -> None:
@@ -77,7 +77,7 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """Whether what runs inside has to save and to end."""
+        """Whether the code inside the block must save and end."""
         return self.terminated or self.late
 
     def __enter__(self) -> "StopRequest":

@@ -1,1 +1,1 @@
-"""What others would run, for comparison; needs the packages of requirements.txt beside this."""
+"""Programs of peers, for comparison; they need the packages of requirements.txt in this folder."""

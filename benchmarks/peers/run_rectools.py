@@ -16,7 +16,7 @@ from benchmarks.worker import Repeat, serve
 BATCHES = 6
 
 
-# Of each step; here, because the model is given a copy of the trainer and of its callbacks.
+# Seconds of each step; global, because the model gets a copy of the trainer and its callbacks.
 SECONDS: list[float] = []
 
 

@@ -1,4 +1,4 @@
-"""Runs the PyTorch twin on a case; the first argument names how.
+"""Runs the PyTorch twin on a case; the second argument names how.
 
 "twin" is the plain program. "twin, tuned" scores only positions with a label and fuses Adam, which
 PyTorch does not by itself. "twin, argsort" ranks by a sort of all scores and a one-hot answer,

@@ -1,4 +1,4 @@
-"""The two-stream model in PyTorch, from the same description: what our speed is told against.
+"""The two-stream model in PyTorch, from the same description: the baseline of our speed.
 
 It is the reference mode (tests/golden/README.md states its arithmetic) as one would write it down:
 scores of every position over the whole catalogue, cross entropy that ignores padding, Adam. The
@@ -171,7 +171,7 @@ def losses(
     temperature: float = 0.2,
     labelled_only: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """The five terms (three without content: only "prediction"), in the reference's arithmetic.
+    """The five terms (without content only "prediction"), in the reference's arithmetic.
 
     Args:
       model: whose head is applied here.

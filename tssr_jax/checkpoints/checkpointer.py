@@ -1,14 +1,15 @@
 """Checkpoints by Orbax: the newest, for resuming, and the best, for evaluation.
 
-One folder per step holds `params` (those that rank: the average where there is one), `rest`
-(optimiser state, accumulators, and the trained parameters beside an average) and `progress`.
-What was saved on one arrangement of devices or processes is restored on any other: arrays take the
-shardings of the target, and those with one row per class are filled up or cut to its shards.
-The newest checkpoint's progress says which step is the best one; that one is kept as well, and so
-are the checkpoint before the newest and its best one. A checkpoint becomes visible by a rename when
-it is complete, and old ones are removed only then: whenever a run is killed, the newest whole
-checkpoint and its best one are there. `progress` holds fingerprints of all arrays: what is read
-back is what was written, or the checkpoint counts as damaged and the one before is used.
+One folder per step holds `params` (used for ranking: the average, if there is one), `rest`
+(optimiser state, accumulators, and the trained parameters if `params` is an average) and
+`progress`.
+A checkpoint can be restored on any other arrangement of devices or processes: arrays take the
+shardings of the target. Arrays with one row per class are padded or cut to fit its shards.
+The two newest checkpoints are kept, and the best checkpoint that each one's progress names. A
+checkpoint becomes visible by a rename when it is complete, and old ones are removed only then: a
+killed run always leaves its newest complete checkpoint and the best one. `progress` holds
+fingerprints of all arrays. A checkpoint whose arrays do not match them counts as damaged, and the
+one before it is used.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ from tssr_jax.parallel import processes
 from tssr_jax.parallel.sharding import class_dimension, path_names
 
 FOLDER = "checkpoints"
-# Beside the progress: the size of the catalogue, and what tells whether files are as written.
+# Saved with the progress: the catalogue's size, and checksums that detect damage.
 _NUM_ITEMS = "num_items"
 _FINGERPRINTS = "fingerprints"
 _CHECKSUM = "checksum"
@@ -38,7 +39,7 @@ Shape = tuple[int | str, ...]
 
 @dataclasses.dataclass
 class Progress:
-    """Where the loop stands, beside the train state.
+    """State of the training loop that is not in the train state.
 
     Attributes:
       best_step: step of the best validation so far; -1 before the first.
@@ -74,8 +75,8 @@ class Checkpointer:
     Args:
       workdir: the run's folder.
       num_items: size of the catalogue.
-      report: gets a line for people about each damaged checkpoint.
-      reading: nothing is saved, and what another process is saving is left alone.
+      report: called with one line of text for each damaged checkpoint.
+      reading: saves nothing, and leaves another process's unfinished checkpoint alone.
     """
 
     def __init__(
@@ -114,13 +115,13 @@ class Checkpointer:
     def save(self, step: int, params: Any, rest: Any, progress: Progress) -> None:
         """Saves in the background; the arrays may be donated as soon as this returns.
 
-        A step that is saved already stays as it is.
+        Does nothing if the step is already saved.
 
         Args:
           step: steps done.
           params: the parameters that rank.
-          rest: a tree of all else that a resumed run needs.
-          progress: of the loop.
+          rest: a tree of everything else that a resumed run needs.
+          progress: the state of the loop.
 
         Raises:
           UserError: if this or the previous checkpoint can't be written.
@@ -145,13 +146,13 @@ class Checkpointer:
     def restore_newest(self, params: Any, rest: Any) -> tuple[Any, Any, Progress] | None:
         """The newest parameters, rest and progress, or None if nothing was saved yet.
 
-        A damaged checkpoint is reported, the one before is taken, and the damaged one is then
-        moved aside. Where none can be read, all are left where they are: it may be the machine.
+        Reports a damaged checkpoint, restores the one before it, and then moves the damaged one
+        aside. If none can be read, moves nothing: the machine may be at fault.
 
         Args:
-          params: a tree of the same structure, shapes and shardings; its arrays may be
-            `jax.ShapeDtypeStruct`, so that there is room for what is restored.
-          rest: a tree as `params` is.
+          params: a tree with the structure, shapes and shardings to restore; its arrays may be
+            `jax.ShapeDtypeStruct`, which leaves memory for the restored arrays.
+          rest: such a tree for the rest.
 
         Raises:
           UserError: if the checkpoint has other parameters or shapes, or none can be read.
@@ -177,7 +178,7 @@ class Checkpointer:
     def restore_best(self, target_params: Any) -> tuple[Any, int]:
         """Parameters of the best validation, and their step.
 
-        Where these are damaged, that is reported and the best before is taken, or else the newest
+        If they are damaged, reports it and restores the previous best ones, or else the newest
         that can be read.
 
         Raises:
@@ -229,8 +230,8 @@ class Checkpointer:
         reasons = "; ".join(f"step {step}: {error}" for step, error in damaged.items())
         return UserError(
             f"No checkpoint in {self._folder} can be read ({reasons}). They are left as they are. "
-            "If the machine or the way to the files is at fault, the same command goes on once "
-            "that is mended; to start again from the beginning, move the folder away."
+            "If the machine or the connection to the files is at fault, fix that and repeat the "
+            "command; to start again from the beginning, move the folder away."
         )
 
     def _steps(self) -> list[int]:
@@ -246,7 +247,7 @@ class Checkpointer:
             return -1
 
     def _fields(self, step: int) -> dict[str, Any]:
-        """What was saved beside the arrays."""
+        """Reads and checks the fields that are saved with the arrays."""
         fields = dict(self._restore(step, "progress", ocp.args.JsonRestore()))
         if fields.pop(_CHECKSUM, None) != _checksum(fields):
             raise DamagedError("its progress is not what was written")
@@ -264,7 +265,7 @@ class Checkpointer:
         if saved.keys() != fields[_FINGERPRINTS][item].keys():
             raise DamagedError(f"the list of arrays of {item} is not what was written")
         self._require_same_shapes(saved, _shapes(target), step)
-        # Not strict: the number of classes is filled up to what the devices share equally.
+        # Not strict: the number of classes is padded to a multiple of the shards.
         tree = self._restore(step, item, ocp.args.StandardRestore(target, strict=False))
         found, written = fingerprints(tree), fields[_FINGERPRINTS][item]
         for name in written:

@@ -1,4 +1,4 @@
-"""What of all that can go wrong with reading a checkpoint is the file's fault."""
+"""Separates corrupt checkpoints from machine errors."""
 
 import contextlib
 import errno
@@ -11,7 +11,7 @@ import jax
 _NOT_DAMAGE = {
     errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EPERM, errno.ETIMEDOUT,
 }  # fmt: skip
-# The same of buckets and accelerators, which have no numbers (absl::StatusCode).
+# Machine errors of buckets and accelerators, by name (absl::StatusCode): they have no errno.
 _NOT_DAMAGE_STATUS = (
     "UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED",
     "RESOURCE_EXHAUSTED", "ABORTED",
@@ -19,12 +19,12 @@ _NOT_DAMAGE_STATUS = (
 
 
 class DamagedError(Exception):
-    """A checkpoint that can't be read, or holds something else than was written."""
+    """A checkpoint that can't be read, or whose contents are not what was written."""
 
 
 @contextlib.contextmanager
 def damage() -> Iterator[None]:
-    """Turns what a reader makes of a broken file into a DamagedError; others stay what they are."""
+    """Turns a reader's error about a broken file into a DamagedError; passes on machine errors."""
     try:
         yield
     except Exception as error:
@@ -34,7 +34,7 @@ def damage() -> Iterator[None]:
 
 
 def _is_of_the_machine(error: BaseException | None) -> bool:
-    """Whether an error, or one that it comes from, says nothing of the file."""
+    """Whether an error, or one of its causes, comes from the machine and not from the file."""
     while error is not None:
         if isinstance(error, MemoryError | jax.errors.JaxRuntimeError):
             return True
@@ -47,10 +47,10 @@ def _is_of_the_machine(error: BaseException | None) -> bool:
 
 
 def one_line(error: Exception) -> str:
-    """An error's message, of a long one what matters."""
+    """An error's message on one line; a long one is shortened."""
     text = " ".join(str(error).split()) or type(error).__name__
     if len(text) <= 200:
         return text
-    # Of a long message, the machine's own words for what happened, and the end.
+    # Keep the operating system's description of the error, and the end of the message.
     reasons = [os.strerror(code) for code in errno.errorcode if os.strerror(code) in text]
     return f"{max(reasons, key=len, default='')} ... {text[-200:]}".lstrip()

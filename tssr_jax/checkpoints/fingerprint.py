@@ -1,4 +1,4 @@
-"""Fingerprints of arrays, to tell whether what is read back is what was written."""
+"""Fingerprints of arrays, which show whether a restored array equals the saved one."""
 
 from typing import Any
 
@@ -7,15 +7,15 @@ import jax.numpy as jnp
 
 from tssr_jax.parallel.sharding import path_names
 
-# An odd step for each dimension, so that a value's weight tells its place.
+# One odd step per dimension, so that a value's weight depends on its position.
 _STEPS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F)
 
 
 def fingerprints(tree: Any) -> dict[str, int]:
     """A 32-bit number for each array, by path; any single changed value changes it.
 
-    It is the sum of the values' bits, each times an odd number that its place determines, modulo
-    2^32. Zeros that fill an array up to what devices share equally add nothing.
+    The sum of the values' bits, each times an odd number given by its position, modulo 2^32. Zeros
+    that pad an array add nothing.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     numbers = jax.device_get(_sums([leaf for _, leaf in leaves]))
@@ -36,5 +36,5 @@ def _sum(x: jax.Array) -> jax.Array:
     return (bits * (2 * places + 1)).sum(dtype=jnp.uint32)
 
 
-# Types of another size than 32 bits that a train state may hold, and what holds them exactly.
+# Types in a train state that do not have 32 bits, and 32-bit types that hold them exactly.
 _SAME_SIZE = {jnp.dtype(jnp.bfloat16): jnp.float32, jnp.dtype(bool): jnp.int32}

@@ -1,4 +1,4 @@
-"""Configurations: defaults, what makes sense, shipped files, and what a run saves."""
+"""Configurations: defaults, validation, shipped files, and the copy that a run saves."""
 
 import importlib.util
 from pathlib import Path

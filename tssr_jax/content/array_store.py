@@ -1,7 +1,7 @@
-"""Arrays of one shape, one for each item that has one, on disk: pictures, or states of an encoder.
+"""Arrays of one shape on disk, at most one per item: pictures, or states of an encoder.
 
-They lie in TFRecord shards below the cache's folder `images`, are written once, and read for
-whatever items a batch has.
+They are stored in TFRecord shards in the cache's folder `images`, written once, and read for the
+items of a batch.
 """
 
 import json
@@ -24,11 +24,11 @@ class ArrayStore:
     """The arrays of a catalogue.
 
     Attributes:
-      folder: where they lie; `notes.txt` there lists what could not be read.
+      folder: the folder of the arrays; its `notes.txt` lists pictures that could not be read.
       rows: int32 [num_classes], the record of each item's array; -1 where it has none.
-      shape: of an array.
-      dtype: of an array.
-      counts: what was noticed when it was made.
+      shape: shape of an array.
+      dtype: type of an array.
+      counts: numbers of readable, missing and broken pictures when the store was made.
     """
 
     def __init__(self, folder: Path):
@@ -42,7 +42,7 @@ class ArrayStore:
 
     @property
     def items(self) -> np.ndarray:
-        """Those that have an array, ascending."""
+        """The items that have an array, ascending."""
         return np.flatnonzero(self.rows >= 0)
 
     def __call__(self, items: np.ndarray) -> np.ndarray:
@@ -77,8 +77,8 @@ def write(
       key: identifies the contents.
       arrays: (item, array), at least one; items ascend, shapes and types are the same.
       num_classes: items and padding.
-      counts: read when all arrays are written.
-      notes: the same; a line for each thing that could not be read.
+      counts: counts for the report; read after all arrays are written.
+      notes: a line for each picture that could not be read; read after all arrays are written.
     """
     name = f"images/{key}"
     folder = cache.local_folder(cache_dir) / name

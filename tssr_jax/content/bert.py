@@ -90,7 +90,7 @@ class Bert(nn.Module):
     pooler: bool = False
 
     def setup(self) -> None:
-        """Makes the layers; the names are those of the parameters."""
+        """Creates the layers; attribute names are parameter names."""
         c = self.config
         self.word_embedding = nn.Embed(c.vocab_size, c.hidden_size)
         self.position_embedding = nn.Embed(c.max_position_embeddings, c.hidden_size)
@@ -120,8 +120,8 @@ class Bert(nn.Module):
         Args:
           x: last hidden states.
           attention_mask: bool [batch, tokens].
-          pooling: "mean" over the attended tokens, the state of the first token ("cls"), or what
-            the pretrained "pooler" makes of it.
+          pooling: "mean" over the attended tokens, the state of the first token ("cls"), or the
+            output of the pretrained "pooler" for it.
         """
         if pooling == "mean":
             weights = attention_mask[:, :, None].astype(x.dtype)

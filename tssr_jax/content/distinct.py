@@ -1,4 +1,4 @@
-"""What a content encoder that is trained reads of a batch: each distinct item once."""
+"""Inputs of a trainable content encoder for a batch: each distinct item once."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from tssr_jax.data_pipeline.tensorflow_cpu import tf
 
 
 class PreparedEncoder(Protocol):
-    """An encoder with what it reads, prepared for a catalogue."""
+    """A trainable encoder with its inputs, prepared for a catalogue."""
 
     @property
     def key(self) -> str:
@@ -30,24 +30,24 @@ class PreparedEncoder(Protocol):
         """What every step reads, as host arrays."""
 
     def part(self, items: tf.Tensor, num_devices: int, mine: slice) -> Any:
-        """What the encoder reads of a batch; runs inside of a tf.data pipeline.
+        """The encoder's inputs for a batch; runs inside a tf.data pipeline.
 
         Args:
           items: int32 [rows, length] of the global batch, 0 is padding.
-          num_devices: of the run.
-          mine: those of this process.
+          num_devices: number of devices of the run.
+          mine: the devices of this process.
 
         Returns:
           Tree of tensors [number, ...], a share for each device of this process side by side.
         """
 
     def catalogue_parts(self, num_devices: int, mine: slice) -> Iterator[Any]:
-        """The same for all items, in as many parts as memory asks for, all of one shape."""
+        """The encoder's inputs for all items, in parts of one shape that fit in memory."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DistinctItems:
-    """Finds them, by buckets.
+    """Finds the distinct items of a batch, by bucket.
 
     Attributes:
       bucket_of_item: int [num_classes]; items with a negative one are left out.
@@ -58,15 +58,15 @@ class DistinctItems:
     units: tuple[int, ...]
 
     def __call__(self, items: tf.Tensor, num_devices: int) -> tuple[tf.Tensor, ...]:
-        """Of each bucket, the distinct items of a batch, dealt out to the devices.
+        """The distinct items of a batch, by bucket, distributed over the devices.
 
         Args:
           items: int32 [rows, length] of the global batch, 0 is padding.
-          num_devices: of the run.
+          num_devices: number of devices of the run.
 
         Returns:
-          For each bucket int32 [num_devices, number], filled up with `NO_ITEM`; as wide as no
-          batch of that size ever needs, so that shapes stay the same.
+          For each bucket int32 [num_devices, number], padded with `NO_ITEM`; wide enough for any
+          batch of this size, so that shapes are constant.
         """
         distinct = tf.sort(tf.unique(tf.reshape(items, [-1])).y)
         buckets = tf.gather(tf.constant(self.bucket_of_item, tf.int32), distinct)
@@ -77,7 +77,7 @@ class DistinctItems:
             share = -(-most // (num_devices * unit)) * unit
             room = share * num_devices
             own = tf.pad(own, [[0, room - tf.size(own)]], constant_values=NO_ITEM)
-            # Dealt out like cards: every device gets as much to do.
+            # Round robin, so that every device gets an equal share.
             found.append(
                 tf.ensure_shape(tf.transpose(tf.reshape(own, [share, -1])), [num_devices, share])
             )

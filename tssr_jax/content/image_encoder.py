@@ -1,7 +1,7 @@
 """Content stream from images, with an encoder that is trained.
 
-The batch brings the pixels of its distinct items (or what the frozen stages make of them), each
-device those of its share; a catalogue of pictures is too large to lie on the device.
+The batch contains the pixels of its distinct items (or the frozen stages' states of them), for each
+device its share. A catalogue of pictures is too large for the memory of a device.
 """
 
 import dataclasses

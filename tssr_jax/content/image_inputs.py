@@ -1,4 +1,4 @@
-"""What an image encoder reads: pixels, or its frozen stages' states, of the items of a batch.
+"""Inputs of an image encoder for the items of a batch: pixels, or states of its frozen stages.
 
 A frozen encoder's vectors are computed once, like those of texts. Frozen stages below trained ones
 run once as well; their states are kept on disk.
@@ -34,7 +34,7 @@ from tssr_jax.errors import UserError
 from tssr_jax.parallel.devices import exactly
 
 _VERSION = 2
-# A step is compiled for each number of images a device: there are at most so many.
+# A step is compiled for each number of images per device. This bounds how many numbers occur.
 _NUMBERS_OF_IMAGES = 8
 _IMAGES_PER_BATCH = 32
 _MICRO_BATCHES_PER_PART = 8
@@ -45,8 +45,8 @@ class ImageFeatures(NamedTuple):
 
     Attributes:
       key: identifies images, encoder and settings.
-      table: float32 [num_items + 1, num_features]; rows have length 1, those of padding and of
-        items without a picture are zero.
+      table: float32 [num_items + 1, num_features]; rows have L2 norm 1, or are zero for padding and
+        items without a picture.
     """
 
     key: str
@@ -60,8 +60,8 @@ class PreparedImages(NamedTuple):
       key: identifies images, encoder and settings.
       encoder: the trained part.
       params: its pretrained parameters.
-      store: pixels, or the states that frozen stages make of them.
-      inputs: nothing: what is read comes with the batch.
+      store: pixels, or the frozen stages' states of them.
+      inputs: empty, because batches contain the inputs.
     """
 
     key: str
@@ -100,7 +100,7 @@ class PreparedImages(NamedTuple):
         *,
         as_few_as_can_be: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Deals items out to the devices like cards, and reads those of this process."""
+        """Distributes items over the devices round robin, and reads this process's items."""
         micro = self.encoder.micro_batch
         most_units = max(1, -(-most // (num_devices * micro)))
         unit = -(-most_units // _NUMBERS_OF_IMAGES) * micro
@@ -126,8 +126,8 @@ def image_features(
     """Features of a catalogue by a frozen encoder, from the cache or new.
 
     Args:
-      images: of item i + 1 at index i, see `decoded_images`.
-      raw_dir: the same.
+      images: path of the picture of item i + 1 at index i, see `decoded_images`.
+      raw_dir: folder (or bucket) of the raw files.
       settings: section `content.image` of the config.
       cache_dir: where pictures and features are kept.
     """
@@ -162,8 +162,8 @@ def prepare_images(
     """Decodes the pictures and loads the encoder.
 
     Args:
-      images: of item i + 1 at index i, see `decoded_images`.
-      raw_dir: the same.
+      images: path of the picture of item i + 1 at index i, see `decoded_images`.
+      raw_dir: folder (or bucket) of the raw files.
       settings: section `content.image` of the config.
       cache_dir: where pictures and states are kept.
 
@@ -221,7 +221,7 @@ def _frozen_states(
 def _in_batches(
     function: Callable[[np.ndarray], Any], store: ArrayStore, description: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """A function of pixels, on all items of a store: (items, results) of a few at a time."""
+    """Applies a function of pixels to all items of a store; yields (items, results) in batches."""
     items = store.items
     starts = range(0, items.size, _IMAGES_PER_BATCH)
     for start in track(starts, description, disable=len(starts) < 4):

@@ -13,8 +13,8 @@ _CHARACTERS = (3, 4, 5)
 def ngram_features(texts: Sequence[str], width: int) -> np.ndarray:
     """Unit vectors of texts' words and the character n-grams in them, float32 [num_texts, width].
 
-    Each n-gram adds 1 or -1, as its hash says, to the place that its hash says (Weinberger et al.,
-    ICML 2009); a text of nothing but other signs has zeros.
+    Each n-gram adds 1 or -1 at one position; its hash gives sign and position (Weinberger et al.,
+    ICML 2009). A text without words has zeros.
     """
     table = np.zeros((len(texts), width), np.float32)
     for row, text in zip(table, texts, strict=True):
@@ -26,7 +26,7 @@ def ngram_features(texts: Sequence[str], width: int) -> np.ndarray:
 
 
 def _ngrams(text: str) -> Iterator[str]:
-    """Words whole, and pieces of them, whose ends are marked."""
+    """Whole words and their character n-grams; "<" and ">" mark the ends of a word."""
     for word in _WORD.findall(text.lower()):
         marked = f"<{word}>"
         yield marked

@@ -1,8 +1,8 @@
 """Pictures of a catalogue, decoded once into uint8 arrays of one shape.
 
 A picture is resized so that its shorter side has 256 pixels (Pillow's bilinear filter, as
-torchvision resizes pictures) and cut to the centre. What can't be read is counted, noted with its
-reason, and treated as absent.
+torchvision resizes pictures) and cropped at the centre. Pictures that can't be read are counted,
+noted with the reason, and treated as absent.
 """
 
 import errno
@@ -25,8 +25,8 @@ from tssr_jax.content.resnet import CROP, RESIZE
 from tssr_jax.errors import UserError
 
 _VERSION = 1
-# Of a file that is no picture, or a damaged one. Pillow's OSErrors of this kind have no number;
-# those with one are the machine's.
+# Errors of a file that is no picture, or a damaged one. Pillow's OSErrors of this kind have no
+# errno; an OSError with an errno comes from the machine.
 _NO_PICTURE = (SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 _MOST_OBLONG = 64
@@ -45,8 +45,8 @@ def decoded_images(images: Sequence[str], raw_dir: str, cache_dir: str) -> Array
     """The decoded pictures of a catalogue, from the cache or new.
 
     Args:
-      images: of item i + 1 at index i: a path below `raw_dir`, "" without one. URLs are not
-        fetched; they count as missing.
+      images: path of the picture of item i + 1 at index i, below `raw_dir`; "" without one. URLs
+        are not fetched; they count as missing.
       raw_dir: folder (or bucket) of the raw files.
       cache_dir: where the store is kept.
 
@@ -106,7 +106,7 @@ def _readable(
 def _in_order(
     pool: ThreadPoolExecutor, root: epath.Path, names: Sequence[str]
 ) -> Iterator[_Decoded]:
-    """Results as they are asked for, few of them ahead."""
+    """Yields results in order, and decodes only a few ahead."""
     ahead: deque[Future[_Decoded]] = deque()
     for name in names:
         ahead.append(pool.submit(_decode, root, name))
@@ -145,7 +145,7 @@ def _prepared(picture: Image.Image) -> np.ndarray:
 
 
 def _key(images: Sequence[str], root: epath.Path) -> str:
-    """Names, sizes and times of the files stand for their contents: they may be 30 GB."""
+    """Hashes names, sizes and times of the files, not their contents, which may be 30 GB."""
     digest = hashlib.sha256(json.dumps([_VERSION, CROP, len(images)]).encode())
     for item, name in enumerate(images):
         if name:

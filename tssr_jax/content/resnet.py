@@ -29,7 +29,7 @@ _EPSILON = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig:
-    """Which ResNet it is.
+    """Sizes of a ResNet.
 
     Attributes:
       stage_sizes: blocks of each stage; (3, 4, 6, 3) is ResNet-50.
@@ -60,7 +60,7 @@ class BatchNorm(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (which shrinks) and 1x1 convolutions beside a shortcut."""
+    """1x1, 3x3 (with the stride) and 1x1 convolutions, with a shortcut."""
 
     width: int
     stride: int
@@ -82,7 +82,7 @@ class Bottleneck(nn.Module):
 
 
 class Stem(nn.Module):
-    """What comes before the stages: pixels to a quarter of the height and width."""
+    """The layers before the stages, which reduce pixels to a quarter of the height and width."""
 
     width: int
 
@@ -120,7 +120,7 @@ class ResNet(nn.Module):
     config: ResNetConfig
 
     def setup(self) -> None:
-        """Makes the stages; the names are those of the parameters."""
+        """Creates the stages; attribute names are parameter names."""
         self.stem = Stem(self.config.width)
         for i, size in enumerate(self.config.stage_sizes):
             stage = Stage(size, self.config.width * 2**i, 1 if i == 0 else 2)

@@ -1,7 +1,7 @@
 """Content stream from texts, with an encoder that is trained.
 
-Of a BERT either layers are trained (all, or those at the top), or low-rank adapters of the
-attention of these layers (LoRA, arXiv 2106.09685): W + (alpha / rank) A B, with W as it was.
+Trains either layers of a BERT (all, or the top ones), or low-rank adapters of their attention
+(LoRA, arXiv 2106.09685): W + (alpha / rank) A B, with W frozen.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ ADAPTED = ("query", "key", "value", "attention_output")
 
 
 class TextInputs(NamedTuple):
-    """What the trained part of the encoder reads, of all classes.
+    """Inputs of the encoder's trained part, for all classes.
 
     Attributes:
-      tokens: int [classes, tokens] if all of it is trained, else the states [classes, tokens,
-        hidden] that its frozen layers give.
+      tokens: int [classes, tokens] if the whole encoder is trained, else states of its frozen
+        layers, [classes, tokens, hidden].
       lengths: int [classes], tokens of each text; 0 without one.
       base: the parameters that adapters are added to; {} without adapters.
     """
@@ -44,9 +44,9 @@ class TrainedText:
       bert: the whole encoder.
       first_layer: the first trained layer; -1 if the embeddings are run as well.
       pooling: see `Bert.pool`.
-      buckets: tokens that the texts of each bucket are cut to, ascending; the last holds all.
-      micro_batch: the shortest texts that are encoded at a time, see `texts_at_a_time`.
-      lora_rank: of the adapters; 0 trains the layers themselves.
+      buckets: padded length of each bucket in tokens, ascending; the last one fits all texts.
+      micro_batch: texts of the shortest bucket that are encoded at a time, see `texts_at_a_time`.
+      lora_rank: rank of the adapters; 0 trains the layers themselves.
       lora_alpha: adapters are scaled by lora_alpha / lora_rank.
     """
 
@@ -75,15 +75,15 @@ class TrainedText:
         return 0 if name == "pooler_dense" else self.num_layers
 
     def texts_at_a_time(self, length: int) -> int:
-        """A micro-batch of texts of this length: as many tokens as one of the shortest bucket."""
+        """Number of texts of this length in a micro-batch, for equal numbers of tokens."""
         return max(1, self.micro_batch * self.buckets[0] // length)
 
     def encode(self, params: Any, inputs: TextInputs, ids: jax.Array, length: int) -> jax.Array:
         """Unit vectors of items, zeros for those without text.
 
         Args:
-          params: of the trained part.
-          inputs: of all classes.
+          params: parameters of the trained part.
+          inputs: inputs of all classes.
           ids: int [number], a multiple of `texts_at_a_time`; see `MicroBatches`.
           length: tokens that the texts have at most.
 
@@ -111,7 +111,7 @@ class TrainedText:
     def distinct_features(
         self, params: Any, inputs: TextInputs, part: Sequence[jax.Array], axis: Axis
     ) -> DistinctFeatures:
-        """See `TrainedEncoder`; `part` has of each bucket the ids, int [number]."""
+        """See `TrainedEncoder`; `part` holds the ids of each bucket, int [number]."""
         vectors = [
             self.encode(params, inputs, own, length)
             for length, own in zip(self.buckets, part, strict=True)
@@ -119,13 +119,13 @@ class TrainedText:
         return joined(list(part), vectors, axis)
 
     def split(self, params: dict[str, Any], key: jax.Array) -> tuple[dict[str, Any], Any]:
-        """What is trained, and what stays as it is, of the whole encoder's parameters.
+        """Splits the encoder's parameters into those to train and the base of the adapters.
 
-        Adapters begin as nothing: A is random, B is zero.
+        Adapters start at zero: A is random, B is zero. Without adapters the base is empty.
 
         Args:
-          params: of the whole encoder.
-          key: of the random values of adapters.
+          params: parameters of the whole encoder.
+          key: random key for the initial values of adapters.
         """
         run = {f"layer_{i}" for i in range(max(0, self.first_layer), self.num_layers)}
         run |= {"pooler_dense"} & params.keys()
@@ -145,7 +145,7 @@ class TrainedText:
         return adapters, own
 
     def merged(self, params: Any, base: Mapping[str, Any]) -> Any:
-        """The parameters of the layers that are run: those trained, or with adapters added."""
+        """Parameters of the layers that run: the trained ones, or the base plus adapters."""
         if not self.lora_rank:
             return params
         scale = self.lora_alpha / self.lora_rank

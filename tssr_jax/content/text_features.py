@@ -34,8 +34,8 @@ class TextFeatures(NamedTuple):
 
     Attributes:
       key: identifies texts, encoder and settings.
-      table: float32 [num_items + 1, hidden_size]; rows have length 1, but that of padding (row 0)
-        and those of items without text are zero.
+      table: float32 [num_items + 1, hidden_size]; rows have L2 norm 1, or are zero for padding (row
+        0) and items without text.
     """
 
     key: str
@@ -62,7 +62,7 @@ def text_features(
 def _encoded_features(
     texts: Sequence[str], settings: ml_collections.ConfigDict, cache_dir: str
 ) -> TextFeatures:
-    """By the pretrained encoder; from the cache if they were computed before."""
+    """Features by the pretrained encoder; from the cache if they were computed before."""
     folder = text_model_folder(settings, cache_dir)
     key = features_key(texts, folder, settings)
     name = f"features/{key}.npy"
@@ -169,7 +169,7 @@ def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[tuple[np.ndarr
 
 
 def features_key(texts: Sequence[str], folder: Path, settings: ml_collections.ConfigDict) -> str:
-    """Identifies texts, encoder and how it is used."""
+    """A key that identifies texts, encoder and settings."""
     digest = hashlib.sha256()
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         digest.update(fetching.file_sha256(folder / name).encode())

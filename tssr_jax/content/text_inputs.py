@@ -1,4 +1,4 @@
-"""What a text encoder that is trained reads: tokens of all items, or its frozen layers' states.
+"""Inputs of a trainable text encoder: tokens of all items, or states of its frozen layers.
 
 Frozen layers run once: their states are cached on disk like features.
 """
@@ -20,8 +20,8 @@ from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.errors import UserError
 from tssr_jax.parallel.devices import exactly
 
-# Shares of the texts that are no longer than those of each bucket. (The few longest ones would
-# otherwise have all others padded to their length.)
+# Quantiles of the texts' lengths that bound the buckets. (With one bucket, all texts would be
+# padded to the length of the few longest ones.)
 _QUANTILES = (0.6, 0.96, 1.0)
 _LENGTH_UNIT = 4
 _TEXTS_PER_BATCH = 64
@@ -34,7 +34,7 @@ class PreparedText(NamedTuple):
       key: identifies texts, encoder and settings.
       encoder: the trained part.
       params: its pretrained parameters.
-      inputs: what it reads, as host arrays.
+      inputs: the encoder's inputs, as host arrays.
       bucket_of_item: int [num_classes], index of the encoder's bucket; -1 without text.
     """
 
@@ -45,7 +45,7 @@ class PreparedText(NamedTuple):
     bucket_of_item: np.ndarray
 
     def part(self, items: tf.Tensor, num_devices: int, mine: slice) -> Any:
-        """See `PreparedEncoder`: of each bucket the ids, int32 [number]."""
+        """See `PreparedEncoder`: the ids of each bucket, int32 [number]."""
         units = tuple(map(self.encoder.texts_at_a_time, self.encoder.buckets))
         found = DistinctItems(self.bucket_of_item, units)(items, num_devices)
         return tuple(tf.reshape(ids[mine], [-1]) for ids in found)

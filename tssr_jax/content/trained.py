@@ -1,8 +1,8 @@
-"""What content encoders that are trained have in common: each distinct item of a batch once.
+"""Common code of trainable content encoders: each distinct item of a batch is encoded once.
 
-The batch brings the distinct items that occur in it. Every device encodes its share, in
-micro-batches whose activations are computed again in the backward pass, and all get all vectors:
-what a step costs depends on the distinct items, and its memory on the size of a micro-batch.
+The batch lists its distinct items. Every device encodes its share in micro-batches, whose
+activations are recomputed in the backward pass; then all devices get all vectors. A step's cost
+depends on the number of distinct items, its memory on the size of a micro-batch.
 """
 
 import functools
@@ -17,7 +17,7 @@ from tssr_jax.parallel import collectives
 from tssr_jax.parallel.collectives import Axis
 from tssr_jax.parallel.sharding import ENCODER_SUFFIX
 
-# Fills up the distinct items of a batch: no item has this id.
+# Pads the distinct items of a batch; no item has this id.
 NO_ITEM = jnp.iinfo(jnp.int32).max
 
 
@@ -26,7 +26,7 @@ class TrainedEncoder(Protocol):
 
     @property
     def width(self) -> int:
-        """Of an item's vector."""
+        """Width of an item's vector."""
 
     @property
     def num_layers(self) -> int:
@@ -41,15 +41,15 @@ class TrainedEncoder(Protocol):
         """Vectors of the distinct items of the global batch, on every device.
 
         Args:
-          params: of the trained part.
-          inputs: what every step reads, whole on each device.
-          part: what the batch brings for this device's share of the items.
+          params: parameters of the trained part.
+          inputs: inputs that every step reads, whole on each device.
+          part: the batch's inputs for this device's share of the items.
           axis: the device axis that the batch is cut along.
         """
 
 
 def parameters_name(modality: str) -> str:
-    """Of an encoder's parameters among those of the model: "text_encoder"."""
+    """The name of an encoder's parameters in the model's parameters: "text_encoder"."""
     return f"{modality}{ENCODER_SUFFIX}"
 
 
@@ -57,8 +57,8 @@ class MicroBatches(NamedTuple):
     """Encodes a few items at a time; the activations of one micro-batch live at a time.
 
     The gradient is written by hand: the backward pass encodes each micro-batch again and adds up.
-    (Differentiating the loop would keep a copy of the parameters for each micro-batch, since what
-    a branch of a conditional keeps counts as its own: measured as 5 GiB for MiniLM on ML-1M.)
+    (Differentiating the loop would keep a copy of the parameters for each micro-batch, because each
+    branch of a conditional saves its own residuals: measured as 5 GiB for MiniLM on ML-1M.)
 
     Attributes:
       encode: maps (params, fixed, ids int [size], rows [size, ...]) to a tree of arrays.
@@ -72,10 +72,10 @@ class MicroBatches(NamedTuple):
         """Runs `encode` on all items.
 
         Args:
-          params: through which the gradient goes.
-          fixed: what else it reads.
-          ids: int [number], a multiple of `size`; `NO_ITEM` where there is none. Where all of a
-            micro-batch are, nothing is computed and the results are zeros.
+          params: parameters, which have a gradient.
+          fixed: further inputs, which have none.
+          ids: int [number], a multiple of `size`; `NO_ITEM` is padding. A micro-batch of padding
+            alone is skipped, and its results are zeros.
           rows: tree of arrays [number, ...].
 
         Returns:

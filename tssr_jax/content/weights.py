@@ -1,8 +1,8 @@
-"""Tensors of a file of weights: safetensors, or a PyTorch state dict, of which no code is run.
+"""Reads tensors from safetensors, or from a PyTorch state dict without running its code.
 
-A PyTorch file is a pickle, and a pickle is a program. Ours is read by an unpickler that knows the
-few names that a state dict of tensors needs and refuses all others. Both layouts are read: the zip
-archive (torch 1.6 and later), and the pickles one after the other before it.
+A PyTorch file is a pickle, and a pickle is a program. The unpickler here knows only the names that
+a state dict of tensors needs, and refuses all others. It reads both layouts: the zip archive (torch
+1.6 and later), and the older sequence of pickles.
 """
 
 import collections
@@ -50,8 +50,8 @@ def load_tensors(path: Path) -> dict[str, np.ndarray]:
     """Tensors by name.
 
     Args:
-      path: a .safetensors file, or what `torch.save(model.state_dict(), path)` wrote (maybe below
-        the key "state_dict").
+      path: a .safetensors file, or one that `torch.save(model.state_dict(), path)` wrote (its
+        tensors may be below the key "state_dict").
 
     Raises:
       UserError: if the file can't be read, or holds anything but tensors.

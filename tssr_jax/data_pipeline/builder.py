@@ -21,7 +21,7 @@ from tssr_jax.data_pipeline.tensorflow_cpu import tf
 
 import tensorflow_datasets as tfds  # isort: skip  (after TensorFlow is set up)
 
-# Beside "users": int64, items of each sequence.
+# File in the folder "users": int64, the length of each sequence.
 _LENGTHS = "lengths.npy"
 _USERS = {
     "user_id": tfds.features.Text(),
@@ -80,7 +80,7 @@ def read_texts(folder: Path, name: str, column: str) -> list[str]:
 
 
 class SequenceReader:
-    """Reads single sequences from the shards, whichever are asked for.
+    """Reads single sequences from the shards, in any order.
 
     Attributes:
       lengths: int64 [num_users].

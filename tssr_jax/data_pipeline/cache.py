@@ -1,6 +1,6 @@
 """The cache of prepared data, features and downloads: a local folder, maybe shared by a bucket.
 
-`config.data.cache_dir` may be a bucket (gs://...): what is prepared is then kept there as well, and
+`config.data.cache_dir` may be a bucket (gs://...). Prepared data is then also stored there, and
 every host copies it to its disk instead of preparing it again. Downloads stay local.
 """
 
@@ -16,7 +16,7 @@ _LOCAL = "~/.cache/tssr_jax"
 
 
 def local_folder(cache_dir: str) -> Path:
-    """Where things lie on this machine."""
+    """The cache's folder on this machine."""
     if not _is_remote(cache_dir):
         return Path(cache_dir).expanduser()
     key = hashlib.sha256(cache_dir.encode()).hexdigest()[:16]
@@ -39,9 +39,9 @@ def share(cache_dir: str, name: str) -> None:
 
 
 def incomplete(path: Path) -> Path:
-    """A new name beside the place of what is being made.
+    """A new temporary path in the folder of a path.
 
-    Not of the process's number: containers, and hosts with one cache, have the same ones.
+    It is random: process ids are not unique among containers, or hosts that share a cache.
     """
     return path.with_name(f"{path.name}.incomplete-{uuid.uuid4().hex[:12]}")
 
@@ -62,12 +62,12 @@ def _is_remote(cache_dir: str) -> bool:
 
 
 def _marker(cache_dir: str, name: str) -> epath.Path:
-    """Is there when all of a file or folder is: buckets can't rename a folder as one."""
+    """The file that marks a complete copy: buckets can't rename a folder atomically."""
     return epath.Path(cache_dir) / f"{name}.whole"
 
 
 def _fetch(source: epath.Path, target: Path) -> None:
-    """Copies beside the target and renames, so that others see all of it or nothing."""
+    """Copies to a temporary path and renames it, so that others see all of it or nothing."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = incomplete(target)
     try:

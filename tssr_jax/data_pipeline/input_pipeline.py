@@ -1,8 +1,8 @@
 """Batches by tf.data: fixed-length, left-padded windows over the users' sequences.
 
-A training batch is a pure function of (seed, epoch, step): its windows come from a keyed
-permutation by index, so that nothing is shuffled in a buffer and a run resumes at any step by
-starting there; the order of reordered windows is keyed by (seed, step). Leave-one-out
+A training batch is a pure function of (seed, epoch, step): a keyed permutation of indices selects
+its windows, without a shuffle buffer, so that a run can resume at any step. The order of items in
+reordered windows is keyed by (seed, step). Leave-one-out
 (docs/reference/method.md, "Evaluation protocol"), with s the sequence of a user:
 
     training     inputs s[-L-3:-3], labels s[-L-2:-2], or earlier windows (`TrainWindows`)
@@ -27,7 +27,7 @@ EvalSplit = Literal["validation", "test"]
 _ITEMS_AT_A_TIME = 2**18
 # Items at the end of a sequence that a split must not see as input.
 HELD_OUT = {"train": 2, "validation": 2, "test": 1}
-# These, an item to predict, and one to predict it by.
+# Two held-out items, one item to predict, and one to predict it from.
 NOTHING_TO_TRAIN_ON = (
     "No user has the 4 interactions that a training window needs (train.held_out_items left out)."
 )
@@ -38,8 +38,8 @@ class Cut(NamedTuple):
 
     Attributes:
       num_rows: rows of a batch; those beyond the batch size are empty.
-      rows: which of them this process reads. Processes that train together read their own.
-      num_devices: in all processes; each gets as many rows.
+      rows: the rows that this process reads. Processes that train together read their own.
+      num_devices: devices in all processes; each gets an equal number of rows.
     """
 
     num_rows: int
@@ -48,7 +48,7 @@ class Cut(NamedTuple):
 
 
 class DistinctReader(Protocol):
-    """Reads what a content encoder that is trained needs of a batch."""
+    """Reads the inputs of a trainable content encoder for a batch."""
 
     def part(self, items: tf.Tensor, num_devices: int, mine: slice) -> Any:
         """See `content.distinct.PreparedEncoder.part`."""
@@ -60,11 +60,11 @@ class TrainWindows:
     A window has at least two items, and at most max_length + 1: the last one is only a target.
 
     Args:
-      lengths: int64 [num_users], of whole sequences.
+      lengths: int64 [num_users], lengths of whole sequences.
       kind: "last", the newest window of each user; "strided", windows whose ends are `stride`
         items apart, until all items are in one.
-      max_length: L.
-      stride: see above; at most L.
+      max_length: L, the most inputs of a window.
+      stride: items between the ends of two "strided" windows; at most L.
     """
 
     def __init__(self, lengths: np.ndarray, kind: str, max_length: int, stride: int):
@@ -82,7 +82,7 @@ class TrainWindows:
         self._firsts = tf.constant(np.concatenate([[0], np.cumsum(numbers)]))
 
     def __call__(self, windows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The user of windows int64 [rows], and how many of its items lie before the end."""
+        """Users of windows int64 [rows], and how many items of the user precede a window's end."""
         place = tf.searchsorted(self._firsts, windows, side="right", out_type=tf.int64) - 1
         back = (windows - tf.gather(self._firsts, place)) * self._stride
         return tf.gather(self._users, place), tf.gather(self._trained, place) - back
@@ -99,15 +99,15 @@ class TrainBatches:
       batch_size: windows per batch; an epoch's last batch is filled up with empty rows.
       max_length: L.
       seed: together with the epoch it determines the permutation of the windows.
-      windows: see `TrainWindows`.
-      window_stride: the same.
+      windows: kind of the windows, see `TrainWindows`.
+      window_stride: items between the ends of two "strided" windows.
       reorder_rate: probability that the items of a window, the last target included, are put in
         a random order ("item reorder" of CL4SRec, arXiv 2010.14395, over the whole window).
       packing: add the packed form of the windows.
-      encoders: content encoders that are trained, by modality: add what they read of the distinct
-        items of the global batch. (Processes then look at all rows.)
+      encoders: trainable content encoders, by modality: add their inputs for the distinct items of
+        the global batch. (Each process then reads all rows.)
       held_out: bool [num_classes], items that are left out of all windows.
-      cut: what of a batch is read here; by default all.
+      cut: the part of a batch that this process reads; by default all.
     """
 
     def __init__(
@@ -144,8 +144,8 @@ class TrainBatches:
         """Batches of the global steps start_step, start_step + 1, ...
 
         Each is {"item_sequence": int32 [rows, L], "labels": int32 [rows, L], "row_mask":
-        bool [rows]}; with packing "packed", see `packing.pack`; and with encoders "distinct", what
-        this process's devices encode, by modality, see `DistinctReader.part`.
+        bool [rows]}; with packing also "packed", see `packing.pack`; with encoders also "distinct",
+        the inputs of this process's devices by modality, see `DistinctReader.part`.
         """
         dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
         dataset = dataset.map(self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -191,7 +191,7 @@ class TrainBatches:
         return batch
 
     def _draws(self, step: tf.Tensor) -> tf.Tensor:
-        """L + 2 uniform numbers for each row, however many empty ones follow."""
+        """L + 2 uniform numbers for each row, which do not depend on the number of empty rows."""
         shape = [self._batch_size, self._max_length + 2]
         draws = tf.random.stateless_uniform(shape, tf.stack([self._seed, step]))
         return tf.pad(draws, [[0, self._cut.num_rows - self._batch_size], [0, 0]])
@@ -209,9 +209,9 @@ def make_train_batches(
     Args:
       store: the sequences.
       config: sections `train` and `model`, and the seed.
-      cut: see `TrainBatches`.
-      encoders: the same.
-      held_out: the same.
+      cut: the part of a batch that this process reads; by default all.
+      encoders: trainable content encoders, by modality.
+      held_out: bool [num_classes], items that are left out of all windows.
     """
     train = config.train
     return TrainBatches(
@@ -284,7 +284,7 @@ class EvalBatches:
 
     @functools.cached_property
     def _dataset(self) -> tf.data.Dataset:
-        """Traced once, however often it is gone through."""
+        """Traced once, however often it is iterated over."""
         return tf.data.Dataset.range(self.num_batches).map(
             self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
@@ -317,7 +317,7 @@ def held_out_items(config: ml_collections.ConfigDict, num_items: int) -> np.ndar
 def without_items(windows: tf.Tensor, held_out: np.ndarray) -> tf.Tensor:
     """Windows int32 [rows, length] without these items; the others move to the right.
 
-    Where a single item is left there is nothing to predict, and the window is emptied.
+    A window with a single item left has nothing to predict, and is emptied.
 
     Args:
       windows: left padded.
@@ -330,14 +330,14 @@ def without_items(windows: tf.Tensor, held_out: np.ndarray) -> tf.Tensor:
 
 
 def users_in_chunks(users: np.ndarray, length: int = 1) -> Iterator[tf.Tensor]:
-    """Users int64, so many at a time that windows of this length fit in memory with ease."""
+    """Users int64, in chunks that are small enough for windows of this length in memory."""
     number = max(1, _ITEMS_AT_A_TIME // length)
     for start in range(0, users.size, number):
         yield tf.constant(users[start : start + number], tf.int64)
 
 
 def _stream(dataset: tf.data.Dataset) -> Iterator[Batch]:
-    """Batches as arrays; errors while they are made are told without TensorFlow's frames."""
+    """Batches as arrays; raises the pipeline's errors as UserError, without TensorFlow's frames."""
     try:
         yield from dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
     except tf.errors.OpError as error:

@@ -2,10 +2,9 @@
 
     chunks of (user, item, timestamp)  ->  encoded rows  ->  parts, each a range of users
 
-Rows are numbered by the rank of their ids among the sorted ones. A part holds all rows of its
-users, in order: by user, by time, and ties by a seeded hash of (user, item), never by the order of
-the file or the values of the ids. Memory holds the ids, one part, and a few bytes for each user
-and item.
+Users and items are numbered by the rank of their sorted ids. A part holds all rows of its users,
+sorted by user, then by time, then by a seeded hash of (user, item), never by file order or by ids.
+Memory holds the ids, one part, and a few bytes for each user and item.
 """
 
 import dataclasses
@@ -85,11 +84,11 @@ def collect(
 
 
 class _Ids:
-    """Numbers strings; the numbers are about as many as there are distinct ones, with gaps."""
+    """Maps strings to numbers, with gaps, up to about the number of distinct strings."""
 
     def __init__(self) -> None:
-        # Categories of our own. Polars forgets them when no series has them any more: this one
-        # does as long as this object lives.
+        # Categories of this object. Polars drops categories that no series uses: the holder uses
+        # them as long as this object lives.
         self._dtype = pl.Categorical(pl.Categories.random())
         self._holder = pl.Series([""], dtype=self._dtype)
         self._seen = np.zeros(0, bool)
@@ -126,7 +125,7 @@ def _partition(
     item_rank: np.ndarray,
     rows_per_part: int,
 ) -> list[Path]:
-    """Writes each row, with ranks for numbers, to the part of its user."""
+    """Writes each row, with ranks in place of numbers, to the part of its user."""
     part_of_user = (np.cumsum(counts) - 1) // rows_per_part
     _, part_of_user = np.unique(part_of_user, return_inverse=True)
     number = int(part_of_user.max(initial=-1)) + 1
@@ -144,7 +143,7 @@ def _partition(
 
 
 def _order(path: Path, user_hash: np.ndarray, item_hash: np.ndarray, drop_repeats: bool) -> int:
-    """Orders a part in its place and returns how many rows it keeps."""
+    """Sorts the file of a part and returns the number of rows that it keeps."""
     rows = np.fromfile(path, ROW)
     ties = _mix(_mix(user_hash[rows["user"]]) ^ item_hash[rows["item"]])
     order = np.lexsort((rows["item"], ties, rows["time"], rows["user"]))

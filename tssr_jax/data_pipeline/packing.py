@@ -1,15 +1,15 @@
-"""Several short windows in one row, so that encoders do not work on padding.
+"""Packs several short windows into one row, so that encoders compute little padding.
 
-A batch keeps its windows and gets a second form of the same tokens beside it: rows in which
-windows lie one after the other. The model encodes those, keeps the windows apart by their segments,
-and brings the states back to the windows' places, so that losses see what they always see.
+A batch keeps its windows, and also gets a packed form of their tokens: rows that hold several
+windows in sequence. The model encodes the packed rows, separates windows by their segments, and
+moves the states back to the windows' positions, so that losses do not change.
 """
 
 import numpy as np
 
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 
-# A step is compiled for each number of rows: there are at most so many.
+# A step is compiled for each number of rows. This bounds how many numbers occur.
 _NUMBERS_OF_ROWS = 32
 
 
@@ -20,17 +20,17 @@ def pack(
 
     Args:
       windows: int32 [rows, length], 0 is padding; a whole number of parts.
-      all_sizes: int [all_rows], items of the windows of the global batch. It is cut into
-        `num_parts` equal parts, one for each device, each of which is packed by itself, into as
-        many rows as the fullest one needs.
-      num_parts: see above.
-      first_part: that of the first of `windows`.
+      all_sizes: int [all_rows], number of items of each window of the global batch. It is cut into
+        `num_parts` equal parts. Each part is packed separately, into as many rows as the fullest
+        part needs.
+      num_parts: number of parts, one for each device.
+      first_part: index of the part that holds the first of `windows`.
 
     Returns:
-      For each part of `windows`, all int32 [parts * packed_rows, length]: `items`; `segments`,
-      which window a token is of, from 1, and 0 where there is none; `positions`, its column in
-      its window. And `places` int32 [rows, length], where in its part's packed rows (flattened)
-      a window's token is, or their number where the window has none.
+      For all parts of `windows`, int32 [parts * packed_rows, length]: `items`; `segments`, the
+      number of each token's window, from 1, or 0 for padding; `positions`, each token's column in
+      its window. And `places` int32 [rows, length], the index of each window's tokens in the
+      flattened packed rows of its part, or the size of these rows for padding.
     """
     num_rows, length = windows.shape
     share = all_sizes.size // num_parts
@@ -77,11 +77,11 @@ def pack_tensors(
 
 
 def _first_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
-    """First-fit decreasing: the row that each window goes to, and where in it it starts.
+    """First-fit decreasing: the row of each window, and its first column there.
 
     Args:
       sizes: int [parts, windows].
-      capacity: of a row.
+      capacity: length of a row.
 
     Returns:
       Two int arrays of the shape of `sizes`; an empty window takes no room.

@@ -2,10 +2,10 @@
 
     tssr prepare --config=hm --config.data.raw_dir=FOLDER
 
-does it without training; the folder that it prints holds report.json and report.png.
+prepares without training, and prints a folder that holds report.json and report.png.
 
 The key of a data set hashes the raw files and every setting that the result depends on, so that a
-change of either makes a new data set and never mixes with an old one.
+change of either makes a new data set.
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ from tssr_jax.data_pipeline.texts import describe
 from tssr_jax.errors import UserError
 
 _VERSION = 3
-# Settings that do not change what is prepared: places, and what the key holds as file contents.
+# Settings that are not in the key: they do not affect the result, or files are hashed instead.
 _NOT_IN_KEY = ("cache_dir", "raw_dir", "in_memory_gib")
 
 
 @dataclasses.dataclass(frozen=True)
 class PreparedData:
-    """One data set, ready for the input pipeline. What is large is read when it is asked for.
+    """One data set, ready for the input pipeline. Large parts are read on first use.
 
     Attributes:
       key: identifies raw files and settings.
@@ -175,7 +175,7 @@ def _catalogue(ids: pl.Series, described: pl.DataFrame) -> tuple[pl.DataFrame, d
     has_row = items["title"].is_not_null()
     items = items.with_columns(pl.col("title", "text", "image").fill_null(""))
     no_text = items["text"] == ""
-    # URLs are not fetched: what has nothing else has no picture.
+    # URLs are not fetched: an item with only a URL has no picture.
     no_image = (items["image"] == "") | items["image"].str.contains("://", literal=True)
     return items, {
         "items_without_a_row_in_the_item_file": int((~has_row).sum()),

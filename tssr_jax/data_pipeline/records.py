@@ -1,8 +1,8 @@
-"""TFRecord shards that TensorFlow Datasets reads, written fast and read at random places.
+"""TFRecord shards that TensorFlow Datasets reads, with fast writes and random access.
 
-They are written as examples of a builder's features without its writer, which takes 100 times as
-long for a short sequence. The sizes of all examples are kept beside them, so that one of them can
-be read from the middle of a shard.
+Examples have a builder's features but are written without its writer, which takes 100 times as
+long for a short sequence. The sizes of all examples are stored as well, so that a single example
+can be read from the middle of a shard.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds  # isort: skip  (after TensorFlow is set up)
 
 VERSION = "1.0.0"
 SPLIT = "rows"
-# Beside a data set, int64: bytes of each example, and examples of each shard.
+# Files in a data set's folder, int64: bytes of each example, and examples of each shard.
 _SIZES, _SHARDS = "sizes.npy", "shards.npy"
 # A TFRecord is a length (8 bytes), its checksum (4), the example, and its checksum (4).
 _BEFORE, _AROUND = 12, 16
@@ -82,7 +82,7 @@ def write(
 
 
 def _runs(values: Iterable[bytes], size: int) -> Iterator[Iterator[bytes]]:
-    """Runs of `size` values, the last one shorter; each is to be used up before the next."""
+    """Runs of `size` values, the last one shorter; exhaust each run before the next."""
     remaining = iter(values)
     for first in remaining:
         yield itertools.chain([first], itertools.islice(remaining, size - 1))
@@ -94,7 +94,7 @@ def shards(folder: Path) -> list[Path]:
 
 
 class RecordReader:
-    """Reads single examples, whichever are asked for.
+    """Reads single examples, in any order.
 
     Args:
       folder: of the data set.

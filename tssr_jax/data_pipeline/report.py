@@ -11,7 +11,7 @@ from tssr_jax.data_pipeline.sequences import Sequences
 
 FILE = "report.json"
 PICTURE = "report.png"
-# Above this share of neighbours in a history that have one time, the hash that orders them is told.
+# The summary mentions ties above this share of neighbours in a history with equal times.
 _MANY_TIES = 0.1
 
 
@@ -22,7 +22,7 @@ def write(values: dict, sequences: Sequences, folder: Path) -> None:
 
 
 def summary(values: dict) -> list[str]:
-    """What matters of a report, at most eight lines."""
+    """The summary of a report, at most eight lines."""
     dropped = values["interactions_read"] - values["interactions_kept"]
     lines = [
         f"{values['users']:,} users, {values['items']:,} items, {values['interactions_kept']:,} "
@@ -41,7 +41,7 @@ def summary(values: dict) -> list[str]:
             lines.append(f"{values[name]:,} {text}")
     if values["share_of_tied_neighbours"] > _MANY_TIES:
         share = values["share_of_tied_neighbours"]
-        lines.append(f"{share:.0%} of neighbours in a history have one time: a hash orders them")
+        lines.append(f"{share:.0%} of neighbours in a history have equal times: a hash orders them")
     return lines
 
 
@@ -66,7 +66,7 @@ def show(values: dict, *, everything: bool = False) -> None:
 
 def _draw(sequences: Sequences, path: Path) -> None:
     """How long histories are, and how often items occur."""
-    # Not at the top: it takes half a second, and prepared data is mostly found, not made.
+    # Imported here: it takes half a second, and data is mostly found in the cache.
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
     from matplotlib.ticker import NullFormatter  # noqa: PLC0415

@@ -3,7 +3,7 @@
 The protocol is in docs/reference/method.md, "Evaluation protocol".
 
 Iterative k-core, ids 1..N. The interactions come in order (`interactions.py`), a part at a time,
-so that their number does not matter.
+so that memory does not limit their number.
 """
 
 import dataclasses
@@ -49,8 +49,8 @@ def build_sequences(
 
     Args:
       interactions: all of them, in order.
-      min_user_interactions: the k of the k-core for users; at least `MIN_SEQUENCE_LENGTH` is
-        taken in any case.
+      min_user_interactions: the k of the k-core for users; values below `MIN_SEQUENCE_LENGTH` are
+        raised to it.
       min_item_interactions: the k of the k-core for items.
 
     Raises:
@@ -104,7 +104,7 @@ def build_sequences(
 def _statistics(
     parts: Iterable[np.ndarray], lengths: np.ndarray, num_items: int
 ) -> dict[str, int | float]:
-    """What the report tells of the sequences."""
+    """Statistics of the sequences for the report."""
     neighbours = tied = repeated = 0
     for rows in parts:
         same_user = rows["user"][1:] == rows["user"][:-1]
@@ -129,10 +129,11 @@ class Core:
     """The largest set of interactions in which every user and every item has enough.
 
     Attributes:
-      users, items: bool, which are in it: an interaction is where both of its are.
-      user_counts, item_counts: int64, interactions within.
-      first_user_counts, first_item_counts: the same before anything was removed.
-      rounds: in which something was removed.
+      users, items: bool, the users and items of the core; an interaction is in the core if both
+        its user and its item are.
+      user_counts, item_counts: int64, interactions in the core.
+      first_user_counts, first_item_counts: int64, interactions before anything was removed.
+      rounds: number of rounds that removed something.
     """
 
     users: np.ndarray

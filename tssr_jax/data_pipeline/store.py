@@ -17,8 +17,8 @@ class Rows(NamedTuple):
     """Sequences of some users.
 
     Attributes:
-      items: int32, those of all of them, maybe with others between.
-      starts: int64 [rows], where each begins.
+      items: int32, the items of all these sequences, maybe with others between them.
+      starts: int64 [rows], the index of each sequence's first item.
     """
 
     items: tf.Tensor
@@ -29,8 +29,8 @@ class Rows(NamedTuple):
 
         Args:
           ends: int64 [rows].
-          length: of a window.
-          fill: what stands where there is no item.
+          length: length of a window.
+          fill: value where there is no item.
 
         Returns:
           int32 [rows, length].
@@ -48,8 +48,8 @@ class SequenceStore:
       lengths: int64 [num_users], on the host.
 
     Args:
-      lengths: the same.
-      rows: the sequences of users int64 [rows].
+      lengths: int64 [num_users], lengths of the sequences.
+      rows: maps users int64 [rows] to their sequences.
     """
 
     def __init__(self, lengths: np.ndarray, rows: Callable[[tf.Tensor], Rows]):
@@ -63,19 +63,19 @@ class SequenceStore:
 
     @classmethod
     def on_disk(cls, folder: Path) -> "SequenceStore":
-        """Reads from the shards what is asked for; memory holds a few bytes for each user."""
+        """Reads sequences from the shards on demand; memory holds a few bytes for each user."""
         reader = builder.SequenceReader(folder)
 
         def rows(users: tf.Tensor) -> Rows:
             items, offsets = reader(users)
-            # One item more, so that there is something to look at when all rows are empty.
+            # One extra item, so that indices are valid when all rows are empty.
             return Rows(tf.concat([items, [0]], axis=0), offsets[:-1])
 
         return cls(reader.lengths, rows)
 
 
 def open_store(data: PreparedData, in_memory_gib: float) -> SequenceStore:
-    """The sequences of a data set; in memory if their items take up to so many GiB."""
+    """The sequences of a data set; in memory if their items take up to `in_memory_gib` GiB."""
     size = data.report["interactions_kept"] * np.dtype(np.int32).itemsize
     if size <= in_memory_gib * _GIB:
         return SequenceStore.in_memory(*builder.read_sequences(data.folder))

@@ -10,7 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Nothing is computed in TensorFlow, and with oneDNN on it prints two lines at each start.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-# Keras is not needed; by this it is not imported before it is, which saves a third of the time.
+# Keras is not needed; this delays its import, which saves a third of the time.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 import tensorflow as tf

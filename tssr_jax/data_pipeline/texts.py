@@ -18,8 +18,8 @@ def describe(items: pl.DataFrame, fields: Sequence[str], field_length: int) -> p
 
     Args:
       items: columns `item` and the fields; null stands for nothing.
-      fields: which, and in which order.
-      field_length: characters of a field that are kept, to the last whole word; 0 keeps all.
+      fields: names of the fields of the text, in order.
+      field_length: fields are cut to this many characters, at a whole word; 0 keeps all.
 
     Returns:
       Columns `item`, `title`, `text`, and `image` ("" without one).

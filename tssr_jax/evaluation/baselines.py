@@ -1,7 +1,7 @@
-"""What a trained model has to beat: popularity, and nearest neighbours of items.
+"""Baselines for a trained model: popularity, and nearest neighbours of items.
 
-Both rank the same users over the same catalogue by the same code as the model; nothing of the
-held-out items is looked at.
+Both rank the model's users and catalogue by the model's evaluation code. Neither reads held-out
+items.
 """
 
 from collections.abc import Callable, Mapping
@@ -40,12 +40,12 @@ from tssr_jax.run import (
 )
 
 _ITEMS_AT_A_TIME = 1_024
-# Items that are alike are ordered by popularity, whose share of a score is at most this.
+# Equal similarities are ordered by popularity, whose share of a score is at most this.
 _POPULARITY_SHARE = 1e-6
 
 
 def run_baseline(config: ml_collections.ConfigDict, workdir: epath.Path) -> Metrics:
-    """Evaluates `config.baseline` as a run's best checkpoint is; returns the test metrics.
+    """Evaluates `config.baseline` like a run's best checkpoint; returns the test metrics.
 
     Raises:
       UserError: if the configuration or the data make no sense, or `workdir` holds another run.
@@ -75,7 +75,7 @@ def evaluate_baseline(workdir: epath.Path, raw_dir: str | None = None) -> Metric
 
 
 def _learn(run: Run) -> tuple[Any, Scorer]:
-    """What the baseline knows of training, in a trained model's place, and how it scores by it."""
+    """The baseline's parameters, from the training data, and its scorer."""
     config, num_items = run.config, run.data.num_items
     settings = config.baseline
     counts = training_counts(run.sequences, config, num_items)
@@ -112,20 +112,20 @@ def item_neighbours(
     *,
     held_out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The items that are most like each item, by the users who have both in training.
+    """The items that are most similar to each item, by the users who have both in training.
 
     `n_ij / (sqrt(n_i n_j) + shrinkage)`, n counting users (Sarwar et al., WWW 2001; shrinkage as in
     Ferrari Dacrema et al., RecSys 2019). An item is not its own neighbour.
 
     Args:
       store: the sequences.
-      num_items: of the catalogue.
-      number: how many neighbours are kept; others count as not alike at all.
-      shrinkage: see above.
+      num_items: size of the catalogue.
+      number: number of neighbours that are kept; others count as dissimilar.
+      shrinkage: added to the denominator.
       held_out: bool [num_items + 1], items that training does not see; None is none.
 
     Returns:
-      Classes int32 [num_items + 1, number], and how alike they are, float32; 0 where there are
+      Classes int32 [num_items + 1, number], and their similarities float32; 0 where there are
       fewer.
     """
     users_of = _training_matrix(store, num_items, held_out).tocsc()
@@ -146,14 +146,14 @@ def item_neighbours(
 
 
 def item_knn_scorer(catalogue: Catalogue, decay: float) -> Scorer:
-    """Adds up how alike a class is to the window's items, the newest first.
+    """Scores a class by its summed similarity to the window's items, weighted by age.
 
-    Its parameters are {"neighbours", "likeness"} as `item_neighbours` gives them, and
-    {"popularity"} [num_classes], which is added.
+    Its parameters are "neighbours" and "likeness" from `item_neighbours`, and "popularity"
+    [num_classes], which is added to the scores.
 
     Args:
       catalogue: not cut over devices.
-      decay: what an item counts of the one after it.
+      decay: weight of an item relative to the next newer one.
     """
 
     def scorer(

@@ -13,7 +13,7 @@ _MULTIHOST = flags.DEFINE_bool(
     "multihost", False, "Evaluate together with the other processes of this TPU pod or cluster."
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0, where --multihost can't find it out."
+    "coordinator", None, "HOST:PORT of process 0, if --multihost can't detect it."
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")

@@ -27,9 +27,9 @@ from tssr_jax.reporting import make_console, make_progress, metrics_table
 from tssr_jax.run import Run, build_run, require_same_data
 
 PER_USER_FILE = "per_user.npz"
-# Metrics of warm and of cold items.
+# Metrics that are also reported for warm and cold items.
 OF_PARTS = ("recall@10", "ndcg@10", "mrr")
-# In the table; the files have all.
+# Metrics in the table; the files have all metrics.
 QUOTED = (
     *("ndcg@10", "recall@10", "ndcg@20", "recall@20", "mrr"),
     *("coverage@10", "gini@10", "novelty@10", "serendipity@10", "popularity_lift@10"),
@@ -41,8 +41,8 @@ Metrics = dict[str, float | int]
 def split_metrics(run: Run, batches: EvalBatches, ranks: np.ndarray) -> Metrics:
     """Metrics of one split, averaged as `config.corrections` asks for.
 
-    Where it is known which items training has seen, also those of users whose answer is one of
-    them ("warm/...") and of the others ("cold/...").
+    If `run.known` says which items training has seen, also metrics of users whose answer is one of
+    them ("warm/...") and of the other users ("cold/...").
     """
     config = run.config
     full = config.corrections.full_history_ranking
@@ -65,19 +65,20 @@ def evaluate_params(
     *,
     scorer: Scorer | None = None,
 ) -> dict[str, Metrics]:
-    """Ranks both held-out splits, writes what was found and prints a table.
+    """Ranks both held-out splits, writes the results and prints a table.
 
-    In `workdir` test_metrics.json, validation_metrics.json, and per_user.npz: of each user the
-    answers and their ranks in both splits ("test_rank", ...) and the length of the history before
-    the test answer ("history"); of each class how often training has seen it ("counts").
+    Writes test_metrics.json, validation_metrics.json and per_user.npz to `workdir`. per_user.npz
+    holds, for each user, the answers and their ranks in both splits ("test_rank", ...) and the
+    length of the history before the test answer ("history"); for each class, its training
+    frequency ("counts").
 
     Args:
       run: data, features and model.
-      params: the model's, or the scorer's.
-      title: of the table.
+      params: parameters of the model, or of `scorer`.
+      title: title of the table.
       workdir: the run's folder.
-      console: where the table goes.
-      scorer: by default the model's.
+      console: prints the table.
+      scorer: scores the classes; by default the model's scorer.
 
     Returns:
       Metrics of both splits, those of lists (`config.evaluate.list_length`) of the test split only.
@@ -112,7 +113,7 @@ def evaluate_params(
 
 
 def _popularity_ranks(run: Run, counts: np.ndarray) -> np.ndarray:
-    """Of the test answers, to compare with."""
+    """Ranks of the test answers by popularity, for comparison."""
     batches = make_eval_batches(run, "test", all_rows=True)
     ranks = [
         popularity_ranks(counts, batch["answers"], batch["excluded"])[batch["row_mask"]]
@@ -122,7 +123,7 @@ def _popularity_ranks(run: Run, counts: np.ndarray) -> np.ndarray:
 
 
 def _table(title: str, columns: dict[str, Metrics], popularity: Metrics) -> Table:
-    """The metrics that people quote, and what the most popular items would have got."""
+    """The usual metrics, and those of a ranking by popularity."""
     told = [*QUOTED, *(f"cold/{name}" for name in OF_PARTS if "cold/mrr" in columns["test"])]
     rows = {name: [columns[split].get(name) for split in SPLITS] for name in told}
     rows = {name: [*values, popularity.get(name)] for name, values in rows.items() if any(values)}
@@ -138,7 +139,7 @@ def _list_metrics(
     per_user: dict[str, np.ndarray],
     on_batch: Callable[[], None],
 ) -> dict[str, float]:
-    """Of the test split's lists."""
+    """Metrics of the test split's lists."""
     k, counts = run.config.evaluate.list_length, per_user["counts"]
     batches = make_eval_batches(run, "test")
     popular = Ranker(run, popularity_scorer(run.model.classes))
@@ -161,7 +162,7 @@ def _list_metrics(
 
 
 def load_config_here(workdir: epath.Path, raw_dir: str | None = None) -> ml_collections.ConfigDict:
-    """A run's configuration, with no more devices than there are here: it may have had others.
+    """A run's configuration, with no more devices than this machine has.
 
     Raises:
       UserError: as `load_config` does.
@@ -174,12 +175,12 @@ def load_config_here(workdir: epath.Path, raw_dir: str | None = None) -> ml_coll
 def restore_best(
     workdir: epath.Path, *, raw_dir: str | None = None, whole_catalogue: bool = False
 ) -> tuple[Run, Any, int]:
-    """A run as its best checkpoint left it: run, parameters, and the step they are of.
+    """Restores a run's best checkpoint: the run, its parameters, and their step.
 
     Args:
       workdir: the run's folder.
-      raw_dir: where its raw files lie now; None if they lie where they lay.
-      whole_catalogue: on each device, though it was cut over several when it was trained.
+      raw_dir: where its raw files are now; None if they have not moved.
+      whole_catalogue: put the whole catalogue on each device, even if training cut it.
 
     Raises:
       UserError: if `workdir` holds no run, or its data or checkpoints don't fit.
@@ -226,7 +227,7 @@ def evaluate(workdir: epath.PathLike, raw_dir: str | None = None) -> Metrics:
 
     Args:
       workdir: the run's folder.
-      raw_dir: where its raw files lie now; None if they lie where they lay.
+      raw_dir: where its raw files are now; None if they have not moved.
 
     Returns:
       The test metrics.

@@ -1,7 +1,7 @@
-"""What recommendation lists are like beside being right: variety, novelty, popularity.
+"""Metrics of recommendation lists beyond accuracy: variety, novelty, popularity.
 
-Each is exact over the catalogue, of lists int [num_users, k] (0 where a list is shorter), ids
-1..num_items. Sources are named with each.
+All are exact over the catalogue. Lists are int [num_users, k], with ids 1..num_items, and 0 where a
+list is shorter. Each function names its source.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ def coverage(lists: np.ndarray, num_items: int) -> float:
 
 
 def gini(lists: np.ndarray, num_items: int) -> float:
-    """Gini index of how often items are recommended: 0 all alike, towards 1 few take all.
+    """Gini index of how often items are recommended: 0 is uniform, near 1 is concentrated.
 
     `sum_j (2 j - n - 1) x_j / (n sum x)`, x ascending, over all n items of the catalogue
     (Castells, Hurley and Vargas, Recommender Systems Handbook, "Novelty and diversity").
@@ -31,11 +31,11 @@ def gini(lists: np.ndarray, num_items: int) -> float:
 def novelty(lists: np.ndarray, counts: np.ndarray) -> float:
     """Mean self-information of what is recommended, in bits: -log2 of an item's share in training.
 
-    (After Zhou et al., PNAS 2010, who take an item's share of users, not of interactions: less by a
-    constant of the data.) An item that training never saw counts as if it had been once.
+    (After Zhou et al., PNAS 2010, who take an item's share of users, not of interactions: the
+    values differ by a constant of the data.) An item that training never saw counts as seen once.
 
     Args:
-      lists: see above.
+      lists: int [num_users, k], 0 where a list is shorter.
       counts: int [num_items + 1], how often training has seen each item.
     """
     shares = np.maximum(counts, 1) / counts.sum()
@@ -48,14 +48,14 @@ def mean_popularity(lists: np.ndarray, counts: np.ndarray) -> float:
 
 
 def popularity_lift(lists: np.ndarray, counts: np.ndarray, history_popularity: float) -> float:
-    """How much more popular lists are than what users chose themselves; 0 is no bias.
+    """How much more popular lists are than the users' histories; 0 is no bias.
 
-    (Mean popularity of the lists over that of the histories) - 1: the group popularity lift of
-    Abdollahpouri et al. (RMSE workshop, RecSys 2019), of one group, everybody.
+    Mean popularity of the lists, divided by the histories' mean popularity, minus 1: the group
+    popularity lift of Abdollahpouri et al. (RMSE workshop, RecSys 2019), with all users as a group.
 
     Args:
-      lists: see above.
-      counts: as for `novelty`.
+      lists: int [num_users, k], 0 where a list is shorter.
+      counts: int [num_items + 1], how often training has seen each item.
       history_popularity: mean over users of the mean count of the items of their history.
     """
     return mean_popularity(lists, counts) / history_popularity - 1.0
@@ -64,10 +64,10 @@ def popularity_lift(lists: np.ndarray, counts: np.ndarray, history_popularity: f
 def diversity(lists: np.ndarray, vectors: np.ndarray) -> float:
     """Mean over users of the mean of 1 - cosine over all pairs of a list (Ziegler, WWW 2005).
 
-    Lists with fewer than two items are left out. An item without a vector (zeros) is unlike all.
+    Lists with fewer than two items are left out. A vector of zeros has cosine 0 to all.
 
     Args:
-      lists: see above.
+      lists: int [num_users, k], 0 where a list is shorter.
       vectors: float [num_items + 1, width].
     """
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -77,7 +77,7 @@ def diversity(lists: np.ndarray, vectors: np.ndarray) -> float:
         part = lists[start : start + _USERS_AT_A_TIME]
         present = part > 0
         own = unit[part] * present[..., None]
-        # The sum over pairs, by the square of the sum less the squares.
+        # The sum over pairs: half of the square of the sum minus the sum of squares.
         squares = (own**2).sum(axis=(1, 2))
         alike = ((own.sum(axis=1) ** 2).sum(axis=1) - squares) / 2
         sizes = present.sum(axis=1)
@@ -93,8 +93,8 @@ def serendipity(lists: np.ndarray, answers: np.ndarray, expected: np.ndarray) ->
     (Ge et al., RecSys 2010: useful items among the unexpected, over the length of the list.)
 
     Args:
-      lists: see above.
-      answers: int [num_users], what each user chose.
+      lists: int [num_users, k], 0 where a list is shorter.
+      answers: int [num_users], the item that each user chose.
       expected: int [num_users, k], each user's most popular items among those not seen.
     """
     right = (lists == answers[:, None]).any(axis=1)
@@ -116,15 +116,15 @@ def list_metrics(
     counts: np.ndarray,
     spaces: Mapping[str, np.ndarray],
 ) -> dict[str, float]:
-    """All of them; names end in @k. Without diversity where no list has two items.
+    """Computes all metrics; names end in @k. Skips diversity if no list has two items.
 
     Args:
-      lists: see above.
-      answers: as for `serendipity`.
-      expected: the same.
-      history_popularity: as for `popularity_lift`.
-      counts: as for `novelty`.
-      spaces: vectors of the items, by the name of the space that diversity is told for.
+      lists: int [num_users, k], 0 where a list is shorter.
+      answers: int [num_users], the item that each user chose.
+      expected: int [num_users, k], each user's most popular items among those not seen.
+      history_popularity: mean over users of the mean count of the items of their history.
+      counts: int [num_items + 1], how often training has seen each item.
+      spaces: item vectors float [num_items + 1, width] for diversity, by name of the space.
     """
     num_items = counts.size - 1
     values = {

@@ -16,10 +16,10 @@ def competitors_above(
 ) -> jax.Array:
     """Counts for each answer the classes of this device that rank above it.
 
-    Added up over the devices that share a catalogue, this is the answer's 0-based rank among all
-    classes that compete with it: the number of competitors whose score is not below its own (a tie,
-    or a NaN, counts against it). There is no sort and no dense mask: count all classes, then take
-    back the excluded ones and, where it lies, the answer itself.
+    The sum over the devices that share a catalogue is the answer's 0-based rank among all competing
+    classes: the number of competitors whose score is not lower (a tie, or a NaN, counts against the
+    answer). This needs no sort and no dense mask: it counts all classes, then subtracts the
+    excluded ones and the answer itself.
 
     Args:
       scores: [group_rows, shard_classes]; rows and classes are those of one device unless the
@@ -44,7 +44,7 @@ def popularity_ranks(counts: np.ndarray, answers: np.ndarray, excluded: np.ndarr
     """0-based ranks of answers by how often training has seen items; a tie counts against them.
 
     Args:
-      counts: int [num_items + 1], of each item; the first is padding's.
+      counts: int [num_items + 1], training frequency of each class; the first is padding.
       answers: int [users].
       excluded: int [users, width], items that do not compete (each once, not the answer), filled
         up with -1 or 0.
@@ -67,8 +67,8 @@ def ranking_metrics(
 
     Args:
       ranks: int [num_users], 0-based, in the order of evaluation.
-      batch_size: None lets every user weigh the same. A number gives the mean of the batches'
-        means (the reference's habit: users of a short last batch weigh more).
+      batch_size: None weighs all users equally. A number averages the means of batches (the
+        reference's habit: users of a short last batch weigh more).
       cutoffs: values of K.
 
     Raises:

@@ -69,7 +69,7 @@ def rank(  # noqa: PLR0917
 
 
 def seen_items(item_sequence: jax.Array, answers: jax.Array | None = None) -> jax.Array:
-    """The items of each history, each once and without the answer: int [batch, length], else -1."""
+    """Distinct items of each history without the answer, int [batch, length]; -1 elsewhere."""
     ordered = jnp.sort(item_sequence, axis=1)
     first = jnp.diff(ordered, axis=1, prepend=0) > 0
     counts = first if answers is None else first & (ordered != answers[:, None])
@@ -92,8 +92,8 @@ def model_scorer(model: TSSR) -> Scorer:
 def make_eval_step(model: TSSR, scorer: Scorer | None = None) -> EvalStep:
     """Returns the step of one device, `(params, batch, content) -> ranks`.
 
-    Each device gets its rows of the batch; all get the ranks of the whole batch, int32 [batch],
-    -1 for rows that only fill it.
+    Each device takes its rows of the batch, and returns the ranks of the whole batch, int32
+    [batch], -1 for padding rows.
 
     Args:
       model: tells how batch and catalogue lie on the devices.
@@ -121,11 +121,11 @@ def make_scores_step(
       model: tells how batch and catalogue lie on the devices.
       function: `(states, scores, *fields) -> results`, on some rows: the scorer's states, their
         scores [rows, shard_classes], and the batch's fields; a tree of arrays [rows, ...].
-      fields: of the batch, by name.
+      fields: names of the batch's fields.
       own_rows: maps group-wide results to this device's rows.
       scorer: by default the model's.
 
-    The step's result is that of the whole batch on all devices, -1 in rows that only fill it.
+    The step returns the results of the whole batch on all devices, -1 in padding rows.
     """
     catalogue, scorer = model.classes, scorer or model_scorer(model)
 
@@ -150,7 +150,7 @@ def make_scores_step(
 def rows_in_tiles(
     function: Callable[[tuple[Any, ...]], Any], rows: tuple[Any, ...], classes: int
 ) -> Any:
-    """Applies a function of rows, [rows, ...] -> a tree of [rows, ...], to some at a time.
+    """Applies a function of rows, [rows, ...] -> a tree of [rows, ...], tile by tile.
 
     A tile has so few rows that its scores, [rows, classes], are at most `SCORES_PER_TILE`.
     """
@@ -183,8 +183,8 @@ class Ranker:
     """Ranks users with any parameters; compiles each program once.
 
     Attributes:
-      scorer: None stands for the model's.
-      inputs: how parameters, batch and content lie on the devices.
+      scorer: the scorer; None is the model's.
+      inputs: layouts of parameters, batch and content on the devices.
 
     Args:
       run: data, content, model and devices.
@@ -198,16 +198,16 @@ class Ranker:
         self.inputs = (WHOLE if scorer else layout, ROWS, CONTENT_LAYOUT)
         self._eval_step = devices.run(make_eval_step(run.model, scorer), inputs=self.inputs)
         self._encode = {}
-        # A scorer of one's own reads no content that would have to be encoded.
+        # A custom scorer reads no encoded content.
         for name, encoder in ({} if scorer else run.trained).items():
             self._encode[name] = devices.run(
                 _catalogue_body(name, encoder, run.model), inputs=(layout, ROWS, WHOLE, WHOLE)
             )
 
     def content(self, params: Any) -> Content:
-        """What the content stream reads when nothing is trained: tables of all classes.
+        """The content for ranking: feature tables of all classes.
 
-        An encoder that is trained encodes the catalogue once, each device its share.
+        A trainable encoder encodes the catalogue once, each device its share.
         """
         run, devices = self._run, self._run.devices
         features = dict(run.content.features)

@@ -26,7 +26,7 @@ def top_k(  # noqa: PLR0917
     features: Features = None,
     excluded: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """The k best items of each history, best first; of equal scores the lower id.
+    """The k best items of each history, best first; ties go to the lower id.
 
         items, scores = top_k(model, params, item_sequence, 10, features)
 
@@ -58,7 +58,7 @@ def competing_scores(scores: jax.Array, excluded: jax.Array, catalogue: Catalogu
 def best_classes(
     scores: jax.Array, excluded: jax.Array, k: int, catalogue: Catalogue
 ) -> tuple[jax.Array, jax.Array]:
-    """The k classes of each row with the highest scores, best first; of equals the lower id.
+    """The k classes of each row with the highest scores, best first; ties go to the lower id.
 
     Args:
       scores: [group_rows, shard_classes].
@@ -67,8 +67,8 @@ def best_classes(
       catalogue: how the classes lie on the devices.
 
     Returns:
-      Classes int32 [group_rows, k] and their scores; class 0, score -inf where fewer compete. The
-      same on all devices that share a catalogue.
+      Classes int32 [group_rows, k] and their scores; class 0, score -inf where fewer compete. All
+      devices that share a catalogue get equal results.
     """
     scores = competing_scores(scores, excluded, catalogue)
     values, places = jax.lax.top_k(scores, min(k, catalogue.shard_classes))
@@ -84,8 +84,8 @@ def best_classes(
 def make_top_k_step(model: TSSR, k: int, scorer: Scorer | None = None) -> Callable[..., jax.Array]:
     """Returns the step of one device, `(params, batch, content) -> classes`.
 
-    Each device gets its rows of the batch; all get the lists of the whole batch, int32 [batch, k],
-    -1 in rows that only fill it.
+    Each device takes its rows of the batch, and returns the lists of the whole batch, int32
+    [batch, k], -1 in padding rows.
 
     Args:
       model: tells how batch and catalogue lie on the devices.
@@ -101,7 +101,7 @@ def make_top_k_step(model: TSSR, k: int, scorer: Scorer | None = None) -> Callab
 
 
 def popularity_scorer(catalogue: Catalogue) -> Scorer:
-    """Scores classes alike for everybody; its parameters are the scores, [num_classes]."""
+    """Gives every user the same scores, which are its parameters, [num_classes]."""
 
     def scorer(
         popularity: jax.Array, batch: Mapping[str, Any], _: Any
@@ -118,8 +118,8 @@ class TopK:
 
     Args:
       run: data, content, model and devices.
-      ranker: whose scores count.
-      k: length of a list; cut to the number of items.
+      ranker: gives the scorer and the content.
+      k: length of a list; at most the number of items is used.
     """
 
     def __init__(self, run: "Run", ranker: Ranker, k: int):

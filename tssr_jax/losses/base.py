@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 
 class LossTerm(NamedTuple):
-    """Sum of a loss over the anchors that count, and how many they are.
+    """Sum of a loss over the anchors that count, and their number.
 
-    Kept apart so that a mean over several devices or batches is sum(sums) / sum(weights).
+    Both are kept, so that a mean over several devices or batches is sum(sums) / sum(weights).
     """
 
     sum: jax.Array

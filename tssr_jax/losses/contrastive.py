@@ -45,9 +45,9 @@ def user_contrast(
       other_pooled: [batch, d_model], the other stream.
       row_mask: bool [batch], False for rows that only fill the batch; None where none do.
       temperature: divides the cosine.
-      negatives: how those of other devices are reached, see `info_nce`.
+      negatives: how negatives of other devices are reached, see `info_nce`.
       axis: the device axis that the batch is cut along.
-      extra: other users' pooled states, of the other stream.
+      extra: further negatives: the other stream's pooled states of other users.
     """
     if row_mask is None:
         row_mask = jnp.ones(pooled.shape[0], bool)
@@ -85,9 +85,9 @@ def item_contrast(
       valid_positions_only: an anchor needs an item at t, too (in the reference the last padding
         position is an anchor).
       mask_false_negatives: the anchor's own target item in another row is no negative.
-      negatives: how those of other devices are reached, see `info_nce`.
+      negatives: how negatives of other devices are reached, see `info_nce`.
       axis: the device axis that the batch is cut along.
-      extra: the other stream's embeddings of other items.
+      extra: further negatives: the other stream's embeddings of other items.
     """
     targets = item_sequence[:, 1:].T  # [length - 1, batch]
     anchors = present = targets > 0

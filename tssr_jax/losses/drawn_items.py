@@ -1,7 +1,7 @@
-"""Classes drawn to stand for the whole catalogue, and how often each is expected to be drawn.
+"""Classes drawn in place of the whole catalogue, and the expected number of draws of each.
 
-Classes are drawn with replacement, class c with a chance that is proportional to a whole number of
-its own, so that chances are exact: float32 sums over a million classes would not be.
+Classes are drawn with replacement. Their probabilities are proportional to whole numbers, and so
+exact: float32 sums over a million classes would not be.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Chances are multiples of 1 over this, or a little less.
+# Upper bound of the sum of these whole numbers.
 _TOTAL = 2**30
 
 
@@ -18,8 +18,8 @@ class DrawnItems(NamedTuple):
     """Drawn classes, the same on all devices.
 
     Attributes:
-      classes: int32 [number], some maybe more than once.
-      log_expected: float32 [number], how often each is expected among them, its logarithm.
+      classes: int32 [number]; a class may occur more than once.
+      log_expected: float32 [number], logarithm of the expected number of draws of each.
     """
 
     classes: jax.Array
@@ -27,12 +27,12 @@ class DrawnItems(NamedTuple):
 
 
 def cumulative_chances(counts: np.ndarray, power: float) -> np.ndarray:
-    """The chances of classes proportional to `counts ** power`, summed up: int32 [num_classes].
+    """Cumulative weights of classes, proportional to `counts ** power`: int32 [num_classes].
 
     Args:
-      counts: int [num_classes], how often training sees each; negative for classes that are never
-        to be drawn. (Others are drawn now and then even where it sees them never.)
-      power: 0 draws all alike, 1 as often as training sees them.
+      counts: int [num_classes], how often training sees each class; negative for classes that are
+        never drawn. (A count of 0 is treated as 1.)
+      power: 0 draws uniformly, 1 in proportion to `counts`.
 
     Raises:
       ValueError: if no class may be drawn.
@@ -52,7 +52,7 @@ def draw(cumulative: jax.Array, number: int, key: jax.Array) -> DrawnItems:
     Args:
       cumulative: int32 [num_classes].
       number: how many are drawn.
-      key: of which, with the other arguments, the result is a function.
+      key: random key; the result is a function of it and the other arguments.
     """
     total = cumulative[-1]
     point = jax.random.randint(key, (number,), 0, total)

@@ -1,4 +1,4 @@
-"""Further keys of the contrasting terms, beside the batch's: near items, and users of the past."""
+"""Further negatives of the contrastive terms: near items, and users of past steps."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from tssr_jax.losses.info_nce import ExtraKeys
 from tssr_jax.parallel import collectives
 from tssr_jax.parallel.collectives import Axis
 
-# An anchor's negative is one of so many items that are nearest to it.
+# A negative of an anchor is drawn from this many nearest items.
 NEAREST = 10
 
 
@@ -18,15 +18,15 @@ def draw_near_items(
     """Items that are near to items of the global batch, the same on all devices.
 
     Args:
-      vectors: [num_classes, width], in whose space cosines tell what is near; items with a vector
-        of zeros are near to nothing.
+      vectors: [num_classes, width], whose cosines measure nearness; items with a vector of zeros
+        are not near to any item.
       item_sequence: int [batch, length], this device's rows.
-      number: how many are drawn.
-      key: of which, with the batch, the result is a function.
+      number: number of draws.
+      key: random key; the result is a function of it and the batch.
       axis: the device axis that the batch is cut along.
 
     Returns:
-      int32 [number], some maybe more than once; 0 where there is none.
+      int32 [number]; an item may occur more than once; 0 where there is none.
     """
     places, choice = jax.random.split(key)
     items = collectives.all_gather(item_sequence, axis, 0).reshape(-1)
@@ -50,7 +50,7 @@ class UserQueue:
 
     Attributes:
       id: pooled states of the id stream, [size, d_model].
-      content: the same of the content stream.
+      content: pooled states of the content stream, [size, d_model].
       filled: bool [size].
     """
 
@@ -67,11 +67,11 @@ class UserQueue:
     def extended(
         self, own_id: jax.Array, own_content: jax.Array, row_mask: jax.Array, axis: Axis
     ) -> "UserQueue":
-        """With the users of the global batch before all others; the oldest ones leave.
+        """Adds the users of the global batch in front, and drops the oldest users.
 
         Args:
-          own_id: pooled states of this device's rows, [batch, d_model].
-          own_content: the same.
+          own_id: pooled id states of this device's rows, [batch, d_model].
+          own_content: pooled content states of this device's rows, [batch, d_model].
           row_mask: bool [batch], rows with a user.
           axis: the device axis that the batch is cut along.
         """
@@ -85,6 +85,6 @@ class UserQueue:
         )
 
     def keys(self, stream: str) -> ExtraKeys:
-        """Of one stream."""
+        """The queue as negatives of one stream."""
         vectors = self.id if stream == "id" else self.content
         return ExtraKeys(jax.lax.stop_gradient(vectors), self.filled, None)

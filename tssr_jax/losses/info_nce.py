@@ -27,13 +27,13 @@ SCORES_PER_TILE = 2**25
 
 
 class Keys(NamedTuple):
-    """What queries are compared with.
+    """Keys that queries are compared with.
 
     Attributes:
       vectors: [groups, rows, d_model].
       mask: bool [groups, rows], the keys that compete.
-      ids: int [groups, rows]; a key with the id of the query's own key is no negative of it. None
-        where all keys are.
+      ids: int [groups, rows]; a key with the id of the query's own key is no negative. None makes
+        all keys negatives.
     """
 
     vectors: jax.Array
@@ -42,7 +42,7 @@ class Keys(NamedTuple):
 
 
 class ExtraKeys(NamedTuple):
-    """Negatives beside those of the batch, the same for all queries and on all devices.
+    """Negatives beyond the batch, equal for all queries and on all devices.
 
     Attributes:
       vectors: [number, d_model].
@@ -66,8 +66,8 @@ def info_nce(  # noqa: PLR0917
 ) -> LossTerm:
     """Cross entropy of each query's scores `query . key` with its own key as the target.
 
-    Query i of group t competes for the keys of group t: its own, key i, and those of all other
-    rows of the global batch.
+    Query i of group t is compared with the keys of group t in all rows of the global batch; its own
+    key is key i.
 
     Args:
       queries: [groups, rows, d_model].
@@ -76,7 +76,7 @@ def info_nce(  # noqa: PLR0917
       negatives: "all_gather" or "ring".
       axis: the device axis that the batch is cut along; None on one device.
       scores_per_tile: upper bound of the scores that the ring holds at a time.
-      extra: further keys that all queries compete for.
+      extra: further negatives of all queries.
 
     Returns:
       This device's share: the sum over its own anchors, and their number.
@@ -142,7 +142,7 @@ def _ring(queries: jax.Array, keys: Keys, axis: Axis, scores_per_tile: int) -> j
 
 
 def _tile_size(rows: int, queries: int, scores_per_tile: int) -> int:
-    """All keys, or else a power of two of them."""
+    """Number of keys in a tile: all keys, or a power of two."""
     most = max(1, scores_per_tile // queries)
     return rows if rows <= most else 1 << (most.bit_length() - 1)
 
@@ -235,7 +235,7 @@ _log_normaliser.defvjp(_forward, _backward)
 def _tile(
     keys: Keys, hop: jax.Array | int, i: jax.Array, tile: int, rows: int
 ) -> tuple[Keys, jax.Array]:
-    """Keys i * tile .. (i + 1) * tile - 1, and which of them are whose own: [rows, tile]."""
+    """Keys i * tile .. (i + 1) * tile - 1, and whether each is a query's own: [rows, tile]."""
 
     def cut(x: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice_in_dim(x, i * tile, tile, axis=1)

@@ -1,13 +1,13 @@
 """Next-item prediction: cross entropy over the whole catalogue (docs/reference/method.md, step 6).
 
-Scores of all positions against all items are never held. Positions without a label are moved
-to the back; the others go through the head in tiles of a few hundred, and each tile's share of
-the gradient is taken while its scores are at hand. The loss is linear in the incoming
-cotangent (a scalar), so that the backward pass only scales what the forward pass kept.
+The scores of all positions for all items are never in memory at once. Positions without a label
+are moved to the back. The others go through the head in tiles of a few hundred, and each tile's
+gradient is computed together with its scores. The loss is linear in the incoming cotangent (a
+scalar), so the backward pass only scales the gradients of the forward pass.
 
-Where the catalogue is cut over devices, a tile is put together from the positions of the devices
-of a group, each scores its own classes, and log-sum-exps and gradients are added up (the
-vocabulary-parallel loss of Megatron-LM, arXiv 1909.08053).
+If the catalogue is cut over devices, a tile gathers the positions of a group of devices. Each
+device scores its own classes, and log-sum-exps and gradients are summed (the vocabulary-parallel
+loss of Megatron-LM, arXiv 1909.08053).
 """
 
 from collections.abc import Callable
@@ -29,9 +29,9 @@ class TileSize(NamedTuple):
     """How much is scored at a time.
 
     Attributes:
-      positions: at most so many.
-      scores: more than this are gone through in chunks of classes, and computed twice.
-      chunk: scores of a chunk; at least one class of each position.
+      positions: the most positions of a tile.
+      scores: a tile with more scores is computed in chunks of classes, and twice.
+      chunk: the most scores of a chunk; a chunk has at least one class of each position.
     """
 
     positions: int
@@ -48,7 +48,7 @@ _LARGE = TileSize(1536, 2**25, 2**21)
 
 
 def tile_size(classes: int) -> TileSize:
-    """What suits the platform that JAX runs on, for so many classes on a device."""
+    """The tile size for this platform and this number of classes on a device."""
     if jax.default_backend() != "cpu":
         return _LARGE
     return _SMALL if _SMALL.positions * classes <= _SMALL.scores else _CHUNKED
@@ -109,12 +109,12 @@ def next_item_loss(
 
 
 def counted_first(counted: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The order that puts what counts first, int [counted.size], and how many that are."""
+    """The order that puts counted positions first, int [counted.size], and their number."""
     return jnp.argsort(~counted.reshape(-1), stable=True), counted.sum()
 
 
 class _Tiles(NamedTuple):
-    """How scores are gone through.
+    """Computes losses and gradients tile by tile.
 
     Attributes:
       catalogue: how the classes lie on the devices.
@@ -131,7 +131,7 @@ class _Tiles(NamedTuple):
     compute_dtype: str
 
     def number(self, count: jax.Array) -> jax.Array:
-        """Tiles with a position that counts; the same on devices that work together."""
+        """Number of tiles with a position that counts; equal on the devices of a group."""
         own = (count + self.size - 1) // self.size
         return own if self.catalogue.axis is None else collectives.pmax(own, self.rows_axis)
 
@@ -179,7 +179,7 @@ class _Tiles(NamedTuple):
         gradient: Callable[[jax.Array, jax.Array], jax.Array],
         d_weights: tuple[jax.Array, jax.Array],
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The tile's gradient of its own states, and what it adds to those of kernel and bias."""
+        """The tile's gradient of its states; the gradients of kernel and bias, with its share."""
         kernel, bias = weights
 
         def add(carry: tuple[jax.Array, ...], chunk: _Chunk) -> tuple[jax.Array, ...]:
@@ -228,11 +228,11 @@ class _Chunk(NamedTuple):
     """Some of a device's classes.
 
     Attributes:
-      start: the first of them; None where they are all.
-      kernel: theirs.
-      bias: the same; -inf where a class does not compete, or is not fresh.
-      classes: which they are.
-      fresh: bool, those that no chunk before had.
+      start: index of the first class; None if the chunk has all classes.
+      kernel: kernel of these classes.
+      bias: bias of these classes; -inf where a class does not compete, or is not fresh.
+      classes: ids of these classes.
+      fresh: bool, whether no earlier chunk has the class.
     """
 
     start: jax.Array | None
@@ -246,7 +246,7 @@ class _Chunk(NamedTuple):
         return product(x, self.kernel, compute_dtype) + self.bias
 
     def pick(self, scores: jax.Array, y: jax.Array) -> jax.Array:
-        """Each row's score of class y; 0 where that is none of these."""
+        """Each row's score of class y; 0 if y is not a fresh class of this chunk."""
         place = y - self.classes[0]
         first = self.classes.size - jnp.sum(self.fresh) if self.start is not None else 0
         inside = (place >= first) & (place < self.classes.size)
@@ -326,8 +326,8 @@ def _forward(  # noqa: PLR0917
 def _backward(
     tiles: _Tiles, gradients: tuple[jax.Array, jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array | None, ...]:
-    # The shares add up to the sum that all devices of the group have: of as many equal
-    # cotangents, each a part, the whole is what counts.
+    # Each device's share of the loss is the group's sum divided by the number of shards, and so is
+    # its cotangent: multiply to restore the whole.
     d_states, d_kernel, d_bias = (cotangent * tiles.catalogue.num_shards * g for g in gradients)
     return d_states, d_kernel, d_bias, None, None
 

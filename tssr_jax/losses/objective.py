@@ -69,7 +69,7 @@ class LossConfig:
 
 
 class Competitors(NamedTuple):
-    """What labels and anchors compete with beside the batch and the whole catalogue.
+    """Competitors beyond the batch and the catalogue.
 
     Attributes:
       known: bool [shard_classes]; other items do not compete as next items. None: all do.
@@ -108,7 +108,7 @@ def tssr_loss(  # noqa: PLR0917
         `row_mask` bool [batch].
       features: of the items, as `encode` takes them.
       config: which terms, and their weights.
-      key: of dropout, and of the items that are drawn; None switches dropout off.
+      key: random key of dropout and of drawn items; None switches dropout off.
 
     Returns:
       The scalar loss and {"prediction": ..., "user_text2id": ..., ...}, each a scalar.
@@ -168,13 +168,13 @@ def loss_terms(
 
     Args:
       outputs: the model's states.
-      heads: what scores each prediction, see `models.apply.heads`.
+      heads: head weights of each prediction, see `models.apply.heads`.
       batch: `item_sequence` and `labels` int [batch, length], `row_mask` bool [batch].
       config: which terms, and of what kind.
       catalogue: how the classes of `heads` lie on the devices.
       rows_axis: the device axis that the batch is cut along; None on one device.
       compute_dtype: of the inputs of products with `heads`.
-      competitors: beside the batch and the catalogue.
+      competitors: competitors beyond the batch and the catalogue.
     """
     counted = batch["labels"] > 0
     if config.valid_positions_only:
@@ -214,7 +214,7 @@ def _contrasts(  # noqa: PLR0917
 ) -> dict[str, LossTerm]:
     """The user- and item-grained terms that are not switched off."""
     terms: dict[str, LossTerm] = {}
-    # Of each direction the anchors' stream, the targets' stream and its name, as the terms' names.
+    # Directions in the order of the terms: the anchors' stream, the targets' stream, and its name.
     directions = ((by_content, by_id, "id"), (by_id, by_content, "content"))
     if config.lambda_user:
         for name, (anchor, other, stream) in zip(USER_TERMS, directions, strict=True):
@@ -246,7 +246,7 @@ def _contrasts(  # noqa: PLR0917
 def pooled_states(
     stream: StreamStates, batch: Mapping[str, jax.Array], config: LossConfig
 ) -> jax.Array:
-    """What the user-grained terms compare, [batch, d_model]."""
+    """A stream's pooled states, for the user-grained terms, [batch, d_model]."""
     sequence, valid = batch["item_sequence"], config.pool_valid_positions
     return pool(stream.encoded, sequence, valid_positions=valid)
 
@@ -256,9 +256,9 @@ def total_loss(
 ) -> jax.Array:
     """Weighted sum of the terms' means, a scalar.
 
-    With an axis, the terms are this device's shares and so is the result: their sum over the
-    devices is the loss of the global batch, and so is the sum of their gradients. (Each sum is
-    divided by the global weight; shards hold different numbers of valid positions.)
+    With an axis, the terms and the result are this device's shares: the sum of the results over the
+    devices is the loss of the global batch, and the sum of their gradients is its gradient. (Each
+    sum is divided by the global weight, since devices hold different numbers of valid positions.)
     """
     means = [
         weight * LossTerm(terms[name].sum, collectives.psum(terms[name].weight, axis)).mean()

@@ -1,9 +1,9 @@
 """Next-item prediction against drawn classes: sampled softmax (Bengio and Senécal, 2008).
 
-The softmax's normaliser is estimated by the target itself, exactly once, and drawn classes, each
-weighed by 1 over how often it was expected ("logQ"). A drawn class that is a position's target
-does not count for it. So the normaliser (not its logarithm) is right on average, whatever the
-chances; the target's own score needs no correction (cf. arXiv 2507.09331).
+The estimate of the softmax's normaliser sums the target, once, and the drawn classes, each divided
+by its expected number of draws ("logQ"). A drawn class that is the position's target is left out.
+So the normaliser (not its logarithm) is unbiased for any probabilities; the target's own score
+needs no correction (cf. arXiv 2507.09331).
 """
 
 from functools import partial
@@ -37,10 +37,10 @@ def sampled_next_item_loss(
 
     Args:
       fused: [batch, length, d_model].
-      weights: of the classes of this device; its arrays are read at labels and negatives only.
+      weights: head weights of this device's classes; read at labels and negatives only.
       labels: int [batch, length]; read where `counted` is True.
       counted: bool [batch, length].
-      negatives: never the padding class.
+      negatives: drawn classes; never the padding class.
       catalogue: how the classes lie on the devices.
       compute_dtype: of the inputs of the products with the negatives.
     """
@@ -69,7 +69,7 @@ def sampled_next_item_loss(
 
 
 class _Rows(NamedTuple):
-    """What has no gradient: targets int [rows], drawn classes, and how many rows are real."""
+    """Inputs without a gradient: targets int [rows], drawn classes, and how many rows are real."""
 
     targets: jax.Array
     drawn: jax.Array
@@ -85,7 +85,7 @@ def _sum_losses(  # noqa: PLR0917
     rows: _Rows,
     compute_dtype: str,
 ) -> jax.Array:
-    """Sum over the first `count` rows of states [rows, d_model]; kernel [drawn, d_model]."""
+    """Sum over the first `rows.number` rows of states [rows, d_model]; kernel [drawn, d_model]."""
     return _forward(states, own, kernel, bias, rows, compute_dtype)[0]
 
 
@@ -97,7 +97,7 @@ def _forward(  # noqa: PLR0917
     rows: _Rows,
     compute_dtype: str,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """The sum, and its gradient by the first four arguments, a tile's while its scores exist."""
+    """The sum, and its gradients by the first four arguments, computed tile by tile."""
     number = states.shape[0]
     size = min(number, max(1, SCORES_PER_TILE // bias.size))
 

@@ -35,7 +35,7 @@ def encode(
         several modalities; None without a content stream.
       packed: see `TSSR.encode`.
       dropout_key: switches dropout on.
-      last_only: the states that are crossed and fused are those of the last position only.
+      last_only: compute crossed and fused states of the last position only.
     """
     outputs = model.apply(
         {"params": params},
@@ -81,7 +81,7 @@ def embed_items(
 def attention(
     model: TSSR, params: Mapping[str, Any], item_sequence: jax.Array, features: Features
 ) -> jax.Array:
-    """How much each position attends to each, [layers, streams, batch, length, length]."""
+    """Attention weights between positions, [layers, streams, batch, length, length]."""
     weights = model.apply({"params": params}, item_sequence, features, method=TSSR.attention)
     return cast(jax.Array, weights)
 
@@ -95,7 +95,7 @@ def head_weights(model: TSSR, params: Mapping[str, Any], features: Features = No
 def heads(
     model: TSSR, params: Mapping[str, Any], features: Features = None
 ) -> dict[str, HeadWeights]:
-    """The weights that score each prediction: {"joint"}, or with experts one of each."""
+    """Head weights of each prediction: {"joint"}, or with experts one entry for each."""
     weights = head_weights(model, params, features)
     if not model.predicts_by_experts:
         return {"joint": weights}

@@ -1,4 +1,4 @@
-"""The residual block that every encoder of the model is a stack of."""
+"""The residual block; every encoder of the model is a stack of them."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from tssr_jax.models.attention import MultiHeadAttention
 from tssr_jax.models.layers import Dense, Dropout
 
 LAYER_NORM_EPSILON = 1e-5
-# Names of what is worth keeping for the gradient: results of products with parameters.
+# Names of activations that are kept for the gradient: results of matrix products.
 SAVED = ("projected", "attended", "sublayer", "hidden")
 
 

@@ -18,7 +18,7 @@ from tssr_jax.parallel.devices import CLASSES, WHOLE
 
 
 class DistinctFeatures(NamedTuple):
-    """Features of the items of a batch that have content, and of no others.
+    """Features of only those items of a batch that have content.
 
     Attributes:
       ids: int [number], ascending, each item once.
@@ -29,23 +29,23 @@ class DistinctFeatures(NamedTuple):
     vectors: jax.Array
 
 
-# Of all classes, [shard_classes, feature_dim]; or of those in the batch.
+# Features of all classes, [shard_classes, feature_dim], or of the batch's items.
 ItemFeatures = jax.Array | DistinctFeatures
 
 
 @struct.dataclass
 class Content:
-    """What a step knows of the items beside their ids.
+    """A step's inputs about the items, beside their ids.
 
         Content({"text": features})  # float32 [num_items + 1, 384]; row 0 is padding
 
     Attributes:
       features: by modality, see `ItemFeatures`.
-      inputs: by modality, what an encoder reads that is trained with the model.
-      known: bool [shard_classes], items that training has seen, for a head that reads content; the
-        others have no vectors of their own. None: all have.
-      chances: int32 [num_classes], by which items are drawn, see `losses.drawn_items`. None where
-        none are drawn.
+      inputs: by modality, inputs of a trainable encoder.
+      known: bool [shard_classes], items that training has seen, for a head that reads content; id
+        vectors of the others are not used. None: all items are known.
+      chances: int32 [num_classes], cumulative weights of drawn items, see `losses.drawn_items`.
+        None if no items are drawn.
     """
 
     features: Mapping[str, Any] = struct.field(default_factory=dict)
@@ -56,13 +56,13 @@ class Content:
 
 # How a run's content lies on the devices.
 CONTENT_LAYOUT = Content(features=CLASSES, inputs=WHOLE, known=CLASSES, chances=WHOLE)  # type: ignore[arg-type]
-# What the model's functions take: one modality's features, those of several by name, all that is
-# known of the items, or nothing.
+# Forms of features that the model's functions take: one modality's features, several modalities'
+# features by name, a `Content`, or None.
 Features = ItemFeatures | Mapping[str, Any] | Content | None
 
 
 def as_content(features: Features, modalities: Sequence[str]) -> Content:
-    """Content of features in any of their forms; a single table is that of the only modality.
+    """Converts features in any form to `Content`; a single table is the only modality's.
 
     Raises:
       ValueError: if there is a single table for several modalities.
@@ -86,9 +86,9 @@ class ProjectedContent(nn.Module):
       catalogue: how the table's rows lie on the devices.
       no_content_vector: items without features (a row of zeros) get a learnt vector.
       compute_dtype: of the products' inputs.
-      hidden: width of a hidden layer, whose output is added to that of the one Dense layer of the
-        paper; 0 is none. A linear map keeps what the encoder finds alike alike; items that people
-        take one after the other are often not.
+      hidden: width of a hidden layer, whose output is added to the output of the paper's Dense
+        layer; 0 is none. A linear map keeps the encoder's similarities, but items that people
+        choose in sequence often have dissimilar content.
     """
 
     d_model: int
@@ -102,8 +102,8 @@ class ProjectedContent(nn.Module):
         """Embeds the content of each position, or of each class.
 
         Args:
-          item_sequence: int [batch, length]; padding reads feature row 0, or zeros. None asks for
-            all classes that this device holds, in their order.
+          item_sequence: int [batch, length]; padding reads feature row 0, or zeros. None embeds all
+            classes of this device, in order.
           item_features: the table; items that `DistinctFeatures` lack read zeros.
 
         Returns:
@@ -115,7 +115,7 @@ class ProjectedContent(nn.Module):
         if isinstance(item_features, DistinctFeatures):
             if item_sequence is None:
                 raise ValueError("features of a batch's items are not those of all classes")
-            # The first row is that of padding and of items that are not among them.
+            # Row 0 is for padding and for items without features.
             ids, vectors = item_features
             table = jnp.concatenate([jnp.zeros_like(vectors[:1]), vectors])
             place = jnp.minimum(jnp.searchsorted(ids, item_sequence), ids.size - 1)
@@ -144,7 +144,7 @@ class ProjectedContent(nn.Module):
         vectors = product(features, kernel, self.compute_dtype) + bias
         squares = jnp.sum(features * features, axis=-1, keepdims=True)
         if self.hidden:
-            # Encoders give vectors of norm 1 or of any other: here their entries are about 1.
+            # Encoders' vectors may have any norm: scale their entries to about 1.
             scale = jnp.sqrt(feature_dim / jnp.maximum(squares, SMALLEST))
             vectors += self._through_hidden_layer(features, scale)
         return vectors if nothing is None else jnp.where(squares > 0, vectors, nothing)

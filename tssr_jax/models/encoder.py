@@ -1,8 +1,8 @@
-"""The encoder blocks of all streams and layers, of which one is compiled.
+"""The encoder blocks of all streams and layers, compiled only once.
 
-They are alike but for their parameters, and the streams do the same at the same time. Written out
-one after the other each would be compiled by itself, forward and backward. Here parameters and
-states of the streams lie side by side in a leading axis, and a loop runs over the layers.
+The blocks differ only in their parameters. Written out, each would be compiled separately, forward
+and backward. Here the parameters and states of the streams are stacked along a leading axis, and a
+loop runs over the layers.
 """
 
 from collections.abc import Mapping
@@ -31,14 +31,14 @@ class Encoded(NamedTuple):
 class StreamEncoders(nn.Module):
     """Self-attention blocks of each stream, then blocks that attend to the other stream.
 
-    Every cross-attention block attends to what the OTHER stream was before the first of them. A
-    parameter is [layers, streams, ...], the self-attention blocks first.
+    Every cross-attention block attends to the OTHER stream's states before the first of these
+    blocks. A parameter is [layers, streams, ...], the self-attention blocks first.
 
     Attributes:
-      block: what all blocks are alike in.
+      block: the module of all blocks.
       num_unimodal: self-attention blocks of each stream.
       num_cross: cross-attention blocks of each stream; 0 with one stream.
-      keep_products: for the gradient; else a block is computed again from its input.
+      keep_products: keep products for the gradient; otherwise recompute a block from its input.
     """
 
     block: EncoderBlock
@@ -55,8 +55,8 @@ class StreamEncoders(nn.Module):
         Args:
           x: [streams, batch, length, d_model].
           mask: bool [batch, length, length], see `EncoderBlock`.
-          key: of dropout; None switches it off.
-          last_only: `crossed` is that of the last position, [streams, batch, 1, d_model].
+          key: random key of dropout; None switches it off.
+          last_only: compute `crossed` at the last position only, [streams, batch, 1, d_model].
 
         Raises:
           ValueError: if `last_only` is asked for with dropout.
@@ -76,13 +76,13 @@ class StreamEncoders(nn.Module):
             place, params, keys = layer
             attended = x
             if self.num_cross:
-                # What the other stream is now, and stays for all layers that follow.
+                # The other stream's current states, which all following layers attend to.
                 other = jnp.where(place == self.num_unimodal, x[::-1], other)
                 attended = jnp.where(place < self.num_unimodal, x, other)
             return (self._apply(params, x, attended, mask, keys), other), None
 
-        # What is between the products is computed again for the gradient, which takes no longer
-        # than to write it to memory and to read it.
+        # Activations between the products are recomputed for the gradient, which takes no longer
+        # than writing them to memory and reading them.
         names = SAVED if self.keep_products else ()
         kept = jax.checkpoint_policies.save_only_these_names(*names)
         run = jax.checkpoint(run, policy=kept, prevent_cse=False)
@@ -90,10 +90,10 @@ class StreamEncoders(nn.Module):
         return Encoded(other[::-1] if self.num_cross else x, x)
 
     def _last_only(self, params: Mapping[str, Any], x: jax.Array, mask: jax.Array) -> Encoded:
-        """Leaves out what the last position's state does not depend on.
+        """Computes only what the last position's state depends on.
 
-        A cross-attention block reads other positions of the other stream only, as that was before
-        the first of them; and of the last self-attention block, without any, one query is asked.
+        Cross-attention blocks read other positions only from the other stream's self-attention
+        output. Without cross-attention, the last self-attention block needs a single query.
         """
         whole = self.num_unimodal - (not self.num_cross)
         first, rest = (
@@ -121,8 +121,8 @@ class StreamEncoders(nn.Module):
           mask: bool [batch, length, length].
 
         Returns:
-          [layers, streams, batch, length, length]; rows sum to 1. Those of the cross-attention
-          blocks, which come last, are of the other stream's positions.
+          [layers, streams, batch, length, length]; rows sum to 1. Cross-attention blocks come last;
+          their weights are over the other stream's positions.
         """
         params, weights = self.variables["params"], []
         other = x
@@ -161,7 +161,7 @@ class StreamEncoders(nn.Module):
         return jax.vmap(apply)(params, x, other, keys)
 
     def _parameters(self, shape: tuple[int, int], d_model: int) -> Mapping[str, Any]:
-        """Of all blocks, by the names that a block gives them."""
+        """Parameters of all blocks, by their names in a block."""
         if not self.is_initializing():
             return self.variables["params"]
 

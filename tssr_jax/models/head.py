@@ -14,7 +14,7 @@ SMALLEST = 1e-12
 
 
 class HeadWeights(NamedTuple):
-    """What scores the classes: `x @ kernel + bias`.
+    """Weights that score the classes: `x @ kernel + bias`.
 
     Attributes:
       kernel: [d_model, shard_classes].
@@ -40,8 +40,8 @@ class Head(nn.Module):
 
     Attributes:
       num_classes: classes that this device holds.
-      d_model: width of what is scored.
-      bias_only: the kernel is zero, and no parameter.
+      d_model: width of the scored states.
+      bias_only: the kernel is zero, and not a parameter.
     """
 
     num_classes: int

@@ -42,20 +42,20 @@ def init_params(
     seed: int = 0,
     encoders: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Initial parameters, on any number of devices the same function of the model and the seed.
+    """Initial parameters: a function of the model and the seed, for any number of devices.
 
         params = init_params(TSSR(1_000, d_model=64), {"text": 384}, seed=0)
 
     Args:
       model: the module of one device.
-      feature_widths: of the content features, by modality; {} without a content stream.
+      feature_widths: widths of the content features, by modality; {} without a content stream.
       seed: any integer.
-      encoders: pretrained parameters of content encoders that are trained with the model, by the
-        names of these parameters. They are zeros here: `training.state` puts them in once there
-        is a state, so that nothing large is held twice.
+      encoders: pretrained parameters of trainable content encoders, by their names. They are zeros
+        here: `training.state` fills them in once there is a state, so that nothing large is held
+        twice.
 
     Returns:
-      The parameters for all devices: those with one row per class have `padded_classes`.
+      The parameters for all devices; arrays with one row per class have `padded_classes` rows.
     """
     params = _init_params(model, tuple(feature_widths.items()), jax.random.key(seed))
     return params | jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(encoders or {}))

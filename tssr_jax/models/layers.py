@@ -1,8 +1,8 @@
 """What all layers are made of: products in a chosen precision, the Dense layer, dropout.
 
 Parameters, residual streams, layer norms, softmaxes, the gate's mixture and all losses are float32.
-Products of matrices take their inputs in `config.model.compute_dtype`; inside a sublayer, where
-nothing is summed over layers, activations are kept in it as well.
+Matrix products take their inputs in `config.model.compute_dtype`. Activations inside a sublayer,
+where nothing is summed over layers, have this type, too.
 """
 
 import math
@@ -25,8 +25,8 @@ def product(x: jax.Array, y: jax.Array, dtype: str) -> jax.Array:
 class Dense(nn.Dense):
     """`flax.linen.Dense` that multiplies [rows, features] matrices whatever the input's rank.
 
-    XLA's gradient of a product with two leading axes takes up to twice as long on a processor as
-    that of the same product with them merged.
+    On a CPU, XLA's gradient of a product with two leading axes takes up to twice as long as with
+    the axes merged.
     """
 
     kernel_init: Initializer = initializers.dense_kernel
@@ -40,10 +40,10 @@ class Dense(nn.Dense):
 
 
 class Dropout(nn.Module):
-    """Zeroes a share of the values and scales the others up, by a mask of each row's own.
+    """Zeroes a share of the values and scales the others up, with one mask for each row.
 
-    A row's mask is a function of the rng "dropout", of the call, and of the row's place in the
-    global batch: the same batch gives the same numbers on any number of devices.
+    A row's mask is a function of the rng "dropout", the call, and the row's index in the global
+    batch: results do not depend on the number of devices.
 
     Attributes:
       rate: probability that a value is zeroed.
@@ -66,12 +66,12 @@ class Dropout(nn.Module):
 
 
 def random_bits(key: jax.Array, row: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Uniform uint32 [rows, *shape], each row a function of the key and of its number only.
+    """Uniform uint32 [rows, *shape]; each row is a function of the key and its index only.
 
     Args:
-      key: of jax.random.
-      row: int [rows].
-      shape: of a row's numbers; fewer than 2**32.
+      key: a key of jax.random.
+      row: int [rows], indices of the rows.
+      shape: shape of a row; fewer than 2**32 numbers.
     """
     first, second = jax.random.key_data(key).reshape(-1)[-2:]
     place = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape)

@@ -6,7 +6,7 @@ the other one stops learning (Wang et al., "What makes training multi-modal netw
 
     id        the id stream after its self-attention, scored by the items' id vectors
     content   the content stream after its self-attention, scored by the items' content vectors
-    joint     what the gate makes of both after cross-attention, scored by the vectors' sum
+    joint     the gate's mixture of both after cross-attention, scored by the vectors' sum
 
 An item's score is the mean of the experts' scores. It is the logarithm of the geometric mean of
 their predictions, up to a constant for each history (a product of experts; Hinton, Neural
@@ -71,14 +71,14 @@ EXPERTS = ("id", "content", "joint")
 
 
 def pool(states: Mapping[str, jax.Array], *, id_reads_content: bool = False) -> jax.Array:
-    """What the head reads so that scores are the mean of the experts'.
+    """The head's input for which scores are the mean of the experts' scores.
 
     Args:
-      states: of some of `EXPERTS`, each [..., d_model]; the others count as zeros.
+      states: states of some of `EXPERTS`, each [..., d_model]; the others count as zeros.
       id_reads_content: whether the id stream reads content, too.
 
     Returns:
-      [..., 2 * d_model], over the number of experts in `states`.
+      [..., 2 * d_model], divided by the number of experts in `states`.
     """
     nothing = jnp.zeros_like(next(iter(states.values())))
     by_id, by_content, joint = (states.get(name, nothing) for name in EXPERTS)
@@ -90,10 +90,10 @@ def pool(states: Mapping[str, jax.Array], *, id_reads_content: bool = False) -> 
 def weights_of_each(
     weights: HeadWeights, *, id_reads_content: bool = False
 ) -> dict[str, HeadWeights]:
-    """What scores the states of `EXPERTS`.
+    """Head weights of each of `EXPERTS`.
 
     Args:
-      weights: of the head, whose kernel is [2 * d_model, shard_classes].
+      weights: weights of the head, whose kernel is [2 * d_model, shard_classes].
       id_reads_content: whether the id stream reads content, too.
 
     Returns:

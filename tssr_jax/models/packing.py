@@ -1,4 +1,4 @@
-"""States of packed windows, and the way back to the windows (`tssr_jax.data_pipeline.packing`)."""
+"""Moves states of packed windows back to the windows (see `tssr_jax.data_pipeline.packing`)."""
 
 from collections.abc import Mapping
 
@@ -14,10 +14,10 @@ def unpack(states: jax.Array, places: jax.Array) -> jax.Array:
 
     Args:
       states: [packed_rows, length, d_model].
-      places: int [batch, length], rows of the flattened states; their number where there is none.
+      places: int [batch, length], rows of the flattened states; their number for padding.
 
     Returns:
-      [batch, length, d_model], zeros where there is none.
+      [batch, length, d_model], zeros for padding.
     """
     flat = states.reshape(-1, states.shape[-1])
     return jnp.concatenate([flat, jnp.zeros_like(flat[:1])])[places]

@@ -12,13 +12,13 @@ from tssr_jax.models.layers import Dense, Dropout
 class RecurrentEncoder(nn.Module):
     """Layers of gated recurrent units over the items of a window, oldest first.
 
-    What they read is normalised, since initial item vectors are small, and what the last one gives
-    is projected, since states of a GRU lie within +-1. On Amazon toys both bring it in 7 epochs
-    from 0.031 to 0.045 validation NDCG@10.
+    Their input is normalised, since initial item vectors are small, and the last layer's output is
+    projected, since states of a GRU are within +-1. On Amazon toys both together raise validation
+    NDCG@10 after 7 epochs from 0.031 to 0.045.
 
     Attributes:
-      num_layers: one after the other.
-      dropout: on each layer's input.
+      num_layers: number of layers.
+      dropout: dropout of each layer's input.
     """
 
     num_layers: int
@@ -32,10 +32,10 @@ class RecurrentEncoder(nn.Module):
 
         Args:
           x: [1, batch, length, d_model].
-          mask: bool [batch, length, length], whether a position may look at another: a state goes
-            on to the next position where that may look back.
-          key: of dropout; None switches it off.
-          last_only: of `crossed` only the last position, [1, batch, 1, d_model].
+          mask: bool [batch, length, length], whether a position may look at another. A state is
+            passed on to the next position if that may look at the one before it.
+          key: random key of dropout; None switches it off.
+          last_only: return `crossed` at the last position only, [1, batch, 1, d_model].
         """
         back = jnp.diagonal(mask, offset=-1, axis1=1, axis2=2)
         goes_on = jnp.concatenate([jnp.zeros_like(mask[:, :1, 0]), back], axis=1)
@@ -49,7 +49,7 @@ class RecurrentEncoder(nn.Module):
 
 
 def _run(cell: nn.GRUCell, inputs: jax.Array, goes_on: jax.Array) -> jax.Array:
-    """States [batch, length, d_model], from zero where `goes_on` [batch, length] is False."""
+    """States [batch, length, d_model], reset to zero where `goes_on` [batch, length] is False."""
 
     def step(
         cell: nn.GRUCell, carry: jax.Array, now: tuple[jax.Array, jax.Array]

@@ -45,7 +45,7 @@ class TSSROutputs(NamedTuple):
       gate: weight of the id stream in the gate's mixture, [batch, length, d_model].
       fused: what the prediction head reads, [batch, length, d_model]; [batch, length, 2 * d_model]
         with experts.
-      experts: the state by which each expert predicts, [batch, length, d_model]; {} without.
+      experts: each expert's state, [batch, length, d_model]; {} without experts.
     """
 
     id: StreamStates | None
@@ -85,15 +85,15 @@ class TSSR(nn.Module):
       compute_dtype: "float32" or "bfloat16", see `models.layers`.
       residual_init: see `EncoderBlock`.
       keep_products: see `StreamEncoders`.
-      modalities: of the content stream, ("text",), ("image",) or both.
-      fusion: of two modalities, see `FusedContent`.
-      mixing: of the two streams, "gate", "experts", "sum" or "concatenation".
-      head: "classes", weights of its own for each class; "content", these and a projection of the
-        class's content, so that items which were never trained are ranked by content alone;
-        "tied", the sum of the vectors by which the streams read the class.
+      modalities: modalities of the content stream: ("text",), ("image",) or both.
+      fusion: how two modalities are combined, see `FusedContent`.
+      mixing: how two streams are combined: "gate", "experts", "sum" or "concatenation".
+      head: "classes", learnt weights of each class; "content", these plus a projection of the
+        class's content, so that items that were never trained are ranked by content alone; "tied",
+        the sum of the class's input vectors in the streams.
       id_reads_content: with two streams, the id stream encodes the sum of an item's id vector and
-        its content's; `models.mixing` says what its expert scores by. The item-grained loss
-        compares with the id vector alone.
+        content vector; `models.mixing` has its expert's scores. The item-grained loss uses the id
+        vector alone.
       rows_axis: the device axis that batches are cut along; None on one device.
 
     Raises:
@@ -141,7 +141,7 @@ class TSSR(nn.Module):
         return self.mixing == "experts" and len(self.streams) == 2
 
     def setup(self) -> None:
-        """Makes the layers that the streams need; the names are those of the parameters."""
+        """Creates the layers that the streams need; attribute names are parameter names."""
         table, classes = initializers.table(self.classes.num_items), self.classes.shard_classes
         self.position_embedding = nn.Embed(self.max_length, self.d_model, embedding_init=table)
         if self.streams != ("content",):
@@ -192,8 +192,8 @@ class TSSR(nn.Module):
         Args:
           item_sequence: int [batch, length], left padded with 0; length <= max_length.
           features: of the items, see `as_content`; None without a content stream.
-          packed: the same items in fewer rows, which are encoded instead; the states come back at
-            the places of `item_sequence`, zeros on its padding.
+          packed: the items of `item_sequence` in fewer rows, which are encoded instead; the states
+            are moved back to the positions of `item_sequence`, zeros on its padding.
           deterministic: whether dropout is off; if not, `apply` needs the rng "dropout".
           last_only: cross-attention and the gate run on the last position only, and give
             [batch, 1, d_model]; ranking needs no more, and this costs less than half. Not with
@@ -304,7 +304,7 @@ class TSSR(nn.Module):
         return self.content_projection(item_sequence, self._features(content))
 
     def head_weights(self, features: Features) -> HeadWeights:
-        """What scores this device's classes; class 0 is padding."""
+        """Head weights of this device's classes; class 0 is padding."""
         content = as_content(features, self.modalities)
         weights = self.output()
         if content.known is not None:
@@ -321,7 +321,7 @@ class TSSR(nn.Module):
         return weights._replace(kernel=weights.kernel + own.T)
 
     def _vectors_of_classes(self, content: Content) -> list[jax.Array]:
-        """By what the streams read this device's classes, each [d_model, shard_classes]."""
+        """Input vectors of this device's classes in each stream, each [d_model, shard_classes]."""
         vectors = []
         if self.streams != ("content",):
             vectors.append(ids_as_read(self.token_embedding.embedding, content.known))
@@ -330,14 +330,14 @@ class TSSR(nn.Module):
         return [own.T for own in vectors]
 
     def _own_vectors(self, content: Content) -> Callable[..., jax.Array]:
-        """The id's row of each class on this device; zeros for items that were never trained."""
+        """A lookup of id vectors by place on this device; zeros for items never trained."""
         if content.known is None:
             return self.token_embedding
         known = jnp.asarray(content.known, jnp.float32)
         return lambda place: self.token_embedding(place) * known[place][..., None]
 
     def _features(self, content: Content) -> Any:
-        """What the projection reads: one modality's features, or those of both by name."""
+        """Inputs of the projection: one modality's features, or both modalities' by name."""
         missing = [name for name in self.modalities if name not in content.features]
         if missing:
             raise ValueError(f"the content stream needs features of {missing[0]!r}")

@@ -1,9 +1,9 @@
 """The catalogue's classes (items and padding), whole on each device or cut along an axis.
 
-Where they are cut, each device holds `shard_classes` rows of every table that has one row per
-class, the last device's filled up. The devices along the axis are a group: each has rows of the
-batch of its own, they put them together, each works on its classes, and what each found is added
-up. Everything here is inside a per-device body and is the identity without an axis.
+If they are cut, each device holds `shard_classes` rows of every table that has one row per class,
+and the last device's rows are padded. The devices along the axis form a group: they gather their
+rows of the batch, each computes on its classes, and the results are summed. All functions here run
+inside a per-device body and are the identity without an axis.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class Catalogue:
 
     @property
     def padded_classes(self) -> int:
-        """Classes on all devices, with those that only fill up the last shard."""
+        """Classes on all devices, with the padding of the last shard."""
         return self.shard_classes * self.num_shards
 
     def classes(self) -> jax.Array:
@@ -54,22 +54,22 @@ class Catalogue:
         return jax.tree.map(lambda x: collectives.all_gather(x, self.axis, 0), tree)
 
     def own_rows_of_sum(self, x: jax.Array) -> jax.Array:
-        """Adds up what the shards found for the group's rows: [group_rows, ...] -> [rows, ...]."""
+        """Sums the shards' results for the group's rows: [group_rows, ...] -> [rows, ...]."""
         return collectives.psum_scatter(x, self.axis)
 
     def own_rows(self, x: jax.Array) -> jax.Array:
-        """This device's part of what is the same on all of the group, [group_rows, ...]."""
+        """This device's rows of an array that is equal on the whole group, [group_rows, ...]."""
         if self.axis is None:
             return x
         rows = x.shape[0] // self.num_shards
         return jax.lax.dynamic_slice_in_dim(x, collectives.index(self.axis) * rows, rows)
 
     def sum(self, tree: Any) -> Any:
-        """Adds up what the shards found."""
+        """Sums the shards' results."""
         return collectives.psum(tree, self.axis)
 
     def lookup(self, rows_of: Callable[[jax.Array], jax.Array], ids: jax.Array) -> jax.Array:
-        """Vectors of classes, wherever they lie.
+        """Vectors of classes on any device.
 
         Args:
           rows_of: maps places in this device's shard, int [...], to vectors [..., d].
@@ -86,8 +86,8 @@ class Catalogue:
     def lookup_shared(self, rows_of: Callable[[jax.Array], jax.Array], ids: jax.Array) -> jax.Array:
         """`lookup` of ids int [number] that are the same on all devices of the group.
 
-        Each device asks for a share of them. (Did all ask for all, a vector's gradient would come
-        home as often.)
+        Each device looks up a share of them. (If every device looked up all of them, gradients
+        would be counted several times.)
         """
         if self.axis is None:
             return rows_of(ids)
@@ -104,11 +104,11 @@ class Catalogue:
         return self.sum(self.pick_own(scores, classes[:, None])[0])[:, 0]
 
     def pick_own(self, scores: jax.Array, classes: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Scores of the classes that lie here, and which those are.
+        """Scores of the classes on this device, and a mask of these classes.
 
         Args:
           scores: [rows, shard_classes].
-          classes: int [rows, width]; negative ones lie nowhere.
+          classes: int [rows, width]; negative ones are on no device.
 
         Returns:
           [rows, width], 0 for classes of other shards; bool [rows, width].
@@ -117,7 +117,7 @@ class Catalogue:
         return jnp.where(inside, jnp.take_along_axis(scores, place, axis=1), 0.0), inside
 
     def without(self, scores: jax.Array, classes: jax.Array) -> jax.Array:
-        """Scores [rows, shard_classes], -inf for those of classes int [rows, width] (-1: none)."""
+        """Scores [rows, shard_classes], -inf for the classes int [rows, width] (-1: none)."""
         place, inside = self._place(classes)
         place = jnp.where(inside, place, self.shard_classes)  # beyond the end: dropped
         rows = jnp.arange(scores.shape[0])[:, None]
@@ -134,7 +134,7 @@ class Catalogue:
         return collectives.index(self.axis) * self.shard_classes
 
     def _place(self, classes: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Places in this shard (0 for classes that lie elsewhere), and which lie here."""
+        """Indices in this shard (0 for classes elsewhere), and a mask of the classes here."""
         place = classes - self._first()
         inside = (classes >= 0) & (place >= 0) & (place < self.shard_classes)
         return jnp.where(inside, place, 0), inside

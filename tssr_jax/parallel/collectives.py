@@ -1,6 +1,6 @@
 """Collectives over named device axes; the axis None is a single device, and they do nothing.
 
-A per-device body written with these runs alike by itself, under pmap and under shard_map. An axis
+A per-device body that uses these runs unchanged on one device, by pmap and by shard_map. An axis
 may be a tuple of names: their product, the last one running fastest.
 """
 

@@ -1,9 +1,9 @@
 """Runs one per-device body on all devices: by pmap, or by shard_map over a mesh; by jit on one.
 
-A body is written for one device: it gets that device's rows of the global batch, its shard of what
-is cut along the model axis, whole copies of everything else, and meets the other devices in
-collectives. Both ways give the same numbers. With several processes each one's devices hold
-consecutive rows, so that a process reads only its part of a batch.
+A body is written for one device. It gets the device's rows of the global batch, its shard of arrays
+that are cut along the model axis, and whole copies of everything else; collectives connect the
+devices. Both ways give equal results. The devices of a process hold consecutive rows, so that a
+process reads only its part of a batch.
 """
 
 import functools
@@ -30,8 +30,8 @@ class Devices:
     """The devices of a run, and how bodies are run on them.
 
     Attributes:
-      num_devices: how many there are, in all processes; each gets as many rows of a batch.
-      rows_axis: what bodies call the axis that batches are cut along; None on a single device.
+      num_devices: devices in all processes; each gets an equal number of rows of a batch.
+      rows_axis: name of the axis that batches are cut along; None on a single device.
 
     Args:
       kind: "pmap" or "shard_map".
@@ -73,13 +73,13 @@ class Devices:
                 f"--config.model_devices is {model_devices}: cutting the catalogue over devices "
                 "needs --config.parallel=shard_map."
             )
-        # A single device meets no other: its body is compiled as it is, without collectives.
+        # A single device needs no collectives: its body is compiled as it is.
         self._alone = self.num_devices == jax.process_count() == 1
         self._kind = kind
         self._host_arrays_only = kind == "pmap" and jax.process_count() > 1
         self._model_devices = model_devices
-        # The very mesh that pmap makes: results of a step are taken by the next one as they are,
-        # and by no other mesh, for which the step would be compiled again.
+        # The mesh that pmap creates, so that a step's results are inputs of the next step. With any
+        # other mesh the step would be compiled again.
         axes = (DATA_AXIS,) if kind == "pmap" else (DATA_AXIS, MODEL_AXIS)
         grid = np.array(devices).reshape(-1, *(model_devices,) * (len(axes) - 1))
         self._mesh = Mesh(grid, axes, axis_types=(AxisType.Auto,) * len(axes))
@@ -98,7 +98,7 @@ class Devices:
         return -(-rows // self.num_devices) * self.num_devices
 
     def local_rows(self, rows: int) -> slice:
-        """Which of the rows of a global batch the devices of this process hold."""
+        """The rows of a global batch that the devices of this process hold."""
         share = rows // jax.process_count()
         return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
@@ -107,10 +107,10 @@ class Devices:
         return jax.device_put(jax.tree.map(np.asarray, tree), self.shardings(layout))
 
     def ahead(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The same batches, rows of this process, each on its way to the devices a step early.
+        """Yields batches, rows of this process, and copies each to the devices one step early.
 
-        While a step runs, the batch of the next one is copied. (Several processes by pmap copy when
-        it is called: there it takes host arrays only.)
+        The next step's batch is copied while a step runs. (With pmap and several processes a step
+        takes host arrays only, and copies them when it is called.)
         """
         if self._host_arrays_only:
             yield from batches
@@ -122,16 +122,16 @@ class Devices:
         yield from upcoming
 
     def build(self, function: Callable[..., Any], layout: Any = WHOLE, *arguments: Any) -> Any:
-        """The result of a function that runs once, computed where it is to lie.
+        """Runs a function once, and leaves its result on the devices.
 
         Args:
           function: pure.
-          layout: how its result lies.
-          *arguments: lie on the devices already; their memory is taken.
+          layout: layout of its result on the devices.
+          *arguments: arrays on the devices; their memory is reused.
         """
         options = None
         if self._mesh.devices.flat[0].platform == "cpu":
-            # What the compiler would spend on making it fast (seconds) is not earned back.
+            # Optimisation would take seconds, more than it saves in a single run.
             options = {"xla_backend_optimization_level": 1}
         compiled = jax.jit(
             function,
@@ -150,7 +150,7 @@ class Devices:
         )
 
     def to_global(self, tree: Any) -> Any:
-        """Results of a body as arrays of all processes; pmap's are those of one process."""
+        """Results of a body as arrays over all processes; pmap's results are of one process."""
         if self._kind != "pmap" or jax.process_count() == 1:
             return tree
         sharding = NamedSharding(self._mesh, WHOLE)
@@ -171,16 +171,16 @@ class Devices:
     ) -> Callable[..., Any]:
         """Compiles `body` for all devices.
 
-        Products of float32 arrays are float32 products: by default TPUs would round their inputs
-        to bfloat16 and GPUs to TensorFloat-32. Speed is asked for by the arrays' types
+        Products of float32 arrays have float32 precision: by default TPUs would round their inputs
+        to bfloat16 and GPUs to TensorFloat-32. For more speed, choose other types
         (`config.model.compute_dtype`).
 
         Args:
           body: a pure function of as many pytrees as there are `inputs`.
-          inputs: how each argument lies: one partition spec, or a tree of them. Those with ROWS
-            are host arrays with the rows of this process (`local_rows`), or come from `ahead`.
-          output: how the result lies; not in rows.
-          donate: places of the arguments whose memory the result may take.
+          inputs: layout of each argument: one partition spec, or a tree of them. Arguments with
+            ROWS are host arrays with the rows of this process (`local_rows`), or from `ahead`.
+          output: layout of the result; not ROWS.
+          donate: indices of the arguments whose memory the result may reuse.
         """
         body = exactly(body)
         if self._alone:
@@ -212,7 +212,7 @@ class Devices:
         return call
 
     def _place_rows(self, batch: Any) -> Any:
-        """Rows of this process as compiled bodies take them; what is placed stays as it is."""
+        """Puts the rows of this process on its devices; keeps arrays that are there already."""
         return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else self._placed(x), batch)
 
     def _placed(self, x: np.ndarray) -> Any:
@@ -228,7 +228,7 @@ class Devices:
 
 
 def _virtual(number: int, devices: Sequence[Any]) -> str:
-    """How to have more devices on a processor."""
+    """Advice how to get more devices on a CPU."""
     if devices[0].platform != "cpu":
         return ""
     flag = f"--xla_force_host_platform_device_count={number}"
@@ -236,7 +236,7 @@ def _virtual(number: int, devices: Sequence[Any]) -> str:
 
 
 def exactly(body: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, whose products are of the precision of their inputs' type."""
+    """Wraps a function: its products have the full precision of their inputs' type."""
 
     @functools.wraps(body)
     def exact(*arguments: Any) -> Any:

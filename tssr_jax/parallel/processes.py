@@ -1,4 +1,4 @@
-"""Several processes that train together: who writes, who goes first, and what all agree on."""
+"""Coordination of processes that train together: writing, ordering, common decisions."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     """Connects this process with the others, before any device is touched.
 
     Args:
-      coordinator: HOST:PORT of process 0; with None, all three are found out from the
-        environment: Cloud TPU, Slurm, Open MPI, Kubernetes.
-      num_processes: how many there are.
-      process_id: which one this is, from 0.
+      coordinator: HOST:PORT of process 0; None detects all three arguments from the environment:
+        Cloud TPU, Slurm, Open MPI, Kubernetes.
+      num_processes: number of processes.
+      process_id: index of this process, from 0.
 
     Raises:
       UserError: if the others can't be found or reached.
@@ -39,9 +39,9 @@ def is_first() -> bool:
 
 @contextlib.contextmanager
 def first_goes_first(name: str) -> Iterator[None]:
-    """The first process runs the block, then all others: they find its work in a shared cache.
+    """The first process runs the block before all others, which find its results in the cache.
 
-    Where each host has a cache of its own, the others do the work again, all at once.
+    If each host has its own cache, the others repeat the work, all at once.
     """
     if not is_first():
         wait_for_all(name)
@@ -51,7 +51,7 @@ def first_goes_first(name: str) -> Iterator[None]:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when all processes have come here."""
+    """Returns when all processes have called this."""
     multihost_utils.sync_global_devices(name)
 
 
@@ -63,7 +63,7 @@ def any_says(flag: bool) -> bool:
 
 
 def to_host(x: jax.Array) -> np.ndarray:
-    """The whole array, in every process; all have to ask for it."""
+    """The whole array, in every process; all processes must call this."""
     if x.is_fully_addressable or x.is_fully_replicated:
         return np.asarray(x)
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))

@@ -1,7 +1,7 @@
-"""Which arrays of a train state have one row (or column) per class, and what follows from it.
+"""Layout of the arrays of a train state that have one row (or column) per class.
 
-They are the item table, the prediction head, and whatever the optimiser or the average keeps for
-these: told by the end of their path, so that it holds for parameters, gradients and states alike.
+These are the item table, the prediction head, and their optimiser state and average. The end of an
+array's path identifies it, which works for parameters, gradients and states.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _CLASS_DIMENSIONS = {
     "output/kernel": 1,
     "output/bias": 0,
 }
-# How the names of content encoders' parameters end: these have outputs, too, but no classes.
+# Suffix of the names of content encoders' parameters: these have an "output", too, but no classes.
 ENCODER_SUFFIX = "_encoder"
 
 
@@ -45,7 +45,7 @@ def _map(function: Callable[[Any, int | None], Any], tree: Any) -> Any:
 
 
 def layout(tree: Any) -> Any:
-    """How each array lies on the mesh: cut along the model axis, or whole on each device."""
+    """Partition specs of all arrays: cut along the model axis, or whole on each device."""
 
     def spec(_: Any, dimension: int | None) -> PartitionSpec:
         return WHOLE if dimension is None else PartitionSpec(*[None] * dimension, MODEL_AXIS)
@@ -54,7 +54,7 @@ def layout(tree: Any) -> Any:
 
 
 def pad_classes(tree: Any, catalogue: Catalogue) -> Any:
-    """Fills up `num_classes` with zeros to `padded_classes`."""
+    """Pads arrays with zeros from `num_classes` to `padded_classes`."""
 
     def pad(x: jax.Array, dimension: int | None) -> jax.Array:
         if dimension is None:
@@ -69,7 +69,7 @@ def pad_classes(tree: Any, catalogue: Catalogue) -> Any:
 def sum_gradients(grads: Any, catalogue: Catalogue, rows_axis: Axis) -> Any:
     """Adds up the devices' shares of the gradient.
 
-    A shard's gradient has the shares of its group's rows in it already.
+    A shard's gradient already includes the rows of its whole group.
     """
     others = collectives.without(rows_axis, catalogue.axis)
 

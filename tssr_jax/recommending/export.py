@@ -3,9 +3,9 @@
     saved_model/         TensorFlow: ids in, ids out, item tables and content inside
     recommend.stablehlo  a program of jax.export: classes in, classes out
     vectors.safetensors  item vectors with biases, user vectors: score = user . item + bias
-    items.parquet        what a class is: id, title, how often training has seen it
-    users.parquet        whose the user vectors are
-    export.json          what it was made of
+    items.parquet        id, title and training frequency of each class
+    users.parquet        the user of each user vector
+    export.json          the run and the settings of the export
 
 docs/guides/recommending.md shows how each is read.
 """
@@ -46,12 +46,12 @@ _USERS_AT_A_TIME = 256
 
 
 class ExportRequest(NamedTuple):
-    """What `tssr export` is asked for.
+    """Arguments of `tssr export`.
 
     Attributes:
-      output: the folder to make.
+      output: the new folder.
       formats: some of `FORMATS`.
-      platforms: that programs are compiled for, some of `PLATFORMS`.
+      platforms: platforms that programs are compiled for, some of `PLATFORMS`.
       top_k: length of the programs' lists.
       new_items: table of items that training has not seen; None is none.
       raw_dir: see `Recommender.from_workdir`.
@@ -66,7 +66,7 @@ class ExportRequest(NamedTuple):
 
 
 def run_export(workdir: epath.Path, request: ExportRequest) -> None:
-    """Writes the folder, beside its place first, and prints what is in it.
+    """Writes to a temporary folder, renames it, and prints its contents.
 
     Raises:
       UserError: if the run or a value makes no sense, or the folder holds something else.
@@ -132,7 +132,7 @@ def _write(part: Path, recommender: Recommender, workdir: epath.Path, request: A
 
 
 def scores_program(recommender: Recommender) -> Callable[[Any, jax.Array], jax.Array]:
-    """Returns the pure function `(tables, history) -> scores`, the best of which `recommend` tells.
+    """Returns the pure function `(tables, history) -> scores` that `recommend` ranks by.
 
     A history is int [batch, length], length >= 1, oldest first, padded on the left with 0. Scores
     are [batch, num_classes], -inf for padding, what is in the history, and what is not allowed.
@@ -153,7 +153,7 @@ def scores_program(recommender: Recommender) -> Callable[[Any, jax.Array], jax.A
 
 
 def _stablehlo(recommender: Recommender, top_k: int, platforms: Sequence[str]) -> bytes:
-    """With all tables inside."""
+    """The serialised program, with all tables inside."""
     tables = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), recommender.tables)
     scores = scores_program(recommender)
 
@@ -221,7 +221,7 @@ def _items_table(items: Items) -> pl.DataFrame:
 
 
 def _vectors(recommender: Recommender) -> dict[str, np.ndarray]:
-    """Of the items, and of the users after all that the data knows of them."""
+    """Vectors of the items, and of the users after their whole sequences."""
     params, content, choice = recommender.tables
     model, store = recommender.model, recommender.run.sequences
     weights = choice.weights

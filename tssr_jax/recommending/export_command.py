@@ -13,9 +13,9 @@ from tssr_jax.errors import UserError
 _WORKDIR = cli.workdir_flag()
 _RAW_DIR = cli.raw_dir_flag()
 _OUTPUT = flags.DEFINE_string("output", None, "A new folder.")
-_FORMATS = flags.DEFINE_list("formats", "saved_model,stablehlo,vectors", "Which of these.")
+_FORMATS = flags.DEFINE_list("formats", "saved_model,stablehlo,vectors", "Formats to write.")
 _PLATFORMS = flags.DEFINE_list(
-    "platforms", "cpu", "That the exported programs run on, of cpu, cuda, rocm, tpu."
+    "platforms", "cpu", "Platforms of the exported programs: cpu, cuda, rocm, tpu."
 )
 _TOP_K = flags.DEFINE_integer("top_k", 10, "Items for each history.", 1)
 _NEW_ITEMS = flags.DEFINE_string(

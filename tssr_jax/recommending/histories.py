@@ -1,11 +1,11 @@
 """Reads histories from a file, one after the other.
 
-Memory does not grow with the file; of files with a row for each item, users' ids are kept, to find
-those that come again.
+Memory does not grow with the file, except that users' ids are kept for files with a row for each
+item, to detect users that come again.
 
-    .jsonl    {"user": "u1", "items": ["i3", "i7"]}, one line each; without "user" it is the line
+    .jsonl    {"user": "u1", "items": ["i3", "i7"]}, one line each; "user" is by default the line
     .csv      user,item: one row each, the rows of a user together (.csv.gz as well)
-    .parquet  the same, or user,items with lists
+    .parquet  columns user,item, or user,items with lists
 
 Items are in the owner's ids, oldest first. A history may be empty: [], or a row without an item.
 """
@@ -26,7 +26,7 @@ _LISTS = "items"
 
 
 class History(NamedTuple):
-    """One user's.
+    """The history of one user.
 
     Attributes:
       user: the owner's id, or the number of the line.
@@ -42,8 +42,8 @@ class HistoryFile:
 
     Args:
       path: its name ends as one of `INPUTS`.
-      user_column: of CSV and Parquet.
-      item_column: the same, of files with one row for each item.
+      user_column: name of the column of users in CSV and Parquet.
+      item_column: name of the column of items in files with one row for each item.
 
     Raises:
       UserError: if there is no such file, or its name ends otherwise.
@@ -59,7 +59,7 @@ class HistoryFile:
         self._lists = path.suffix == ".parquet" and _LISTS in _parquet_columns(path)
 
     def count(self) -> int | None:
-        """How many there are, for a progress bar; None where only reading them all tells."""
+        """Number of histories, for a progress bar; None if the whole file would have to be read."""
         if self._path.suffix == ".jsonl":
             with self._path.open("rb") as file:
                 return sum(1 for line in file if line.strip())
@@ -68,7 +68,7 @@ class HistoryFile:
         return None
 
     def __iter__(self) -> Iterator[History]:
-        """Yields them in the file's order; raises UserError where a line makes no sense."""
+        """Yields histories in the file's order; raises UserError for a malformed line."""
         if self._path.suffix == ".jsonl":
             return self._from_json_lines()
         return self._from_list_rows() if self._lists else self._from_item_rows()
@@ -134,7 +134,7 @@ class HistoryFile:
 
 
 def _id(value: Any) -> str:
-    """An id as the owner's files write it; numbers count as what they look like."""
+    """An id as a string; whole numbers are converted."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise TypeError(f"{value!r} is no id")
     return str(value).strip()

@@ -1,4 +1,4 @@
-"""The items that can be recommended: the owner's ids and titles, and the classes they are."""
+"""The items that can be recommended: the owner's ids and titles, and their classes."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from tssr_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Items:
-    """A catalogue in its owner's words; class i is at index i - 1.
+    """A catalogue with its owner's ids and titles; class i is at index i - 1.
 
     Attributes:
       ids: the owner's.
@@ -66,7 +66,7 @@ class Items:
         return mask
 
     def with_more(self, ids: Sequence[str], titles: Sequence[str]) -> "Items":
-        """The same and further ones, that training has not seen.
+        """The catalogue plus further items, which training has not seen.
 
         Raises:
           UserError: if an id is there already.

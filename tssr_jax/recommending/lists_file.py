@@ -1,4 +1,4 @@
-"""Writes recommendations to a file, which is there when all are in it, and not before.
+"""Writes recommendations to a file, which appears only when it is complete.
 
 .jsonl           a line for each history
 .csv, .parquet   a row for each recommended item
@@ -33,7 +33,7 @@ SCHEMA = {
 
 
 class ListsFile:
-    """A context: what is written lies beside the place of the file until it is left without error.
+    """A context manager that writes to a temporary file, and renames it if there is no error.
 
     Args:
       path: its name ends as one of `OUTPUTS`.
@@ -63,7 +63,7 @@ class ListsFile:
         return self
 
     def write(self, histories: Sequence[History], lists: Sequence[Recommendations]) -> None:
-        """Appends what these histories get."""
+        """Appends the lists of these histories."""
         pairs = list(zip(histories, lists, strict=True))
         if self._path.suffix == ".jsonl":
             self._file.writelines(

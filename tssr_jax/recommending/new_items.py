@@ -1,7 +1,7 @@
-"""Items that training has not seen: their content beside the catalogue's, in a model that reads it.
+"""Adds items that training has not seen to the catalogue of a model that reads content.
 
-The id table and the head get rows of zeros for them, which count as never trained: what the model
-knows of such an item is what it makes of its text and its picture.
+The id table and the head get rows of zeros for them, which count as never trained: the model ranks
+such an item by its text and its picture alone.
 """
 
 import dataclasses
@@ -30,15 +30,15 @@ def read_new_items(path: Path, data: ml_collections.ConfigDict) -> pl.DataFrame:
     """Reads a table of items, CSV or Parquet, whose columns are named like the catalogue's own.
 
     Args:
-      path: the table: the column of ids (`data.item_column`), those of `data.text_fields` (by
-        default those of one's own files: title and categories), and `image` where pictures are.
+      path: a table with the column of ids (`data.item_column`), the columns `data.text_fields` (by
+        default title and categories, as with source "csv"), and `image` if there are pictures.
       data: section `data` of the run's configuration.
 
     Returns:
       Columns item, title, text, image.
 
     Raises:
-      UserError: if the table can't be read, or a column or an id is missing or there twice.
+      UserError: if the table can't be read, a column or an id is missing, or an id occurs twice.
     """
     if not path.is_file():
         raise UserError(f"--new_items: there is no file {path}.")
@@ -61,8 +61,8 @@ def with_new_items(run: Run, params: Any, described: pl.DataFrame) -> tuple[Run,
     """The run with a larger catalogue, and the parameters for it.
 
     Args:
-      run: of the run, the whole catalogue on each device.
-      params: as they lie on the devices.
+      run: the run, with the whole catalogue on each device.
+      params: its parameters, on the devices.
       described: columns text and image of the new items, which follow the others.
 
     Raises:
@@ -92,7 +92,7 @@ def with_new_items(run: Run, params: Any, described: pl.DataFrame) -> tuple[Run,
 
 
 def _features(name: str, run: Run, described: pl.DataFrame) -> np.ndarray:
-    """Of the new items, [new items, width], as the catalogue's were made."""
+    """Features of the new items, [new items, width], computed like the catalogue's."""
     config = run.config
     settings, cache_dir = config.content[name], config.data.cache_dir
     if name == "text":

@@ -17,12 +17,12 @@ from tssr_jax.recommending.results import Recommendations
 from tssr_jax.reporting import make_console, make_progress, pairs_table
 
 _BATCHES_AT_A_TIME = 4
-# Different unknown ids that are counted one by one.
+# The most distinct unknown ids that are counted separately.
 _MOST_UNKNOWN = 100_000
 
 
 class Request(NamedTuple):
-    """What `tssr recommend` is asked for.
+    """Arguments of `tssr recommend`.
 
     Attributes:
       input: file of histories, see `HistoryFile`.
@@ -31,7 +31,7 @@ class Request(NamedTuple):
       keep_seen: also recommend what is in the history.
       new_items: table of items that training has not seen; None is none.
       only: file of the ids that may be recommended, one a line; None allows all.
-      never: file of those that may not.
+      never: file of the ids that may not be recommended, one a line; None allows all.
       batch_size: histories ranked at a time.
       raw_dir: see `Recommender.from_workdir`.
     """

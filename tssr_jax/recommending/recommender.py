@@ -27,9 +27,9 @@ from tssr_jax.recommending.results import Explanation, Recommendations, ScoredIt
 from tssr_jax.recommending.step import Choice, Found, Stream, make_recommend_step
 from tssr_jax.run import Run
 
-# By what two items are alike: vectors that score them, the id stream's, or their content features.
+# Vectors that items are compared by: the head's, the id stream's, or content features.
 Space = Literal["scores", "id", "content"]
-# Numbers of histories, and lengths of lists and of what is left out, are rounded up to powers of
+# Numbers of histories, lengths of lists, and numbers of excluded items are rounded up to powers of
 # these: each program takes memory, and time to compile.
 _ROWS = 8
 _LISTED = 16
@@ -45,19 +45,19 @@ class Recommender:
         recommender = Recommender.from_workdir("runs/ml100k")
         (result,) = recommender.recommend([["50", "172", "181"]], top_k=5)
 
-    Lists are exact: every item is scored, and of equal scores the item that comes first in the
-    catalogue is better.
+    Lists are exact: every item is scored, and ties go to the item that comes first in the
+    catalogue.
 
     Attributes:
-      run: what the run is made of.
-      items: the catalogue in its owner's words.
+      run: configuration, data, content, devices and model.
+      items: the catalogue with its owner's ids and titles.
       model: the module.
       batch_size: histories that are ranked at a time.
 
     Args:
       run: content, model and devices, each with the whole catalogue.
-      params: the model's, as they lie on the devices.
-      items: the catalogue in its owner's words.
+      params: the model's parameters, on the devices.
+      items: the catalogue with its owner's ids and titles.
       batch_size: histories that are ranked at a time.
     """
 
@@ -95,11 +95,11 @@ class Recommender:
         """Restores the best checkpoint of a run.
 
         Args:
-          workdir: the run's folder. Its raw files are read once more, to find their data in the
-            cache, or to prepare it again.
-          raw_dir: where they lie now; None if they lie where they lay.
-          new_items: a table of items (CSV or Parquet, columns like those of the catalogue's own)
-            that training has not seen; they are ranked, and read, by their content.
+          workdir: the run's folder. Its raw files are read again, to find their data in the cache,
+            or to prepare it again.
+          raw_dir: where the raw files are now; None if they have not moved.
+          new_items: a table (CSV or Parquet, with the columns of the run's own items) of items that
+            training has not seen; the model ranks and reads them by their content.
           batch_size: histories that are ranked at a time.
 
         Raises:
@@ -121,17 +121,17 @@ class Recommender:
 
     @property
     def tables(self) -> tuple[Any, Any, Choice]:
-        """What a list is computed from beside the history: parameters, content, and the choice."""
+        """Inputs of a ranking beside the history: parameters, content, and the choice."""
         return self._params, self._content, self._choice
 
     def restricted(
         self, *, only: Iterable[str] | None = None, never: Iterable[str] = ()
     ) -> "Recommender":
-        """The same recommender with a smaller choice.
+        """A recommender with a smaller choice of items.
 
         Args:
           only: ids of the items that may be recommended; None allows all.
-          never: ids of items that may not.
+          never: ids of items that may not be recommended.
 
         Raises:
           UserError: if `only` has no id of the catalogue, or nothing is left.
@@ -146,10 +146,10 @@ class Recommender:
         return other
 
     def warm_up(self, top_k: int, most: int) -> None:
-        """Compiles what most calls need, so that they don't wait for it.
+        """Compiles the programs that most calls need, so that they don't wait for it.
 
-        Lists of up to `top_k`, for up to `most` histories of up to 256 items; for one history also
-        what each stream finds alone, and an explanation.
+        These are lists of up to `top_k`, for up to `most` histories of up to 256 items; for one
+        history also the lists of each stream alone, and an explanation.
         """
         for length in (1, _LISTED + 1):
             history = self.items.ids[:length]  # different ones: repeated items are listed once
@@ -180,11 +180,11 @@ class Recommender:
         """The best items for each history.
 
         Args:
-          histories: ids of items, oldest first; of any length, of which the model sees the newest.
+          histories: ids of items, oldest first, of any length; the model reads the newest ones.
           top_k: length of a list.
           keep_seen: also recommend what is in the history.
-          stream: "id" and "content" score what one stream alone has found, as if the gate let
-            nothing of the other through, or by that stream's own expert.
+          stream: "id" and "content" score by one stream alone: as if the gate passed nothing of the
+            other stream, or by the stream's own expert.
 
         Raises:
           UserError: if top_k is not between 1 and the number of items, or the model has no such
@@ -223,12 +223,12 @@ class Recommender:
     def similar_items(
         self, item: str, top_k: int = 10, space: Space = "scores"
     ) -> tuple[ScoredItem, ...]:
-        """The items that are most alike, by the cosine of their vectors, which is their score.
+        """The items that are most similar to an item, scored by the cosine of their vectors.
 
         Args:
           item: the owner's id.
-          top_k: how many.
-          space: of which vectors, see `vectors`.
+          top_k: number of items.
+          space: the vectors that are compared, see `vectors`.
 
         Raises:
           UserError: if the item is unknown or has no vector there, or top_k is below 1.
@@ -249,8 +249,8 @@ class Recommender:
     def vectors(self, space: Space = "scores") -> np.ndarray:
         """Vectors of all classes, float32 [num_items + 1, width]; row 0 is padding.
 
-        "scores" are those that a fused state is multiplied by to score an item, "id" rows of the id
-        table, "content" its features.
+        "scores" are the head's vectors, which are multiplied by a fused state to score items; "id"
+        are rows of the id table; "content" are content features.
 
         Raises:
           UserError: if the model has no such.
@@ -283,7 +283,7 @@ class Recommender:
         length = self.model.max_length
         window = classes[-length:]
         seen = len(window)
-        # One program for all lengths: what is padded on the left is neither seen nor told.
+        # One program for all lengths: padding on the left is neither read nor reported.
         sequence = np.array([[0] * (length - seen) + window], np.int32)
         arguments = (self.model, self._params, sequence, self._content)
         gate = _encode(*arguments).gate
@@ -314,7 +314,7 @@ class Recommender:
         length = self.model.max_length
         seen = [[] if keep_seen else list(dict.fromkeys(history)) for history in histories]
         width = max(map(len, seen))
-        # Few programs; but what is longer than most is padded by no more than itself.
+        # Few programs; but a long history is padded to less than twice its length.
         width = max(_LISTED, _power(_LISTED if width <= _LISTED**2 else 2, width))
         sequences = np.zeros((rows, length), np.int32)
         excluded = np.full((rows, width), -1, np.int32)
@@ -338,7 +338,7 @@ class Recommender:
         return jax.device_get(found)
 
     def _scored(self, classes: np.ndarray, scores: np.ndarray) -> tuple[ScoredItem, ...]:
-        """Classes in the owner's words; class 0 is none."""
+        """Classes with their ids, titles and scores; skips class 0."""
         ids, titles = self.items.ids, self.items.titles
         return tuple(
             ScoredItem(ids[place - 1], titles[place - 1], score)
@@ -357,7 +357,7 @@ def _stream_weights(id_weight: float) -> dict[str, float] | None:
 
 
 def _power(base: int, number: int) -> int:
-    """The smallest power that is not below a number."""
+    """The smallest power of `base` that is at least `number`."""
     power = 1
     while power < number:
         power *= base

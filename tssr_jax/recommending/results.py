@@ -1,4 +1,4 @@
-"""What a recommender tells."""
+"""Results of a recommender."""
 
 import dataclasses
 from typing import NamedTuple
@@ -22,12 +22,12 @@ class ScoredItem(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Recommendations:
-    """What one history gets.
+    """The list for one history.
 
     Attributes:
-      items: best first; fewer than asked for where fewer are allowed and not seen.
-      stream_weights: how much each stream weighed, the gate's mean at the newest position; None
-        where there is no gate, or no item of the history is known.
+      items: best first; fewer than asked for if fewer are allowed and not seen.
+      stream_weights: weight of each stream, the gate's mean at the newest position; None if there
+        is no gate, or no item of the history is known.
       unknown: ids of the history that the catalogue does not have; they were skipped.
       popular: no item of the history was known: these are the most popular items, and scores are
         how often training has seen them.
@@ -44,12 +44,12 @@ class Explanation:
     """What the model looks at in a history.
 
     Attributes:
-      items: ids and titles of what it sees, the newest ones, oldest first.
+      items: ids and titles of the items that the model reads, the newest ones, oldest first.
       id_weight: of each position, the weight of the id stream (mean of the gate), float32 [length];
         None without a gate.
       attention: by stream, how much the newest position attends to each one in each layer, mean
         over heads, float32 [layers, length]; rows sum to 1. Empty for a recurrent model.
-      layers: their names; those that are "cross" attend to the other stream.
+      layers: names of the layers; "cross" layers attend to the other stream.
       unknown: ids that the catalogue does not have.
     """
 

@@ -1,4 +1,4 @@
-"""What a device does for a batch of histories: states, scores of all classes, the best of them."""
+"""The step of a device for a batch of histories: states, scores of all classes, best classes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -14,16 +14,16 @@ from tssr_jax.models.content import Content
 from tssr_jax.models.head import HeadWeights
 from tssr_jax.models.tssr import TSSR
 
-# Whose state is scored.
+# The stream whose state is scored.
 Stream = Literal["fused", "id", "content"]
 
 
 class Found(NamedTuple):
-    """What a batch of users gets.
+    """Results for a batch of users.
 
     Attributes:
       classes: int32 [batch, k], best first; 0 where fewer compete.
-      scores: [batch, k], -inf there; of a history without items, how often training has seen them.
+      scores: [batch, k], -inf for class 0; training frequencies for a history without items.
       id_weight: mean of the gate at the newest position, the weight of the id stream, [batch]; NaN
         for a model without a gate.
     """
@@ -37,7 +37,7 @@ class Choice(NamedTuple):
     """What can be recommended, and how it is scored.
 
     Attributes:
-      weights: of the head, which are the same for all requests.
+      weights: weights of the head, equal for all requests.
       allowed: bool [num_classes].
       popularity: how often training has seen each class, float32 [num_classes].
     """
@@ -78,7 +78,7 @@ def make_recommend_step(model: TSSR, k: int, stream: Stream = "fused") -> Callab
 
 
 class _States(NamedTuple):
-    """Of the newest position: what the head reads, mean of the gate, whether there is an item."""
+    """At the newest position: the head's input, the gate's mean, whether there is an item."""
 
     fused: jax.Array
     gate: jax.Array
@@ -86,13 +86,13 @@ class _States(NamedTuple):
 
 
 def chosen_scorer(model: TSSR, choice: Choice, stream: Stream = "fused") -> Scorer:
-    """What the model makes of histories, popularity without one; -inf for what is not allowed.
+    """Scores by the model, or by popularity without a history; -inf for items not allowed.
 
     Args:
       model: tells how batch and catalogue lie on the devices.
       choice: what can be recommended.
-      stream: "fused", what the gate mixes; or what it would let through of one stream alone; or one
-        of the experts.
+      stream: "fused" scores the gate's mixture; "id" and "content" score one stream's state before
+        the gate, or its expert.
     """
 
     def scorer(

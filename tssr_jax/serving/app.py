@@ -33,7 +33,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         (504, "There was no answer in time."),
     )
 }
-# Of one body that are told.
+# The most problems of one body that are reported.
 _MOST_PROBLEMS = 20
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": schemas.Problem, "description": "There is no such item."}
@@ -50,8 +50,8 @@ def create_app(recommender: Recommender, workdir: str, limits: Limits = DEFAULT_
     """The application. It answers before the first ranking is compiled, then waits for that.
 
     Args:
-      recommender: answers.
-      workdir: its run's; the page tells its last part.
+      recommender: ranks.
+      workdir: the run's folder; the page shows its last part.
       limits: sizes, concurrency, time.
     """
     service = Service(recommender, workdir, limits)
@@ -81,7 +81,7 @@ def create_app(recommender: Recommender, workdir: str, limits: Limits = DEFAULT_
     app.add_exception_handler(UserError, _told)
     app.add_exception_handler(RequestValidationError, _where)
 
-    # The last one added sees a request first. (A place is taken when the body has come.)
+    # The last one added sees a request first. (A request counts once its body has arrived.)
     app.add_middleware(Concurrency, most=limits.most_at_once, paths=_COMPUTING)
     app.add_middleware(BodyLimit, most_bytes=limits.most_bytes)
     app.add_middleware(Timeout, seconds=limits.seconds)
@@ -95,7 +95,7 @@ async def _told(_: Request, error: Exception) -> Response:
 
 
 async def _where(_: Request, error: Exception) -> Response:
-    """What is wrong where. Without the input, which need not be text that can be sent back."""
+    """Lists the problems of a body, without its input, which may not be valid text."""
     assert isinstance(error, RequestValidationError)
     some = error.errors()[:_MOST_PROBLEMS]
     problems = [{name: one[name] for name in ("type", "loc", "msg")} for one in some]

@@ -1,7 +1,7 @@
 """Histories of requests that come at the same time are ranked together.
 
-One history costs nearly what a batch of them costs. While a batch is ranked, in a thread of its
-own, what comes meanwhile waits and makes up the next one.
+One history costs nearly as much as a batch. While one thread ranks a batch, new requests wait and
+form the next batch.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ class Batcher:
     """Answers many callers by few calls of a recommender.
 
     Args:
-      recommender: is called by one thread at a time.
-      executor: that thread.
+      recommender: ranks; called by one thread at a time.
+      executor: runs this thread.
     """
 
     def __init__(self, recommender: Recommender, executor: ThreadPoolExecutor):
@@ -58,7 +58,7 @@ class Batcher:
         self._task = None
 
     def _next_batch(self, key: tuple[bool, Stream]) -> list[_Waiting]:
-        """Those that came first, with as many histories as are ranked at a time."""
+        """The requests that came first, with up to as many histories as are ranked at a time."""
         waiting = self._waiting[key]
         requests: list[_Waiting] = []
         number = 0

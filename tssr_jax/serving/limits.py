@@ -1,4 +1,4 @@
-"""What a request may cost, kept before anything reads it: sizes, and how many at once."""
+"""Limits of requests: size, number at once, and time. They act before the routes."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ class BodyLimit:
 
     Args:
       app: what is protected.
-      most_bytes: of a body, announced or not.
+      most_bytes: the largest size of a body, announced or not.
     """
 
     def __init__(self, app: ASGIApp, most_bytes: int):
@@ -43,12 +43,12 @@ class BodyLimit:
 
 
 class Concurrency:
-    """Answers 503 to what comes while so many requests are being answered.
+    """Answers 503 to requests that come while `most` requests are being answered.
 
     Args:
       app: what is protected.
-      most: requests at once.
-      paths: that are counted; others always pass, so that health can be asked for.
+      most: the most requests at once.
+      paths: paths that are counted; others always pass, so that health checks work.
     """
 
     def __init__(self, app: ASGIApp, most: int, paths: frozenset[str]):
@@ -75,7 +75,7 @@ class Concurrency:
 
 
 class Timeout:
-    """Answers 504 when an answer takes longer than so many seconds.
+    """Answers 504 when an answer takes longer than a time limit.
 
     Args:
       app: what is protected.
@@ -87,7 +87,7 @@ class Timeout:
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Waits for the answer, so long."""
+        """Waits for the answer up to the time limit."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -96,7 +96,7 @@ class Timeout:
         async def noted(message: Message) -> None:
             nonlocal started
             started = True
-            deadline.reschedule(None)  # whoever reads slowly may
+            deadline.reschedule(None)  # a slow reader is allowed
             await send(message)
 
         try:

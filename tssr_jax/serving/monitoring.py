@@ -9,12 +9,12 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class Monitoring:
-    """Tells of each request its path, status and time; paths that do not exist count as one.
+    """Records path, status and time of each request; paths that do not exist count as one.
 
     Args:
       app: what is watched.
       registry: where the numbers are kept.
-      paths: that exist.
+      paths: the existing paths.
     """
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry, paths: frozenset[str]):

@@ -1,4 +1,4 @@
-"""What the service takes and gives; its OpenAPI description is made of these."""
+"""Requests and responses of the service; its OpenAPI description is built from these."""
 
 from typing import Annotated, Literal
 
@@ -16,7 +16,7 @@ TopK = Annotated[int, Field(ge=1, le=LONGEST_LIST)]
 
 
 class _Request(BaseModel):
-    """Unknown fields are errors: they would be misspelt ones."""
+    """Unknown fields are errors: they are probably misspelt."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -33,7 +33,7 @@ class RecommendRequest(_Request):
 
 
 class SimilarRequest(_Request):
-    """An item, and of which vectors others are to be like it."""
+    """An item, and the vectors that other items are compared by."""
 
     item: ItemId
     top_k: TopK = 10

@@ -15,7 +15,7 @@ from tssr_jax.serving.app import create_app
 from tssr_jax.serving.service import Limits
 
 _LAST_SECONDS = 30
-# What is compiled before the first request: lists as the page asks for.
+# Length of the lists that are compiled before the first request, as the page asks for.
 _WARM_UP = 10
 
 
@@ -28,18 +28,18 @@ def run_serve(
     open_page: bool = False,
     raw_dir: str | None = None,
 ) -> None:
-    """Serves a run until a SIGTERM (or Ctrl-C) comes; what is being answered is answered then.
+    """Serves a run until a SIGTERM (or Ctrl-C); open requests are still answered.
 
     Args:
       workdir: the run's folder.
       host: the address to listen at.
-      port: the same.
+      port: the port to listen at.
       limits: sizes, concurrency, time.
-      open_page: in this machine's browser, once the service answers.
+      open_page: open the page in this machine's browser once the service answers.
       raw_dir: see `Recommender.from_workdir`.
 
     Raises:
-      UserError: if there is no such run, or somebody else listens there.
+      UserError: if there is no such run, or the port is taken.
     """
     console = make_console()
     _require_free(host, port)

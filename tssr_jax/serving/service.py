@@ -1,4 +1,4 @@
-"""What all routes of the service share: the recommender, its thread, and items as they are sent."""
+"""State that all routes of the service share: the recommender, its thread, items as JSON fields."""
 
 import asyncio
 import dataclasses
@@ -18,12 +18,12 @@ _T = TypeVar("_T")
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What the service lets through.
+    """Limits of the service.
 
     Attributes:
       most_at_once: requests that are computed or wait for it; further ones get 503.
-      most_bytes: of a request's body; longer ones get 413.
-      seconds: until there is an answer; later it is 504.
+      most_bytes: the largest size of a request's body; larger ones get 413.
+      seconds: the longest time until an answer; slower ones get 504.
     """
 
     most_at_once: int = 64
@@ -38,9 +38,9 @@ class Service:
     """What the routes share.
 
     Args:
-      recommender: answers.
-      workdir: its run's; its last part is told.
-      limits: are told by /about.
+      recommender: ranks.
+      workdir: the run's folder; /about reports its last part.
+      limits: reported by /about.
     """
 
     def __init__(self, recommender: Recommender, workdir: str, limits: Limits):
@@ -61,7 +61,7 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self.executor, function)
 
     def image_name(self, place: int) -> str:
-        """The picture of a class as the data names it, "" for none and for one elsewhere."""
+        """The path of a class's picture in the data; "" if there is none, or it is a URL."""
         name = self._images[place - 1] if 1 <= place <= len(self._images) else ""
         return "" if "://" in name else name
 

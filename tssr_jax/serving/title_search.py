@@ -7,7 +7,7 @@ from tssr_jax.recommending.items import Items
 
 
 class TitleSearch:
-    """Items whose title, or id, has all words of a query; those that training has seen most first.
+    """Finds items whose title or id has all words of a query, in order of training frequency.
 
     Args:
       items: the catalogue.

@@ -1,4 +1,4 @@
-"""What the trials of a folder were given; others can't be compared with them."""
+"""The budget of the trials of a folder; trials of another budget can't be compared with them."""
 
 import json
 
@@ -12,14 +12,14 @@ FILE_NAME = "budget.json"
 
 
 def require_same_budget(workdir: epath.Path, **budget: float) -> None:
-    """Keeps the budget of a study, or of a search, in its folder.
+    """Saves the budget of a study or a search in its folder, or compares it with the saved one.
 
     Args:
       workdir: the folder.
       budget: values of flags, by their names.
 
     Raises:
-      UserError: if its trials had another one, or it can't be told which.
+      UserError: if its trials had another budget, or an unknown one.
     """
     path = workdir / FILE_NAME
     if not any((workdir / folder).exists() for folder in (TRIALS_FOLDER, SEARCHES_FOLDER)):

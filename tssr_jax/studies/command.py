@@ -20,7 +20,7 @@ _SEEDS = flags.DEFINE_integer(
     "seeds", 3, "Seeds of each variant, from --config.seed on; with --tune_trials from the next.", 1
 )
 _TUNE_TRIALS = flags.DEFINE_integer(
-    "tune_trials", 0, "First search each variant's own settings by so many trials; 0: don't.", 0
+    "tune_trials", 0, "First search each variant's own settings by this many trials; 0: none.", 0
 )
 flags.adopt_module_key_flags(pace_flags)
 

@@ -16,8 +16,8 @@ class Variant:
 
     Attributes:
       name: for tables.
-      changes: values of fields that make it what it is, by dotted names.
-      settings: values of fields that suit it; searches of its own begin there.
+      changes: values of fields that define it, by dotted names.
+      settings: values of fields that suit it; its own searches start there.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Study:
 
 IDS_ONLY = {"model.streams": ("id",)}
 CONTENT_ONLY = {"model.streams": ("content",)}
-# It learns slowly: by 8 trials of a search a larger step size, no second layer, no decay.
+# It learns slowly: a search of 8 trials chose a larger step size, no second layer, no decay.
 GRU4REC = {**IDS_ONLY, "model.encoder": "gru"}
 GRU4REC_SETTINGS = {
     "model.num_unimodal_layers": 1,
@@ -78,7 +78,7 @@ THE_PAPERS = {
     "loss.lambda_user": 1.0,
     "loss.lambda_item": 1.0,
 }
-# Dropout as in the paper; its steps of 1e-4 are for more epochs than others have here.
+# Dropout as in the paper; the paper's step size of 1e-4 needs more epochs than are run here.
 PAPER_SETTINGS = {
     "model.dropout_rate": 0.1,
     "optimizer.learning_rate": 1e-3,
@@ -173,7 +173,7 @@ def _text() -> tuple[Variant, ...]:
 
 def _improvements() -> tuple[Variant, ...]:
     weak = {"loss.lambda_user": 0.1, "loss.lambda_item": 0.1}
-    # With the paper's gate, which is told for configurations that have experts.
+    # With the paper's gate, which is set here for configurations that have experts.
     gate = {"model.mixing": "gate"}
     reads = {"model.head": "tied", "model.id_reads_content": True, **gate}
     by_experts = {

@@ -1,4 +1,4 @@
-"""What was found of each variant of a study: estimates, comparisons, costs."""
+"""Results of each variant of a study: estimates, comparisons, costs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -35,8 +35,8 @@ class Finding(NamedTuple):
       seeds: how many.
       estimates: by metric, over users and seeds.
       spread: by metric, the standard deviation over seeds; NaN with one.
-      comparisons: by metric, with the study's first variant; None for that itself, and where the
-        users are others.
+      comparisons: by metric, with the study's first variant; None for the first variant itself, and
+        if the users differ.
       cost: means over seeds of what `studies.worker` measured.
       lists: means over seeds of the metrics of lists.
     """
@@ -51,8 +51,8 @@ class Finding(NamedTuple):
 
 
 def find(study: Study, trials: Sequence[Trial]) -> list[Finding]:
-    """What was found of each variant that has trials, in the study's order."""
-    # A first seed may be missing: the study's own order, not that of what has ended.
+    """Results of each variant that has trials, in the study's order."""
+    # The order is the study's, not the order of the trials: a variant's first seed may be missing.
     by_variant: dict[str, list[Trial]] = {variant.name: [] for variant in study.variants}
     for trial in trials:
         by_variant.setdefault(trial.variant, []).append(trial)
@@ -128,7 +128,7 @@ def _same_users(some: Sequence[Any], others: Sequence[Any]) -> bool:
 
 
 def _means(records: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of what all seeds have."""
+    """Means of the values that all seeds have."""
     names = [name for name in records[0] if all(name in record for record in records)]
     return {name: float(np.mean([record[name] for record in records])) for name in names}
 

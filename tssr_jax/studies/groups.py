@@ -17,9 +17,9 @@ class Group(NamedTuple):
 
     Attributes:
       name: which ones.
-      users: how many, the mean over seeds.
-      ndcg: NDCG@10, the mean over the seeds that have such users.
-      recall: Recall@10, the same.
+      users: number of users, mean over seeds.
+      ndcg: NDCG@10, mean over the seeds that have such users.
+      recall: Recall@10, mean over the seeds that have such users.
     """
 
     name: str
@@ -31,17 +31,17 @@ class Group(NamedTuple):
 def group_metrics(
     seeds: Sequence[Mapping[str, np.ndarray]], split: str, counts: Sequence[np.ndarray]
 ) -> dict[str, list[Group]]:
-    """Both kinds of groups of one variant.
+    """Metrics of both kinds of groups, for one variant.
 
-    Popularity's groups are equal parts of the interactions: the first holds the users whose answer
-    is one of the rare items that a quarter of training falls on, and so on; answers that training
-    has never seen are a group of their own ("cold").
+    Popularity groups are equal parts of the training interactions: the first group has the users
+    whose answer is one of the rarest items, which make up a quarter of training, and so on. Answers
+    that training has never seen are a separate group ("cold").
 
     Args:
-      seeds: of each seed what `evaluate.evaluate_params` writes for each user.
+      seeds: for each seed, the per-user arrays that `evaluate.evaluate_params` writes.
       split: "validation" or "test".
-      counts: of each seed, how often training has seen each item. (Which items are held out of
-        it depends on the seed.)
+      counts: for each seed, how often training has seen each item. (Held-out items depend on the
+        seed.)
     """
     by_history = [_by_history(own["history"]) for own in seeds]
     by_popularity = [

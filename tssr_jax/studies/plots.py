@@ -17,7 +17,7 @@ _INCHES_PER_LINE = 0.35
 
 
 def estimates(findings: Sequence[Finding], metric: str, first: str) -> str:
-    """Means and 95% intervals of all variants; a line where the one named `first` is."""
+    """Means and 95% intervals of all variants, with a line at the mean of `first`."""
     figure, axes = _figure(len(findings))
     for place, own in enumerate(findings):
         mean, low, high = own.estimates[metric]
@@ -85,7 +85,7 @@ def _figure(lines: int) -> tuple[Figure, Any]:
 
 
 def _svg(figure: Figure) -> str:
-    """The picture without what depends on the day, so that equal results give equal files."""
+    """The picture without its date, so that equal results give equal files."""
     file = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "tssr_jax", "svg.fonttype": "none"}):
         figure.savefig(file, format="svg", metadata={"Date": None})

@@ -1,4 +1,4 @@
-"""What a study found, for people: a table, and a page with pictures that needs nothing else."""
+"""The report of a study: a table, and a self-contained page with pictures."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -33,8 +33,8 @@ def write_report(
 
     Args:
       name: of the study.
-      study: tells the order of the variants.
-      trials: those that have ended.
+      study: gives the order of the variants.
+      trials: the trials that have ended.
       workdir: where the files go.
       console: where the table goes.
     """
@@ -66,9 +66,9 @@ def write_report(
 
 
 def groups_of(trials: Sequence[Trial]) -> dict[str, dict[str, list[Group]]]:
-    """By kind of group and variant: metrics of each group, means over seeds.
+    """Metrics of each group, means over seeds, by kind of group and by variant.
 
-    Popularity is what the first variant has seen, so that a group is the same users in each row.
+    The first variant's training defines popularity, so that a group has the same users in each row.
     """
     variants: dict[str, dict[int, Mapping[str, np.ndarray]]] = {}
     for trial in trials:
@@ -87,7 +87,7 @@ def groups_of(trials: Sequence[Trial]) -> dict[str, dict[str, list[Group]]]:
 def _of_same_catalogue(
     users: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """The counts of the first, of the others where those are of another data set."""
+    """The counts of `users`, or of `others` if these belong to another data set."""
     same = np.array_equal(users[f"{SPLIT}_answer"], others[f"{SPLIT}_answer"])
     return (users if same else others)["counts"]
 

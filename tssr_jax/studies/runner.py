@@ -1,4 +1,4 @@
-"""Runs a study: each trial in a process of its own, what has ended is not run again."""
+"""Runs a study: each trial in its own process. Trials that have ended are skipped."""
 
 import json
 from collections.abc import Sequence
@@ -37,11 +37,11 @@ def run_study(
       name: one of `STUDIES`.
       config: what the variants change.
       workdir: folder of the study; a second call with the same one goes on.
-      num_seeds: from `config.seed` on; from the next one where that is the searches', so that the
-        luck of a search's best trial is not part of what is compared.
-      only: names of variants that are run now; () runs all. The report has whatever has ended.
-      pace: how they are run.
-      tune_trials: of a search of each variant's own settings, before; 0 does not search.
+      num_seeds: number of seeds, from `config.seed` on; after searches, which use `config.seed`,
+        from the next one on, so that a search's lucky best trial does not bias the comparison.
+      only: names of variants that are run now; () runs all. The report has all ended trials.
+      pace: how trials are run.
+      tune_trials: trials of a search of each variant's own settings before the study; 0 is none.
 
     Raises:
       UserError: if there is no such study or variant, a variant makes no sense, `workdir` holds
@@ -51,7 +51,7 @@ def run_study(
     study, console = _known(name), make_console()
     start = config.seed + 1 if tune_trials else config.seed
     seeds = range(start, start + num_seeds)
-    # What makes no sense is told before hours of searching.
+    # Invalid variants are reported before hours of searching.
     asked = _asked(trials := make_trials(study, config, seeds, workdir), only)
     require_same_budget(workdir, tune_trials=tune_trials, trial_minutes=pace.minutes)
     if tune_trials:
@@ -99,7 +99,7 @@ def _asked(trials: Sequence[Trial], only: Sequence[str]) -> list[Trial]:
 
 
 def _is_told(trial: Trial, console: Console) -> bool:
-    """Whether the report has a trial that is not asked for: what ended is of this configuration."""
+    """Whether the report has a trial that is not run now: it has ended, by this configuration."""
     if trial.result() is None:
         return False
     try:

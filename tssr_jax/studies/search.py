@@ -1,7 +1,7 @@
 """Searches settings by validation NDCG@10, with Optuna: `tssr search`.
 
-Each trial is a process like a study's. Test data plays no part: the test metrics of a trial are
-written beside, and looked at by nobody.
+Each trial is a process, as in a study. Test data plays no part: the test metrics of a trial are
+written, but not read.
 """
 
 import hashlib
@@ -48,14 +48,14 @@ def search(
 ) -> dict[str, Any]:
     """Runs trials until there are `num_trials`, then prints the best and writes best.json.
 
-    The first trial has the values of `config`. A second call with the same workdir goes on, with
-    the trial that was stopped first. Fields that `config` does not read are left out.
+    The first trial has the values of `config`. A second call with the same workdir continues, and
+    runs stopped trials first. Fields that `config` does not read are skipped.
 
     Args:
-      config: what the trials change, and how (`config.search`).
+      config: the configuration that trials change, as `config.search` says.
       workdir: folder of the search.
-      num_trials: in all.
-      pace: how they are run.
+      num_trials: total number of trials.
+      pace: how trials are run.
 
     Returns:
       The best trial's values, by dotted names of fields.
@@ -99,7 +99,7 @@ def search(
 
 
 def best_before(config: ml_collections.ConfigDict, workdir: epath.Path) -> dict[str, Any] | None:
-    """What a search of this folder has found, as `search` returns it; None if none has ended."""
+    """The result of an ended search in this folder, as `search` returns it; None without one."""
     if not (workdir / BEST_FILE).exists():
         return None
     _claim(config, workdir)
@@ -128,7 +128,7 @@ def _tell(study: Any, asked: Any, trial: Trial, value: float | None, console: Co
 
 
 def _open(config: ml_collections.ConfigDict, workdir: epath.Path, pace: Pace) -> Any:
-    """The Optuna study of a workdir; trials that a stop cut short are first in line."""
+    """The Optuna study of a workdir; stopped trials are queued first."""
     try:
         import optuna  # noqa: PLC0415 - an extra
         from optuna.storages.journal import JournalFileBackend  # noqa: PLC0415
@@ -154,7 +154,7 @@ def _open(config: ml_collections.ConfigDict, workdir: epath.Path, pace: Pace) ->
         study.sampler = (
             optuna.samplers.RandomSampler(seed)
             if config.search.sampler == "random"
-            # Trials that run count as bad ones, so that what is asked beside is not the same.
+            # Running trials count as bad ones, so that concurrent trials get other values.
             else optuna.samplers.TPESampler(seed=seed, constant_liar=pace.at_once > 1)
         )
     again = study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
@@ -169,7 +169,7 @@ def _open(config: ml_collections.ConfigDict, workdir: epath.Path, pace: Pace) ->
 
 
 def _claim(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
-    """Makes the folder one of this configuration and space; raises UserError if it is another's."""
+    """Saves the configuration in the folder; raises UserError if there is another one."""
     if not (workdir / FILE_NAME).exists():
         if (workdir / JOURNAL_FILE).exists():
             raise UserError(
@@ -193,7 +193,7 @@ def _try_first(
     config: ml_collections.ConfigDict,
     console: Console,
 ) -> None:
-    """The first trial has the configuration's own values: what is found is no worse than these."""
+    """The first trial has the configuration's own values, so that the result is no worse."""
     fields = flattened(config)
     outside = [d.field for d in dimensions if not d.contains(fields[d.field])]
     if outside:
@@ -205,7 +205,7 @@ def _try_first(
 
 
 def _finished(study: Any) -> list[Any]:
-    """Trials that have a value, or failed by themselves."""
+    """Trials that have a value, or failed without being stopped."""
     return [
         trial
         for trial in study.trials

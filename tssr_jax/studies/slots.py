@@ -22,7 +22,7 @@ class Pace(NamedTuple):
     """How the trials of a study or a search are run.
 
     Attributes:
-      minutes: that training of a trial may take; 0 is no limit.
+      minutes: time limit of a trial's training; 0 is no limit.
       at_once: trials that run side by side, each with its share of the cores.
     """
 
@@ -39,12 +39,12 @@ class Slots:
         with Slots(2) as slots:
             futures = [slots.submit(run, trial) for trial in trials]
 
-    A thread's processes run on its share of the cores, where the system can bind them. Left by an
-    exception (Ctrl-C, too), what has not begun never does, and `stopped` is set.
+    A thread's processes run on its share of the cores, if the system can bind them. An exception
+    (Ctrl-C, too) cancels all calls that have not started, and sets `stopped`.
 
     Attributes:
-      number: of threads.
-      stopped: what is running has to end.
+      number: number of threads.
+      stopped: set when running calls must end.
 
     Args:
       number: of threads.
@@ -78,7 +78,7 @@ class Slots:
 
     def __enter__(self) -> "Slots":
         if threading.current_thread() is threading.main_thread():
-            # Python's own handler again: polars' one lets a thread that waits sleep on.
+            # Restore Python's own handler: polars' handler does not wake a waiting thread.
             signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT))
         return self
 
@@ -89,7 +89,7 @@ class Slots:
 
 
 class News:
-    """The newest word of each trial that runs, as one line.
+    """The newest message of each running trial, joined to one line.
 
     Args:
       show: gets the line when a word changes.
@@ -101,7 +101,7 @@ class News:
         self._lock = threading.Lock()
 
     def of(self, name: str) -> Callable[[str], None]:
-        """What tells of one trial; an empty word ends it."""
+        """Returns the function that reports one trial's message; an empty message removes it."""
 
         def tell(word: str) -> None:
             with self._lock:
@@ -121,12 +121,12 @@ def run_trial(
 
     Args:
       trial: prepared.
-      minutes: that its training may take; 0 is no limit.
-      tell: gets its news.
-      stopped: asks the training to save and to end.
+      minutes: time limit of its training; 0 is no limit.
+      tell: called with the trial's newest message.
+      stopped: tells the training to save and to end.
 
     Returns:
-      Whether it came to its end.
+      Whether the trial has ended with a result.
     """
     command = [
         *(sys.executable, "-m", "tssr_jax.studies.worker"),

@@ -1,4 +1,4 @@
-"""What a search of settings may choose from (`config.search.space`)."""
+"""The space of a search of settings (`config.search.space`)."""
 
 import ast
 import math
@@ -15,7 +15,7 @@ _FORM = (
 )
 
 
-# Fields that only two streams read, and those that only a model which reads content does.
+# Fields that only models with two streams read, and fields that only models with content read.
 _OF_TWO_STREAMS = (
     "loss.lambda_user",
     "loss.lambda_item",
@@ -46,7 +46,7 @@ class Dimension(NamedTuple):
     values: tuple[Any, ...]
 
     def suggest(self, trial: Any) -> Any:
-        """A value, by an Optuna trial; whole numbers where the field and both ends are."""
+        """The value that an Optuna trial suggests; whole if the field and both ends are whole."""
         if self.kind == "choice":
             names = [self.name_of(value) for value in self.values]
             return self.values[names.index(trial.suggest_categorical(self.field, names))]
@@ -55,11 +55,11 @@ class Dimension(NamedTuple):
         return ask(self.field, *self.values, log=self.kind == "log")
 
     def name_of(self, value: Any) -> Any:
-        """What Optuna keeps of a value: tuples as they are written, since JSON has none."""
+        """The name of a value in Optuna: tuples become strings, since JSON has no tuples."""
         return repr(value) if isinstance(value, tuple) else value
 
     def value_of(self, name: Any) -> Any:
-        """What a name of `name_of` stands for."""
+        """The value of a name from `name_of`."""
         return next((value for value in self.values if self.name_of(value) == name), name)
 
     def contains(self, value: Any) -> bool:

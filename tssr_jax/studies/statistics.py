@@ -1,9 +1,9 @@
 """Confidence intervals and paired tests, by the bootstrap (Efron and Tibshirani, 1993).
 
-Users are drawn again, the same for all variants, and of each variant its seeds: what is found is to
-hold for other users and for other trainings. A metric of one user is the mean over the drawn seeds,
-so that every user counts once however many seeds there are. (Of n seeds, drawing shows (n - 1) / n
-of the variance between trainings, of one seed none.)
+Users are resampled, jointly for all variants, and so are the seeds of each variant: results should
+hold for other users and for other trainings. A user's metric is the mean over the drawn seeds, so
+that every user counts once, whatever the number of seeds. (Resampling n seeds shows (n - 1) / n of
+the variance between trainings; one seed shows none.)
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Difference(NamedTuple):
 
 
 def estimate(values: np.ndarray, seed: int = 0) -> Estimate:
-    """Of values float [num_seeds, num_users].
+    """Estimates the mean of values float [num_seeds, num_users].
 
     Raises:
       ValueError: if there are none.
@@ -43,13 +43,13 @@ def estimate(values: np.ndarray, seed: int = 0) -> Estimate:
 
 
 def paired_difference(values: np.ndarray, others: np.ndarray, seed: int = 0) -> Difference:
-    """Of two variants' values, float [num_seeds, num_users] of the same users.
+    """Compares two variants' values, float [num_seeds, num_users] of the same users.
 
-    Seeds are not paired, and need not be as many. The p-value is twice the share of resampled
-    means on the other side of 0 (ties count as half), plus one of all resamples: never 0.
+    Seeds are not paired, and their numbers may differ. The p-value is twice the share of resampled
+    means on the other side of 0 (ties count as half), plus 1 / RESAMPLES, so that it is never 0.
 
     Raises:
-      ValueError: if the users are not as many.
+      ValueError: if the numbers of users differ.
     """
     some, more = values.shape[1], others.shape[1]
     if some != more:
@@ -66,12 +66,12 @@ def paired_difference(values: np.ndarray, others: np.ndarray, seed: int = 0) -> 
 def resampled_means(variants: Sequence[np.ndarray], seed: int) -> np.ndarray:
     """Means of RESAMPLES samples with replacement, float [len(variants), RESAMPLES].
 
-    How often each distinct column of values is drawn is multinomial: there are fewer of them than
-    users, most of whom gain nothing in any training.
+    The numbers of draws of distinct columns are multinomial. There are fewer distinct columns than
+    users, because most users gain nothing in any training.
 
     Args:
-      variants: of each, values float [num_seeds, num_users] of the same users.
-      seed: of what is drawn.
+      variants: for each variant, values float [num_seeds, num_users] of the same users.
+      seed: seed of the random draws.
     """
     values = np.concatenate(variants)
     num_users = values.shape[1]
@@ -93,7 +93,7 @@ def resampled_means(variants: Sequence[np.ndarray], seed: int) -> np.ndarray:
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """Adjusted for as many comparisons (Holm, 1979), in the given order."""
+    """P-values adjusted for the number of comparisons (Holm, 1979), in the given order."""
     order = np.argsort(p_values)
     adjusted = np.empty(len(p_values))
     highest = 0.0

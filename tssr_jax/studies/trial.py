@@ -40,7 +40,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The trial's name for people."""
         return f"{self.variant}, seed {self.config.seed}"
 
     @property
@@ -49,7 +49,7 @@ class Trial:
         return self.folder / RUN_FOLDER
 
     def prepare(self) -> None:
-        """Writes its configuration; raises UserError if another one lies there.
+        """Writes its configuration; raises UserError if the folder has another one.
 
         Devices and the cache may be others than before, until there is a result.
         """
@@ -60,12 +60,12 @@ class Trial:
             save_config(self.config, self.folder)
 
     def result(self) -> dict[str, Any] | None:
-        """What its process found; None before it has ended."""
+        """The result of its process; None before it has ended."""
         path = self.folder / RESULT_FILE
         return json.loads(path.read_text()) if path.exists() else None
 
     def record(self) -> dict[str, Any] | None:
-        """The result with what it is the result of: a line of results.jsonl."""
+        """The result with variant, seed and changes: a line of results.jsonl."""
         result = self.result()
         if result is None:
             return None
@@ -107,5 +107,5 @@ def configured(
 
 
 def folder_name(variant: str) -> str:
-    """A variant's name without what file systems don't like."""
+    """A variant's name as a valid folder name."""
     return re.sub(r"\W+", "_", variant).strip("_")

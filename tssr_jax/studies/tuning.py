@@ -25,21 +25,20 @@ def tune(
 ) -> Study:
     """Searches the settings of each variant: fields of `config.search.space` that it reads.
 
-    What makes a variant what it is (its changes) stays. A search begins with the variant's own
-    values, if they lie in the space: what is found is then no worse by validation. What has been
-    searched before is not searched again.
+    A variant's changes stay. A search starts with the variant's own values, if they lie in the
+    space, so that the result is no worse by validation. Ended searches are not repeated.
 
     Args:
-      study: whose variants change `config`.
-      config: the study's.
-      workdir: of the study; searches lie in its folder SEARCHES_FOLDER.
-      num_trials: of each search.
-      only: names of variants that are searched; () searches all. Others have what was found for
-        them before.
-      pace: how they are run.
+      study: the study, whose variants change `config`.
+      config: the study's configuration.
+      workdir: folder of the study; searches are in its folder SEARCHES_FOLDER.
+      num_trials: trials of each search.
+      only: names of variants that are searched; () searches all. Other variants use the results of
+        earlier searches.
+      pace: how trials are run.
 
     Returns:
-      The study with what was found in the variants' settings.
+      The study, with the results in the variants' settings.
 
     Raises:
       UserError: as `search` does.

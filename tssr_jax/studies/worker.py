@@ -37,7 +37,7 @@ LATENCY_REQUESTS = 50
 LIST_LENGTH = 10
 
 _FOLDER = flags.DEFINE_string("folder", None, "Folder of the trial.", required=True)
-_MINUTES = flags.DEFINE_float("minutes", 0.0, "Training ends after so many; 0 is no limit.", 0)
+_MINUTES = flags.DEFINE_float("minutes", 0.0, "Training ends after this many; 0 is no limit.", 0)
 
 
 def run(folder: epath.Path, minutes: float) -> None:
@@ -66,7 +66,7 @@ def run(folder: epath.Path, minutes: float) -> None:
 
 
 def trained(workdir: epath.Path) -> dict[str, Any]:
-    """The step of a run's best checkpoint, and what it cost."""
+    """The step of a run's best checkpoint, and the cost of the run."""
     run, params, step = restore_best(workdir)
     cost = training_cost(workdir) | {
         "parameters": sum(x.size for x in jax.tree.leaves(params)),
@@ -74,16 +74,17 @@ def trained(workdir: epath.Path) -> dict[str, Any]:
         "peak_gib": peak_bytes() / 2**30,
     }
     del run, params
-    # A catalogue that is cut over devices need not fit one of them, where it would be asked.
+    # A catalogue that is cut over devices may not fit on the one device that serves requests.
     if load_config(workdir).model_devices == 1:
         cost |= {"request_ms": latency(workdir)}
     return {"step": step, "cost": cost}
 
 
 def training_cost(workdir: epath.Path) -> dict[str, float]:
-    """Epochs and seconds of each, from metrics.jsonl; the first one, which compiles, apart.
+    """Number of epochs, best epoch, and median seconds of an epoch, from metrics.jsonl.
 
-    Without seconds where nothing was trained.
+    The first epoch, which compiles, is left out of the median. Without seconds if nothing was
+    trained.
     """
     records = [json.loads(line) for line in (workdir / METRICS_FILE).read_text().splitlines()]
     logs = [record for record in records if "sequences_per_second" in record]
@@ -99,7 +100,7 @@ def training_cost(workdir: epath.Path) -> dict[str, float]:
 def latency(workdir: epath.Path) -> float:
     """Median milliseconds from one history of ids to the list of ids.
 
-    Of each the second call counts: a list of seen items of another length is another program.
+    Only the second call for each history counts: another number of seen items may compile.
     """
     recommender = Recommender.from_workdir(workdir, batch_size=1)
     store, ids = recommender.run.sequences, recommender.items.ids
@@ -119,7 +120,7 @@ def latency(workdir: epath.Path) -> float:
 
 
 def peak_bytes() -> int:
-    """The most memory that was in use: of the device, or of the process on a processor."""
+    """Peak memory in bytes: of the device, or of the process on a CPU."""
     of_device = jax.devices()[0].memory_stats() or {}
     of_process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return int(of_device.get("peak_bytes_in_use", of_process))

@@ -1,4 +1,4 @@
-"""Tells what a training step needs on which devices; none of them has to be here.
+"""Prints the memory and traffic of a training step on devices that need not be present.
 
 tssr size --config=ml1m --topology=v5e:2x4 --global_batch=1024
 """
@@ -15,7 +15,7 @@ _GLOBAL_BATCH = flags.DEFINE_multi_integer(
     "global_batch", [], "Users in a step; by default --config.train.batch_size. May be repeated."
 )
 _NUM_ITEMS = flags.DEFINE_integer(
-    "num_items", 0, "Size of the catalogue; 0 is that of the data, which is prepared.", 0
+    "num_items", 0, "Size of the catalogue; 0 prepares the data and takes its size.", 0
 )
 _FEATURE_DIM = flags.DEFINE_integer("feature_dim", 384, "Width of the content features.", 1)
 

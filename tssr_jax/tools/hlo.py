@@ -18,11 +18,11 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
 class Traffic(NamedTuple):
-    """What one kind of collective does in one run of the program.
+    """Traffic of one kind of collective in one run of the program.
 
     Attributes:
-      calls: how often it is called.
-      bytes_sent: by each device, over all calls.
+      calls: number of calls.
+      bytes_sent: bytes that each device sends, over all calls.
     """
 
     calls: int

@@ -1,4 +1,4 @@
-"""Prepares the data of --config without training, and prints what became of all rows.
+"""Prepares the data of --config without training, and prints a report.
 
 tssr prepare --config=csv:FOLDER
 """

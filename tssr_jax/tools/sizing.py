@@ -1,4 +1,4 @@
-"""What a train step needs on devices that need not be there: memory and traffic of each.
+"""Memory and traffic of a train step on each of some devices, which need not be present.
 
 The step is compiled, not run: for virtual processors ("cpu:8"), or, where the package libtpu is
 installed (`pip install jax[tpu]`), by the TPU's own compiler for any slice ("v5e:2x4").
@@ -40,7 +40,7 @@ class Chip(NamedTuple):
       memory: bytes of its HBM.
       link: bytes per second that one of its links sends: the documented interconnect bandwidth of
         a chip (v4 2,400 Gbps, v5e 400 GB/s both ways, v5p 4,800 Gbps) over its 6, 4 or 6 links.
-      wraps_at: a slice's dimension of so many chips, or a multiple, is a ring.
+      wraps_at: a dimension of a slice is a ring if its size is a multiple of this.
     """
 
     memory: float
@@ -50,7 +50,7 @@ class Chip(NamedTuple):
     def egress(self, shape: str) -> float:
         """Bytes per second that the worst-placed chip of a slice ("2x4") sends over its links.
 
-        A corner has one link along a dimension, on a ring two, and none along a dimension of 1.
+        A corner chip has one link along a dimension, two along a ring, none along a dimension of 1.
         """
         sizes = [int(n) for n in shape.split("x")]
         return self.link * sum(2 if n % self.wraps_at == 0 else int(n > 1) for n in sizes)
@@ -79,7 +79,7 @@ class StepSize(NamedTuple):
 
     @property
     def bytes_sent(self) -> int:
-        """By each device, in one step."""
+        """Bytes that each device sends in one step."""
         return sum(traffic.bytes_sent for traffic in self.traffic.values())
 
     def describe_traffic(self) -> str:
@@ -89,7 +89,7 @@ class StepSize(NamedTuple):
         )
 
     def transfer_milliseconds(self, topology: str) -> str:
-        """How long the bytes sent take on a slice like "v4:2x2x1", were nothing else done."""
+        """Time to send these bytes on a slice like "v4:2x2x1", without any other work."""
         kind, _, shape = topology.partition(":")
         egress = CHIPS[kind].egress(shape) if kind in CHIPS else 0.0
         return f"{1e3 * self.bytes_sent / egress:.2f} ms" if egress else ""
@@ -135,10 +135,10 @@ def step_size(
 def measure(
     compiled: Any, config: ml_collections.ConfigDict, devices: Sequence[Any], num_items: int
 ) -> StepSize:
-    """What the result of `compile_step` needs.
+    """Memory and traffic of a result of `compile_step`.
 
-    Its loss is tiled as for the platform that JAX runs on here; a TPU or a GPU takes larger tiles,
-    of up to 128 MiB in place of 16.
+    Its loss is tiled for the platform that JAX runs on here; a TPU or a GPU uses larger tiles, of
+    up to 128 MiB in place of 16.
     """
     memory = compiled.memory_analysis()
     # The one loop whose turns depend on data goes through the positions that have a label.
@@ -155,7 +155,7 @@ def measure(
 def compile_step(
     config: ml_collections.ConfigDict, devices: Sequence[Any], num_items: int, feature_dim: int
 ) -> Any:
-    """The compiled step, of which nothing is run; arguments as for `step_size`."""
+    """Compiles the step without running it; arguments as for `step_size`."""
     mesh = Devices("shard_map", 0, config.model_devices, devices)
     rows = mesh.round_up(config.train.batch_size)
     model = make_model(config, mesh.catalogue(num_items), mesh.rows_axis)
@@ -200,10 +200,10 @@ def report(
     """Prints a table with a line for each slice and global batch: `tssr size`.
 
     Args:
-      config: what is to be trained; its numbers of devices are not looked at.
+      config: the configuration to train; its `num_devices` is ignored.
       topologies_: as for `find_devices`.
-      batches: global batches; none stands for that of the config.
-      num_items: size of the catalogue; 0 stands for that of the data, which is prepared.
+      batches: sizes of the global batch; by default the config's.
+      num_items: size of the catalogue; 0 prepares the data and takes its size.
       feature_dim: width of the content features.
     """
     console = make_console()
@@ -246,7 +246,7 @@ def report(
 
 
 def _left_out(config: ml_collections.ConfigDict) -> list[str]:
-    """What the configuration has and `compile_step` does not look at."""
+    """Parts of the configuration that `compile_step` ignores."""
     content = config.content
     some = []
     if reads_content(config.model.streams):

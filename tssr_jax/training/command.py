@@ -16,7 +16,7 @@ _MULTIHOST = flags.DEFINE_bool(
     "multihost", False, "Train together with the other processes of this TPU pod or cluster."
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0, where --multihost can't find it out."
+    "coordinator", None, "HOST:PORT of process 0, if --multihost can't detect it."
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
@@ -25,7 +25,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 
 def main() -> None:
     """Trains the model, or evaluates the baseline, of --config."""
     config, workdir = cli.required_config(_CONFIG), cli.required_workdir(_WORKDIR)
-    validate_config(config)  # wrong settings are told before anything slow is imported
+    validate_config(config)  # reports invalid settings before slow imports
     if _MULTIHOST.value or _COORDINATOR.value:
         from tssr_jax.parallel.processes import join
 

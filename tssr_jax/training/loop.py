@@ -52,7 +52,7 @@ from tssr_jax.training.state import (
 from tssr_jax.training.step import TrainStep, make_train_step
 
 SELECTION_METRIC = "ndcg@10"
-# The host waits for the device this often, so that the progress bar tells the truth.
+# The host waits for the device after this many steps, so that the progress bar is right.
 _STEPS_PER_SYNC = 8
 _ADVICE = (
     "Nothing was saved since the last checkpoint. Try, in another --workdir, a lower "
@@ -70,13 +70,13 @@ def train(
         metrics = train(config, "runs/mine")
 
     Args:
-      config: of the run.
-      workdir: its folder, here or gs://.
-      stop: tells when to stop; by default at a SIGTERM.
+      config: configuration of the run.
+      workdir: the run's folder, on this machine or gs://.
+      stop: requests a stop; by default at a SIGTERM.
 
     Returns:
-      The test metrics; None if it was stopped: the step is finished, its state is saved, and the
-      same call goes on from there.
+      The test metrics; None if it was stopped: the state after the last step is saved, and the same
+      call continues from there.
 
     Raises:
       UserError: if the configuration or the data make no sense, if `workdir` holds another run,
@@ -120,25 +120,25 @@ def train(
 
 
 def compiled_step(run: Run, optimizer: optax.GradientTransformation, layout: Any) -> TrainStep:
-    """The train step for all devices, which takes the memory of the state it is given.
+    """The train step for all devices; it reuses the memory of the state it is given.
 
     Args:
       run: content, model and devices.
-      optimizer: whose state the train state holds.
-      layout: how the train state lies on the devices.
+      optimizer: the optimiser of the train state.
+      layout: layout of the train state on the devices.
     """
     step = make_train_step(run.model, optimizer, run.config, run.trained)
     return run.devices.run(step, inputs=(layout, ROWS, CONTENT_LAYOUT), output=layout, donate=(0,))
 
 
 class Start(NamedTuple):
-    """Where a training begins.
+    """The start of a training.
 
     Attributes:
-      state: on the devices.
-      progress: of the loop.
-      optimizer: whose state the train state holds.
-      layout: how the train state lies on the devices.
+      state: the train state, on the devices.
+      progress: the state of the loop.
+      optimizer: the optimiser of the train state.
+      layout: layout of the train state on the devices.
     """
 
     state: TrainState
@@ -175,7 +175,7 @@ def find_start(run: Run, checkpointer: Checkpointer) -> Start:
 
 
 def train_batches(run: Run) -> TrainBatches:
-    """The training batches of a run, of which this process reads its rows."""
+    """The training batches of a run; each process reads its own rows."""
     config, devices = run.config, run.devices
     rows = devices.round_up(config.train.batch_size)
     return make_train_batches(
@@ -236,8 +236,8 @@ class Trainer:
     def run(self, stop: StopRequest) -> bool:
         """Trains until the last epoch, until validation stops improving, or until a request.
 
-        What is in memory when a request comes is saved. With several processes a request to any
-        of them stops all, at the next step at which they ask each other.
+        A request saves the current state. With several processes a request to any of them stops
+        all, at the next step at which they exchange requests.
 
         Returns:
           Whether training has ended; False if it was stopped.
@@ -356,7 +356,7 @@ class Trainer:
                 "seconds_per_epoch": self._batches.steps_per_epoch * seconds / self._steps,
             },
         )
-        # Placed as the step's own results are: otherwise the step would be compiled again.
+        # Placed like the step's own results; otherwise the step would be compiled again.
         sums = self._devices.place(zero_sums(self.state.loss_sums))
         self.state = dataclasses.replace(self.state, loss_sums=sums)
         return total

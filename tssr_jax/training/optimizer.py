@@ -15,7 +15,7 @@ from tssr_jax.parallel.sharding import global_norm
 if TYPE_CHECKING:
     from tssr_jax.run import Run
 
-# The last names of parameters that weight decay leaves alone; the last two are statistics.
+# Last names of the parameters without weight decay; the last two are statistics.
 _NOT_DECAYED = ("bias", "scale", "mean", "var")
 
 
@@ -23,9 +23,9 @@ class EncoderSteps(NamedTuple):
     """Step sizes of a content encoder that is trained.
 
     Attributes:
-      learning_rate: of its top layer.
-      layer_decay: each layer below has this share of the step size of the one above.
-      depth: how many layers lie above the parameters of a name.
+      learning_rate: step size of its top layer.
+      layer_decay: ratio of a layer's step size to the next higher layer's.
+      depth: maps the name of parameters to the number of layers above them.
     """
 
     learning_rate: float
@@ -56,7 +56,7 @@ def make_optimizer(
 
     Args:
       config: the section.
-      catalogue: how the classes lie on the devices, where gradients hold a part of them.
+      catalogue: how the classes lie on the devices, if gradients hold only a part of them.
       encoders: content encoders that are trained, by the names of their parameters.
       eps: Adam's.
     """

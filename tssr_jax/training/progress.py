@@ -1,4 +1,4 @@
-"""What training shows: one aligned row an epoch, a bar where there is a terminal, a picture."""
+"""Output of training: one aligned row an epoch, a bar on a terminal, a picture."""
 
 import datetime
 import io
@@ -51,10 +51,10 @@ class TrainingLog:
     """Rows for people, and a bar; use it as a context manager.
 
     Args:
-      console: where people read.
-      steps: of the whole training.
+      console: prints the rows and the bar.
+      steps: steps of the whole training.
       done: steps done before.
-      patience: validations without gain after which training stops; 0 is never.
+      patience: validations without improvement after which training stops; 0 is never.
     """
 
     def __init__(self, console: Console, steps: int, done: int, patience: int):

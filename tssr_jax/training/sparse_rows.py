@@ -1,9 +1,8 @@
 """Sparse step: gather the rows of the item tables that a batch touches, update, scatter back.
 
-The step runs on the gathered rows as on a small catalogue of its own, with classes by their places.
-Gradients and Adam compute nothing for the other rows: these and their moments stay as they are.
-(Dense Adam lets them drift on by their momentum, and lets that fade.) Touched rows get the values
-that a dense step computes.
+The step treats the gathered rows as a small catalogue, whose classes are numbered by position.
+Gradients and Adam skip the other rows: these rows and their moments do not change. (Dense Adam
+keeps moving them by their decaying momentum.) Touched rows get the values of a dense step.
 """
 
 import dataclasses
@@ -23,12 +22,12 @@ ITEM_TABLE, HEAD = "token_embedding", "output"
 
 
 class SparseRows(NamedTuple):
-    """Classes that a step touches, the same on all devices.
+    """Classes that a step touches, equal on all devices.
 
     Attributes:
-      classes: int32 [size], ascending, padding first, each once; filled up with classes that do
-        not exist.
-      tables: the parameters that are cut down to these, of `ITEM_TABLE` and `HEAD`.
+      classes: int32 [size], distinct, ascending, class 0 first; padded with classes that do not
+        exist.
+      tables: parameters that are reduced to these classes: some of `ITEM_TABLE` and `HEAD`.
     """
 
     classes: jax.Array
@@ -36,15 +35,15 @@ class SparseRows(NamedTuple):
 
     @property
     def catalogue(self) -> Catalogue:
-        """That of the rows."""
+        """The catalogue of these classes."""
         return Catalogue(self.classes.size - 1)
 
     def places(self, ids: jax.Array) -> jax.Array:
-        """Of classes that are among them, int [...]; padding's is 0."""
+        """Positions of classes that are among them, int [...]; class 0 is at position 0."""
         return jnp.searchsorted(self.classes, ids).astype(jnp.int32)
 
     def places_in(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """A batch whose items are places; its labels, too, if the head is cut down."""
+        """The batch with items as positions; labels, too, if the head is reduced."""
         own = {**batch, "item_sequence": self.places(batch["item_sequence"])}
         if "packed" in batch:
             own["packed"] = {**batch["packed"], "items": self.places(batch["packed"]["items"])}
@@ -53,17 +52,17 @@ class SparseRows(NamedTuple):
         return own
 
     def rows_of(self, table: jax.Array, dimension: int = 0) -> jax.Array:
-        """Their rows of a table; zeros for classes that do not exist."""
+        """The rows of a table for these classes; zeros for classes that do not exist."""
         return jnp.take(table, self.classes, axis=dimension, mode="fill", fill_value=0)
 
     def rows_of_content(self, content: Content) -> Content:
-        """Their rows of all tables; what items are drawn by stays whole."""
+        """The rows of all content tables for these classes; weights of drawn items stay whole."""
         features = {name: self.rows_of(x) for name, x in content.features.items()}
         known = None if content.known is None else self.rows_of(content.known)
         return dataclasses.replace(content, features=features, known=known)
 
     def take(self, tree: Any) -> Any:
-        """Parameters, or what an optimiser keeps for them, of these rows."""
+        """The rows of parameters, or of an optimiser's state, for these classes."""
 
         def own(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
             dimension = self._dimension(path)
@@ -72,7 +71,7 @@ class SparseRows(NamedTuple):
         return jax.tree_util.tree_map_with_path(own, tree)
 
     def put(self, whole: Any, part: Any) -> Any:
-        """The whole with these rows replaced, and with all that has no rows."""
+        """Writes these rows, and all arrays without such rows, back into the whole tree."""
 
         def new(path: tuple[Any, ...], x: jax.Array, own: jax.Array) -> jax.Array:
             dimension = self._dimension(path)
@@ -95,11 +94,11 @@ def sparse_rows(
     catalogue: Catalogue,
     axis: Axis,
 ) -> SparseRows:
-    """The classes of the global batch.
+    """The classes that the global batch touches.
 
     Args:
       batch: `item_sequence` and `labels`, this device's rows.
-      more: int [number], other classes, the same on all devices.
+      more: int [number], further classes, equal on all devices.
       tables: see `SparseRows`.
       catalogue: not cut over devices.
       axis: the device axis that the batch is cut along.
@@ -112,5 +111,5 @@ def sparse_rows(
     size = min(found.size, catalogue.num_classes)
     beyond = catalogue.num_classes
     classes = jnp.unique(found, size=size, fill_value=beyond)
-    fill = beyond + jnp.arange(size, dtype=classes.dtype)  # all different, as a scatter likes them
+    fill = beyond + jnp.arange(size, dtype=classes.dtype)  # distinct, for a fast scatter
     return SparseRows(jnp.where(classes == beyond, fill, classes), tables)

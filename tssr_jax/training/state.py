@@ -1,4 +1,4 @@
-"""The train state: made anew, described, taken from another run, put into checkpoints."""
+"""The train state: creation, shapes, start from another run, checkpoints."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -35,9 +35,9 @@ class TrainState:
       params: the model's parameters.
       average: exponential moving average of `params`, None without one.
       opt_state: the optimiser's state.
-      users: of past steps, further negatives; None without (`config.loss.queue_size`).
-      loss_sums: each term, and their total, summed since the last log line: checkpoints hold it,
-        so that a resumed run logs the same means.
+      users: users of past steps, as negatives; None without them (`config.loss.queue_size`).
+      loss_sums: sums of each term and of their total since the last log line; checkpoints hold
+        them, so that a resumed run logs equal means.
       first_nonfinite: int32, for each term the first step at which it was NaN or infinite, or
         NEVER. Found on the device, so that no step waits for the host.
     """
@@ -51,7 +51,7 @@ class TrainState:
     first_nonfinite: dict[str, jax.Array]
 
     def for_checkpoint(self) -> tuple[Any, dict[str, Any]]:
-        """What ranks, and all else that a resumed run needs; see `from_checkpoint`."""
+        """The parameters for ranking, and the rest of the state; see `from_checkpoint`."""
         fields = {field.name for field in dataclasses.fields(self)} - {"average"}
         if self.average is None:
             fields -= {"params"}
@@ -61,13 +61,13 @@ class TrainState:
 
     @classmethod
     def from_checkpoint(cls, ranking: Any, rest: Mapping[str, Any]) -> "TrainState":
-        """The state whose `for_checkpoint` gave these."""
+        """Restores the state from the results of its `for_checkpoint`."""
         average = ranking if "params" in rest else None
         return cls(average=average, **({"params": ranking, "users": None} | dict(rest)))
 
     @property
     def eval_params(self) -> Any:
-        """The parameters that are validated, kept as the best ones, and ranked with."""
+        """The parameters for validation, for the best checkpoint, and for ranking."""
         return self.params if self.average is None else self.average
 
 
@@ -90,7 +90,7 @@ def create_train_state(
 
 
 def _with_encoders(state: TrainState, encoders: Mapping[str, Any]) -> TrainState:
-    """The state with pretrained encoders (by their names) for zeros, in the average too."""
+    """The state with pretrained encoders (by name) in place of zeros, also in the average."""
     average = state.average
     if average is not None:
         average = {**average, **jax.tree.map(jnp.copy, dict(encoders))}
@@ -109,7 +109,7 @@ def zero_sums(names: Iterable[str]) -> dict[str, LossTerm]:
 
 
 def abstract_state(run: "Run", optimizer: optax.GradientTransformation) -> tuple[TrainState, Any]:
-    """What a state of this run looks like, and how it lies on the devices.
+    """Shapes of this run's state, and its layout on the devices.
 
     Returns:
       A state whose arrays are `jax.ShapeDtypeStruct` with their shardings, and its layout.
@@ -133,7 +133,7 @@ def initial_state(run: "Run", optimizer: optax.GradientTransformation) -> tuple[
     def start(params: Any) -> TrainState:
         return create_train_state(params, optimizer, run.config)
 
-    # One after the other: what drawing a large table needs is free before there are moments.
+    # In two steps: the memory for drawing a large table is freed before moments are allocated.
     params = run.devices.build(run.initial_params, run.params_layout)
     layout = sharding.layout(jax.eval_shape(start, params))
     state = run.devices.build(start, layout, params)
@@ -141,12 +141,12 @@ def initial_state(run: "Run", optimizer: optax.GradientTransformation) -> tuple[
 
 
 def with_params_of(state: TrainState, others: Any, workdir: epath.Path) -> TrainState:
-    """The state with another run's parameters, but for those of its items.
+    """The state with another run's parameters, except item parameters.
 
     Args:
-      state: of the run that starts.
+      state: state of the run that starts.
       others: the other run's best parameters.
-      workdir: of the other run, for the error.
+      workdir: the other run's folder, for the error.
 
     Raises:
       UserError: if a parameter has another shape.
@@ -174,12 +174,12 @@ def require_same_sections(
 ) -> None:
     """Raises UserError if the sections `model` and `content` of two runs differ.
 
-    Where files lie may differ; whether an encoder's own weights are the same is not known here.
+    Paths of files may differ; encoders' weights are not compared.
 
     Args:
-      config: of the run that starts.
-      other: of the run in `workdir`.
-      workdir: for the error.
+      config: configuration of the run that starts.
+      other: configuration of the run in `workdir`.
+      workdir: the other run's folder, for the error.
     """
     here, there = (flattened(own) for own in (config, other))
     for field in here:

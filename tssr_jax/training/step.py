@@ -35,7 +35,7 @@ TrainStep = Callable[[TrainState, Mapping[str, Any], Content], TrainState]
 
 
 def updated_average(state: TrainState, params: Any, decay: float) -> Any | None:
-    """The moving average after a step to `params`; young averages forget faster."""
+    """The moving average after a step to `params`; it decays faster in the first steps."""
     if state.average is None:
         return None
     young = (1.0 + state.step) / (10.0 + state.step)
@@ -50,9 +50,9 @@ def make_train_step(
 ) -> TrainStep:
     """Returns the step of one device, the pure function `(state, batch, content) -> state`.
 
-    Each device gets its rows of the global batch; the loss and the new state are those of the
-    whole, the same on all devices. Dropout is a function of (config.seed, step, row); what else is
-    drawn, of (config.seed, step).
+    Each device gets its rows of the global batch; the loss and the new state are global, and equal
+    on all devices. Dropout is a function of (config.seed, step, row); all other random draws are
+    functions of (config.seed, step).
 
     Args:
       model: tells how batch and catalogue lie on the devices.
@@ -94,12 +94,12 @@ def make_train_step(
 
 
 class _Draws(NamedTuple):
-    """What a step draws, the same on all devices.
+    """Random draws of a step, equal on all devices.
 
     Attributes:
-      key: of dropout.
-      known: bool [shard_classes], see `_some_ids`; None where all items are known.
-      items: that next items compete with, see `losses.sampled`; None without.
+      key: random key of dropout.
+      known: bool [shard_classes], see `_some_ids`; None if all items are known.
+      items: drawn competitors of next items, see `losses.sampled`; None without them.
     """
 
     key: jax.Array
@@ -124,7 +124,7 @@ def _make_gradients(
 ) -> Callable[..., tuple[Any, dict[str, LossTerm]]]:
     """Returns `(params, batch, content, draws, rows, users) -> gradient, terms`.
 
-    Both are those of the global batch. With `rows` the parameters are cut down to these.
+    Both are for the global batch. With `rows` the parameters are reduced to these rows.
     """
     loss, axis = LossConfig.from_config(config), model.rows_axis
     weights = term_weights(model.streams, model.mixing, loss)
@@ -214,7 +214,7 @@ def _with_batch(
     content: Content,
     loss: LossConfig,
 ) -> UserQueue | None:
-    """The queue of users with those of this step, as the averaged parameters see them."""
+    """The queue of users plus this step's users, encoded by the averaged parameters."""
     if state.users is None or state.average is None:
         return None
     sequence, packed = batch["item_sequence"], batch.get("packed")
@@ -232,7 +232,7 @@ def _encode_content(
     batch: Mapping[str, Any],
     axis: Axis,
 ) -> Content:
-    """With the features that trained encoders give of the batch's items."""
+    """The content plus the trainable encoders' features of the batch's items."""
     features = dict(content.features)
     for modality, encoder in encoders.items():
         own, part = params[parameters_name(modality)], batch["distinct"][modality]
@@ -241,7 +241,7 @@ def _encode_content(
 
 
 def _some_ids(known: jax.Array, rate: float, key: jax.Array, catalogue: Catalogue) -> jax.Array:
-    """Known classes but for a share that this step treats as unknown (DropoutNet, NIPS 2017)."""
+    """Known classes except a share that this step treats as unknown (DropoutNet, NIPS 2017)."""
     if not rate:
         return known
     key = jax.random.fold_in(key, 1)

@@ -13,8 +13,8 @@
           categories [...], images [{"large", "hi_res", ...}]
 
 Files may be unpacked (no .gz). `data.edition` is "CATEGORY-YEAR", e.g. "Toys_and_Games-2014".
-Fields for `data.text_fields`: title, brand, categories, description. Images are URLs. Lines for
-one item are common; `data.repeated_items` says what becomes of those that disagree.
+Fields for `data.text_fields`: title, brand, categories, description. Images are URLs. An item often
+has several lines; `data.repeated_items` says what happens if they differ.
 """
 
 import dataclasses
@@ -35,10 +35,10 @@ class _Edition:
 
     Attributes:
       reviews, meta: names of files.
-      user, item, time: names of fields of a review; `item` is that of a description as well.
-      ticks: of the time, in a second.
-      parse: of a line of `meta`.
-      fields: our names -> names of fields of a description, of which the first that is there.
+      user, item, time: names of a review's fields; a description has `item`, too.
+      ticks: ticks of the time in a second.
+      parse: parses a line of `meta`.
+      fields: our names -> names of fields of a description; the first one with a value is read.
     """
 
     reviews: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What every source of interactions provides, and the checks that they share."""
+"""The interface of a source of interactions, and checks that all sources share."""
 
 import dataclasses
 import hashlib
@@ -16,9 +16,9 @@ from etils import epath
 from tssr_jax.data_pipeline import cache
 from tssr_jax.errors import UserError
 
-TICKS = 1_000  # of a second, in which times are kept
+TICKS = 1_000  # ticks in a second, for stored times
 _MAX_SECONDS = 2**53  # float64 holds every whole number up to here, int64 its ticks
-# Directives of strptime that tell more than a day.
+# Directives of strptime for more than a day.
 _HAS_TIME = re.compile(r"%[-_0]?(?:[HIklMSfTRXrspPcZz+]|[.:#\d])")
 _ISO = (
     "%Y-%m-%d",
@@ -30,7 +30,7 @@ _ISO = (
     "%Y-%m-%dT%H:%M",
 )
 _ROW = "\0row"  # no file's column is called that
-_NO_ID = ("", "nan", "null", "none", "<na>")  # what programs write for an id that they don't have
+_NO_ID = ("", "nan", "null", "none", "<na>")  # written by programs for a missing id
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +53,12 @@ class RawFiles:
 
 
 class Dump(NamedTuple):
-    """What a reader gets.
+    """Arguments of a source's readers.
 
     Attributes:
       files: from `locate`.
       data: section `data` of the config.
-      counts: takes what the reader notices, for the report.
+      counts: the reader adds its counts for the report here.
     """
 
     files: RawFiles
@@ -71,7 +71,7 @@ class Source(Protocol):
 
     @property
     def version(self) -> int:
-        """Raised when the reader's output changes, so that prepared data is made anew."""
+        """Increased when the reader's output changes, so that data is prepared again."""
 
     def locate(self, data: ml_collections.ConfigDict) -> RawFiles:
         """Finds or fetches the raw files; raises UserError if it can't."""
@@ -83,7 +83,7 @@ class Source(Protocol):
           `user` and `item` (strings, never empty) and `timestamp` (int64 milliseconds).
 
         Raises:
-          UserError: naming file and line of what is malformed.
+          UserError: if something is malformed; names file and line.
         """
 
     def items(self, dump: Dump, wanted: pl.Series) -> pl.DataFrame:
@@ -94,9 +94,9 @@ class Source(Protocol):
           wanted: ids of the catalogue; other items may be left out.
 
         Returns:
-          `item` (unique) and the source's fields, among them those of `data.text_fields`
-          (strings, null where there is nothing), and where the source has images `image` (a path
-          below the folder of raw files, or a URL).
+          Columns `item` (unique) and the source's fields, `data.text_fields` among them (strings,
+          null where empty). If the source has images, also `image` (a path below the folder of raw
+          files, or a URL).
 
         Raises:
           UserError: as for `interactions`.
@@ -112,9 +112,9 @@ _ELSEWHERE = (
 def find_files(
     data: ml_collections.ConfigDict, choices: Sequence[Sequence[str]], owner: str
 ) -> list[Path]:
-    """One file of `data.raw_dir` for each list of names, the first of them that is there.
+    """Finds one file of `data.raw_dir` for each list of names: the first that exists.
 
-    Those of a bucket (gs://) are copied to the cache.
+    Files in a bucket (gs://) are copied to the cache.
 
     Raises:
       UserError: if a file is missing; it lists what is there and what is not.
@@ -151,7 +151,7 @@ def _either(names: Sequence[str]) -> str:
 
 
 def _copy(remote: epath.Path, local: Path) -> Path:
-    """Copies a file that is not there yet, or has changed since."""
+    """Copies a file if it was not copied before, or has changed since."""
     stat = remote.stat()
     there = epath.Path(local).stat() if local.is_file() else None
     if there is None or (there.length, there.mtime) != (stat.length, stat.mtime):
@@ -168,7 +168,7 @@ def parse_interactions(
     path: Path,
     time_format: str = "",
 ) -> Iterator[pl.DataFrame]:
-    """Common columns from those of a table.
+    """Parses users, items and times of a table into common columns.
 
     Args:
       chunks: (line number of the first row, rows).
@@ -210,10 +210,10 @@ def parse_timestamps(
       column: its name.
       path: the file it comes from, for the error.
       first_line: line number of the first row.
-      time_format: strptime's format, where it is none of these.
+      time_format: strptime's format of times in another form; "" is none.
 
     Raises:
-      UserError: with the line and the value of the first that is neither.
+      UserError: if a time can't be read; names the first line and its value.
     """
     texts = table[column].cast(pl.String).str.strip_chars()
     if time_format:
@@ -245,8 +245,8 @@ def parse_timestamps(
 
 def _from_seconds(texts: pl.Series) -> pl.Series:
     whole, numbers = (texts.cast(kind, strict=False) for kind in (pl.Int64, pl.Float64))
-    # What is no whole number as it is written ("1.5", "1e9") goes by floating point.
-    # (To the microsecond first, or what floating point lacks of .123 would be cut off.)
+    # Numbers that are not written as whole numbers ("1.5", "1e9") are read as floats. (They are
+    # rounded to the microsecond first: .123 as a float may be slightly less.)
     cut = ((numbers.fill_nan(None) * 1e6).round() / (1_000_000 // TICKS)).floor()
     fits = (numbers.abs() < _MAX_SECONDS).fill_null(False)
     return pl.select(
@@ -276,12 +276,12 @@ def unique_items(items: pl.DataFrame, dump: Dump, lines: Sequence[int]) -> pl.Da
 
     Args:
       items: column `item`, and fields.
-      dump: names the file, says what becomes of rows that disagree (`data.repeated_items`), and
-        takes "item_rows_repeated" and "item_rows_that_disagree".
+      dump: names the file, says what happens to rows that disagree (`data.repeated_items`), and
+        gets the counts "item_rows_repeated" and "item_rows_that_disagree".
       lines: line number of each row.
 
     Raises:
-      UserError: if two rows describe one item differently, and that is an error.
+      UserError: if two rows describe one item differently and `data.repeated_items` is "error".
     """
     numbered = items.with_row_index(_ROW)
     distinct = numbered.unique(items.columns, keep="first", maintain_order=True)

@@ -4,9 +4,9 @@
     articles.csv             article_id,product_code,prod_name,...,detail_desc (25 columns)
     images/010/0108775015.jpg   first three digits, then all ten; some articles have none
 
-Both tables may be compressed (.gz). Article ids have ten digits; what a program that took them for
-numbers made of them (nine digits, no zero in front) is mended, and a nameless index column in
-front is ignored. All columns of articles.csv are fields for `data.text_fields`.
+Both tables may be compressed (.gz). Article ids have ten digits; leading zeros that a program has
+dropped are restored. An unnamed index column in front is ignored. All columns of articles.csv are
+fields for `data.text_fields`.
 """
 
 from collections.abc import Iterator

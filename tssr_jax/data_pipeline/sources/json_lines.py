@@ -18,7 +18,7 @@ from tssr_jax.errors import UserError
 _BLOCK_BYTES = 32 * 2**20
 _BOM = b"\xef\xbb\xbf"
 BAD_LINES = "lines_skipped_as_malformed"
-# An escape that is half of a character; without its other half it can't be written as UTF-8.
+# An escaped surrogate; without its other half it can't be written as UTF-8.
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 Parser = Callable[[str], Any]
 json_object: Parser = json.loads
@@ -30,22 +30,22 @@ class BadLines:
 
     Args:
       path: the file, for the error.
-      most: so many are skipped.
-      counts: gets their number, that of all files of a source together.
+      most: number of lines that may be skipped.
+      counts: gets the number of malformed lines, over all files of a source.
     """
 
     def __init__(self, path: Path, most: int, counts: Counter[str]):
         self.path, self._most, self.counts = path, most, counts
 
     def skip(self, number: int, content: bytes, error: Exception) -> None:
-        """Raises UserError, naming the line, if it is one too many."""
+        """Counts a malformed line; raises UserError, naming the line, if it is one too many."""
         self.counts[BAD_LINES] += 1
         if self.counts[BAD_LINES] > self._most:
             reason = " ".join(str(error).split())
             start = content[:80].decode(errors="replace").strip()
             raise UserError(
-                f"{self.path}, line {number}: {start!r} is not what belongs there ({reason}). Mend "
-                "it, or let so many lines be skipped: "
+                f"{self.path}, line {number}: {start!r} is malformed ({reason}). Correct it, or "
+                "let malformed lines be skipped: "
                 f"--config.data.max_bad_lines={self.counts[BAD_LINES]} or more."
             ) from error
 
@@ -56,14 +56,14 @@ def read_chunks(
     """Reads some fields of a file of JSON objects, a chunk at a time.
 
     Args:
-      bad_lines: names the file, and takes what is malformed.
+      bad_lines: names the file, and skips malformed lines.
       fields: names and polars types; absent fields are null.
 
     Yields:
       Line number of the first row, and rows. (Skipped lines are not counted in.)
 
     Raises:
-      UserError: naming the line that is one malformed too many; or if the file is cut or empty.
+      UserError: if too many lines are malformed, naming the line, or the file is cut or empty.
     """
     for line, block in _blocks(bad_lines.path):
         try:
@@ -86,10 +86,10 @@ def read_chunks(
 def read_records(
     bad_lines: BadLines, parse: Parser, id_field: str, wanted: pl.Series
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Reads the objects that have a wanted id; others are hardly looked at, but counted.
+    """Reads the objects that have a wanted id; counts the others without parsing them.
 
     Args:
-      bad_lines: names the file, and takes what is malformed.
+      bad_lines: names the file, and skips malformed lines.
       parse: `json_object` or `python_literal`.
       id_field: name of the field with the id, a string.
       wanted: ids.

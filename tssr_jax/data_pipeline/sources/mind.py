@@ -4,8 +4,8 @@
     news.tsv        id, category, subcategory, title, abstract, URL, entities of title, of abstract
 
 No header lines; the files may be compressed (.gz). A user's sequence is the history of the first
-impression, then the clicks of all impressions. No time is known of a click of the history: it is
-put one second before the one after it, the last one a second before the first impression. Fields
+impression, then the clicks of all impressions. Clicks of the history have no times: each is put one
+second before the next, the last one a second before the first impression. Fields
 for `data.text_fields`: title, category, subcategory, abstract.
 """
 

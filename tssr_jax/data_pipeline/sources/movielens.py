@@ -44,10 +44,10 @@ class MovieLens:
     """One MovieLens data set.
 
     Attributes:
-      folder: inside GroupLens' archive.
+      folder: name of the folder inside GroupLens' archive.
       layout: "u.data", "dat" or "csv".
-      sha256: of GroupLens' archive; "" where it is not known, and it is not downloaded.
-      encoding: of the file of items.
+      sha256: hash of GroupLens' archive; "" if unknown: then nothing is downloaded.
+      encoding: encoding of the file of items.
       wheel: package that contains the data.
       member_prefix: path of the data inside the wheel, without the endings .inter and .item.
     """
@@ -73,7 +73,7 @@ class MovieLens:
             ratings, movies = base.find_files(data, [[name] for name in names], owner)
             return base.RawFiles(data.raw_dir, self.layout, ratings, movies)
         downloads = cache.local_folder(data.cache_dir) / "downloads"
-        # What was fetched before is taken again, so that a run never changes its origin.
+        # Reuse an earlier download, so that the origin of a run's data never changes.
         if self.wheel and fetching.is_fetched(self.wheel, downloads):
             return self._from_wheel(self.wheel, downloads)
         try:

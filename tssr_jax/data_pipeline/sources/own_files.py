@@ -4,9 +4,9 @@
     items.csv        (.csv.gz, .parquet)   item,title,...        one row for each item
 
 Names of columns are set in the config (section `data`). Timestamps are seconds since 1970, ISO
-dates, or of `data.timestamp_format`. Without `data.text_fields` an item's text is its title,
-followed by those of the columns category, categories, genre and genres that are there. A column
-`image` holds paths of images below the folder. (URLs are not fetched.)
+dates, or in `data.timestamp_format`. Without `data.text_fields` an item's text is its title,
+followed by the columns category, categories, genre and genres, where they exist. A column `image`
+holds paths of images below the folder. (URLs are not fetched.)
 """
 
 from collections.abc import Iterator, Sequence
@@ -71,7 +71,7 @@ class OwnFiles:
 
 
 def own_fields(columns: Sequence[str]) -> tuple[str, ...]:
-    """What makes up an item's text where `data.text_fields` does not say it."""
+    """The fields of an item's text if `data.text_fields` is empty."""
     return ("title", *(name for name in _CATEGORIES if name in columns))
 
 

@@ -16,7 +16,7 @@ _GZIP = b"\x1f\x8b"
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """Opens a file, unpacked where it is compressed by gzip (whatever its name)."""
+    """Opens a file; decompresses it if its contents are gzip, whatever its name."""
     with path.open("rb") as file:
         packed = file.read(2) == _GZIP
     return gzip.open(path, "rb") if packed else path.open("rb")  # type: ignore[return-value]
@@ -130,7 +130,7 @@ def read_chunks(
 def _as_texts(
     schema: Mapping[str, pl.DataType], path: Path, wanted: Sequence[str] | None
 ) -> list[pl.Expr]:
-    """What makes strings of typed columns; those that have none are left out, unless wanted."""
+    """Converts typed columns to strings; skips columns that can't be, or raises if wanted."""
     columns = []
     for name, kind in schema.items():
         column = pl.col(name)
@@ -174,7 +174,7 @@ def require_columns(names: Sequence[str], wanted: Sequence[str], path: Path, hin
 
 
 def _find_bad_line(path: Path, separator: str, quoted: bool) -> str:
-    """What is wrong where, for a file that a faster reader has refused; "" if nothing is found."""
+    """Describes the first bad line of a file that polars refused; "" if none is found."""
     number, width = 0, 0
     try:
         with open_bytes(path) as file:

@@ -3,9 +3,9 @@
     yelp_academic_dataset_review.json     {"user_id", "business_id", "stars", "date", "text", ...}
     yelp_academic_dataset_business.json   {"business_id", "name", "city", "state", "categories"}
 
-One object a line; the files may be compressed (.gz). Every review is an interaction. Older editions
-have the day only in `date`, and `categories` as a list; newer ones the second, and one string with
-commas, or null. Fields for `data.text_fields`: name, categories, city, state.
+One object a line; the files may be compressed (.gz). Every review is an interaction. In older
+editions `date` is a day and `categories` a list; in newer ones `date` has seconds, and `categories`
+is one string with commas, or null. Fields for `data.text_fields`: name, categories, city, state.
 """
 
 from collections.abc import Iterator
