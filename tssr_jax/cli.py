@@ -146,6 +146,7 @@ def stop(message: str) -> NoReturn:
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     argv = _with_config_first(argv)
+    sys.argv = argv  # where ml_collections looks for fields that are set
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:

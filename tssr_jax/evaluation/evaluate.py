@@ -105,16 +105,17 @@ def evaluate_params(
         for name, metrics in columns.items():
             write_json(workdir / f"{name}_metrics.json", metrics)
         write_arrays(workdir / PER_USER_FILE, per_user)
-    popularity = ranking_metrics(_popularity_ranks(run, per_user["counts"]))
+    if jax.process_count() > 1:
+        batches = make_eval_batches(run, "test", all_rows=True)
+    popularity = ranking_metrics(_popularity_ranks(batches, per_user["counts"]))
     table = _table(title, columns, popularity)
     console.print(table)
     console.print(f"All metrics: {workdir}/test_metrics.json; each user's ranks: {PER_USER_FILE}.")
     return columns
 
 
-def _popularity_ranks(run: Run, counts: np.ndarray) -> np.ndarray:
+def _popularity_ranks(batches: EvalBatches, counts: np.ndarray) -> np.ndarray:
     """Ranks of the test answers by popularity, for comparison."""
-    batches = make_eval_batches(run, "test", all_rows=True)
     ranks = [
         popularity_ranks(counts, batch["answers"], batch["excluded"])[batch["row_mask"]]
         for batch in batches

@@ -32,11 +32,10 @@ from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.top_k import competing_scores
 from tssr_jax.models.apply import encode
-from tssr_jax.models.head import HeadWeights
 from tssr_jax.parallel.devices import exactly
 from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.recommender import Recommender
-from tssr_jax.recommending.step import Choice, chosen_scorer
+from tssr_jax.recommending.step import chosen_scorer
 from tssr_jax.reporting import make_console, pairs_table
 
 FORMATS = ("saved_model", "stablehlo", "vectors")
@@ -142,9 +141,7 @@ def scores_program(recommender: Recommender) -> Callable[[Any, jax.Array], jax.A
     def scores(tables: Any, history: jax.Array) -> jax.Array:
         params, content, choice = tables
         window = jnp.pad(history, ((0, 0), (model.max_length, 0)))[:, -model.max_length :]
-        # (TensorFlow makes plain tuples of them.)
-        weights, *others = choice
-        scorer = chosen_scorer(model, Choice(HeadWeights(*weights), *others))
+        scorer = chosen_scorer(model, choice)
         with jax.default_matmul_precision("highest"):
             states, score = scorer(params, {"item_sequence": window}, content)
             return competing_scores(score(states), history, model.classes)
@@ -173,16 +170,17 @@ def _save_model(
 ) -> None:
     """A signature `items: string [batch, length] -> items, titles, scores`; "" pads anywhere."""
     module = tf.Module()
-    module.tables = jax.tree.map(
-        lambda x: tf.Variable(np.asarray(x), trainable=False), recommender.tables
-    )
+    # A list of arrays: TensorFlow saves no tree with nodes of other libraries.
+    leaves, structure = jax.tree.flatten(recommender.tables)
+    module.tables = [tf.Variable(np.asarray(x), trainable=False) for x in leaves]
+    scores_of = scores_program(recommender)
     items = recommender.items
     ids, titles = (tf.constant(["", *words]) for words in (items.ids, items.titles))
     classes = tf.range(1, len(items.ids) + 1, dtype=tf.int32)
     pairs = tf.lookup.KeyValueTensorInitializer(ids[1:], classes)
     module.class_of = tf.lookup.StaticHashTable(pairs, 0)
     converted = jax2tf.convert(
-        scores_program(recommender),
+        lambda tables, history: scores_of(jax.tree.unflatten(structure, tables), history),
         polymorphic_shapes=[None, "(batch, length)"],
         native_serialization_platforms=tuple(platforms),
         with_gradient=False,

@@ -119,7 +119,7 @@ class TrainingLog:
 
 
 def draw_curves(workdir: epath.Path) -> None:
-    """Writes learning_curves.png: training loss and validation NDCG@10 by epoch."""
+    """Writes learning_curves.png: training loss and validation NDCG@10, from two epochs on."""
     path = workdir / METRICS_FILE
     if not path.is_file():
         return
@@ -130,7 +130,7 @@ def draw_curves(workdir: epath.Path) -> None:
             (r["epoch"], r["validation/ndcg@10"]) for r in records if "validation/ndcg@10" in r
         ],
     }
-    if not any(curves.values()):
+    if max(map(len, curves.values())) < 2:
         return
     # Not at the top: it takes half a second, and is needed once, at the end.
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415

@@ -104,7 +104,7 @@ def test_a_port_that_is_taken_is_told_at_once(address, workdir):
 
 def test_without_its_packages_it_says_so(workdir):
     program = "import sys; sys.modules['fastapi'] = None\n"
-    program += "from tssr_jax import command_line, main\ncommand_line.run(main.main)"
+    program += "from tssr_jax.main import main\nmain()"
     done = subprocess.run(
         [sys.executable, "-c", program, "--mode=serve", f"--workdir={workdir}"],
         cwd=ROOT, capture_output=True, text=True, check=False,

@@ -326,14 +326,14 @@ def test_another_text_encoder_in_the_place_of_a_run_s_is_told(config, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--config.modle.d_model=3"], "Unknown configuration field: modle Did you mean"),
-        (["--config.model.d_modl=3"], 'Did you mean "d_model" instead of "d_modl"'),
+        (["--config.modle.d_model=3"], "Unknown field modle.d_model; did you mean model.d_model?"),
+        (["--config.model.d_modl=3"], "Unknown field model.d_modl; did you mean model.d_model?"),
         (["--config.model.num_heads=3"], "3 heads"),
         (["--config.content.text.trained_layers=3"], "has 2 layers"),
         (["--config.content.text.pooling=max"], "known: mean, cls, pooler"),
         (["--config.train.batch_size=x"], "invalid literal"),
-        (["--config=configs/reference.py:nope"], "there is no configs/nope.py"),
-        (["--mode=dream"], "value should be one of"),
+        (["--config=configs/reference.py:nope"], "there is no configuration 'nope'; known: amazon"),
+        (["--mode=dream"], "--mode is 'dream'; known: train, evaluate"),
         (["extra"], "Unexpected argument 'extra'"),
     ],
 )
@@ -348,10 +348,16 @@ def test_wrong_flags_get_one_paragraph(config, tmp_path, flags, message):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--workdir=x"], "--config=FILE is required"),
+        (["--workdir=x"], "--config=NAME is required"),
         (["--config=configs/ml100k.py"], "--workdir=DIR is required"),
         (["--config=configs/nope.py", "--workdir=x"], "configs/nope.py"),
         (["--mode=evaluate", "--workdir=nowhere"], "nowhere is not the workdir of a run"),
+        (
+            ["evaluate", "--config=ml100k", "--workdir=x"],
+            "--config is no flag of evaluate. It reads",
+        ),
+        (["recommend", "--workdir=x", "--seeds=3"], "--seeds is no flag of recommend"),
+        (["--config.model.d_model=3", "--workdir=x", "--config=ml100k"], "4 heads"),
     ],
 )
 def test_missing_flags_and_folders(flags, message):
