@@ -78,7 +78,7 @@ def command(config, workdir, *flags):
                   "batch_size", "num_epochs", "epochs_per_evaluation", "checkpoint_every_steps",
                   "early_stopping_patience", "log_every_steps", "reorder_rate",
               ),
-              "evaluate": ("batch_size",),
+              "evaluate": ("batch_size", "list_length"),
           }.items() for name in names),
         *flags,
     ]  # fmt: skip

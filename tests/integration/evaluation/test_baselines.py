@@ -75,6 +75,7 @@ def test_a_baseline_is_evaluated_like_a_run(tmp_path, kind):
     config = tiny_config(tmp_path)
     config.model.streams = ("id",)
     config.baseline.kind = kind
+    config.evaluate.list_length = 10
     metrics = run_baseline(config, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "test_metrics.json").read_text()) == metrics
     assert metrics["num_users"] == 40 and metrics["recall@100"] == 1.0

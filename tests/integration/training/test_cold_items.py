@@ -245,6 +245,7 @@ def test_held_out_items_are_reported_apart(tmp_path):
     config = tiny_config(tmp_path)
     config.model.update(head="content", id_dropout=0.3)
     config.train.held_out_items = 0.3
+    config.evaluate.list_length = 10
     metrics = train(config, tmp_path / "run")
     assert evaluate(tmp_path / "run") == metrics
     run, params, _ = restore_best(tmp_path / "run")

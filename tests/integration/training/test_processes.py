@@ -19,6 +19,7 @@ from tssr_jax.training.loop import train
 def fixture_config(tmp_path):
     config = tiny_config(tmp_path)
     config.train.num_epochs = 3
+    config.evaluate.list_length = 10
     return config
 
 

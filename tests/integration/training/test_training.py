@@ -40,6 +40,7 @@ def fixture_config(tmp_path):
 
 
 def test_train_then_evaluate_gives_identical_numbers(config, tmp_path):
+    config.evaluate.list_length = 10
     workdir = tmp_path / "run"
     trained = train(config, workdir)
     assert set(trained) == {
