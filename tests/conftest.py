@@ -1,6 +1,7 @@
 """Eight virtual devices on the processor, and compiled programs shared by all tests."""
 
 import atexit
+import importlib.metadata
 import os
 import shutil
 import tempfile
@@ -15,6 +16,8 @@ if _SHARED not in os.environ:  # those that share the tests (pytest -n) find it 
         os.environ.get("XLA_FLAGS", "")
         + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     )
+    if importlib.metadata.version("jaxlib").startswith("0.10."):  # 0.12 does not know this flag
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"  # half the compile time
     _compiled = tempfile.mkdtemp(prefix="compiled-")
     atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ[_SHARED] = _compiled

@@ -9,12 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import scipy.sparse
-from etils import epath
 
-from tssr_jax.config.saved import FILE_NAME, require_same_config, save_config
 from tssr_jax.data_pipeline.counts import training_counts
 from tssr_jax.data_pipeline.input_pipeline import (
     HELD_OUT,
@@ -25,63 +22,32 @@ from tssr_jax.data_pipeline.input_pipeline import (
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.errors import UserError
-from tssr_jax.evaluation.evaluate import Metrics, evaluate_params, load_config_here
 from tssr_jax.evaluation.ranking import Scorer
 from tssr_jax.evaluation.top_k import popularity_scorer
-from tssr_jax.parallel import processes
 from tssr_jax.parallel.catalogue import Catalogue
-from tssr_jax.reporting import make_console
-from tssr_jax.run import (
-    DATA_FILE,
-    Run,
-    build_run,
-    require_same_data,
-    save_data_report,
-)
+from tssr_jax.run import Run
 
 _ITEMS_AT_A_TIME = 1_024
 # Equal similarities are ordered by popularity, whose share of a score is at most this.
 _POPULARITY_SHARE = 1e-6
 
 
-def run_baseline(config: ml_collections.ConfigDict, workdir: epath.Path) -> Metrics:
-    """Evaluates `config.baseline` like a run's best checkpoint; returns the test metrics.
+def learn_baseline(run: Run, kind: str) -> tuple[Any, Scorer]:
+    """A baseline's parameters, from the training data, and its scorer.
+
+    Args:
+      run: data and configuration; `config.baseline` has the settings of "item_knn".
+      kind: "popularity" or "item_knn".
 
     Raises:
-      UserError: if the configuration or the data make no sense, or `workdir` holds another run.
+      UserError: if there is nothing to train on.
     """
-    if (workdir / FILE_NAME).exists():
-        require_same_config(config, workdir)
-    run = build_run(config)
-    if (workdir / DATA_FILE).exists():
-        require_same_data(run, workdir)
-    learnt = _learn(run)
-    if processes.is_first():
-        workdir.mkdir(parents=True, exist_ok=True)
-        save_data_report(run, workdir)
-        save_config(config, workdir)
-    return _evaluate(run, *learnt, workdir)
-
-
-def evaluate_baseline(workdir: epath.Path, raw_dir: str | None = None) -> Metrics:
-    """Evaluates the baseline of a workdir again, as `evaluate` does a trained model.
-
-    Raises:
-      UserError: if `workdir` holds no run, or the data is another.
-    """
-    run = build_run(load_config_here(workdir, raw_dir))
-    require_same_data(run, workdir)
-    return _evaluate(run, *_learn(run), workdir)
-
-
-def _learn(run: Run) -> tuple[Any, Scorer]:
-    """The baseline's parameters, from the training data, and its scorer."""
     config, num_items = run.config, run.data.num_items
     settings = config.baseline
     counts = training_counts(run.sequences, config, num_items)
     if not counts.any():
         raise UserError(NOTHING_TO_TRAIN_ON)
-    if settings.kind == "popularity":
+    if kind == "popularity":
         return counts, popularity_scorer(run.model.classes)
     neighbours, likeness = item_neighbours(
         run.sequences,
@@ -96,12 +62,6 @@ def _learn(run: Run) -> tuple[Any, Scorer]:
         "popularity": (_POPULARITY_SHARE * counts / counts.max()).astype(np.float32),
     }
     return params, item_knn_scorer(run.model.classes, settings.decay)
-
-
-def _evaluate(run: Run, params: Any, scorer: Scorer, workdir: epath.Path) -> Metrics:
-    console = make_console(quiet=not processes.is_first())
-    title = f"{workdir}, {run.config.baseline.kind}"
-    return evaluate_params(run, params, title, workdir, console, scorer=scorer)["test"]
 
 
 def item_neighbours(
@@ -134,14 +94,17 @@ def item_neighbours(
     neighbours = np.zeros((num_items + 1, number), np.int32)
     likeness = np.zeros((num_items + 1, number), np.float32)
     for start in range(0, num_items + 1, _ITEMS_AT_A_TIME):
-        rows = slice(start, min(start + _ITEMS_AT_A_TIME, num_items + 1))
-        both = (users_of[:, rows].T @ users_of).toarray()
-        both[np.arange(both.shape[0]), np.arange(rows.start, rows.stop)] = 0.0
-        norms = np.sqrt(np.outer(counts[rows], counts)) + shrinkage
-        alike = both / np.where(norms > 0, norms, 1.0)
-        best = np.argsort(-alike, axis=1, kind="stable")[:, :number]
-        neighbours[rows] = best
-        likeness[rows] = np.take_along_axis(alike, best, axis=1)
+        # Pairs of items that some user has both of; all other pairs are dissimilar.
+        pairs = (users_of[:, start : start + _ITEMS_AT_A_TIME].T @ users_of).tocoo()
+        rows, columns, both = pairs.row + start, pairs.col, pairs.data
+        alike = both / (np.sqrt(counts[rows] * counts[columns]) + shrinkage)
+        alike[rows == columns] = 0.0
+        order = np.lexsort((columns, -alike, rows))
+        rows, columns, alike = rows[order], columns[order], alike[order]
+        place = np.arange(rows.size) - np.searchsorted(rows, rows)
+        kept = place < number
+        neighbours[rows[kept], place[kept]] = columns[kept]
+        likeness[rows[kept], place[kept]] = alike[kept]
     return neighbours, likeness
 
 

@@ -29,7 +29,6 @@ def main() -> None:
         from tssr_jax.parallel.processes import join
 
         join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    from tssr_jax.evaluation.baselines import evaluate_baseline
-    from tssr_jax.evaluation.evaluate import evaluate
+    from tssr_jax.evaluation.evaluate import evaluate, evaluate_baseline
 
     (evaluate_baseline if of_baseline else evaluate)(workdir, _RAW_DIR.value)

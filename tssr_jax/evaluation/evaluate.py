@@ -14,9 +14,10 @@ from rich.table import Table
 
 from tssr_jax.checkpoints.checkpointer import Checkpointer
 from tssr_jax.config.files import write_arrays, write_json
-from tssr_jax.config.saved import load_config
+from tssr_jax.config.saved import FILE_NAME, load_config, require_same_config, save_config
 from tssr_jax.data_pipeline.counts import history_mean, training_counts
 from tssr_jax.data_pipeline.input_pipeline import HELD_OUT, EvalBatches, EvalSplit
+from tssr_jax.evaluation.baselines import learn_baseline
 from tssr_jax.evaluation.list_metrics import list_metrics
 from tssr_jax.evaluation.metrics import popularity_ranks, ranking_metrics
 from tssr_jax.evaluation.ranking import Ranker, Scorer
@@ -24,7 +25,7 @@ from tssr_jax.evaluation.top_k import TopK, popularity_scorer
 from tssr_jax.models.tssr import ids_as_read
 from tssr_jax.parallel import processes
 from tssr_jax.reporting import make_console, make_progress, metrics_table
-from tssr_jax.run import Run, build_run, require_same_data
+from tssr_jax.run import DATA_FILE, Run, build_run, require_same_data, save_data_report
 
 PER_USER_FILE = "per_user.npz"
 # Metrics that are also reported for warm and cold items.
@@ -34,6 +35,8 @@ QUOTED = (
     *("ndcg@10", "recall@10", "ndcg@20", "recall@20", "mrr"),
     *("coverage@10", "gini@10", "novelty@10", "serendipity@10", "popularity_lift@10"),
 )
+# Item-kNN stands beside a model's metrics up to this many users: ranking them takes seconds.
+COMPARED_USERS = 100_000
 SPLITS: tuple[EvalSplit, ...] = ("validation", "test")
 Metrics = dict[str, float | int]
 
@@ -105,30 +108,35 @@ def evaluate_params(
         for name, metrics in columns.items():
             write_json(workdir / f"{name}_metrics.json", metrics)
         write_arrays(workdir / PER_USER_FILE, per_user)
-    if jax.process_count() > 1:
-        batches = make_eval_batches(run, "test", all_rows=True)
-    popularity = ranking_metrics(_popularity_ranks(batches, per_user["counts"]))
-    table = _table(title, columns, popularity)
+    simple = _simple_metrics(run, per_user["counts"], learnt=scorer is None)
+    table = _table(title, columns, simple)
     console.print(table)
     console.print(f"All metrics: {workdir}/test_metrics.json; each user's ranks: {PER_USER_FILE}.")
     return columns
 
 
-def _popularity_ranks(batches: EvalBatches, counts: np.ndarray) -> np.ndarray:
-    """Ranks of the test answers by popularity, for comparison."""
+def _simple_metrics(run: Run, counts: np.ndarray, *, learnt: bool) -> dict[str, Metrics]:
+    """The test metrics of baselines, by name: popularity, and item-kNN beside a learnt model."""
+    batches = make_eval_batches(run, "test", all_rows=True)
     ranks = [
         popularity_ranks(counts, batch["answers"], batch["excluded"])[batch["row_mask"]]
         for batch in batches
     ]
-    return np.concatenate(ranks)
+    simple = {"popularity": ranking_metrics(np.concatenate(ranks))}
+    if learnt and run.config.model_devices == 1 and batches.num_users <= COMPARED_USERS:
+        params, scorer = learn_baseline(run, "item_knn")
+        own = Ranker(run, scorer)(params, make_eval_batches(run, "test"))
+        simple["item-kNN"] = ranking_metrics(own)
+    return simple
 
 
-def _table(title: str, columns: dict[str, Metrics], popularity: Metrics) -> Table:
-    """The usual metrics, and those of a ranking by popularity."""
+def _table(title: str, columns: dict[str, Metrics], simple: dict[str, Metrics]) -> Table:
+    """The usual metrics, and the test metrics of baselines."""
     told = [*QUOTED, *(f"cold/{name}" for name in OF_PARTS if "cold/mrr" in columns["test"])]
-    rows = {name: [columns[split].get(name) for split in SPLITS] for name in told}
-    rows = {name: [*values, popularity.get(name)] for name, values in rows.items() if any(values)}
-    names = (*SPLITS, "popularity, test")
+    everyone = [*(columns[split] for split in SPLITS), *simple.values()]
+    rows = {name: [metrics.get(name) for metrics in everyone] for name in told}
+    rows = {name: values for name, values in rows.items() if any(values[: len(SPLITS)])}
+    names = (*SPLITS, *(f"{name}, test" for name in simple))
     caption = f"{columns['test']['num_users']:,} users, the whole catalogue ranked"
     return metrics_table(title, names, rows, caption)
 
@@ -240,3 +248,39 @@ def evaluate(workdir: epath.PathLike, raw_dir: str | None = None) -> Metrics:
     run, params, step = restore_best(workdir, raw_dir=raw_dir)
     console = make_console(quiet=not processes.is_first())
     return evaluate_params(run, params, f"{workdir}, step {step}", workdir, console)["test"]
+
+
+def run_baseline(config: ml_collections.ConfigDict, workdir: epath.Path) -> Metrics:
+    """Evaluates `config.baseline` like a run's best checkpoint; returns the test metrics.
+
+    Raises:
+      UserError: if the configuration or the data make no sense, or `workdir` holds another run.
+    """
+    if (workdir / FILE_NAME).exists():
+        require_same_config(config, workdir)
+    run = build_run(config)
+    if (workdir / DATA_FILE).exists():
+        require_same_data(run, workdir)
+    learnt = learn_baseline(run, config.baseline.kind)
+    if processes.is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        save_data_report(run, workdir)
+        save_config(config, workdir)
+    return _evaluate_baseline(run, *learnt, workdir)
+
+
+def evaluate_baseline(workdir: epath.Path, raw_dir: str | None = None) -> Metrics:
+    """Evaluates the baseline of a workdir again, as `evaluate` does a trained model.
+
+    Raises:
+      UserError: if `workdir` holds no run, or the data is another.
+    """
+    run = build_run(load_config_here(workdir, raw_dir))
+    require_same_data(run, workdir)
+    return _evaluate_baseline(run, *learn_baseline(run, run.config.baseline.kind), workdir)
+
+
+def _evaluate_baseline(run: Run, params: Any, scorer: Scorer, workdir: epath.Path) -> Metrics:
+    console = make_console(quiet=not processes.is_first())
+    title = f"{workdir}, {run.config.baseline.kind}"
+    return evaluate_params(run, params, title, workdir, console, scorer=scorer)["test"]

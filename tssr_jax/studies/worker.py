@@ -25,8 +25,7 @@ from tssr_jax.config.files import write_json
 from tssr_jax.config.saved import load_config
 from tssr_jax.data_pipeline.input_pipeline import HELD_OUT
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
-from tssr_jax.evaluation.baselines import run_baseline
-from tssr_jax.evaluation.evaluate import SPLITS, evaluate, restore_best
+from tssr_jax.evaluation.evaluate import SPLITS, evaluate, restore_best, run_baseline
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.reporting import METRICS_FILE
 from tssr_jax.runtime import StopRequest, use_huge_pages

@@ -31,7 +31,7 @@ def main() -> None:
 
         join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if config.baseline.kind:
-        from tssr_jax.evaluation.baselines import run_baseline
+        from tssr_jax.evaluation.evaluate import run_baseline
 
         run_baseline(config, workdir)
     else:

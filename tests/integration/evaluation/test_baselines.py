@@ -12,13 +12,8 @@ from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation import baselines
-from tssr_jax.evaluation.baselines import (
-    evaluate_baseline,
-    item_knn_scorer,
-    item_neighbours,
-    run_baseline,
-)
-from tssr_jax.evaluation.evaluate import PER_USER_FILE
+from tssr_jax.evaluation.baselines import item_knn_scorer, item_neighbours
+from tssr_jax.evaluation.evaluate import PER_USER_FILE, evaluate_baseline, run_baseline
 from tssr_jax.parallel.catalogue import Catalogue
 from tssr_jax.training.loop import train
 
@@ -86,6 +81,20 @@ def test_a_baseline_is_evaluated_like_a_run(tmp_path, kind):
         assert metrics["recall@10"] == 1.0
     else:
         assert metrics["serendipity@10"] == 0.0
+
+
+def test_simple_rankings_stand_beside_a_model(tmp_path, capsys):
+    config = tiny_config(tmp_path)
+    config.train.num_epochs = 1
+    train(config, tmp_path / "run")
+    output = capsys.readouterr().out
+    simple = []
+    for kind in ("popularity", "item_knn"):
+        config.baseline.kind = kind
+        simple.append(run_baseline(config, tmp_path / kind))
+    for name in ("ndcg@10", "recall@20", "mrr"):
+        row = next(line for line in output.splitlines() if f"│ {name} " in line)
+        assert row.split()[-4::2] == [f"{metrics[name]:.4f}" for metrics in simple]
 
 
 @pytest.mark.parametrize("kind", ["popularity", "item_knn"])

@@ -5,8 +5,7 @@ import pytest
 
 from tests.support.raw_data import tiny_config
 from tssr_jax.errors import UserError
-from tssr_jax.evaluation.baselines import run_baseline
-from tssr_jax.evaluation.evaluate import evaluate, restore_best
+from tssr_jax.evaluation.evaluate import evaluate, restore_best, run_baseline
 from tssr_jax.models.apply import encode, head_weights
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.training.loop import train

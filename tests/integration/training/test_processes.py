@@ -23,12 +23,13 @@ def fixture_config(tmp_path):
     return config
 
 
-def start_processes(config, workdir, number, *flags):
+def start_processes(config, workdir, number, *options):
     """As many processes with two devices each; their order of arrival is not fixed."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    environment = dict(os.environ, XLA_FLAGS=flags)
     return [
         subprocess.Popen(
             command(
@@ -38,7 +39,7 @@ def start_processes(config, workdir, number, *flags):
                 f"--num_processes={number}",
                 f"--process_id={i}",
                 "--config.num_devices=0",
-                *flags,
+                *options,
             ),
             cwd=ROOT,
             env=environment,
