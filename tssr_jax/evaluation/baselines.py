@@ -4,6 +4,7 @@ Both rank the model's users and catalogue by the model's evaluation code. Neithe
 items.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -95,16 +96,15 @@ def item_neighbours(
     likeness = np.zeros((num_items + 1, number), np.float32)
     for start in range(0, num_items + 1, _ITEMS_AT_A_TIME):
         # Pairs of items that some user has both of; all other pairs are dissimilar.
-        pairs = (users_of[:, start : start + _ITEMS_AT_A_TIME].T @ users_of).tocoo()
-        rows, columns, both = pairs.row + start, pairs.col, pairs.data
-        alike = both / (np.sqrt(counts[rows] * counts[columns]) + shrinkage)
-        alike[rows == columns] = 0.0
-        order = np.lexsort((columns, -alike, rows))
-        rows, columns, alike = rows[order], columns[order], alike[order]
-        place = np.arange(rows.size) - np.searchsorted(rows, rows)
-        kept = place < number
-        neighbours[rows[kept], place[kept]] = columns[kept]
-        likeness[rows[kept], place[kept]] = alike[kept]
+        pairs = (users_of[:, start : start + _ITEMS_AT_A_TIME].T @ users_of).tocsr()
+        pairs.sort_indices()
+        for item, (first, end) in enumerate(itertools.pairwise(pairs.indptr), start):
+            others, both = pairs.indices[first:end], pairs.data[first:end]
+            alike = both / (np.sqrt(counts[item] * counts[others]) + shrinkage)
+            alike[others == item] = 0.0
+            best = np.argsort(-alike, kind="stable")[:number]
+            neighbours[item, : best.size] = others[best]
+            likeness[item, : best.size] = alike[best]
     return neighbours, likeness
 
 
