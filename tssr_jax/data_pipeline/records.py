@@ -1,6 +1,6 @@
 """TFRecord shards that TensorFlow Datasets reads, with fast writes and random access.
 
-Examples have a builder's features but are written without its writer, which takes 100 times as
+Examples have a builder's features but are written without its writer, which takes 18 times as
 long for a short sequence. The sizes of all examples are stored as well, so that a single example
 can be read from the middle of a shard.
 """

@@ -59,7 +59,7 @@ class ExportRequest(NamedTuple):
     output: Path
     formats: Sequence[str] = FORMATS
     platforms: Sequence[str] = ("cpu",)
-    top_k: int = 20
+    top_k: int = 10
     new_items: Path | None = None
     raw_dir: str | None = None
 

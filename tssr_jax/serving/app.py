@@ -47,7 +47,9 @@ _HEADERS = {
 
 
 def create_app(recommender: Recommender, workdir: str, limits: Limits = DEFAULT_LIMITS) -> FastAPI:
-    """The application. It answers before the first ranking is compiled, then waits for that.
+    """The web application: recommendations, items, the page, metrics.
+
+    It answers requests at once; the first rankings wait for their programs to compile.
 
     Args:
       recommender: ranks.

@@ -248,7 +248,8 @@ def test_what_is_kept_for_the_gradient_changes_no_gradient():
         compiled = jax.jit(jax.grad(loss)).lower(params).compile()
         gradients.append(compiled(params))
         memory.append(compiled.memory_analysis().temp_size_in_bytes)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), *gradients)
+    # Sums of numbers up to 16, added up in another order.
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), *gradients)
     assert memory[1] < memory[0]
 
 
