@@ -110,11 +110,24 @@ def _result_bytes(match: re.Match[str]) -> int:
 
 
 def _group_size(line: str, num_devices: int) -> int:
+    """Devices of a group, from any of XLA's three ways to write groups.
+
+    Raises:
+      ValueError: if the groups are written in another way.
+    """
+    if "replica_groups=" not in line or "replica_groups={}" in line:
+        return num_devices
     iota = re.search(r"replica_groups=\[\d+,(\d+)\]", line)
     if iota:
         return int(iota[1])
     first = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
-    return len(first[1].split(",")) if first else num_devices
+    if first:
+        return len(first[1].split(","))
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\] *\{([^}]*)\}", line)  # from JAX 0.12 on
+    if mesh is None:
+        raise ValueError(f"The devices of this collective are written in an unknown way: {line}")
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
+    return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", mesh[2]))
 
 
 def _sent_per_byte(kind: str, size: int) -> float:

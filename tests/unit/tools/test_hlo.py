@@ -44,6 +44,29 @@ def test_bytes_by_hand(body, expected):
     assert collective_traffic(compiled_text(body), 8) == expected
 
 
+@pytest.mark.parametrize(
+    ("groups", "bytes_sent"),
+    [
+        ("replica_groups={{0,1},{2,3},{4,5},{6,7}}, ", 512),
+        ("replica_groups=[4,2]<=[8], ", 512),
+        ("replica_groups=mesh['data'=4,'model'=2] {'model'}, ", 512),
+        ("replica_groups=mesh['data'=4,'model'=2] {'data'}, ", 768),
+        ("replica_groups=mesh['data'=4,'model'=2] {'data','model'}, ", 896),
+        ("replica_groups={}, ", 896),
+        ("", 896),
+    ],
+)
+def test_all_ways_to_write_groups(groups, bytes_sent):
+    text = f"ENTRY %main (x: f32[]) -> f32[] {{\n  %s = f32[2,64]{{1,0}} all-reduce(%x), {groups}z"
+    assert collective_traffic(text, 8) == {"all-reduce": (1, bytes_sent)}
+
+
+def test_groups_that_are_written_in_an_unknown_way():
+    text = "ENTRY %main () -> f32[] {\n  %s = f32[2]{0} all-reduce(%x), replica_groups=all, z=1"
+    with pytest.raises(ValueError, match="unknown way"):
+        collective_traffic(text, 8)
+
+
 def test_a_loop_whose_turns_depend_on_data():
     def body(x):
         turns = collectives.pmax((x[0, 0] > 0).astype(jnp.int32), BOTH)
