@@ -7,10 +7,12 @@ import ml_collections
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns the default configuration; `data.source` is for the thin files to set.
+    """Returns the default configuration, of the paper's model on no data set.
 
-    config = default_config()
-    config.model.d_model = 64
+        config = default_config()
+        config.data.source = "csv"
+
+    Each field has a comment with its values, below.
     """
     config = ml_collections.ConfigDict()
     # Seeds parameters, dropout and the order of the batches.
