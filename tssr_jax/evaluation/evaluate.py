@@ -66,7 +66,7 @@ def evaluate_params(
     workdir: epath.Path,
     console: Console,
     *,
-    scorer: Scorer | None = None,
+    rank: Ranker | None = None,
 ) -> dict[str, Metrics]:
     """Ranks both held-out splits, writes the results and prints a table.
 
@@ -77,16 +77,16 @@ def evaluate_params(
 
     Args:
       run: data, features and model.
-      params: parameters of the model, or of `scorer`.
+      params: parameters of the model, or of the scorer of `rank`.
       title: title of the table.
       workdir: the run's folder.
       console: prints the table.
-      scorer: scores the classes; by default the model's scorer.
+      rank: ranks the users; by default by the model, with a program that is compiled here.
 
     Returns:
       Metrics of both splits, those of lists (`config.evaluate.list_length`) of the test split only.
     """
-    rank = Ranker(run, scorer)
+    rank = rank or Ranker(run)
     columns: dict[str, Metrics] = {}
     per_user: dict[str, np.ndarray] = {}
     with make_progress(console) as progress:
@@ -108,7 +108,7 @@ def evaluate_params(
         for name, metrics in columns.items():
             write_json(workdir / f"{name}_metrics.json", metrics)
         write_arrays(workdir / PER_USER_FILE, per_user)
-    simple = _simple_metrics(run, per_user["counts"], learnt=scorer is None)
+    simple = _simple_metrics(run, per_user["counts"], learnt=rank.scorer is None)
     table = _table(title, columns, simple)
     console.print(table)
     console.print(f"All metrics: {workdir}/test_metrics.json; each user's ranks: {PER_USER_FILE}.")
@@ -283,4 +283,5 @@ def evaluate_baseline(workdir: epath.Path, raw_dir: str | None = None) -> Metric
 def _evaluate_baseline(run: Run, params: Any, scorer: Scorer, workdir: epath.Path) -> Metrics:
     console = make_console(quiet=not processes.is_first())
     title = f"{workdir}, {run.config.baseline.kind}"
-    return evaluate_params(run, params, title, workdir, console, scorer=scorer)["test"]
+    rank = Ranker(run, scorer)
+    return evaluate_params(run, params, title, workdir, console, rank=rank)["test"]

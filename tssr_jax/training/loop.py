@@ -116,7 +116,7 @@ def train(
             draw_curves(workdir)
         params, step = checkpointer.restore_best(trainer.global_state().eval_params)
     title = f"{workdir}, step {step}"
-    return evaluate_params(run, params, title, workdir, console)["test"]
+    return evaluate_params(run, params, title, workdir, console, rank=trainer.rank)["test"]
 
 
 def compiled_step(run: Run, optimizer: optax.GradientTransformation, layout: Any) -> TrainStep:
@@ -193,6 +193,7 @@ class Trainer:
     Attributes:
       state: the train state.
       progress: the loop's state beside it.
+      rank: ranks users by the model; its program is compiled at the first validation.
 
     Args:
       run: configuration, data, features and model.
@@ -217,7 +218,7 @@ class Trainer:
         self.state, self.progress = start.state, start.progress
         self._run, self._config, self._devices = run, config, run.devices
         self._checkpointer, self._writer, self._console = checkpointer, writer, console
-        self._rank = Ranker(run)
+        self.rank = Ranker(run)
         self._step = compiled_step(run, start.optimizer, start.layout)
         self._batches = train_batches(run)
         if not self._batches.num_users:
@@ -366,7 +367,7 @@ class Trainer:
         if not self._compiled_evaluation:
             self._log.compiling("the evaluation")
             self._compiled_evaluation = True
-        ranks = self._rank(self.state.eval_params, self._validation)
+        ranks = self.rank(self.state.eval_params, self._validation)
         metrics = split_metrics(self._run, self._validation, ranks)
         record = {f"validation/{name}": value for name, value in metrics.items()}
         self._writer.write(step, {"epoch": step / self._batches.steps_per_epoch} | record)
