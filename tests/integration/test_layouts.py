@@ -26,7 +26,7 @@ def small(name, tmp_path):
     config.model.update(d_model=8, d_ffn=8, num_heads=2, num_cross_layers=1, max_length=8)
     config.num_devices = 1
     config.train.update(batch_size=16, num_epochs=1)
-    config.evaluate.batch_size = NUM_USERS
+    config.evaluate.update(batch_size=NUM_USERS, list_length=0)
     return config
 
 

@@ -130,7 +130,8 @@ def test_a_run_with_further_negatives_resumes_exactly(config, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("trained_layers", "parallel", "num_devices"), [(-1, "pmap", 1), (1, "shard_map", 2)]
+    ("trained_layers", "parallel", "num_devices"),
+    [(-1, "pmap", 1), pytest.param(1, "shard_map", 2, marks=pytest.mark.slow)],
 )
 def test_a_text_encoder_is_trained_with_the_rest(
     config, tmp_path, trained_layers, parallel, num_devices
