@@ -5,9 +5,12 @@ No option without a request or a measured gain (CONTRIBUTING.md). After a decisi
     python -m tests.unit.config.test_frozen_options
 """
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tssr_jax.config import default_config, flattened
 from tssr_jax.main import MODES
@@ -39,6 +42,17 @@ def options():
 
 def test_options_are_the_frozen_ones():
     assert options() == FROZEN.read_text().splitlines()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_help_shows_all_flags_of_a_mode(mode):
+    command = [sys.executable, "-m", "tssr_jax.main", mode, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    shown = re.findall(r"^  --(\w+)", done.stdout, re.MULTILINE)
+    assert shown
+    prefix = f"flag {mode} --"
+    frozen = FROZEN.read_text().splitlines()
+    assert shown == [line.removeprefix(prefix) for line in frozen if line.startswith(prefix)]
 
 
 def test_there_are_few_fields():

@@ -1,0 +1,47 @@
+"""Flags of the commands that several processes run together."""
+
+from typing import NamedTuple
+
+from absl import flags
+
+flags.disclaim_key_flags()  # they belong to the commands that define them
+
+
+class ProcessFlags(NamedTuple):
+    """Flags that say with which other processes this one works."""
+
+    multihost: flags.FlagHolder[bool]
+    coordinator: flags.FlagHolder[str | None]
+    num_processes: flags.FlagHolder[int | None]
+    process_id: flags.FlagHolder[int | None]
+
+    def join(self) -> None:
+        """Connects this process with the others, if the flags ask for it.
+
+        Raises:
+          UserError: if the others can't be found or reached.
+        """
+        if self.multihost.value or self.coordinator.value:
+            from tssr_jax.parallel.processes import join  # noqa: PLC0415 - slow to import
+
+            join(self.coordinator.value, self.num_processes.value, self.process_id.value)
+
+
+def process_flags(verb: str) -> ProcessFlags:
+    """Defines --multihost, --coordinator, --num_processes and --process_id.
+
+    Args:
+      verb: what the processes do together, for --help.
+    """
+    return ProcessFlags(
+        flags.DEFINE_bool(
+            "multihost",
+            False,
+            f"{verb} together with the other processes of this TPU pod or cluster.",
+        ),
+        flags.DEFINE_string(
+            "coordinator", None, "HOST:PORT of process 0, if --multihost can't detect it."
+        ),
+        flags.DEFINE_integer("num_processes", None, "How many processes there are."),
+        flags.DEFINE_integer("process_id", None, "Which one this is, from 0."),
+    )
