@@ -61,7 +61,8 @@ def full_windows(case: dict[str, Any]) -> SequenceStore:
     users, length = case["users"] or 20 * case["batch"], case["length"] + 3
     items = np.random.default_rng(0).integers(1, case["num_items"] + 1, users * length, np.int32)
     offsets = np.arange(users + 1, dtype=np.int64) * length
-    return SequenceStore.in_memory(tf.constant(items), tf.constant(offsets))
+    minutes = np.tile(np.arange(length, dtype=np.int32) * 1440, users)  # one item a day
+    return SequenceStore.in_memory(*map(tf.constant, (items, minutes, offsets)))
 
 
 def made_up_run(case: dict[str, Any]) -> Run:

@@ -2,10 +2,10 @@
 
 Two data sets in one folder, since users and items have different features:
 
-    users   {user_id, items}               split "rows", user u is example u
+    users   {user_id, items, times}        split "rows", user u is example u
     items   {item_id, title, text, image}  split "rows", item i is example i - 1
 
-`tfds.builder_from_directory(folder / "users")` reads them anywhere.
+Times are seconds since 1970. `tfds.builder_from_directory(folder / "users")` reads both anywhere.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,8 +26,11 @@ _LENGTHS = "lengths.npy"
 _USERS = {
     "user_id": tfds.features.Text(),
     "items": tfds.features.Sequence(tfds.features.Scalar(np.int32)),
+    "times": tfds.features.Sequence(tfds.features.Scalar(np.int64)),
 }
-_SEQUENCE_SPEC = {"items": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)}
+_SEQUENCE_SPEC = {
+    name: tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64) for name in ("items", "times")
+}
 _ITEMS = {name: tfds.features.Text() for name in ("item_id", "title", "text", "image")}
 _READ_BATCH = 4096
 _EXAMPLES_PER_SHARD = 200_000
@@ -62,14 +65,20 @@ def _write(examples: Iterable[bytes], folder: Path, features: Mapping[str, objec
     )
 
 
-def read_sequences(folder: Path) -> tuple[tf.Tensor, tf.Tensor]:
-    """Items int32 [num_interactions] and offsets int64 [num_users + 1]."""
-    items, lengths = [], []
+def read_sequences(folder: Path) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Items int32 and minutes int32 [num_interactions], and offsets int64 [num_users + 1]."""
+    items, minutes, lengths = [], [], []
     for batch in _batches(folder, "users", _SEQUENCE_SPEC):
         items.append(tf.cast(batch["items"].flat_values, tf.int32))
+        minutes.append(_minutes(batch["times"].flat_values))
         lengths.append(batch["items"].row_lengths())
     offsets = tf.concat([[0], tf.cumsum(tf.concat(lengths, axis=0))], axis=0)
-    return tf.concat(items, axis=0), offsets
+    return tf.concat(items, axis=0), tf.concat(minutes, axis=0), offsets
+
+
+def _minutes(seconds: tf.Tensor) -> tf.Tensor:
+    """Minutes since 1970, int32, which spans 4,000 years in each direction."""
+    return tf.cast(seconds // 60, tf.int32)
 
 
 def read_texts(folder: Path, name: str, column: str) -> list[str]:
@@ -93,11 +102,12 @@ class SequenceReader:
         self.lengths = np.load(folder / "users" / _LENGTHS)
         self._read = records.RecordReader(folder / "users")
 
-    def __call__(self, users: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Items (int32) of users int64 [rows], side by side, and offsets int64 [rows + 1]."""
+    def __call__(self, users: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Items and minutes (int32) of users int64 [rows], side by side, and offsets int64."""
         examples = tf.numpy_function(self._read, [users], tf.string)
         batch = tf.io.parse_example(tf.ensure_shape(examples, users.shape), _SEQUENCE_SPEC)
-        return tf.cast(batch["items"].flat_values, tf.int32), batch["items"].row_splits
+        items, times = (batch[name].flat_values for name in ("items", "times"))
+        return tf.cast(items, tf.int32), _minutes(times), batch["items"].row_splits
 
 
 def _batches(folder: Path, name: str, spec: Mapping[str, object]) -> Iterator[dict]:
@@ -108,13 +118,14 @@ def _batches(folder: Path, name: str, spec: Mapping[str, object]) -> Iterator[di
 
 def _user_examples(sequences: Sequences) -> Iterator[bytes]:
     user = 0
-    for items in sequences.parts():
+    for items, times in sequences.parts():
         start = 0
         while start < items.size:
             end = start + int(sequences.lengths[user])
             yield records.example(
                 user_id=_text(sequences.user_ids[user]),
                 items=records.integers(items[start:end].tolist()),
+                times=records.integers(times[start:end].tolist()),
             )
             user, start = user + 1, end
 

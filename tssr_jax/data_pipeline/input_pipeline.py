@@ -143,9 +143,10 @@ class TrainBatches:
     def iterate(self, start_step: int) -> Iterator[Batch]:
         """Batches of the global steps start_step, start_step + 1, ...
 
-        Each is {"item_sequence": int32 [rows, L], "labels": int32 [rows, L], "row_mask":
-        bool [rows]}; with packing also "packed", see `packing.pack`; with encoders also "distinct",
-        the inputs of this process's devices by modality, see `DistinctReader.part`.
+        Each is {"item_sequence", "labels", "times" and "label_times": int32 [rows, L], "row_mask":
+        bool [rows]}. Times are minutes since 1970. "label_times" is for taking a user's own
+        interactions out of what was counted; no model reads it. With packing also "packed", see `packing.pack`; with encoders also "distinct", the inputs of
+        this process's devices by modality, see `DistinctReader.part`.
         """
         dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
         dataset = dataset.map(
@@ -161,22 +162,25 @@ class TrainBatches:
         position = step_of_epoch * self._batch_size + all_rows
         row_mask = (all_rows < self._batch_size) & (position < self.num_windows)
         last = tf.constant(self.num_windows - 1, tf.int64)
-        window = tf.random.experimental.index_shuffle(
+        index = tf.random.experimental.index_shuffle(
             tf.minimum(position, last), seed=tf.stack([self._seed, epoch]), max_index=last
         )
-        users, ends = self._windows(window)
+        users, ends = self._windows(index)
         ends = tf.where(row_mask, ends, 0)  # an empty window
         own = slice(self._rows.start, self._rows.stop)
         whole = bool(self._encoders) or self._held_out is not None
         read = slice(0, self._cut.num_rows) if whole else own
-        windows = self._store.rows(users[read]).windows(ends[read], self._max_length + 1)
+        rows = self._store.rows(users[read])
+        window = ends[read], self._max_length + 1
+        windows, times = rows.windows(*window), rows.times(*window)
         sizes = tf.minimum(ends, self._max_length + 1)
         if self._held_out is not None:
-            windows = without_items(windows, self._held_out)
+            windows, times = without_items(windows, self._held_out, times)
             sizes = tf.math.count_nonzero(windows, axis=1)
             row_mask &= sizes > 0
         if self._reorder_rate:
-            windows = _reorder(windows, self._reorder_rate, self._draws(step)[read])
+            draws = self._draws(step)[read]
+            windows, times = _reorder(windows, times, self._reorder_rate, draws)
         batch = {"row_mask": row_mask[own]}
         devices = self._cut.num_devices
         if self._encoders:
@@ -186,9 +190,10 @@ class TrainBatches:
                 for name, prepared in self._encoders.items()
             }
         if whole:
-            windows = windows[own]
-        inputs, labels = windows[:, :-1], windows[:, 1:]
-        batch |= {"item_sequence": inputs, "labels": labels}
+            windows, times = windows[own], times[own]
+        inputs = windows[:, :-1]
+        batch |= {"item_sequence": inputs, "labels": windows[:, 1:]}
+        batch |= {"times": times[:, :-1], "label_times": times[:, 1:]}
         if self._packing:
             first = self._rows.start * devices // self._cut.num_rows
             batch["packed"] = pack_tensors(inputs, tf.maximum(sizes - 1, 0), devices, first)
@@ -281,8 +286,9 @@ class EvalBatches:
     def __iter__(self) -> Iterator[Batch]:
         """Yields the batches.
 
-        Each is {"item_sequence": int32 [rows, L], "answers": int32 [rows],
+        Each is {"item_sequence" and "times": int32 [rows, L], "answers": int32 [rows],
         "excluded": int32 [rows, width] (-1 where there is nothing), "row_mask": bool [rows]}.
+        Times are minutes since 1970, and 0 on padding.
         """
         return _stream(self._dataset)
 
@@ -305,6 +311,7 @@ class EvalBatches:
         with_padding = self._exclude_padding_class | (ends < self._max_length)
         return {
             "item_sequence": rows.windows(ends, self._max_length),
+            "times": rows.times(ends, self._max_length),
             "answers": answers,
             "excluded": excluded_classes(rows.windows(ends, self._seen), answers, with_padding),
             "row_mask": position < self.num_users,
@@ -320,19 +327,23 @@ def held_out_items(config: ml_collections.ConfigDict, num_items: int) -> np.ndar
     return (draws < share) & (np.arange(num_items + 1) > 0)
 
 
-def without_items(windows: tf.Tensor, held_out: np.ndarray) -> tf.Tensor:
-    """Windows int32 [rows, length] without these items; the others move to the right.
+def without_items(
+    windows: tf.Tensor, held_out: np.ndarray, times: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Windows int32 [rows, length], and their times, without these items; others move right.
 
     A window with a single item left has nothing to predict, and is emptied.
 
     Args:
       windows: left padded.
       held_out: bool [num_classes].
+      times: of the items of `windows`.
     """
     kept = (windows > 0) & ~tf.gather(tf.constant(held_out), windows)
     kept &= tf.math.count_nonzero(kept, axis=1, keepdims=True) > 1
     order = tf.argsort(tf.cast(kept, tf.int32), axis=1, stable=True)
-    return tf.gather(tf.where(kept, windows, 0), order, batch_dims=1)
+    windows, times = (tf.where(kept, values, 0) for values in (windows, times))
+    return tf.gather(windows, order, batch_dims=1), tf.gather(times, order, batch_dims=1)
 
 
 def users_in_chunks(users: np.ndarray, length: int = 1) -> Iterator[tf.Tensor]:
@@ -377,7 +388,9 @@ def excluded_classes(seen: tf.Tensor, answers: tf.Tensor, with_padding: tf.Tenso
     return tf.concat([tf.where(counts, ordered, -1), padding], axis=1)
 
 
-def _reorder(windows: tf.Tensor, rate: float, draws: tf.Tensor) -> tf.Tensor:
+def _reorder(
+    windows: tf.Tensor, times: tf.Tensor, rate: float, draws: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Puts the items of a share of the rows in a random order; padding stays on the left.
 
     A row's first draw decides whether it is reordered, the others order its columns.
@@ -385,4 +398,5 @@ def _reorder(windows: tf.Tensor, rate: float, draws: tf.Tensor) -> tf.Tensor:
     places = tf.linspace(0.0, 1.0, windows.shape[1])
     keys = tf.where(draws[:, :1] < rate, draws[:, 1:], places)
     keys = tf.where(windows > 0, keys, -1.0)
-    return tf.gather(windows, tf.argsort(keys, stable=True), batch_dims=1)
+    order = tf.argsort(keys, stable=True)
+    return tf.gather(windows, order, batch_dims=1), tf.gather(times, order, batch_dims=1)

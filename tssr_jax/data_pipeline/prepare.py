@@ -22,7 +22,7 @@ import ml_collections
 import polars as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tssr_jax.data_pipeline import builder, cache, fetching, report
+from tssr_jax.data_pipeline import builder, cache, fetching, records, report
 from tssr_jax.data_pipeline.interactions import collect
 from tssr_jax.data_pipeline.sequences import build_sequences
 from tssr_jax.data_pipeline.sources import SOURCES, Dump, RawFiles
@@ -100,7 +100,8 @@ def prepare(data: ml_collections.ConfigDict) -> PreparedData:
         )
     files = SOURCES[data.source].locate(data)
     key = _key(files, data)
-    name = f"datasets/{data.source}-{key}"
+    # The key says which users, items and order; the version, what is stored of them.
+    name = f"datasets/{data.source}-{key}-{records.VERSION}"
     folder = cache.find(data.cache_dir, name)
     if folder is None:
         folder = cache.local_folder(data.cache_dir) / name

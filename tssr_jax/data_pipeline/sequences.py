@@ -30,8 +30,8 @@ class Sequences:
       lengths: int64 [num_users].
       item_counts: int64 [num_items], interactions of item i + 1 at index i.
       report: counts of what was read, dropped (by cause) and kept.
-      parts: yields the items of some users, one user after the other: int32, values
-        1..num_items, oldest first within a user.
+      parts: yields the items and times of some users, one user after the other, oldest first
+        within a user: items int32, values 1..num_items; times int64, seconds since 1970.
     """
 
     user_ids: pl.Series
@@ -39,7 +39,7 @@ class Sequences:
     lengths: np.ndarray
     item_counts: np.ndarray
     report: dict[str, int | float]
-    parts: Callable[[], Iterator[np.ndarray]]
+    parts: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
 def build_sequences(
@@ -70,8 +70,8 @@ def build_sequences(
     def kept() -> Iterator[np.ndarray]:
         return (rows[core.users[rows["user"]] & core.items[rows["item"]]] for rows in interactions)
 
-    def parts() -> Iterator[np.ndarray]:
-        return (number[rows["item"]] for rows in kept())
+    def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return ((number[rows["item"]], rows["time"] // 1000) for rows in kept())
 
     lengths, item_counts = core.user_counts[core.users], core.item_counts[core.items]
     num_kept, short = int(lengths.sum()), core.first_user_counts < MIN_SEQUENCE_LENGTH

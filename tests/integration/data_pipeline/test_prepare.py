@@ -49,10 +49,13 @@ def test_what_was_prepared_equals_the_raw_files(data):
     times = {}
     for user, item, time in (line.split(",") for line in lines):
         times.setdefault(user, []).append((int(time), item))
-    items, offsets = (tensor.numpy() for tensor in builder.read_sequences(prepared.folder))
+    tensors = builder.read_sequences(prepared.folder)
+    items, minutes, offsets = (tensor.numpy() for tensor in tensors)
     for index, user in enumerate(prepared.user_ids):
-        own = items[offsets[index] : offsets[index + 1]]
-        assert [prepared.item_ids[i - 1] for i in own] == [item for _, item in sorted(times[user])]
+        own = slice(offsets[index], offsets[index + 1])
+        ordered = sorted(times[user])
+        assert [prepared.item_ids[i - 1] for i in items[own]] == [item for _, item in ordered]
+        assert minutes[own].tolist() == [time // 60 for time, _ in ordered]
     titles = dict(
         line.split(",") for line in (Path(data.raw_dir) / "items.csv").read_text().splitlines()[1:]
     )
@@ -207,7 +210,9 @@ def test_a_full_disk_is_an_error_that_names_the_place(data, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(prepare_module, "collect", lambda *_, **__: fail())
-    with pytest.raises(OSError, match=r"No space left on device: '.*datasets/csv-\w+.incomplete"):
+    with pytest.raises(
+        OSError, match=r"No space left on device: '.*datasets/csv-\w+-1.1.0.incomplete"
+    ):
         prepare(data)
     assert folders(data) == []
 
@@ -216,11 +221,13 @@ def test_tensorflow_datasets_reads_what_was_prepared(data):
     prepared = prepare(data)
     users = tfds.builder_from_directory(prepared.folder / "users" / records.VERSION)
     assert users.info.splits["rows"].num_examples == 40
-    items, offsets = (tensor.numpy() for tensor in builder.read_sequences(prepared.folder))
+    tensors = builder.read_sequences(prepared.folder)
+    items, minutes, offsets = (tensor.numpy() for tensor in tensors)
     for index, example in enumerate(users.as_dataset(split="rows").as_numpy_iterator()):
         assert example["user_id"].decode() == prepared.user_ids[index]
-        own = items[offsets[index] : offsets[index + 1]]
-        np.testing.assert_array_equal(example["items"], own)
+        own = slice(offsets[index], offsets[index + 1])
+        np.testing.assert_array_equal(example["items"], items[own])
+        np.testing.assert_array_equal(example["times"] // 60, minutes[own])
     described = tfds.builder_from_directory(prepared.folder / "items" / records.VERSION)
     texts = [row["text"].decode() for row in described.as_dataset(split="rows").as_numpy_iterator()]
     assert texts == prepared.texts

@@ -68,18 +68,19 @@ def mask(*items):
 
 def test_windows_close_up_by_hand():
     windows = tf.constant([[0, 1, 2, 3], [4, 2, 5, 2], [2, 2, 2, 2], [1, 3, 4, 2]])
-    kept = without_items(windows, mask(2))
-    alone = without_items(windows[:, :2], mask(2))
+    kept, times = without_items(windows, mask(2), 10 * windows)
+    alone, _ = without_items(windows[:, :2], mask(2), windows[:, :2])
     np.testing.assert_array_equal(alone, [[0, 0], [0, 0], [0, 0], [1, 3]])
     expected = [[0, 0, 1, 3], [0, 0, 4, 5], [0, 0, 0, 0], [0, 1, 3, 4]]
     np.testing.assert_array_equal(kept, expected)
+    np.testing.assert_array_equal(times, 10 * np.array(expected))
 
 
 @pytest.fixture(name="store")
 def fixture_store():
     """Users with the training sequences 1 2 3 4, 5 6 and 7 (the last two items are held out)."""
     items = tf.constant([1, 2, 3, 4, 8, 9, 5, 6, 8, 9, 7, 8, 9])
-    return SequenceStore.in_memory(items, tf.constant([0, 6, 10, 13], tf.int64))
+    return SequenceStore.in_memory(items, items, tf.constant([0, 6, 10, 13], tf.int64))
 
 
 def test_the_mean_of_what_users_had_seen(store):

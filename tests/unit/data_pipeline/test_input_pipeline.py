@@ -26,9 +26,13 @@ from tssr_jax.errors import UserError
 
 def prepared(*sequences):
     offsets = np.cumsum([0, *map(len, sequences)])
-    return SequenceStore.in_memory(
-        tf.constant(np.concatenate(sequences), tf.int32), tf.constant(offsets, tf.int64)
-    )
+    items = np.concatenate(sequences).astype(np.int32)
+    # An item's time is a function of the item, so that tests see whether they stay together.
+    return SequenceStore.in_memory(*map(tf.constant, (items, time_of(items), offsets)))
+
+
+def time_of(items):
+    return np.where(items > 0, 1000 + 10 * items, 0)
 
 
 DATA = prepared([1, 2, 3, 4, 5, 6, 7, 8], [4, 3, 2, 1], [5, 6, 7], [8, 7, 6, 5, 4])
@@ -52,6 +56,8 @@ def test_training_windows_by_hand():
     ]
     assert batch["row_mask"].tolist() == [True, True, True, False]
     assert not batch["item_sequence"][3].any()
+    for items, times in (("item_sequence", "times"), ("labels", "label_times")):
+        np.testing.assert_array_equal(batch[times], time_of(batch[items]))
 
 
 def many_users(num_users=37):
@@ -89,6 +95,8 @@ def test_reordering_moves_items_and_nothing_else():
     batches = train_batches(data, batch_size=3000, max_length=3, reorder_rate=0.5)
     batch = next(batches.iterate(0))
     np.testing.assert_array_equal(batch["labels"][:, :-1], batch["item_sequence"][:, 1:])
+    np.testing.assert_array_equal(batch["times"], time_of(batch["item_sequence"]))
+    np.testing.assert_array_equal(batch["label_times"], time_of(batch["labels"]))
     windows = np.column_stack([batch["item_sequence"], batch["labels"][:, -1]])
     for length in (2, 3, 4):
         rows = windows[(windows > 0).sum(axis=1) == length]
@@ -315,6 +323,7 @@ def test_reading_from_disk_holds_no_items_in_memory(stores):
     expected = stores[0].rows(users)
     ends = tf.constant(stores[0].lengths)[:: 40 // 3][:3]
     np.testing.assert_array_equal(rows.windows(ends, 5), expected.windows(ends, 5))
+    np.testing.assert_array_equal(rows.times(ends, 5), expected.times(ends, 5))
     assert rows.items.shape[0] == sum(stores[0].lengths[[39, 0, 7]]) + 1
 
 

@@ -41,7 +41,7 @@ def fixture_build(tmp_path):
 
 def as_lists(sequences):
     """{user: items in the owner's ids}."""
-    items = np.concatenate(list(sequences.parts()))
+    items = np.concatenate([items for items, _ in sequences.parts()])
     pieces = np.split(items, np.cumsum(sequences.lengths)[:-1])
     return {
         user: [sequences.item_ids[int(i) - 1] for i in piece]
@@ -51,16 +51,18 @@ def as_lists(sequences):
 
 def test_sequences_by_hand(build):
     rows = [
-        ("b", "z", 3),
-        ("a", "y", 9),
-        ("b", "x", 1),
-        ("a", "x", 5),
-        ("a", "z", 7),
-        ("b", "y", 2),
+        ("b", "z", 3000),
+        ("a", "y", 9999),
+        ("b", "x", 1000),
+        ("a", "x", 5000),
+        ("a", "z", 7000),
+        ("b", "y", 2000),
     ]
     sequences = build(rows)
     assert as_lists(sequences) == {"a": ["x", "z", "y"], "b": ["x", "y", "z"]}
-    assert np.concatenate(list(sequences.parts())).tolist() == [1, 3, 2, 1, 2, 3]
+    ((items, times),) = sequences.parts()
+    assert items.tolist() == [1, 3, 2, 1, 2, 3]
+    assert times.tolist() == [5, 7, 9, 1, 2, 3]  # seconds
     assert sequences.lengths.tolist() == [3, 3] and sequences.item_counts.tolist() == [2, 2, 2]
 
 

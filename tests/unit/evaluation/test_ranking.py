@@ -22,7 +22,7 @@ def excluded(full_history):
     config.model.max_length = 3
     config.evaluate.batch_size = 1
     config.corrections.full_history_ranking = full_history
-    store = SequenceStore.in_memory(tf.range(1, 7), tf.constant([0, 6], tf.int64))
+    store = SequenceStore.in_memory(tf.range(1, 7), tf.range(6), tf.constant([0, 6], tf.int64))
     run = SimpleNamespace(config=config, sequences=store, devices=Devices("pmap", 1))
     (batch,) = make_eval_batches(run, "test")
     return {int(i) for i in batch["excluded"][0] if i > 0}
