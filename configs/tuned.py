@@ -36,8 +36,4 @@ def get_config(base: str = "ml100k") -> ml_collections.ConfigDict:
     config.train.packing = True
     config.train.num_epochs = 40
     config.train.early_stopping_patience = 3
-    # Settings of item-kNN, if it is evaluated in the model's place.
-    config.baseline.neighbours = 200
-    config.baseline.shrinkage = 25.0
-    config.baseline.decay = 0.75
     return config

@@ -14,6 +14,7 @@ LAYERS = (
     "reporting",
     "cli",
     "parallel",
+    "memory",
     "models",
     "losses",
     "content",

@@ -20,10 +20,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.head": ("classes", "content", "tied"),
     "model.compute_dtype": ("float32", "bfloat16"),
     "loss.negatives": ("all_gather", "ring"),
-    "loss.hard_negatives": ("none", "content", "embedding"),
     "loss.next_item": ("full", "sampled"),
     "train.windows": ("last", "strided"),
-    "baseline.kind": ("", "popularity", "item_knn"),
+    "baseline.kind": ("", "popularity", "month_popularity", "nearest_texts", "item_knn"),
     "search.sampler": ("bayesian", "random"),
     "data.repeated_items": ("error", "first"),
 }

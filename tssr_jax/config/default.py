@@ -33,6 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer = _optimizer()
     config.train = _train()
     config.evaluate = _evaluate()
+    config.memory = _memory()
     config.baseline = _baseline()
     config.search = _search()
     return config
@@ -210,14 +211,6 @@ def _loss() -> ml_collections.ConfigDict:
     # How the contrasting terms reach the negatives of other devices: "all_gather" is the fastest;
     # "ring" needs memory that grows neither with the number of devices nor with all their scores.
     loss.negatives = "all_gather"
-    # Further negatives of the item-grained terms: items close to the batch's items, by "content" or
-    # by the id table ("embedding"); "none" uses the batch's items only.
-    loss.hard_negatives = "none"
-    # How many such items a step draws.
-    loss.num_hard_negatives = 128
-    # Further negatives of the user-grained terms: this many users of past steps, encoded by the
-    # averaged parameters (optimizer.ema_decay). 0 is none.
-    loss.queue_size = 0
     # Competitors of a label in next-item prediction: "full", all items (exact); "sampled", items
     # that each step draws, corrected for their probability, for catalogues of a million items.
     loss.next_item = "full"
@@ -317,16 +310,34 @@ def _evaluate() -> ml_collections.ConfigDict:
 def _baseline() -> ml_collections.ConfigDict:
     """A baseline, which is evaluated in place of a trained model."""
     baseline = ml_collections.ConfigDict()
-    # "" trains the model; "popularity" ranks items by training frequency; "item_knn" by similarity
-    # to the window's items (cosine over the users that items share).
+    # "" trains the model. "popularity" ranks items by training frequency; "month_popularity" by the
+    # frequency in the two months up to the history's newest item; "nearest_texts" by words that
+    # they share with the history's items; "item_knn" by words and by co-occurrence in other
+    # histories, as section `memory` says.
     baseline.kind = ""
-    # "item_knn" only: number of neighbours of an item.
-    baseline.neighbours = 100
-    # Added to the denominator of the cosine; lowers similarities that rest on few users.
-    baseline.shrinkage = 10.0
-    # Weight of an item of the window, relative to the next newer one.
-    baseline.decay = 0.8
     return baseline
+
+
+def _memory() -> ml_collections.ConfigDict:
+    """Which items are like each other: taken by the same users, or with the same words."""
+    memory = ml_collections.ConfigDict()
+    # Neighbours that are kept of an item, the most similar ones of each kind.
+    memory.neighbours = 300
+    # Days between two items of a user over which the weight of the pair falls to 1/e.
+    memory.time_scale = 30.0
+    # Least weight of such a pair; 1 ignores times.
+    memory.floor = 0.2
+    # Likeness is divided by n_i^power n_j^(1 - power), where n counts users and j is recommended;
+    # 0.5 is the cosine.
+    memory.power = 0.6
+    # Added to that denominator; lowers likeness that rests on few users.
+    memory.shrinkage = 25.0
+    # Weight of an item of the history relative to an item one place newer. Items of one time share
+    # their mean place.
+    memory.decay = 0.6
+    # Weight of likeness by words, relative to likeness by co-occurrence; 0 is none.
+    memory.words = 0.07
+    return memory
 
 
 def _search() -> ml_collections.ConfigDict:
@@ -342,9 +353,12 @@ def _search() -> ml_collections.ConfigDict:
         "loss.lambda_user: log 0.01 1.0",
         "loss.lambda_item: log 0.01 1.0",
         "loss.user_temperature: log 0.05 1.0",
-        "baseline.neighbours: range 20 500",
-        "baseline.shrinkage: range 0.0 100.0",
-        "baseline.decay: range 0.5 1.0",
+        "memory.time_scale: log 0.01 300.0",
+        "memory.floor: range 0.0 1.0",
+        "memory.power: range 0.3 1.0",
+        "memory.shrinkage: log 1.0 200.0",
+        "memory.decay: range 0.4 1.0",
+        "memory.words: log 0.001 1.0",
     )
     # How Optuna chooses: "bayesian" (tree-structured Parzen estimator), or "random".
     search.sampler = "bayesian"

@@ -44,6 +44,8 @@ _REMOVED = {
     "content.image.train_from_step": 0,
     "content.text.train_from_step": 0,
     "content.text.whitening": False,
+    "loss.hard_negatives": "none",
+    "loss.queue_size": 0,
     "model.embedding_dropout_rate": 0.0,
     "model.norm": "post",
     "model.score_temperature": 0.0,
@@ -52,7 +54,13 @@ _REMOVED = {
     "optimizer.eps": 1e-8,
 }
 # Fields that older runs have and that did nothing without a value of another field.
-_REMOVED_WITHOUT_EFFECT = ("loss.items_per_bucket",)
+_REMOVED_WITHOUT_EFFECT = (
+    "baseline.decay",
+    "baseline.neighbours",
+    "baseline.shrinkage",
+    "loss.items_per_bucket",
+    "loss.num_hard_negatives",
+)
 
 
 def save_config(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
@@ -114,6 +122,11 @@ def _without_removed(fields: dict[str, Any], path: epath.Path) -> dict[str, Any]
                 f"{path} has {name}={fields[name]!r}, which this version no longer has "
                 "(CHANGELOG.md, Removed): use the version that trained the run."
             )
+    if fields.get("baseline.kind") == "item_knn" and "baseline.decay" in fields:
+        raise UserError(
+            f"{path} is of an item-kNN without times and words, which this version no longer has "
+            "(CHANGELOG.md, Changed): evaluate the baseline again, in another --workdir."
+        )
     gone = {*_REMOVED, *_REMOVED_WITHOUT_EFFECT}
     return {name: value for name, value in fields.items() if name not in gone}
 

@@ -26,8 +26,6 @@ _AT_LEAST = {
     "loss.lambda_user": 0,
     "loss.lambda_item": 0,
     "loss.num_negatives": 1,
-    "loss.num_hard_negatives": 1,
-    "loss.queue_size": 0,
     "loss.negative_power": 0,
     "optimizer.warmup_steps": 0,
     "optimizer.weight_decay": 0,
@@ -51,9 +49,10 @@ _AT_LEAST = {
     "train.checkpoint_every_steps": 0,
     "evaluate.batch_size": 1,
     "evaluate.list_length": 0,
-    "baseline.neighbours": 1,
-    "baseline.shrinkage": 0,
-    "baseline.decay": 0,
+    "memory.neighbours": 1,
+    "memory.shrinkage": 0,
+    "memory.decay": 0,
+    "memory.words": 0,
 }
 
 
@@ -63,7 +62,7 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
     for name, least in _AT_LEAST.items():
         if fields[name] < least:
             raise UserError(f"--config.{name} is {fields[name]}; it must be at least {least}.")
-    for name in ("loss.user_temperature", "optimizer.learning_rate"):
+    for name in ("loss.user_temperature", "optimizer.learning_rate", "memory.time_scale"):
         if not fields[name] > 0:
             raise UserError(f"--config.{name} is {fields[name]}; it must be positive.")
     for name, known in CHOICES.items():
@@ -78,6 +77,9 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
     ):
         if not 0 <= fields[name] < 1:
             raise UserError(f"--config.{name} is {fields[name]}; it must be in [0, 1).")
+    for name in ("memory.floor", "memory.power"):
+        if not 0 <= fields[name] <= 1:
+            raise UserError(f"--config.{name} is {fields[name]}; it must be in [0, 1].")
     if config.baseline.kind and config.model_devices > 1:
         raise UserError(
             f"--config.baseline.kind={config.baseline.kind} needs the whole catalogue on "
@@ -87,7 +89,6 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
     _validate_windows(config)
     _validate_content(config)
     _validate_large_catalogue(config)
-    _validate_further_negatives(config)
 
 
 def _validate_content(config: ml_collections.ConfigDict) -> None:
@@ -124,29 +125,6 @@ def _validate_content(config: ml_collections.ConfigDict) -> None:
                 f"--config.content.{name}.{field} is {content[name][field]}: an encoder that is "
                 "trained needs the whole catalogue on each device; set --config.model_devices=1."
             )
-
-
-def _validate_further_negatives(config: ml_collections.ConfigDict) -> None:
-    loss = config.loss
-    if loss.hard_negatives == "none" and not loss.queue_size:
-        return
-    trained = any(config.content[name][TRAINED_FIELDS[name]] for name in config.content.modalities)
-    if len(config.model.streams) < 2 or trained or config.optimizer.lazy_rows:
-        raise UserError(
-            "--config.loss.hard_negatives and queue_size are for two streams, frozen features and "
-            "dense steps: leave them at 'none' and 0, or set --config.optimizer.lazy_rows=False, "
-            "trained_layers and trained_stages to 0."
-        )
-    if loss.hard_negatives != "none" and config.model_devices > 1:
-        raise UserError(
-            f"--config.loss.hard_negatives={loss.hard_negatives} looks for items in the whole "
-            f"catalogue, which --config.model_devices={config.model_devices} cuts: set it to 1."
-        )
-    if loss.queue_size and not config.optimizer.ema_decay:
-        raise UserError(
-            f"--config.loss.queue_size is {loss.queue_size}: averaged parameters encode the users "
-            "of the queue; set --config.optimizer.ema_decay, e.g. to 0.99."
-        )
 
 
 def _validate_large_catalogue(config: ml_collections.ConfigDict) -> None:

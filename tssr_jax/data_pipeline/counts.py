@@ -3,15 +3,10 @@
 import ml_collections
 import numpy as np
 
-from tssr_jax.data_pipeline.input_pipeline import (
-    HELD_OUT,
-    EvalSplit,
-    held_out_items,
-    users_in_chunks,
-    without_items,
-)
+from tssr_jax.data_pipeline.input_pipeline import held_out_items, users_in_chunks
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
+from tssr_jax.data_pipeline.windows import HELD_OUT, EvalSplit, without_items
 
 
 def training_counts(

@@ -12,7 +12,7 @@ reordered windows is keyed by (seed, step). Leave-one-out
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import ml_collections
 import numpy as np
@@ -20,13 +20,11 @@ import numpy as np
 from tssr_jax.data_pipeline.packing import pack_tensors
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
+from tssr_jax.data_pipeline.windows import HELD_OUT, EvalSplit, TrainWindows, reorder, without_items
 from tssr_jax.errors import UserError
 
 Batch = dict[str, Any]
-EvalSplit = Literal["validation", "test"]
 _ITEMS_AT_A_TIME = 2**18
-# Items at the end of a sequence that a split must not see as input.
-HELD_OUT = {"train": 2, "validation": 2, "test": 1}
 # Two held-out items, one item to predict, and one to predict it from.
 NOTHING_TO_TRAIN_ON = (
     "No user has the 4 interactions that a training window needs (train.held_out_items left out)."
@@ -52,40 +50,6 @@ class DistinctReader(Protocol):
 
     def part(self, items: tf.Tensor, num_devices: int, mine: slice) -> Any:
         """See `content.distinct.PreparedEncoder.part`."""
-
-
-class TrainWindows:
-    """The training windows of all users.
-
-    A window has at least two items, and at most max_length + 1: the last one is only a target.
-
-    Args:
-      lengths: int64 [num_users], lengths of whole sequences.
-      kind: "last", the newest window of each user; "strided", windows whose ends are `stride`
-        items apart, until all items are in one.
-      max_length: L, the most inputs of a window.
-      stride: items between the ends of two "strided" windows; at most L.
-    """
-
-    def __init__(self, lengths: np.ndarray, kind: str, max_length: int, stride: int):
-        trained = lengths - HELD_OUT["train"]
-        users = np.flatnonzero(trained >= 2)
-        trained = trained[users]
-        numbers = np.ones(users.size, np.int64)
-        self._stride = 1
-        if kind == "strided":
-            self._stride = stride
-            numbers += -(-np.maximum(trained - (max_length + 1), 0) // stride)
-        self.number = int(numbers.sum())
-        self.num_users = users.size
-        self._users, self._trained = tf.constant(users), tf.constant(trained)
-        self._firsts = tf.constant(np.concatenate([[0], np.cumsum(numbers)]))
-
-    def __call__(self, windows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Users of windows int64 [rows], and how many items of the user precede a window's end."""
-        place = tf.searchsorted(self._firsts, windows, side="right", out_type=tf.int64) - 1
-        back = (windows - tf.gather(self._firsts, place)) * self._stride
-        return tf.gather(self._users, place), tf.gather(self._trained, place) - back
 
 
 class TrainBatches:
@@ -143,10 +107,11 @@ class TrainBatches:
     def iterate(self, start_step: int) -> Iterator[Batch]:
         """Batches of the global steps start_step, start_step + 1, ...
 
-        Each is {"item_sequence", "labels", "times" and "label_times": int32 [rows, L], "row_mask":
-        bool [rows]}. Times are minutes since 1970. "label_times" is for taking a user's own
-        interactions out of what was counted; no model reads it. With packing also "packed", see `packing.pack`; with encoders also "distinct", the inputs of
-        this process's devices by modality, see `DistinctReader.part`.
+        Each is {"item_sequence", "labels", "times", "label_times": int32 [rows, L], "row_mask":
+        bool [rows]}; times are minutes since 1970. (The labels' times are for taking a user's own
+        interactions out of what was counted; no model reads them.) With packing also "packed", see
+        `packing.pack`; with encoders also "distinct", the inputs of this process's devices by
+        modality, see `DistinctReader.part`.
         """
         dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
         dataset = dataset.map(
@@ -180,7 +145,7 @@ class TrainBatches:
             row_mask &= sizes > 0
         if self._reorder_rate:
             draws = self._draws(step)[read]
-            windows, times = _reorder(windows, times, self._reorder_rate, draws)
+            windows, times = reorder(windows, times, self._reorder_rate, draws)
         batch = {"row_mask": row_mask[own]}
         devices = self._cut.num_devices
         if self._encoders:
@@ -327,25 +292,6 @@ def held_out_items(config: ml_collections.ConfigDict, num_items: int) -> np.ndar
     return (draws < share) & (np.arange(num_items + 1) > 0)
 
 
-def without_items(
-    windows: tf.Tensor, held_out: np.ndarray, times: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Windows int32 [rows, length], and their times, without these items; others move right.
-
-    A window with a single item left has nothing to predict, and is emptied.
-
-    Args:
-      windows: left padded.
-      held_out: bool [num_classes].
-      times: of the items of `windows`.
-    """
-    kept = (windows > 0) & ~tf.gather(tf.constant(held_out), windows)
-    kept &= tf.math.count_nonzero(kept, axis=1, keepdims=True) > 1
-    order = tf.argsort(tf.cast(kept, tf.int32), axis=1, stable=True)
-    windows, times = (tf.where(kept, values, 0) for values in (windows, times))
-    return tf.gather(windows, order, batch_dims=1), tf.gather(times, order, batch_dims=1)
-
-
 def users_in_chunks(users: np.ndarray, length: int = 1) -> Iterator[tf.Tensor]:
     """Users int64, in chunks that are small enough for windows of this length in memory."""
     number = max(1, _ITEMS_AT_A_TIME // length)
@@ -386,17 +332,3 @@ def excluded_classes(seen: tf.Tensor, answers: tf.Tensor, with_padding: tf.Tenso
     counts = first & (ordered > 0) & (ordered != answers[:, None])
     padding = tf.where(with_padding, 0, -1)[:, None]
     return tf.concat([tf.where(counts, ordered, -1), padding], axis=1)
-
-
-def _reorder(
-    windows: tf.Tensor, times: tf.Tensor, rate: float, draws: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Puts the items of a share of the rows in a random order; padding stays on the left.
-
-    A row's first draw decides whether it is reordered, the others order its columns.
-    """
-    places = tf.linspace(0.0, 1.0, windows.shape[1])
-    keys = tf.where(draws[:, :1] < rate, draws[:, 1:], places)
-    keys = tf.where(windows > 0, keys, -1.0)
-    order = tf.argsort(keys, stable=True)
-    return tf.gather(windows, order, batch_dims=1), tf.gather(times, order, batch_dims=1)

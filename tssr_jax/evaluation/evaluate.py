@@ -16,7 +16,8 @@ from tssr_jax.checkpoints.checkpointer import Checkpointer
 from tssr_jax.config.files import write_arrays, write_json
 from tssr_jax.config.saved import FILE_NAME, load_config, require_same_config, save_config
 from tssr_jax.data_pipeline.counts import history_mean, training_counts
-from tssr_jax.data_pipeline.input_pipeline import HELD_OUT, EvalBatches, EvalSplit
+from tssr_jax.data_pipeline.input_pipeline import EvalBatches
+from tssr_jax.data_pipeline.windows import HELD_OUT, EvalSplit
 from tssr_jax.evaluation.baselines import learn_baseline
 from tssr_jax.evaluation.list_metrics import list_metrics
 from tssr_jax.evaluation.metrics import popularity_ranks, ranking_metrics

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from tssr_jax.losses.base import LossTerm
-from tssr_jax.losses.info_nce import ExtraKeys, Keys, info_nce
+from tssr_jax.losses.info_nce import Keys, info_nce
 from tssr_jax.parallel.collectives import Axis
 
 
@@ -32,7 +32,6 @@ def user_contrast(
     temperature: float = 0.2,
     negatives: str = "all_gather",
     axis: Axis = None,
-    extra: ExtraKeys | None = None,
 ) -> LossTerm:
     """User-grained InfoNCE: a user's two representations against the batch's other users.
 
@@ -47,16 +46,13 @@ def user_contrast(
       temperature: divides the cosine.
       negatives: how negatives of other devices are reached, see `info_nce`.
       axis: the device axis that the batch is cut along.
-      extra: further negatives: the other stream's pooled states of other users.
     """
     if row_mask is None:
         row_mask = jnp.ones(pooled.shape[0], bool)
     queries, keys = _unit(pooled) / temperature, _unit(other_pooled)
     mask = row_mask[None]
-    if extra is not None:
-        extra = extra._replace(vectors=_unit(extra.vectors))
     own = Keys(keys[None], mask, None)
-    return info_nce(queries[None], own, mask, negatives, axis, extra=extra)
+    return info_nce(queries[None], own, mask, negatives, axis)
 
 
 @jax.named_scope("contrast")
@@ -69,7 +65,6 @@ def item_contrast(
     mask_false_negatives: bool = True,
     negatives: str = "all_gather",
     axis: Axis = None,
-    extra: ExtraKeys | None = None,
 ) -> LossTerm:
     """Item-grained InfoNCE: cross-modality next-item prediction among the items of the batch.
 
@@ -87,7 +82,6 @@ def item_contrast(
       mask_false_negatives: the anchor's own target item in another row is no negative.
       negatives: how negatives of other devices are reached, see `info_nce`.
       axis: the device axis that the batch is cut along.
-      extra: further negatives: the other stream's embeddings of other items.
     """
     targets = item_sequence[:, 1:].T  # [length - 1, batch]
     anchors = present = targets > 0
@@ -97,7 +91,7 @@ def item_contrast(
         embeddings[:, 1:].swapaxes(0, 1), present, targets if mask_false_negatives else None
     )
     queries = states[:, :-1].swapaxes(0, 1)
-    return info_nce(queries, keys, anchors, negatives, axis, extra=extra)
+    return info_nce(queries, keys, anchors, negatives, axis)
 
 
 def _unit(x: jax.Array) -> jax.Array:

@@ -41,20 +41,6 @@ class Keys(NamedTuple):
     ids: jax.Array | None
 
 
-class ExtraKeys(NamedTuple):
-    """Negatives beyond the batch, equal for all queries and on all devices.
-
-    Attributes:
-      vectors: [number, d_model].
-      mask: bool [number], those that compete.
-      ids: int [number], as in `Keys`; None where none can be a query's own.
-    """
-
-    vectors: jax.Array
-    mask: jax.Array
-    ids: jax.Array | None
-
-
 def info_nce(  # noqa: PLR0917
     queries: jax.Array,
     keys: Keys,
@@ -62,7 +48,6 @@ def info_nce(  # noqa: PLR0917
     negatives: str,
     axis: Axis,
     scores_per_tile: int = SCORES_PER_TILE,
-    extra: ExtraKeys | None = None,
 ) -> LossTerm:
     """Cross entropy of each query's scores `query . key` with its own key as the target.
 
@@ -76,7 +61,6 @@ def info_nce(  # noqa: PLR0917
       negatives: "all_gather" or "ring".
       axis: the device axis that the batch is cut along; None on one device.
       scores_per_tile: upper bound of the scores that the ring holds at a time.
-      extra: further negatives of all queries.
 
     Returns:
       This device's share: the sum over its own anchors, and their number.
@@ -86,19 +70,8 @@ def info_nce(  # noqa: PLR0917
         log_normaliser = _ring(queries, keys, axis, scores_per_tile)
     else:
         log_normaliser = _gathered(queries, keys, axis)
-    if extra is not None:
-        further = jax.nn.logsumexp(_extra_scores(queries, keys.ids, extra), axis=-1)
-        log_normaliser = jnp.logaddexp(log_normaliser, further)
     losses = jnp.where(anchors, log_normaliser - own, 0.0)
     return LossTerm(losses.sum(), anchors.sum().astype(losses.dtype))
-
-
-def _extra_scores(queries: jax.Array, query_ids: jax.Array | None, extra: ExtraKeys) -> jax.Array:
-    """Scores [groups, rows, number], EXCLUDED_SCORE where a key does not compete."""
-    allowed = extra.mask[None, None]
-    if extra.ids is not None and query_ids is not None:
-        allowed = allowed & (query_ids[:, :, None] != extra.ids)
-    return jnp.where(allowed, queries @ extra.vectors.T, EXCLUDED_SCORE)
 
 
 def _gathered(queries: jax.Array, keys: Keys, axis: Axis) -> jax.Array:

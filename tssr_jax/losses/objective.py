@@ -12,8 +12,6 @@ import numpy as np
 from tssr_jax.losses.base import LossTerm
 from tssr_jax.losses.contrastive import item_contrast, pool, user_contrast
 from tssr_jax.losses.drawn_items import DrawnItems, cumulative_chances, draw
-from tssr_jax.losses.further_negatives import UserQueue
-from tssr_jax.losses.info_nce import ExtraKeys
 from tssr_jax.losses.next_item import next_item_loss
 from tssr_jax.losses.sampled import sampled_next_item_loss
 from tssr_jax.models.apply import encode, heads
@@ -74,14 +72,10 @@ class Competitors(NamedTuple):
     Attributes:
       known: bool [shard_classes]; other items do not compete as next items. None: all do.
       drawn: the items that next items compete with, for `next_item="sampled"`.
-      near_items: further negatives of the item-grained terms, by the stream that embeds them.
-      users: further negatives of the user-grained terms.
     """
 
     known: jax.Array | None = None
     drawn: DrawnItems | None = None
-    near_items: Mapping[str, ExtraKeys] | None = None
-    users: UserQueue | None = None
 
 
 ONLY_THE_BATCH = Competitors()
@@ -201,23 +195,22 @@ def loss_terms(
             )
     if outputs.id is None or outputs.content is None:
         return terms
-    return terms | _contrasts(outputs.id, outputs.content, batch, config, rows_axis, competitors)
+    return terms | _contrasts(outputs.id, outputs.content, batch, config, rows_axis)
 
 
-def _contrasts(  # noqa: PLR0917
+def _contrasts(
     by_id: StreamStates,
     by_content: StreamStates,
     batch: Mapping[str, jax.Array],
     config: LossConfig,
     axis: Axis,
-    competitors: Competitors,
 ) -> dict[str, LossTerm]:
     """The user- and item-grained terms that are not switched off."""
     terms: dict[str, LossTerm] = {}
-    # Directions in the order of the terms: the anchors' stream, the targets' stream, and its name.
-    directions = ((by_content, by_id, "id"), (by_id, by_content, "content"))
+    # Directions in the order of the terms: the anchors' stream, and the targets' stream.
+    directions = ((by_content, by_id), (by_id, by_content))
     if config.lambda_user:
-        for name, (anchor, other, stream) in zip(USER_TERMS, directions, strict=True):
+        for name, (anchor, other) in zip(USER_TERMS, directions, strict=True):
             terms[name] = user_contrast(
                 pooled_states(anchor, batch, config),
                 pooled_states(other, batch, config),
@@ -225,11 +218,9 @@ def _contrasts(  # noqa: PLR0917
                 temperature=config.user_temperature,
                 negatives=config.negatives,
                 axis=axis,
-                extra=None if competitors.users is None else competitors.users.keys(stream),
             )
-    near = competitors.near_items
     if config.lambda_item:
-        for name, (anchor, other, stream) in zip(ITEM_TERMS, directions, strict=True):
+        for name, (anchor, other) in zip(ITEM_TERMS, directions, strict=True):
             terms[name] = item_contrast(
                 anchor.encoded,
                 other.input_embedding,
@@ -238,7 +229,6 @@ def _contrasts(  # noqa: PLR0917
                 mask_false_negatives=config.mask_false_negatives,
                 negatives=config.negatives,
                 axis=axis,
-                extra=None if near is None else near[stream],
             )
     return terms
 

@@ -123,6 +123,22 @@ class Catalogue:
         rows = jnp.arange(scores.shape[0])[:, None]
         return scores.at[rows, place].set(-jnp.inf, mode="drop")
 
+    def scattered(self, classes: jax.Array, values: jax.Array) -> jax.Array:
+        """Adds values up by class.
+
+        Args:
+          classes: int [rows, width].
+          values: float32 [rows, width].
+
+        Returns:
+          float32 [rows, shard_classes], 0 for a class without a value.
+        """
+        place, inside = self._place(classes)
+        place = jnp.where(inside, place, self.shard_classes)  # beyond the end: dropped
+        rows = jnp.arange(classes.shape[0])[:, None]
+        sums = jnp.zeros((classes.shape[0], self.shard_classes))
+        return sums.at[rows, place].add(values, mode="drop")
+
     def logsumexp(self, scores: jax.Array) -> jax.Array:
         """Over all shards: [rows, shard_classes] -> [rows]; for use outside of gradients."""
         if self.axis is None:

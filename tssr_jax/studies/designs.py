@@ -153,6 +153,8 @@ def _baselines() -> tuple[Variant, ...]:
     return (
         Variant("TSSR"),
         Variant("popularity", {"baseline.kind": "popularity"}),
+        Variant("popularity of the month", {"baseline.kind": "month_popularity"}),
+        Variant("nearest texts", {"baseline.kind": "nearest_texts"}),
         Variant("item-kNN", {"baseline.kind": "item_knn"}),
         Variant("SASRec (cross entropy)", IDS_ONLY),
         Variant("GRU4Rec (cross entropy)", GRU4REC, GRU4REC_SETTINGS),
@@ -219,22 +221,9 @@ def _transfer() -> tuple[Variant, ...]:
     )
 
 
-def _negatives() -> tuple[Variant, ...]:
-    unmasked = {"corrections.mask_false_negatives": False}
-    queue = {"loss.queue_size": 1024, "optimizer.ema_decay": 0.99}
-    return (
-        Variant("in-batch, false negatives masked"),
-        Variant("in-batch", unmasked),
-        Variant("and items near in content", {"loss.hard_negatives": "content"}),
-        Variant("and items near in the id table", {"loss.hard_negatives": "embedding"}),
-        Variant("and a queue of 1,024 users", queue),
-    )
-
-
 STUDIES = {
     "ablation": Study("What does each part of the model contribute?", _ablation()),
     "batch": Study("How much do number of negatives, temperature and weights matter?", _batch()),
-    "negatives": Study("Which negatives should contrasting have?", _negatives()),
     "efficiency": Study("What do two streams cost?", _efficiency()),
     "baselines": Study("Is it better than what is simpler?", _baselines(), by_group=True),
     "improvements": Study("What makes it better than the paper's?", _improvements()),

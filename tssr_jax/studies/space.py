@@ -20,9 +20,6 @@ _OF_TWO_STREAMS = (
     "loss.lambda_user",
     "loss.lambda_item",
     "loss.user_temperature",
-    "loss.hard_negatives",
-    "loss.num_hard_negatives",
-    "loss.queue_size",
     "model.id_reads_content",
     "model.mixing",
     "model.num_cross_layers",
@@ -71,8 +68,8 @@ class Dimension(NamedTuple):
 
 def counts(field: str, config: ml_collections.ConfigDict) -> bool:
     """Whether a configuration reads a field: other baselines, or a single stream, do not."""
-    if config.baseline.kind or field.startswith("baseline."):
-        of_neighbours = field.startswith("baseline.") or field == "model.max_length"
+    if config.baseline.kind or field.startswith("memory."):
+        of_neighbours = field.startswith("memory.") or field == "model.max_length"
         return bool(config.baseline.kind == "item_knn" and of_neighbours)
     if len(config.model.streams) == 1 and field in _OF_TWO_STREAMS:
         return False

@@ -23,8 +23,8 @@ from etils import epath
 from tssr_jax import cli
 from tssr_jax.config.files import write_json
 from tssr_jax.config.saved import load_config
-from tssr_jax.data_pipeline.input_pipeline import HELD_OUT
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
+from tssr_jax.data_pipeline.windows import HELD_OUT
 from tssr_jax.evaluation.evaluate import SPLITS, evaluate, restore_best, run_baseline
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.reporting import METRICS_FILE

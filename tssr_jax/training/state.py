@@ -15,7 +15,6 @@ from tssr_jax.config.fields import flattened
 from tssr_jax.config.saved import PLACES
 from tssr_jax.errors import UserError
 from tssr_jax.losses.base import LossTerm
-from tssr_jax.losses.further_negatives import UserQueue
 from tssr_jax.losses.objective import LossConfig, term_weights
 from tssr_jax.parallel import sharding
 
@@ -35,7 +34,6 @@ class TrainState:
       params: the model's parameters.
       average: exponential moving average of `params`, None without one.
       opt_state: the optimiser's state.
-      users: users of past steps, as negatives; None without them (`config.loss.queue_size`).
       loss_sums: sums of each term and of their total since the last log line; checkpoints hold
         them, so that a resumed run logs equal means.
       first_nonfinite: int32, for each term the first step at which it was NaN or infinite, or
@@ -46,7 +44,6 @@ class TrainState:
     params: Any
     average: Any | None
     opt_state: Any
-    users: UserQueue | None
     loss_sums: dict[str, LossTerm]
     first_nonfinite: dict[str, jax.Array]
 
@@ -55,15 +52,13 @@ class TrainState:
         fields = {field.name for field in dataclasses.fields(self)} - {"average"}
         if self.average is None:
             fields -= {"params"}
-        if self.users is None:
-            fields -= {"users"}
         return self.eval_params, {name: getattr(self, name) for name in sorted(fields)}
 
     @classmethod
     def from_checkpoint(cls, ranking: Any, rest: Mapping[str, Any]) -> "TrainState":
         """Restores the state from the results of its `for_checkpoint`."""
         average = ranking if "params" in rest else None
-        return cls(average=average, **({"params": ranking, "users": None} | dict(rest)))
+        return cls(average=average, **({"params": ranking} | dict(rest)))
 
     @property
     def eval_params(self) -> Any:
@@ -77,13 +72,11 @@ def create_train_state(
     """The state before the first step."""
     loss = LossConfig.from_config(config)
     names = (*term_weights(config.model.streams, config.model.mixing, loss), TOTAL)
-    size = config.loss.queue_size
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         average=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else None,
         opt_state=jax.jit(optimizer.init)(params),
-        users=UserQueue.empty(size, config.model.d_model) if size else None,
         loss_sums=zero_sums(names),
         first_nonfinite={name: jnp.full((), NEVER, jnp.int32) for name in names},
     )

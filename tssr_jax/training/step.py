@@ -12,17 +12,14 @@ import optax
 from tssr_jax.content.trained import TrainedEncoder, parameters_name
 from tssr_jax.losses.base import LossTerm
 from tssr_jax.losses.drawn_items import DrawnItems, draw
-from tssr_jax.losses.further_negatives import UserQueue, draw_near_items
-from tssr_jax.losses.info_nce import ExtraKeys
 from tssr_jax.losses.objective import (
     Competitors,
     LossConfig,
     loss_terms,
-    pooled_states,
     term_weights,
     total_loss,
 )
-from tssr_jax.models.apply import embed_items, encode, heads
+from tssr_jax.models.apply import encode, heads
 from tssr_jax.models.content import Content
 from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel import collectives, sharding
@@ -62,7 +59,6 @@ def make_train_step(
         `batch["distinct"]` has their share of the batch's items.
     """
     gradients = _make_gradients(model, config, encoders or {})
-    loss = LossConfig.from_config(config)
     lazy, sampled = config.optimizer.lazy_rows, config.loss.next_item == "sampled"
     tables = (ITEM_TABLE, HEAD) if sampled else (ITEM_TABLE,)
 
@@ -74,7 +70,7 @@ def make_train_step(
             more = draws.items and draws.items.classes
             rows = sparse_rows(batch, more, tables, model.classes, model.rows_axis)
             params, opt_state = rows.take(own)
-        grads, terms = gradients(params, batch, content, draws, rows, state.users)
+        grads, terms = gradients(params, batch, content, draws, rows)
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, opt_state, params)
             params = optax.apply_updates(params, updates)
@@ -85,7 +81,6 @@ def make_train_step(
             params=params,
             average=updated_average(state, params, config.optimizer.ema_decay),
             opt_state=opt_state,
-            users=_with_batch(state, model, batch, content, loss),
             loss_sums=jax.tree.map(jnp.add, state.loss_sums, terms),
             first_nonfinite=_first_nonfinite(state, terms),
         )
@@ -122,20 +117,19 @@ def _draw(
 def _make_gradients(
     model: TSSR, config: ml_collections.ConfigDict, encoders: Mapping[str, TrainedEncoder]
 ) -> Callable[..., tuple[Any, dict[str, LossTerm]]]:
-    """Returns `(params, batch, content, draws, rows, users) -> gradient, terms`.
+    """Returns `(params, batch, content, draws, rows) -> gradient, terms`.
 
     Both are for the global batch. With `rows` the parameters are reduced to these rows.
     """
     loss, axis = LossConfig.from_config(config), model.rows_axis
     weights = term_weights(model.streams, model.mixing, loss)
 
-    def gradients(  # noqa: PLR0917
+    def gradients(
         params: Any,
         batch: Mapping[str, Any],
         content: Content,
         draws: _Draws,
         rows: SparseRows | None,
-        users: UserQueue | None,
     ) -> tuple[Any, dict[str, LossTerm]]:
         competing, drawn = content.known, draws.items
         content = dataclasses.replace(content, known=draws.known)
@@ -147,13 +141,11 @@ def _make_gradients(
                 head_model = encoder_model
                 competing = None if competing is None else rows.rows_of(competing)
                 drawn = drawn._replace(classes=rows.places(drawn.classes))
-        near = _near_items(config, params, content, batch["item_sequence"], draws.key, axis)
 
         def loss_fn(params: Any) -> tuple[jax.Array, dict[str, LossTerm]]:
             read = _encode_content(encoders, params, content, batch, axis)
             sequence, packed = batch["item_sequence"], batch.get("packed")
             outputs = encode(encoder_model, params, sequence, read, packed, dropout_key=draws.key)
-            keys = None if near is None else _keys_of(encoder_model, params, near, read)
             terms = loss_terms(
                 outputs,
                 heads(head_model, params, read),
@@ -162,7 +154,7 @@ def _make_gradients(
                 catalogue=head_model.classes,
                 rows_axis=axis,
                 compute_dtype=model.compute_dtype,
-                competitors=Competitors(competing, drawn, keys, users),
+                competitors=Competitors(competing, drawn),
             )
             return total_loss(terms, weights, axis), terms
 
@@ -172,57 +164,6 @@ def _make_gradients(
         return grads, {**terms, TOTAL: LossTerm(total, jnp.ones(()))}
 
     return gradients
-
-
-def _near_items(  # noqa: PLR0917
-    config: ml_collections.ConfigDict,
-    params: Any,
-    content: Content,
-    item_sequence: jax.Array,
-    key: jax.Array,
-    axis: Axis,
-) -> jax.Array | None:
-    """Further negatives of the item-grained terms, int [number]; 0 is none.
-
-    None where `config.loss.hard_negatives` asks for none.
-    """
-    kind = config.loss.hard_negatives
-    if kind == "none":
-        return None
-    vectors = params[ITEM_TABLE]["embedding"]
-    if kind == "content":
-        tables = [content.features[name] for name in config.content.modalities]
-        vectors = jnp.concatenate(tables, axis=1)
-    number, key = config.loss.num_hard_negatives, jax.random.fold_in(key, 4)
-    return draw_near_items(vectors, item_sequence, number, key, axis)
-
-
-def _keys_of(model: TSSR, params: Any, items: jax.Array, content: Content) -> dict[str, ExtraKeys]:
-    """Items as keys of the item-grained terms, by the stream that embeds them."""
-    return {
-        stream: ExtraKeys(
-            embed_items(model, params, stream, items[None], content)[0], items > 0, items
-        )
-        for stream in model.streams
-    }
-
-
-def _with_batch(
-    state: TrainState,
-    model: TSSR,
-    batch: Mapping[str, Any],
-    content: Content,
-    loss: LossConfig,
-) -> UserQueue | None:
-    """The queue of users plus this step's users, encoded by the averaged parameters."""
-    if state.users is None or state.average is None:
-        return None
-    sequence, packed = batch["item_sequence"], batch.get("packed")
-    outputs = encode(model, state.average, sequence, content, packed)
-    assert outputs.id is not None
-    assert outputs.content is not None
-    ids, contents = (pooled_states(own, batch, loss) for own in (outputs.id, outputs.content))
-    return state.users.extended(ids, contents, batch["row_mask"], model.rows_axis)
 
 
 def _encode_content(

@@ -1,4 +1,4 @@
-"""Baselines: neighbours by hand, scores against a dense sum, a whole evaluation."""
+"""Baselines: months by hand, and whole evaluations."""
 
 import json
 
@@ -8,64 +8,19 @@ import pytest
 from tests.support.raw_data import tiny_config, write_csv
 from tssr_jax.config.saved import save_config
 from tssr_jax.config.validation import validate_config
-from tssr_jax.data_pipeline.store import SequenceStore
-from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.errors import UserError
-from tssr_jax.evaluation import baselines
-from tssr_jax.evaluation.baselines import item_knn_scorer, item_neighbours
+from tssr_jax.evaluation.baselines import (
+    learn_baseline,
+    month_popularity_scorer,
+    monthly_counts,
+)
 from tssr_jax.evaluation.evaluate import PER_USER_FILE, evaluate_baseline, run_baseline
-from tssr_jax.parallel.catalogue import Catalogue
+from tssr_jax.memory.co_occurrence import Events
+from tssr_jax.run import build_run
 from tssr_jax.training.loop import train
 
 
-def store_of(*sequences):
-    """Each sequence is what training sees; two more items are held out."""
-    whole = [[*sequence, 4, 4] for sequence in sequences]
-    ends = np.cumsum([0, *map(len, whole)])
-    return SequenceStore.in_memory(tf.constant(np.concatenate(whole)), tf.constant(ends, tf.int64))
-
-
-@pytest.mark.parametrize("items_at_a_time", [2, 1024])
-def test_neighbours_by_hand(items_at_a_time, monkeypatch):
-    monkeypatch.setattr(baselines, "_ITEMS_AT_A_TIME", items_at_a_time)
-    # Users have items 1 and 2, 1 and 2 (twice), 2 and 3: n = 2, 3, 1, and item 4 held out only.
-    neighbours, likeness = item_neighbours(store_of([1, 2], [1, 2, 2], [2, 3]), 4, 2, 1.0)
-    one_two, two_three = 2 / (np.sqrt(6) + 1), 1 / (np.sqrt(3) + 1)
-    assert neighbours[1, 0] == 2 and neighbours[2].tolist() == [1, 3] and neighbours[3, 0] == 2
-    np.testing.assert_allclose(
-        likeness,
-        [[0, 0], [one_two, 0], [one_two, two_three], [two_three, 0], [0, 0]],
-        rtol=1e-6,
-    )
-
-
-def test_items_that_are_held_out_of_training_are_nobodys_neighbours():
-    store = store_of([1, 2, 3], [1, 2], [2, 3])
-    held_out = np.array([False, False, True, False, False])
-    neighbours, likeness = item_neighbours(store, 4, 2, 1.0, held_out=held_out)
-    # Without item 2: users have 1 and 3, 1 alone, 3 alone.
-    assert neighbours[1, 0] == 3 and neighbours[3, 0] == 1
-    np.testing.assert_allclose(likeness[[1, 3], 0], 1 / (np.sqrt(2 * 2) + 1), rtol=1e-6)
-    assert not likeness[2].any() and not likeness[:, 1].any()
-
-
-def test_scores_are_those_of_the_whole_matrix():
-    rng = np.random.default_rng(0)
-    likeness = np.where(rng.random((7, 7)) < 0.5, rng.random((7, 7)), 0.0)
-    np.fill_diagonal(likeness, 0.0)
-    order = np.argsort(-likeness, axis=1)
-    params = {
-        "neighbours": order,
-        "likeness": np.take_along_axis(likeness, order, axis=1),
-        "popularity": rng.random(7),
-    }
-    windows = np.array([[0, 0, 3], [2, 5, 2], [0, 0, 0]])
-    rows, score = item_knn_scorer(Catalogue(6), 0.5)(params, {"item_sequence": windows}, {})
-    expected = [likeness[3], likeness[2] + 0.5 * likeness[5] + 0.25 * likeness[2], np.zeros(7)]
-    np.testing.assert_allclose(score(rows), expected + params["popularity"], rtol=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["popularity", "item_knn"])
+@pytest.mark.parametrize("kind", ["popularity", "month_popularity", "nearest_texts", "item_knn"])
 def test_a_baseline_is_evaluated_like_a_run(tmp_path, kind):
     config = tiny_config(tmp_path)
     config.model.streams = ("id",)
@@ -79,8 +34,35 @@ def test_a_baseline_is_evaluated_like_a_run(tmp_path, kind):
         np.testing.assert_allclose((users["test_rank"] < 10).mean(), metrics["recall@10"])
     if kind == "item_knn":  # users walk along the items: the next one is near
         assert metrics["recall@10"] == 1.0
-    else:
+    elif kind == "popularity":
         assert metrics["serendipity@10"] == 0.0
+
+
+def test_popularity_of_the_month_by_hand(tmp_path):
+    month = 30 * 1440
+    items, months = np.array([1, 1, 2, 3, 3, 3, 2]), np.array([5, 5, 5, 6, 6, 6, 8])
+    events = Events(np.array([0, 7]), items, months * month + np.arange(7))
+    counts, first = monthly_counts(events, 3)
+    params = {"months": counts, "first": first, "popularity": np.array([0, 0.3, 0.2, 0.1])}
+    times = month * np.array([[0, 4], [0, 5], [0, 6], [0, 7], [0, 8], [0, 9]]) + 7
+    rows, score = month_popularity_scorer()(params, {"times": times}, {})
+    own = [[0, 2, 1, 0], [0, 2, 1, 0], [0, 2, 1, 3], [0, 0, 0, 3], [0, 0, 1, 0], [0, 0, 1, 0]]
+    np.testing.assert_allclose(score(rows), own + params["popularity"], rtol=1e-6)
+
+
+def test_neighbours_have_both_kinds(tmp_path):
+    config = tiny_config(tmp_path)
+    config.memory.neighbours = 4
+    run = build_run(config)
+    both, of_words = (
+        learn_baseline(run, kind)[0]["neighbours"] for kind in ("item_knn", "nearest_texts")
+    )
+    assert both.classes.shape == (21, 8)
+    np.testing.assert_array_equal(both.classes[:, 4:], of_words.classes)
+    np.testing.assert_allclose(both.likeness[:, 4:], 0.07 * of_words.likeness, rtol=1e-6)
+    config.memory.words = 0.0
+    alone = learn_baseline(run, "item_knn")[0]["neighbours"]
+    np.testing.assert_array_equal(alone.classes, both.classes[:, :4])
 
 
 def test_simple_rankings_stand_beside_a_model(tmp_path, capsys):

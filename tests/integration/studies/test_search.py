@@ -34,7 +34,7 @@ def test_a_space_by_hand():
         Dimension("loss.next_item", "choice", ("full", "sampled")),
         Dimension("model.streams", "choice", (("id",), ("content",))),
     ]  # fmt: skip
-    assert len(parse_space(default.get_config())) == 10
+    assert len(parse_space(default.get_config())) == 13
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_an_empty_space_is_told():
 @pytest.mark.parametrize(
     ("kind", "streams", "fields"),
     [
-        ("", ("id", "content"), "lr cross hidden queue heads window"),
+        ("", ("id", "content"), "lr cross hidden heads window"),
         ("", ("id",), "lr heads window"),
         ("gru", ("id",), "lr window"),
         ("", ("sum",), "lr hidden heads window"),
@@ -85,9 +85,8 @@ def test_what_a_configuration_reads(kind, streams, fields):
         "lr": "optimizer.learning_rate",
         "cross": "model.num_cross_layers",
         "hidden": "model.content_hidden",
-        "queue": "loss.queue_size",
         "heads": "model.num_heads",
-        "neighbours": "baseline.neighbours",
+        "neighbours": "memory.neighbours",
         "window": "model.max_length",
     }
     assert [name for name, field in names.items() if counts(field, config)] == fields.split()
@@ -216,10 +215,8 @@ def test_where_no_trial_succeeded_they_are_tried_again(config, tmp_path, monkeyp
 
 
 def test_a_space_of_which_nothing_is_read(config, tmp_path):
-    config.search.space = ("loss.lambda_user: log 0.1 1.0", "baseline.decay: range 0.5 1.0")
-    with pytest.raises(
-        UserError, match=r"lambda_user, baseline\.decay; this configuration reads no"
-    ):
+    config.search.space = ("loss.lambda_user: log 0.1 1.0", "memory.decay: range 0.5 1.0")
+    with pytest.raises(UserError, match=r"lambda_user, memory\.decay; this configuration reads no"):
         search(config, tmp_path / "search", 1)
 
 

@@ -34,7 +34,7 @@ def fixture_ran(monkeypatch):
         searched = trial.folder.parent.parent.name if trial.variant.startswith("trial") else None
         ran.append((searched, trial.config))
         # The smallest step size is best, and the largest decay; dropout does not matter.
-        value = trial.config.baseline.decay - trial.config.optimizer.learning_rate
+        value = trial.config.memory.decay - trial.config.optimizer.learning_rate
         result = {"metrics": {split: {"ndcg@10": value} for split in ("validation", "test")}}
         write_json(trial.folder / "result.json", result)
         return True
@@ -52,7 +52,7 @@ def test_each_variant_has_the_best_of_its_own_search(ran, tmp_path):
         "optimizer.learning_rate: log 1e-4 1.0",
         "loss.lambda_user: range 0.0 1.0",
         "loss.lambda_item: range 0.0 1.0",
-        "baseline.decay: range 0.1 1.0",
+        "memory.decay: range 0.1 1.0",
     )
     run_study("tiny", config, tmp_path / "study", 2, tune_trials=5)
     searched = [name for name, _ in ran if name]
@@ -68,7 +68,7 @@ def test_each_variant_has_the_best_of_its_own_search(ran, tmp_path):
     # What makes a variant what it is stays, what else is read is searched.
     assert {own.loss.lambda_item for folder, own in ran if folder == "both"} == {0.0}
     assert len({own.loss.lambda_user for folder, own in ran if folder == "both"}) == 5
-    decays = [own.baseline.decay for folder, own in ran if folder == "neighbours"]
+    decays = [own.memory.decay for folder, own in ran if folder == "neighbours"]
     last = [own for folder, own in ran if folder is None]
     # Seeds are others than the search's, whose best trial was lucky with it.
     assert {own.seed for folder, own in ran if folder} == {0}
@@ -77,7 +77,7 @@ def test_each_variant_has_the_best_of_its_own_search(ran, tmp_path):
         assert both.optimizer.learning_rate == min(rates["both"])
         assert ids.optimizer.learning_rate == min(rates["ids"]) and ids.model.streams == ("id",)
         assert popular.optimizer.learning_rate == config.optimizer.learning_rate
-        assert neighbours.baseline.decay == max(decays)
+        assert neighbours.memory.decay == max(decays)
     number = len(ran)
     run_study("tiny", config, tmp_path / "study", 2, tune_trials=5)
     assert len(ran) == number

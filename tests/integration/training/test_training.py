@@ -1,7 +1,6 @@
 """The whole way: raw files, training, checkpoint, evaluation; interruption; bad input."""
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -111,22 +110,6 @@ def test_one_stream(config, tmp_path, streams, encoder):
     assert metrics_of(tmp_path / "run")[0].keys() == {
         "step", "epoch", "train/prediction", "train/total"
     }  # fmt: skip
-
-
-def test_a_run_with_further_negatives_resumes_exactly(config, tmp_path):
-    config.loss.update(hard_negatives="embedding", num_hard_negatives=5, queue_size=12)
-    config.optimizer.ema_decay = 0.9
-    config.train.update(num_epochs=2, checkpoint_every_steps=2)
-    train(config, tmp_path / "whole")
-    config.train.num_epochs = 1
-    train(config, tmp_path / "parts")
-    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "3")  # back to the middle of the epoch
-    assert newest_step(tmp_path / "parts") == 2
-    config.train.num_epochs = 2
-    train(config, tmp_path / "parts")
-    assert_same_run(config, tmp_path / "whole", tmp_path / "parts")
-    state, _ = final_state(config, tmp_path / "parts")
-    assert np.abs(state.users.id).sum() > 0 and state.users.id.shape[0] == 12
 
 
 @pytest.mark.parametrize(

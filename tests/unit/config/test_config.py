@@ -31,7 +31,7 @@ from tssr_jax.errors import UserError
         ("model.mixing", "experts", r"model\.head is 'classes': set it to tied"),
         ("model.content_hidden", -1, "at least 0"),
         ("model.mixing", "mean", "known: gate, experts, sum, concatenation"),
-        ("baseline.kind", "random", "known: '', popularity, item_knn"),
+        ("baseline.kind", "random", "popularity, month_popularity, nearest_texts, item_knn"),
         ("search.sampler", "grid", "known: bayesian, random"),
         ("model.dropout_rate", 1.0, r"must be in \[0, 1\)"),
         ("loss.lambda_user", -0.1, "must be at least 0"),
@@ -177,23 +177,6 @@ def test_reference_settings_are_the_authors():
     assert not any(config.corrections.to_dict().values())
     assert json.dumps(config.to_dict())
     assert all(default.get_config().corrections.to_dict().values())
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"loss.hard_negatives": "some"}, "known: none, content, embedding"),
-        ({"loss.hard_negatives": "content", "model.streams": ("id",)}, "for two streams"),
-        ({"loss.hard_negatives": "content", "optimizer.lazy_rows": True}, "dense steps"),
-        ({"loss.hard_negatives": "content", "model_devices": 2}, "model_devices=2 cuts"),
-        ({"loss.queue_size": 8}, "ema_decay"),
-    ],
-)
-def test_what_does_not_go_with_further_negatives(fields, message):
-    config = default.get_config()
-    config.update_from_flattened_dict(fields)
-    with pytest.raises(UserError, match=message):
-        validate_config(config)
 
 
 @pytest.mark.parametrize("tuned", ["tuned", "tuned_long"])

@@ -1,0 +1,133 @@
+"""Which items the same users took, close in time: the collaborative memory.
+
+    c_ij = sum over users who took both of max(exp(-|t_ui - t_uj| / time_scale), floor)
+    likeness_ij = c_ij / (n_i^power n_j^(1 - power) + shrinkage)
+
+n counts users. j is the item that is recommended; power 0.5 without decay is the shrunk cosine of
+item-kNN (Sarwar et al., WWW 2001; Ferrari Dacrema et al., RecSys 2019). A user's item counts once,
+at the time when the user first took it. Everything is counted on training interactions. Memory
+holds the interactions twice (20 bytes for each) and the result.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from tssr_jax.data_pipeline.input_pipeline import users_in_chunks
+from tssr_jax.data_pipeline.store import SequenceStore
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
+from tssr_jax.data_pipeline.windows import HELD_OUT
+from tssr_jax.memory.scores import Neighbours
+
+MINUTES_PER_DAY = 1440
+
+
+class Events(NamedTuple):
+    """What users took in training, each item of a user once.
+
+    Attributes:
+      offsets: int64 [num_users + 1]; user u has the events offsets[u]:offsets[u + 1].
+      items: int32 [events].
+      minutes: int32 [events], when the user first took the item, in minutes since 1970.
+    """
+
+    offsets: np.ndarray
+    items: np.ndarray
+    minutes: np.ndarray
+
+
+def training_events(store: SequenceStore, held_out: np.ndarray | None = None) -> Events:
+    """All training interactions of a data set.
+
+    Args:
+      store: the sequences.
+      held_out: bool [num_items + 1], items that training does not see; None is none.
+    """
+    ends = store.lengths - HELD_OUT["train"]
+    longest = int(ends.max())
+    parts = []
+    for users in users_in_chunks(np.arange(ends.size), longest):
+        rows, own = store.rows(users), tf.constant(ends[users.numpy()])
+        items, minutes = rows.windows(own, longest).numpy(), rows.times(own, longest).numpy()
+        if held_out is not None:
+            items[held_out[items]] = 0
+        parts.append(_first_events(items, minutes))
+    sizes, items, minutes = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return Events(np.concatenate([[0], np.cumsum(sizes)]), items, minutes)
+
+
+def _first_events(
+    items: np.ndarray, minutes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each row's distinct items, in order of time: numbers int64 [rows], items, minutes."""
+    order = np.argsort(items, axis=1, kind="stable")
+    ordered = np.take_along_axis(items, order, axis=1)
+    first = np.diff(ordered, axis=1, prepend=0) > 0
+    kept = np.zeros_like(first)
+    np.put_along_axis(kept, order, first, axis=1)
+    return kept.sum(axis=1), items[kept], minutes[kept]
+
+
+def co_occurrence_neighbours(
+    events: Events,
+    num_items: int,
+    number: int,
+    *,
+    time_scale: float,
+    floor: float,
+    power: float,
+    shrinkage: float,
+) -> Neighbours:
+    """The neighbours of each item with the highest likeness; all pairs are counted.
+
+    Args:
+      events: the training interactions.
+      num_items: size of the catalogue.
+      number: how many neighbours are kept.
+      time_scale: days over which the weight of a pair falls to 1/e.
+      floor: the least weight of a pair; 1 ignores times.
+      power: exponent of n_i; the exponent of n_j is 1 - power.
+      shrinkage: lowers likeness that rests on few users.
+    """
+    counts = np.bincount(events.items, minlength=num_items + 1)
+    number = min(number, num_items)
+    neighbours = np.zeros((num_items + 1, number), np.int32)
+    likeness = np.zeros((num_items + 1, number), np.float32)
+    for item, pairs in _pairs(events, num_items, time_scale * MINUTES_PER_DAY, floor):
+        others = np.flatnonzero(pairs)
+        norms = counts[item] ** power * counts[others] ** (1 - power)
+        alike = pairs[others] / (norms + shrinkage)
+        best = np.argsort(-alike, kind="stable")[:number]
+        neighbours[item, : best.size] = others[best]
+        likeness[item, : best.size] = alike[best]
+    return Neighbours(neighbours, likeness)
+
+
+def _pairs(
+    events: Events, num_items: int, scale: float, floor: float
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Each item that occurs, and the weights of its pairs with all items, float64 [num_items + 1].
+
+    Args:
+      events: the training interactions.
+      num_items: size of the catalogue.
+      scale: of the decay, in minutes.
+      floor: the least weight of a pair.
+    """
+    by_item = np.argsort(events.items, kind="stable")
+    ends = np.cumsum(np.bincount(events.items, minlength=num_items + 1))
+    user_of = np.repeat(np.arange(events.offsets.size - 1), np.diff(events.offsets))
+    for item, (first, end) in enumerate(itertools.pairwise(ends), 1):
+        if first == end:
+            continue
+        own = by_item[first:end]
+        starts, stops = events.offsets[user_of[own]], events.offsets[user_of[own] + 1]
+        sizes = stops - starts
+        places = np.repeat(stops - np.cumsum(sizes), sizes) + np.arange(sizes.sum())
+        gaps = np.abs(events.minutes[places] - np.repeat(events.minutes[own], sizes))
+        weights = np.maximum(np.exp(gaps / -scale), floor)
+        pairs = np.bincount(events.items[places], weights, minlength=num_items + 1)
+        pairs[item] = 0.0
+        yield item, pairs

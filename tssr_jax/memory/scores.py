@@ -1,0 +1,79 @@
+"""Scores of all classes for a history, by the neighbours of its items.
+
+    score_j = sum over items s of the history: decay^place(s) * likeness(s, j)
+
+The newest item has place 0. Items of one time share their mean place: their order is not known.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tssr_jax.parallel.catalogue import Catalogue
+
+
+class Neighbours(NamedTuple):
+    """For each class, the classes like it.
+
+    Attributes:
+      classes: int32 [num_items + 1, number].
+      likeness: float32 [num_items + 1, number], at least 0; 0 where there are fewer.
+    """
+
+    classes: np.ndarray
+    likeness: np.ndarray
+
+
+def joined(first: Neighbours, second: Neighbours, weight: float) -> Neighbours:
+    """Both: the likeness of two classes is that of `first` plus `weight` times that of `second`."""
+    likeness = np.concatenate([first.likeness, np.float32(weight) * second.likeness], axis=1)
+    return Neighbours(np.concatenate([first.classes, second.classes], axis=1), likeness)
+
+
+def places(times: jax.Array) -> jax.Array:
+    """Places of a history's items, float32 [batch, length].
+
+    Args:
+      times: int [batch, length], oldest first, padded on the left.
+    """
+    length = times.shape[1]
+    here = jnp.arange(length)
+    other = times[:, 1:] != times[:, :-1]
+    ends = jnp.ones_like(times[:, :1], bool)
+    first = jax.lax.cummax(jnp.where(jnp.c_[ends, other], here, 0), axis=1)
+    last = jax.lax.cummin(jnp.where(jnp.c_[other, ends], here, length), axis=1, reverse=True)
+    return length - 1 - (first + last) / 2
+
+
+def history_weights(items: jax.Array, times: jax.Array, decay: float) -> jax.Array:
+    """`decay^place` of each item, 0 on padding: float32 [batch, length].
+
+    Args:
+      items: int [batch, length], oldest first, 0 is padding on the left.
+      times: int [batch, length], 0 on padding.
+      decay: weight of an item relative to an item one place newer.
+    """
+    # Padding has a time of its own, whatever the times of the items.
+    times = jnp.where(items > 0, times, jnp.iinfo(jnp.int32).min)
+    return jnp.where(items > 0, decay ** places(times), 0.0)
+
+
+def neighbour_scores(
+    neighbours: Neighbours, items: jax.Array, weights: jax.Array, catalogue: Catalogue
+) -> jax.Array:
+    """Weighted sums of the likeness of a history's items to each class.
+
+    Args:
+      neighbours: of all classes.
+      items: int [batch, length].
+      weights: float32 [batch, length], of the items.
+      catalogue: how the classes lie on the devices.
+
+    Returns:
+      float32 [batch, shard_classes].
+    """
+    shares = weights[..., None] * neighbours.likeness[items]
+    flat = (items.shape[0], -1)
+    return catalogue.scattered(neighbours.classes[items].reshape(flat), shares.reshape(flat))

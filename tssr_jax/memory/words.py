@@ -1,0 +1,77 @@
+"""Which items have the same words in their texts: the semantic memory.
+
+    likeness_ij = cosine(v_i, v_j)^0.7
+
+v are TF-IDF vectors over words and pairs of neighbouring words (Salton and Buckley, 1988). It needs
+no interactions, and so covers items that nobody took yet.
+"""
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import scipy.sparse
+
+from tssr_jax.memory.scores import Neighbours
+
+_WORD = re.compile(r"\w+")
+# A term that a single text has makes no two texts alike.
+_LEAST_TEXTS = 2
+# Below 1: many items of a history that are a little like a class outweigh one that is very like it.
+_POWER = 0.7
+_ITEMS_AT_A_TIME = 512
+
+
+def word_neighbours(texts: Sequence[str], number: int) -> Neighbours:
+    """The texts that are most like each text.
+
+    Args:
+      texts: text of item i at index i - 1; an item without words has no neighbours.
+      number: how many neighbours are kept.
+    """
+    vectors = _vectors(texts)
+    others = vectors.T.tocsr()
+    number = min(number, len(texts))
+    neighbours = np.zeros((len(texts) + 1, number), np.int32)
+    likeness = np.zeros((len(texts) + 1, number), np.float32)
+    for start in range(0, len(texts), _ITEMS_AT_A_TIME):
+        alike = (vectors[start : start + _ITEMS_AT_A_TIME] @ others).tocsr()
+        for text, (first, end) in enumerate(itertools.pairwise(alike.indptr), start):
+            found, cosines = alike.indices[first:end], alike.data[first:end]
+            best = np.lexsort((found, -cosines))
+            best = best[found[best] != text][:number]
+            neighbours[text + 1, : best.size] = found[best] + 1
+            likeness[text + 1, : best.size] = cosines[best] ** _POWER
+    return Neighbours(neighbours, likeness)
+
+
+def _vectors(texts: Sequence[str]) -> scipy.sparse.csr_array:
+    """TF-IDF vectors of norm 1, float32 [texts, terms]; zeros for a text without shared terms."""
+    numbers: dict[str, int] = {}
+    terms, counts, ends = list[int](), list[int](), [0]
+    for text in texts:
+        for term, count in Counter(_terms(text)).items():
+            terms.append(numbers.setdefault(term, len(numbers)))
+            counts.append(count)
+        ends.append(len(terms))
+    columns = np.array(terms, np.int64)
+    texts_with = np.bincount(columns, minlength=len(numbers))
+    rarity = np.log((1 + len(texts)) / (1 + texts_with)) + 1.0
+    rarity[texts_with < _LEAST_TEXTS] = 0.0
+    weights = np.array(counts) * rarity[columns]
+    squares = np.add.reduceat(np.append(weights, 0.0) ** 2, ends[:-1]) * (np.diff(ends) > 0)
+    norms = np.sqrt(np.where(squares > 0, squares, 1.0))
+    weights = (weights / np.repeat(norms, np.diff(ends))).astype(np.float32)
+    shape = (len(texts), max(1, len(numbers)))
+    vectors = scipy.sparse.csr_array((weights, columns, np.array(ends)), shape)
+    vectors.eliminate_zeros()
+    return vectors
+
+
+def _terms(text: str) -> Iterator[str]:
+    """Words, and pairs of neighbouring words."""
+    words = _WORD.findall(text.lower())
+    yield from words
+    yield from (f"{first} {second}" for first, second in itertools.pairwise(words))
