@@ -35,5 +35,5 @@ def get_config(base: str = "ml100k") -> ml_collections.ConfigDict:
     config.train.batch_size = 128
     config.train.windows = "last"
     config.train.packing = False
-    config.train.reorder_rate = 0.0
+    config.train.time_noise = ()
     return config

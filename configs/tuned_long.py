@@ -27,5 +27,5 @@ def get_config(base: str = "ml1m") -> ml_collections.ConfigDict:
     config.train.windows = "strided"
     config.train.window_stride = 50
     config.train.batch_size = 32
-    config.train.reorder_rate = 0.0
+    config.train.time_noise = ()
     return config

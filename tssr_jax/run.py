@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from etils import epath
@@ -23,8 +24,12 @@ from tssr_jax.data_pipeline.counts import training_counts
 from tssr_jax.data_pipeline.input_pipeline import NOTHING_TO_TRAIN_ON
 from tssr_jax.data_pipeline.prepare import PreparedData, prepare
 from tssr_jax.data_pipeline.store import SequenceStore, open_store
+from tssr_jax.data_pipeline.windows import held_out_items
 from tssr_jax.errors import UserError
 from tssr_jax.losses.drawn_items import cumulative_chances
+from tssr_jax.memory.co_occurrence import Events, training_events
+from tssr_jax.memory.scores import Memories, Neighbours
+from tssr_jax.memory.tables import co_occurrence_table, scaled, word_table
 from tssr_jax.models.content import Content, DistinctFeatures
 from tssr_jax.models.init import init_params, make_model
 from tssr_jax.models.tssr import TSSR
@@ -127,9 +132,35 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
         own = known.copy()
         own[0] = not config.corrections.exclude_padding_class  # where it competes it is trained
         content = dataclasses.replace(content, known=devices.place(np.pad(own, fill[0]), CLASSES))
+    if tuple(config.model.memory):
+        memories = devices.place(_memories(config, data, sequences))
+        content = dataclasses.replace(content, memories=memories)
     key = "-".join(keys[name] for name in sorted(keys))
     model = make_model(config, catalogue, devices.rows_axis)
     return Run(config, data, sequences, content, key, encoders, known, devices, model)
+
+
+def _memories(
+    config: ml_collections.ConfigDict, data: PreparedData, sequences: SequenceStore
+) -> Memories:
+    """The tables that the model reads, with a mean highest likeness of 1."""
+    tables = {}
+    for name in config.model.memory:
+        if name == "words":
+            table = word_table(data.texts, config.memory, config.data.cache_dir)
+        else:
+            table = co_occurrences(config, data, sequences)[1]
+        tables[name] = scaled(table)
+    return Memories(tables, jnp.float32(config.memory.decay))
+
+
+def co_occurrences(
+    config: ml_collections.ConfigDict, data: PreparedData, sequences: SequenceStore
+) -> tuple[Events, Neighbours]:
+    """The training interactions, and each item's neighbours by co-occurrence."""
+    events = training_events(sequences, held_out_items(config, data.num_items))
+    settings, cache_dir = config.memory, config.data.cache_dir
+    return events, co_occurrence_table(events, data.num_items, settings, cache_dir)
 
 
 def _chances(counts: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:

@@ -76,7 +76,7 @@ def tiny_config(folder: Path) -> ml_collections.ConfigDict:
     config.num_devices = 1
     config.optimizer.learning_rate = 1e-2
     config.optimizer.ema_decay = 0.0
-    config.train.update(batch_size=16, num_epochs=3, reorder_rate=0.0)
+    config.train.update(batch_size=16, num_epochs=3, time_noise=())
     # Without the metrics of whole lists, which compile for two seconds in every run.
     config.evaluate.update(batch_size=32, list_length=0)
     return config

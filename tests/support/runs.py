@@ -76,7 +76,7 @@ def command(config, workdir, *flags):
               "optimizer": ("learning_rate", "ema_decay"),
               "train": (
                   "batch_size", "num_epochs", "epochs_per_evaluation", "checkpoint_every_steps",
-                  "early_stopping_patience", "log_every_steps", "reorder_rate",
+                  "early_stopping_patience", "log_every_steps", "time_noise",
               ),
               "evaluate": ("batch_size", "list_length"),
           }.items() for name in names),

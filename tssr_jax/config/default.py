@@ -180,6 +180,9 @@ def _model() -> ml_collections.ConfigDict:
     # Width of a hidden layer between content features and the vectors that the streams read; 0 is
     # the one linear layer of the paper.
     model.content_hidden = 0
+    # Memories that a gate adds to the scores: "co_occurrence", which items users took together, and
+    # "words", whose texts are alike; section `memory` has their settings.
+    model.memory = ()
     # Output weights of an item: "classes", learnt weights (as in the paper); "content", learnt
     # weights plus a projection of the item's content; "tied", the sum of the item's input vectors
     # in the streams. With "content" and "tied", items that no training window contains are ranked
@@ -283,9 +286,10 @@ def _train() -> ml_collections.ConfigDict:
     # do not differ (dropout masks do). Needs the corrections valid_positions_only and
     # pool_valid_positions.
     train.packing = False
-    # Probability that a window's items are shuffled before a step. Reduces overfitting to short,
-    # sparse histories, whose order carries little information.
-    train.reorder_rate = 0.0
+    # Days: a window's items are put in the order of their times plus noise of one of these scales,
+    # drawn for each window; 0 shuffles items of one minute, 1e6 all items. Reduces overfitting to
+    # short, sparse histories, whose order carries little information. () keeps the order.
+    train.time_noise = ()
     # Epochs between two validations (and two checkpoints).
     train.epochs_per_evaluation = 1
     # Stop after this many validations without a better NDCG@10; 0 never stops early.

@@ -53,6 +53,8 @@ _REMOVED = {
     "optimizer.b2": 0.999,
     "optimizer.eps": 1e-8,
 }
+# Older runs reordered a share of the windows: the `train.time_noise` that comes next to it.
+_TIME_NOISE_OF_RATE = {0.0: (), 0.5: (0.0, 1e6), 1.0: (1e6,)}
 # Fields that older runs have and that did nothing without a value of another field.
 _REMOVED_WITHOUT_EFFECT = (
     "baseline.decay",
@@ -127,6 +129,14 @@ def _without_removed(fields: dict[str, Any], path: epath.Path) -> dict[str, Any]
             f"{path} is of an item-kNN without times and words, which this version no longer has "
             "(CHANGELOG.md, Changed): evaluate the baseline again, in another --workdir."
         )
+    if "train.reorder_rate" in fields:
+        rate = fields.pop("train.reorder_rate")
+        if rate not in _TIME_NOISE_OF_RATE:
+            raise UserError(
+                f"{path} has train.reorder_rate={rate}, which this version no longer has "
+                "(CHANGELOG.md, Changed): use the version that trained the run."
+            )
+        fields["train.time_noise"] = _TIME_NOISE_OF_RATE[rate]
     gone = {*_REMOVED, *_REMOVED_WITHOUT_EFFECT}
     return {name: value for name, value in fields.items() if name not in gone}
 

@@ -1,9 +1,12 @@
 """Checks the values of a configuration, alone and in combination."""
 
+import math
+
 import ml_collections
 
 from tssr_jax.config.choices import (
     CHOICES,
+    MEMORIES,
     MODALITIES,
     STREAM_SETS,
     TRAINED_FIELDS,
@@ -120,6 +123,11 @@ def _validate_content(config: ml_collections.ConfigDict) -> None:
         _validate_content_head(config)
     for name in modalities:
         field = TRAINED_FIELDS[name]
+        if content[name][field] and tuple(config.model.memory):
+            raise UserError(
+                f"--config.content.{name}.{field} is {content[name][field]}: memories go with "
+                "frozen encoders only; set it to 0, or --config.model.memory=()."
+            )
         if content[name][field] and config.model_devices > 1:
             raise UserError(
                 f"--config.content.{name}.{field} is {content[name][field]}: an encoder that is "
@@ -183,6 +191,11 @@ def _validate_model(model: ml_collections.ConfigDict) -> None:
         raise UserError(f"--config.model.streams is {streams}; it must be {known}.")
     if model.mixing == "experts" and len(streams) == 2:
         _validate_experts(model)
+    memory = tuple(model.memory)
+    if set(memory) - {*MEMORIES} or len(set(memory)) < len(memory):
+        raise UserError(
+            f"--config.model.memory is {memory}; it may have {' and '.join(map(repr, MEMORIES))}."
+        )
     if model.encoder == "gru" and (len(streams) > 1 or not model.num_unimodal_layers):
         raise UserError(
             "--config.model.encoder=gru encodes a single stream by at least one layer: set "
@@ -200,9 +213,10 @@ def _validate_experts(model: ml_collections.ConfigDict) -> None:
 
 def _validate_windows(config: ml_collections.ConfigDict) -> None:
     train, corrections = config.train, config.corrections
-    if not 0 <= train.reorder_rate <= 1:
+    if any(not 0 <= scale < math.inf for scale in train.time_noise):
         raise UserError(
-            f"--config.train.reorder_rate is {train.reorder_rate}; it must be in [0, 1]."
+            f"--config.train.time_noise is {tuple(train.time_noise)}; it has days, which are at "
+            "least 0."
         )
     if train.windows == "strided" and train.window_stride > config.model.max_length:
         raise UserError(

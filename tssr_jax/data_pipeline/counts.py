@@ -3,10 +3,11 @@
 import ml_collections
 import numpy as np
 
-from tssr_jax.data_pipeline.input_pipeline import held_out_items, users_in_chunks
+from tssr_jax.data_pipeline.gate_rows import trained_lengths
+from tssr_jax.data_pipeline.input_pipeline import users_in_chunks
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
-from tssr_jax.data_pipeline.windows import HELD_OUT, EvalSplit, without_items
+from tssr_jax.data_pipeline.windows import HELD_OUT, EvalSplit, held_out_items, without_items
 
 
 def training_counts(
@@ -16,7 +17,7 @@ def training_counts(
 
     Windows of a user overlap; each position of a sequence that is in any window counts once.
     """
-    ends = store.lengths - HELD_OUT["train"]
+    ends = trained_lengths(store.lengths, config)
     longest = int(ends.max())
     if config.train.windows == "last":
         longest = min(longest, config.model.max_length + 1)

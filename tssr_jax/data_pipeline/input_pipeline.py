@@ -11,12 +11,13 @@ reordered windows is keyed by (seed, step). Leave-one-out
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import ml_collections
 import numpy as np
 
+from tssr_jax.data_pipeline.gate_rows import trained_lengths
 from tssr_jax.data_pipeline.packing import pack_tensors
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
@@ -25,6 +26,8 @@ from tssr_jax.errors import UserError
 
 Batch = dict[str, Any]
 _ITEMS_AT_A_TIME = 2**18
+# Rows of a step that the gate of a model with memories learns from.
+GATE_ROWS = 16
 # Two held-out items, one item to predict, and one to predict it from.
 NOTHING_TO_TRAIN_ON = (
     "No user has the 4 interactions that a training window needs (train.held_out_items left out)."
@@ -65,12 +68,15 @@ class TrainBatches:
       seed: together with the epoch it determines the permutation of the windows.
       windows: kind of the windows, see `TrainWindows`.
       window_stride: items between the ends of two "strided" windows.
-      reorder_rate: probability that the items of a window, the last target included, are put in
-        a random order ("item reorder" of CL4SRec, arXiv 2010.14395, over the whole window).
+      time_noise: days; if there are any, a window's items, the last target included, are ordered by
+        their times plus noise of one of these scales (see `windows.reorder`).
       packing: add the packed form of the windows.
       encoders: trainable content encoders, by modality: add their inputs for the distinct items of
         the global batch. (Each process then reads all rows.)
       held_out: bool [num_classes], items that are left out of all windows.
+      trained: int64 [num_users], how many items of each user windows may have; by default all but
+        those that are held out for evaluation.
+      gate: arrays [gate users, ...]; each step gets the next `GATE_ROWS` rows of them.
       cut: the part of a batch that this process reads; by default all.
     """
 
@@ -83,18 +89,23 @@ class TrainBatches:
         seed: int,
         windows: str = "last",
         window_stride: int = 1,
-        reorder_rate: float = 0.0,
+        time_noise: Sequence[float] = (),
         packing: bool = False,
         encoders: Mapping[str, DistinctReader] | None = None,
         held_out: np.ndarray | None = None,
+        trained: np.ndarray | None = None,
+        gate: Mapping[str, np.ndarray] | None = None,
         cut: Cut | None = None,
     ):
         self._store = store
-        self._windows = TrainWindows(store.lengths, windows, max_length, window_stride)
+        if trained is None:
+            trained = store.lengths - HELD_OUT["train"]
+        self._windows = TrainWindows(trained, windows, max_length, window_stride)
+        self._gate = gate
         self._batch_size = batch_size
         self._max_length = max_length
         self._seed = seed
-        self._reorder_rate = reorder_rate
+        self._time_noise = tuple(time_noise)
         self._packing = packing
         self._encoders = encoders or {}
         self._held_out = held_out
@@ -143,9 +154,9 @@ class TrainBatches:
             windows, times = without_items(windows, self._held_out, times)
             sizes = tf.math.count_nonzero(windows, axis=1)
             row_mask &= sizes > 0
-        if self._reorder_rate:
+        if self._time_noise:
             draws = self._draws(step)[read]
-            windows, times = reorder(windows, times, self._reorder_rate, draws)
+            windows, times = reorder(windows, times, self._time_noise, draws)
         batch = {"row_mask": row_mask[own]}
         devices = self._cut.num_devices
         if self._encoders:
@@ -162,7 +173,19 @@ class TrainBatches:
         if self._packing:
             first = self._rows.start * devices // self._cut.num_rows
             batch["packed"] = pack_tensors(inputs, tf.maximum(sizes - 1, 0), devices, first)
+        if self._gate is not None:
+            batch["gate"] = self._gate_rows(step)
         return batch
+
+    def _gate_rows(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
+        """This process's share of the step's rows of `gate`, each a cycle through them."""
+        assert self._gate is not None
+        devices = self._cut.num_devices
+        rows = -(-GATE_ROWS // devices) * devices
+        first, end = (n * rows // self._cut.num_rows for n in (self._rows.start, self._rows.stop))
+        number = len(next(iter(self._gate.values())))
+        place = (step * rows + tf.range(first, end, dtype=tf.int64)) % number
+        return {name: tf.gather(values, place) for name, values in self._gate.items()}
 
     def _draws(self, step: tf.Tensor) -> tf.Tensor:
         """L + 2 uniform numbers for each row, which do not depend on the number of empty rows."""
@@ -171,12 +194,13 @@ class TrainBatches:
         return tf.pad(draws, [[0, self._cut.num_rows - self._batch_size], [0, 0]])
 
 
-def make_train_batches(
+def make_train_batches(  # noqa: PLR0917
     store: SequenceStore,
     config: ml_collections.ConfigDict,
     cut: Cut | None = None,
     encoders: Mapping[str, DistinctReader] | None = None,
     held_out: np.ndarray | None = None,
+    gate: Mapping[str, np.ndarray] | None = None,
 ) -> TrainBatches:
     """The training batches that the config asks for.
 
@@ -186,6 +210,7 @@ def make_train_batches(
       cut: the part of a batch that this process reads; by default all.
       encoders: trainable content encoders, by modality.
       held_out: bool [num_classes], items that are left out of all windows.
+      gate: rows for the gate of a model with memories, see `TrainBatches`.
     """
     train = config.train
     return TrainBatches(
@@ -195,10 +220,12 @@ def make_train_batches(
         seed=config.seed,
         windows=train.windows,
         window_stride=train.window_stride,
-        reorder_rate=train.reorder_rate,
+        time_noise=train.time_noise,
         packing=train.packing,
         encoders=encoders,
         held_out=held_out,
+        trained=trained_lengths(store.lengths, config),
+        gate=gate,
         cut=cut,
     )
 
@@ -281,15 +308,6 @@ class EvalBatches:
             "excluded": excluded_classes(rows.windows(ends, self._seen), answers, with_padding),
             "row_mask": position < self.num_users,
         }
-
-
-def held_out_items(config: ml_collections.ConfigDict, num_items: int) -> np.ndarray | None:
-    """Bool [num_classes]: the share `train.held_out_items` of the items, drawn by the seed."""
-    share = config.train.held_out_items
-    if not share:
-        return None
-    draws = np.random.default_rng([config.seed, num_items]).random(num_items + 1)
-    return (draws < share) & (np.arange(num_items + 1) > 0)
 
 
 def users_in_chunks(users: np.ndarray, length: int = 1) -> Iterator[tf.Tensor]:

@@ -1,7 +1,9 @@
 """Training windows: which there are, without held-out items, in another order."""
 
+from collections.abc import Sequence
 from typing import Literal
 
+import ml_collections
 import numpy as np
 
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
@@ -9,6 +11,9 @@ from tssr_jax.data_pipeline.tensorflow_cpu import tf
 EvalSplit = Literal["validation", "test"]
 # Items at the end of a sequence that a split must not see as input.
 HELD_OUT = {"train": 2, "validation": 2, "test": 1}
+MINUTES_PER_DAY = 1440
+# A noise, in minutes, that reorders items of one minute and hardly any others.
+_WITHIN_A_MINUTE = 0.01
 
 
 class TrainWindows:
@@ -17,15 +22,14 @@ class TrainWindows:
     A window has at least two items, and at most max_length + 1: the last one is only a target.
 
     Args:
-      lengths: int64 [num_users], lengths of whole sequences.
+      trained: int64 [num_users], how many items of each user windows may have.
       kind: "last", the newest window of each user; "strided", windows whose ends are `stride`
         items apart, until all items are in one.
       max_length: L, the most inputs of a window.
       stride: items between the ends of two "strided" windows; at most L.
     """
 
-    def __init__(self, lengths: np.ndarray, kind: str, max_length: int, stride: int):
-        trained = lengths - HELD_OUT["train"]
+    def __init__(self, trained: np.ndarray, kind: str, max_length: int, stride: int):
         users = np.flatnonzero(trained >= 2)
         trained = trained[users]
         numbers = np.ones(users.size, np.int64)
@@ -43,6 +47,15 @@ class TrainWindows:
         place = tf.searchsorted(self._firsts, windows, side="right", out_type=tf.int64) - 1
         back = (windows - tf.gather(self._firsts, place)) * self._stride
         return tf.gather(self._users, place), tf.gather(self._trained, place) - back
+
+
+def held_out_items(config: ml_collections.ConfigDict, num_items: int) -> np.ndarray | None:
+    """Bool [num_classes]: the share `train.held_out_items` of the items, drawn by the seed."""
+    share = config.train.held_out_items
+    if not share:
+        return None
+    draws = np.random.default_rng([config.seed, num_items]).random(num_items + 1)
+    return (draws < share) & (np.arange(num_items + 1) > 0)
 
 
 def without_items(
@@ -65,14 +78,24 @@ def without_items(
 
 
 def reorder(
-    windows: tf.Tensor, times: tf.Tensor, rate: float, draws: tf.Tensor
+    windows: tf.Tensor, times: tf.Tensor, scales: Sequence[float], draws: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Puts the items of a share of the rows in a random order; padding stays on the left.
+    """Puts the items of each row in the order of their time plus noise; padding stays on the left.
 
-    A row's first draw decides whether it is reordered, the others order its columns.
+    Items of one minute are in a random order with any scale.
+
+    Args:
+      windows: int32 [rows, length], left padded.
+      times: int32 [rows, length], minutes.
+      scales: days; each row has one of them, drawn uniformly. The noise is logistic, with a
+        standard deviation of one scale; a scale of 1e6 makes the order random.
+      draws: uniform numbers in [0, 1), [rows, 1 + length]; the first one chooses the scale.
     """
-    places = tf.linspace(0.0, 1.0, windows.shape[1])
-    keys = tf.where(draws[:, :1] < rate, draws[:, 1:], places)
-    keys = tf.where(windows > 0, keys, -1.0)
-    order = tf.argsort(keys, stable=True)
+    chosen = tf.cast(draws[:, :1] * len(scales), tf.int32)
+    minutes = tf.maximum(np.array(scales, np.float64) * MINUTES_PER_DAY, _WITHIN_A_MINUTE)
+    scale = tf.gather(minutes, chosen)
+    uniform = tf.clip_by_value(tf.cast(draws[:, 1:], tf.float64), 1e-7, 1 - 1e-7)
+    noise = tf.math.log(uniform / (1 - uniform)) * (np.sqrt(3.0) / np.pi)
+    noisy = tf.cast(times, tf.float64) + scale * noise
+    order = tf.argsort(tf.where(windows > 0, noisy, -np.inf), axis=1, stable=True)
     return tf.gather(windows, order, batch_dims=1), tf.gather(times, order, batch_dims=1)

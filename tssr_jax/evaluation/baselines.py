@@ -18,18 +18,17 @@ import ml_collections
 import numpy as np
 
 from tssr_jax.data_pipeline.counts import training_counts
-from tssr_jax.data_pipeline.input_pipeline import NOTHING_TO_TRAIN_ON, held_out_items
+from tssr_jax.data_pipeline.input_pipeline import NOTHING_TO_TRAIN_ON
+from tssr_jax.data_pipeline.windows import MINUTES_PER_DAY, held_out_items
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.ranking import Scorer
 from tssr_jax.evaluation.top_k import popularity_scorer
 from tssr_jax.memory.co_occurrence import (
-    MINUTES_PER_DAY,
     Events,
-    co_occurrence_neighbours,
     training_events,
 )
 from tssr_jax.memory.scores import Neighbours, history_weights, joined, neighbour_scores
-from tssr_jax.memory.words import word_neighbours
+from tssr_jax.memory.tables import co_occurrence_table, word_table
 from tssr_jax.parallel.catalogue import Catalogue
 from tssr_jax.run import Run
 
@@ -58,19 +57,18 @@ def learn_baseline(run: Run, kind: str) -> tuple[Any, Scorer]:
     settings = config.memory
     params: dict[str, Any] = {"popularity": share}
     if kind == "nearest_texts":
-        neighbours = word_neighbours(run.data.texts, settings.neighbours)
-        params["neighbours"] = neighbours
+        params["neighbours"] = word_table(run.data.texts, settings, config.data.cache_dir)
         return params, neighbour_scorer(run.model.classes, settings.decay)
     events = training_events(run.sequences, held_out_items(config, num_items))
     if kind == "month_popularity":
         params["months"], params["first"] = monthly_counts(events, num_items)
         return params, month_popularity_scorer()
-    params["neighbours"] = item_neighbours(events, run.data.texts, settings)
+    params["neighbours"] = item_neighbours(events, run.data.texts, settings, config.data.cache_dir)
     return params, neighbour_scorer(run.model.classes, settings.decay)
 
 
 def item_neighbours(
-    events: Events, texts: list[str], settings: ml_collections.ConfigDict
+    events: Events, texts: list[str], settings: ml_collections.ConfigDict, cache_dir: str
 ) -> Neighbours:
     """Neighbours by co-occurrence and by words.
 
@@ -78,19 +76,12 @@ def item_neighbours(
       events: training interactions.
       texts: text of item i at index i - 1.
       settings: section `memory` of the configuration.
+      cache_dir: of prepared data.
     """
-    taken = co_occurrence_neighbours(
-        events,
-        len(texts),
-        settings.neighbours,
-        time_scale=settings.time_scale,
-        floor=settings.floor,
-        power=settings.power,
-        shrinkage=settings.shrinkage,
-    )
+    taken = co_occurrence_table(events, len(texts), settings, cache_dir)
     if not settings.words:
         return taken
-    return joined(taken, word_neighbours(texts, settings.neighbours), settings.words)
+    return joined(taken, word_table(texts, settings, cache_dir), settings.words)
 
 
 def neighbour_scorer(catalogue: Catalogue, decay: float) -> Scorer:

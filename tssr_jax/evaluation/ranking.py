@@ -12,6 +12,7 @@ from tssr_jax.content.trained import TrainedEncoder, parameters_name, scatter
 from tssr_jax.evaluation.metrics import competitors_above
 from tssr_jax.models.apply import encode, head_weights, score
 from tssr_jax.models.content import CONTENT_LAYOUT, Content, Features
+from tssr_jax.models.recall import Recalled, recall, with_memories
 from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel import collectives
 from tssr_jax.parallel.devices import ROWS, WHOLE
@@ -77,14 +78,21 @@ def seen_items(item_sequence: jax.Array, answers: jax.Array | None = None) -> ja
 
 
 def model_scorer(model: TSSR) -> Scorer:
-    """Scores by the newest position's state and the model's head."""
+    """Scores by the newest position's state and the model's head, and by its memories."""
 
     def scorer(
         params: Any, batch: Mapping[str, Any], content: Content
-    ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    ) -> tuple[Any, Callable[[Any], jax.Array]]:
         outputs = encode(model, params, batch["item_sequence"], content, last_only=True)
         weights = head_weights(model, params, content)
-        return outputs.fused[:, -1], lambda states: weights.score(states, model.compute_dtype)
+        recalled = recall(model, params, batch, content.memories)
+
+        def score_rows(states: tuple[jax.Array, Recalled | None]) -> jax.Array:
+            fused, recalled = states
+            neural = weights.score(fused, model.compute_dtype)
+            return with_memories(model, neural, recalled, content.memories)
+
+        return (outputs.fused[:, -1], recalled), score_rows
 
     return scorer
 

@@ -23,6 +23,8 @@ from tssr_jax.parallel.catalogue import Catalogue
 from tssr_jax.parallel.collectives import Axis
 
 PREDICTION = "prediction"
+# The loss of the gate of a model with memories, see `training.gate`.
+MEMORY = "memory"
 # The next-item loss of each expert, where `model.mixing` is "experts"; the gate's is PREDICTION.
 EXPERT_TERMS = {"id": "prediction_id", "content": "prediction_content", "joint": PREDICTION}
 USER_TERMS = ("user_text2id", "user_id2text")
@@ -136,9 +138,11 @@ def tssr_loss(  # noqa: PLR0917
     return total_loss(terms, weights), {name: term.mean() for name, term in terms.items()}
 
 
-def term_weights(streams: Sequence[str], mixing: str, config: LossConfig) -> dict[str, float]:
+def term_weights(
+    streams: Sequence[str], mixing: str, config: LossConfig, memory: Sequence[str] = ()
+) -> dict[str, float]:
     """The factor of each term of the total; terms that are switched off are left out."""
-    weights = {PREDICTION: 1.0}
+    weights = {PREDICTION: 1.0, MEMORY: float(len(memory) > 0)}
     if len(streams) == 2:
         if mixing == "experts":
             weights |= dict.fromkeys(EXPERT_TERMS.values(), 1.0)

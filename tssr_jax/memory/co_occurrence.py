@@ -13,15 +13,14 @@ import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import ml_collections
 import numpy as np
 
 from tssr_jax.data_pipeline.input_pipeline import users_in_chunks
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
-from tssr_jax.data_pipeline.windows import HELD_OUT
+from tssr_jax.data_pipeline.windows import HELD_OUT, MINUTES_PER_DAY
 from tssr_jax.memory.scores import Neighbours
-
-MINUTES_PER_DAY = 1440
 
 
 class Events(NamedTuple):
@@ -70,15 +69,37 @@ def _first_events(
     return kept.sum(axis=1), items[kept], minutes[kept]
 
 
+class Counting(NamedTuple):
+    """How pairs are counted, see the module's docstring.
+
+    Attributes:
+      time_scale: days over which the weight of a pair falls to 1/e.
+      floor: the least weight of a pair; 1 ignores times.
+      power: exponent of n_i; the exponent of n_j is 1 - power.
+      shrinkage: lowers likeness that rests on few users.
+    """
+
+    time_scale: float
+    floor: float
+    power: float
+    shrinkage: float
+
+    @classmethod
+    def from_config(cls, settings: ml_collections.ConfigDict) -> "Counting":
+        """That of section `memory` of a configuration."""
+        return cls(*(settings[name] for name in cls._fields))
+
+    def pair_weights(self, gaps: np.ndarray) -> np.ndarray:
+        """Weights of pairs of items that a user took so many minutes apart."""
+        return np.maximum(np.exp(gaps / (-self.time_scale * MINUTES_PER_DAY)), self.floor)
+
+    def denominators(self, counts: np.ndarray, recommended: np.ndarray) -> np.ndarray:
+        """What `c_ij` is divided by, from `n_i` and `n_j`."""
+        return counts**self.power * recommended ** (1 - self.power) + self.shrinkage
+
+
 def co_occurrence_neighbours(
-    events: Events,
-    num_items: int,
-    number: int,
-    *,
-    time_scale: float,
-    floor: float,
-    power: float,
-    shrinkage: float,
+    events: Events, num_items: int, number: int, counting: Counting
 ) -> Neighbours:
     """The neighbours of each item with the highest likeness; all pairs are counted.
 
@@ -86,36 +107,23 @@ def co_occurrence_neighbours(
       events: the training interactions.
       num_items: size of the catalogue.
       number: how many neighbours are kept.
-      time_scale: days over which the weight of a pair falls to 1/e.
-      floor: the least weight of a pair; 1 ignores times.
-      power: exponent of n_i; the exponent of n_j is 1 - power.
-      shrinkage: lowers likeness that rests on few users.
+      counting: how pairs are counted.
     """
     counts = np.bincount(events.items, minlength=num_items + 1)
     number = min(number, num_items)
     neighbours = np.zeros((num_items + 1, number), np.int32)
     likeness = np.zeros((num_items + 1, number), np.float32)
-    for item, pairs in _pairs(events, num_items, time_scale * MINUTES_PER_DAY, floor):
+    for item, pairs in _pairs(events, num_items, counting):
         others = np.flatnonzero(pairs)
-        norms = counts[item] ** power * counts[others] ** (1 - power)
-        alike = pairs[others] / (norms + shrinkage)
+        alike = pairs[others] / counting.denominators(counts[item], counts[others])
         best = np.argsort(-alike, kind="stable")[:number]
         neighbours[item, : best.size] = others[best]
         likeness[item, : best.size] = alike[best]
     return Neighbours(neighbours, likeness)
 
 
-def _pairs(
-    events: Events, num_items: int, scale: float, floor: float
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Each item that occurs, and the weights of its pairs with all items, float64 [num_items + 1].
-
-    Args:
-      events: the training interactions.
-      num_items: size of the catalogue.
-      scale: of the decay, in minutes.
-      floor: the least weight of a pair.
-    """
+def _pairs(events: Events, num_items: int, counting: Counting) -> Iterator[tuple[int, np.ndarray]]:
+    """Each item that occurs, and its `c_ij` with all items, float64 [num_items + 1]."""
     by_item = np.argsort(events.items, kind="stable")
     ends = np.cumsum(np.bincount(events.items, minlength=num_items + 1))
     user_of = np.repeat(np.arange(events.offsets.size - 1), np.diff(events.offsets))
@@ -127,7 +135,7 @@ def _pairs(
         sizes = stops - starts
         places = np.repeat(stops - np.cumsum(sizes), sizes) + np.arange(sizes.sum())
         gaps = np.abs(events.minutes[places] - np.repeat(events.minutes[own], sizes))
-        weights = np.maximum(np.exp(gaps / -scale), floor)
+        weights = counting.pair_weights(gaps)
         pairs = np.bincount(events.items[places], weights, minlength=num_items + 1)
         pairs[item] = 0.0
         yield item, pairs

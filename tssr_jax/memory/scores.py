@@ -5,6 +5,7 @@
 The newest item has place 0. Items of one time share their mean place: their order is not known.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -24,6 +25,18 @@ class Neighbours(NamedTuple):
 
     classes: np.ndarray
     likeness: np.ndarray
+
+
+class Memories(NamedTuple):
+    """What a model with memories reads.
+
+    Attributes:
+      tables: by name of the memory.
+      decay: weight of an item of the history relative to an item one place newer, a scalar.
+    """
+
+    tables: Mapping[str, Neighbours]
+    decay: jax.Array
 
 
 def joined(first: Neighbours, second: Neighbours, weight: float) -> Neighbours:
@@ -47,7 +60,7 @@ def places(times: jax.Array) -> jax.Array:
     return length - 1 - (first + last) / 2
 
 
-def history_weights(items: jax.Array, times: jax.Array, decay: float) -> jax.Array:
+def history_weights(items: jax.Array, times: jax.Array, decay: float | jax.Array) -> jax.Array:
     """`decay^place` of each item, 0 on padding: float32 [batch, length].
 
     Args:

@@ -6,9 +6,10 @@ from typing import Any, cast
 import jax
 
 from tssr_jax.models import mixing
-from tssr_jax.models.content import Features
+from tssr_jax.models.content import Features, as_content
 from tssr_jax.models.head import HeadWeights
 from tssr_jax.models.packing import Packed
+from tssr_jax.models.recall import recall, with_memories
 from tssr_jax.models.tssr import TSSR, TSSROutputs
 
 
@@ -51,7 +52,11 @@ def encode(
 
 
 def score(
-    model: TSSR, params: Mapping[str, Any], item_sequence: jax.Array, features: Features = None
+    model: TSSR,
+    params: Mapping[str, Any],
+    item_sequence: jax.Array,
+    features: Features = None,
+    times: jax.Array | None = None,
 ) -> jax.Array:
     """Scores of all classes as the next item of each history.
 
@@ -61,13 +66,20 @@ def score(
       model: the module.
       params: its parameters.
       item_sequence: int [batch, length], oldest first, left padded with 0.
-      features: of the items, as `encode` takes them.
+      features: of the items, as `encode` takes them; a `Content` for a model with memories.
+      times: int [batch, length], minutes; read by memories, for which items of one minute share
+        their place. By default each item has a place of its own.
 
     Returns:
       float32 [batch, num_items + 1]; class 0 is padding, and no item.
     """
     outputs = encode(model, params, item_sequence, features, last_only=True)
-    return head_weights(model, params, features).score(outputs.fused[:, -1], model.compute_dtype)
+    weights = head_weights(model, params, features)
+    neural = weights.score(outputs.fused[:, -1], model.compute_dtype)
+    batch = {"item_sequence": item_sequence} | ({} if times is None else {"times": times})
+    memories = as_content(features, model.modalities).memories
+    recalled = recall(model, params, batch, memories)
+    return with_memories(model, neural, recalled, memories)
 
 
 def embed_items(

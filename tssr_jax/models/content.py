@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from tssr_jax.memory.scores import Memories
 from tssr_jax.models import initializers
 from tssr_jax.models.head import SMALLEST
 from tssr_jax.models.layers import product
@@ -44,6 +45,7 @@ class Content:
       inputs: by modality, inputs of a trainable encoder.
       known: bool [shard_classes], items that training has seen, for a head that reads content; id
         vectors of the others are not used. None: all items are known.
+      memories: what a model with memories reads; None without.
       chances: int32 [num_classes], cumulative weights of drawn items, see `losses.drawn_items`.
         None if no items are drawn.
     """
@@ -52,10 +54,14 @@ class Content:
     inputs: Mapping[str, Any] = struct.field(default_factory=dict)
     known: jax.Array | None = None
     chances: jax.Array | None = None
+    memories: Memories | None = None
 
 
 # How a run's content lies on the devices.
-CONTENT_LAYOUT = Content(features=CLASSES, inputs=WHOLE, known=CLASSES, chances=WHOLE)  # type: ignore[arg-type]
+_LAYOUT: dict[str, Any] = {"features": CLASSES, "known": CLASSES} | dict.fromkeys(
+    ("inputs", "chances", "memories"), WHOLE
+)
+CONTENT_LAYOUT = Content(**_LAYOUT)
 # Forms of features that the model's functions take: one modality's features, several modalities'
 # features by name, a `Content`, or None.
 Features = ItemFeatures | Mapping[str, Any] | Content | None

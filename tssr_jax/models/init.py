@@ -27,6 +27,7 @@ def make_model(
     fields = config.model.to_dict()
     del fields["id_dropout"]  # the train step's
     fields["streams"] = tuple(fields["streams"])
+    fields["memory"] = tuple(fields["memory"])
     return TSSR(
         catalogue=catalogue,
         modalities=tuple(config.content.modalities),

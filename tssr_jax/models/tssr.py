@@ -17,6 +17,7 @@ from tssr_jax.models.head import Head, HeadWeights
 from tssr_jax.models.layers import Dropout
 from tssr_jax.models.mixing import Concatenation, Gate
 from tssr_jax.models.packing import Packed, unpack
+from tssr_jax.models.recall import MemoryGate, Trust
 from tssr_jax.models.recurrent import RecurrentEncoder
 from tssr_jax.parallel.catalogue import Catalogue
 from tssr_jax.parallel.collectives import Axis
@@ -94,6 +95,7 @@ class TSSR(nn.Module):
       id_reads_content: with two streams, the id stream encodes the sum of an item's id vector and
         content vector; `models.mixing` has its expert's scores. The item-grained loss uses the id
         vector alone.
+      memory: names of the memories that a gate adds to the scores, see `models.recall`.
       rows_axis: the device axis that batches are cut along; None on one device.
 
     Raises:
@@ -120,6 +122,7 @@ class TSSR(nn.Module):
     mixing: str = "gate"
     head: str = "classes"
     id_reads_content: bool = False
+    memory: tuple[str, ...] = ()
     rows_axis: Axis = None
 
     def __post_init__(self) -> None:
@@ -155,6 +158,8 @@ class TSSR(nn.Module):
             self.gate = Gate(self.compute_dtype)
         elif both and self.mixing == "concatenation":
             self.concatenation = Concatenation(self.compute_dtype)
+        if self.memory:
+            self.memory_gate = MemoryGate(len(self.memory))
         self.output = Head(classes, self.d_model, bias_only=self.head == "tied")
         if self.head == "content":
             self.output_content = self._make_content_projection()
@@ -345,11 +350,17 @@ class TSSR(nn.Module):
             return content.features[self.modalities[0]]
         return content.features
 
+    def trust(self, items: jax.Array, times: jax.Array) -> Trust:
+        """How much the network and each memory count for a history, see `MemoryGate`."""
+        return cast(Trust, self.memory_gate(items, times))
+
     def __call__(
         self, item_sequence: jax.Array, features: Features, *, deterministic: bool = True
     ) -> tuple[TSSROutputs, jax.Array]:
         """`encode`, then `score` at every position: logits [batch, length, shard_classes]."""
         outputs = self.encode(item_sequence, features, deterministic=deterministic)
+        if self.memory and self.is_initializing():
+            self.trust(item_sequence, item_sequence)
         return outputs, self.head_weights(features).score(outputs.fused, self.compute_dtype)
 
 

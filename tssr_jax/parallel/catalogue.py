@@ -139,6 +139,12 @@ class Catalogue:
         sums = jnp.zeros((classes.shape[0], self.shard_classes))
         return sums.at[rows, place].add(values, mode="drop")
 
+    def replaced(self, scores: jax.Array, classes: jax.Array, values: jax.Array) -> jax.Array:
+        """Scores [rows, shard_classes] with another value for one class of each row, int [rows]."""
+        place, inside = self._place(classes)
+        place = jnp.where(inside, place, self.shard_classes)  # beyond the end: dropped
+        return scores.at[jnp.arange(scores.shape[0]), place].set(values, mode="drop")
+
     def logsumexp(self, scores: jax.Array) -> jax.Array:
         """Over all shards: [rows, shard_classes] -> [rows]; for use outside of gradients."""
         if self.axis is None:

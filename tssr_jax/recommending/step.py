@@ -12,6 +12,7 @@ from tssr_jax.models import mixing
 from tssr_jax.models.apply import encode
 from tssr_jax.models.content import Content
 from tssr_jax.models.head import HeadWeights
+from tssr_jax.models.recall import Recalled, recall, with_memories
 from tssr_jax.models.tssr import TSSR
 
 # The stream whose state is scored.
@@ -78,11 +79,15 @@ def make_recommend_step(model: TSSR, k: int, stream: Stream = "fused") -> Callab
 
 
 class _States(NamedTuple):
-    """At the newest position: the head's input, the gate's mean, whether there is an item."""
+    """At the newest position: the head's input, the gate's mean, whether there is an item.
+
+    And what the memories read of the history.
+    """
 
     fused: jax.Array
     gate: jax.Array
     there: jax.Array
+    recalled: Recalled | None
 
 
 def chosen_scorer(model: TSSR, choice: Choice, stream: Stream = "fused") -> Scorer:
@@ -113,9 +118,13 @@ def chosen_scorer(model: TSSR, choice: Choice, stream: Stream = "fused") -> Scor
 
         def score(states: _States) -> jax.Array:
             scores = choice.weights.score(states.fused, model.compute_dtype)
+            scores = with_memories(model, scores, states.recalled, content.memories)
             scores = jnp.where(states.there[:, None], scores, choice.popularity)
             return jnp.where(choice.allowed, scores, -jnp.inf)
 
-        return _States(fused, gate, there), score
+        # One stream alone is asked for what it says by itself.
+        mixed = stream == "fused"
+        recalled = recall(model, params, batch, content.memories) if mixed else None
+        return _States(fused, gate, there, recalled), score
 
     return scorer

@@ -18,9 +18,9 @@ from tssr_jax.data_pipeline.input_pipeline import (
     NOTHING_TO_TRAIN_ON,
     Cut,
     TrainBatches,
-    held_out_items,
     make_train_batches,
 )
+from tssr_jax.data_pipeline.windows import held_out_items
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import (
     evaluate_params,
@@ -36,6 +36,7 @@ from tssr_jax.parallel.devices import ROWS
 from tssr_jax.reporting import MetricWriter, make_console
 from tssr_jax.run import Run, build_run, require_same_data, save_data_report
 from tssr_jax.runtime import StopRequest
+from tssr_jax.training.gate import gate_inputs
 from tssr_jax.training.optimizer import optimizer_of
 from tssr_jax.training.progress import CLOCK, TrainingLog, draw_curves
 from tssr_jax.training.state import (
@@ -184,6 +185,7 @@ def train_batches(run: Run) -> TrainBatches:
         Cut(rows, devices.local_rows(rows), devices.num_devices),
         run.encoders,
         held_out_items(config, run.data.num_items),
+        gate_inputs(run),
     )
 
 
@@ -226,7 +228,7 @@ class Trainer:
         self._validation = make_eval_batches(run, "validation")
         self._total_steps = config.train.num_epochs * self._batches.steps_per_epoch
         self._weights = term_weights(
-            run.model.streams, run.model.mixing, LossConfig.from_config(config)
+            run.model.streams, run.model.mixing, LossConfig.from_config(config), run.model.memory
         )
         patience = config.train.early_stopping_patience
         self._log = TrainingLog(console, self._total_steps, int(self.state.step), patience)

@@ -71,7 +71,8 @@ def create_train_state(
 ) -> TrainState:
     """The state before the first step."""
     loss = LossConfig.from_config(config)
-    names = (*term_weights(config.model.streams, config.model.mixing, loss), TOTAL)
+    model = config.model
+    names = (*term_weights(model.streams, model.mixing, loss, model.memory), TOTAL)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -13,6 +13,7 @@ from tssr_jax.content.trained import TrainedEncoder, parameters_name
 from tssr_jax.losses.base import LossTerm
 from tssr_jax.losses.drawn_items import DrawnItems, draw
 from tssr_jax.losses.objective import (
+    MEMORY,
     Competitors,
     LossConfig,
     loss_terms,
@@ -25,6 +26,7 @@ from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel import collectives, sharding
 from tssr_jax.parallel.catalogue import Catalogue
 from tssr_jax.parallel.collectives import Axis
+from tssr_jax.training.gate import GATE, gate_gradients
 from tssr_jax.training.sparse_rows import HEAD, ITEM_TABLE, SparseRows, sparse_rows
 from tssr_jax.training.state import TOTAL, TrainState
 
@@ -71,6 +73,12 @@ def make_train_step(
             rows = sparse_rows(batch, more, tables, model.classes, model.rows_axis)
             params, opt_state = rows.take(own)
         grads, terms = gradients(params, batch, content, draws, rows)
+        if model.memory:
+            own_params = jax.lax.stop_gradient(state.eval_params)
+            grads[GATE], terms[MEMORY] = gate_gradients(
+                model, params[GATE], own_params, batch["gate"], content
+            )
+            terms[TOTAL] = LossTerm(terms[TOTAL].sum + terms[MEMORY].mean(), jnp.ones(()))
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, opt_state, params)
             params = optax.apply_updates(params, updates)

@@ -25,10 +25,10 @@ from tests.support.small_model import with_attention
 from tssr_jax.config import default
 from tssr_jax.config.validation import validate_config
 from tssr_jax.data_pipeline.counts import history_mean, training_counts
-from tssr_jax.data_pipeline.input_pipeline import TrainBatches, held_out_items
+from tssr_jax.data_pipeline.input_pipeline import TrainBatches
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
-from tssr_jax.data_pipeline.windows import without_items
+from tssr_jax.data_pipeline.windows import held_out_items, without_items
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import evaluate, evaluate_params, restore_best
 from tssr_jax.evaluation.ranking import make_eval_step

@@ -34,7 +34,7 @@ def start_silently(config, workdir):
 def test_killed_at_any_step_and_resumed_it_ends_the_same(config, tmp_path, capsys):
     """Checkpoints within the epoch and within a log window; kill -9 at whatever step it is."""
     config.train.update(num_epochs=8, checkpoint_every_steps=2, log_every_steps=5)
-    config.train.reorder_rate = 0.5
+    config.train.time_noise = (0.0, 1e6)
     config.optimizer.ema_decay = 0.9
     train(config, tmp_path / "whole")
     killed = tmp_path / "killed"

@@ -79,7 +79,7 @@ def assert_same_metrics(workdir, alone):
 
 @pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_with_a_catalogue_cut_in_two_give_the_numbers_of_one(config, tmp_path, number):
-    config.train.reorder_rate = 0.5
+    config.train.time_noise = (0.0, 1e6)
     config.num_devices = 2 * number
     alone = train(config, tmp_path / "alone")
     flags = ("--config.parallel=shard_map", "--config.model_devices=2")

@@ -19,7 +19,12 @@ from tssr_jax.errors import UserError
         ("model.d_model", 0, "must be at least 1"),
         ("model.num_heads", 3, "3 heads .* do not divide"),
         ("model.dropout_rate", 1.0, r"must be in \[0, 1\)"),
-        ("train.reorder_rate", 1.5, r"must be in \[0, 1\]"),
+        ("train.time_noise", (0.0, -1.0), "at least 0"),
+        ("train.time_noise", (float("nan"),), "at least 0"),
+        ("model.memory", ("words", "words"), "it may have 'co_occurrence' and 'words'"),
+        ("model.memory", ("texts",), "it may have"),
+        ("memory.floor", 1.5, r"must be in \[0, 1\]"),
+        ("memory.time_scale", 0.0, "must be positive"),
         ("model.streams", ("id", "image"), r"must be \('id', 'content'\)"),
         ("model.streams", (), "must be"),
         ("model.streams", ("id", "id"), "must be"),
@@ -88,7 +93,7 @@ def test_what_does_not_go_with_a_large_catalogue(fields, message):
             "set --config.model_devices=1",
         ),
         ({"train.windows": "strided", "train.window_stride": 51}, "some are in none"),
-        ({"train.reorder_rate": 1.5}, r"must be in \[0, 1\]"),
+        ({"train.time_noise": (-1.0,)}, "at least 0"),
         ({"train.packing": True, "corrections.valid_positions_only": False}, "padding positions"),
         ({"train.packing": True, "corrections.pool_valid_positions": False}, "padding positions"),
     ],
@@ -173,7 +178,7 @@ def test_reference_settings_are_the_authors():
     assert config.data.raw_dir == "somewhere"
     assert config.model.max_length == 10 and config.optimizer.learning_rate == 1e-4
     # What configs/csv.py does against over-fitting is not theirs.
-    assert config.train.reorder_rate == 0 and config.optimizer.ema_decay == 0
+    assert config.train.time_noise == () and config.optimizer.ema_decay == 0
     assert not any(config.corrections.to_dict().values())
     assert json.dumps(config.to_dict())
     assert all(default.get_config().corrections.to_dict().values())

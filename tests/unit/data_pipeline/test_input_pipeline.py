@@ -21,6 +21,7 @@ from tssr_jax.data_pipeline.input_pipeline import (
 from tssr_jax.data_pipeline.prepare import prepare
 from tssr_jax.data_pipeline.store import SequenceStore, open_store
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
+from tssr_jax.data_pipeline.windows import reorder
 from tssr_jax.errors import UserError
 
 
@@ -92,7 +93,7 @@ def test_a_batch_depends_on_seed_and_step_alone():
 
 def test_reordering_moves_items_and_nothing_else():
     data = prepared(*([1, 2, 3, 4, 5, 6][: 4 + u % 3] for u in range(3000)))
-    batches = train_batches(data, batch_size=3000, max_length=3, reorder_rate=0.5)
+    batches = train_batches(data, batch_size=3000, max_length=3, time_noise=(0.0, 1e6))
     batch = next(batches.iterate(0))
     np.testing.assert_array_equal(batch["labels"][:, :-1], batch["item_sequence"][:, 1:])
     np.testing.assert_array_equal(batch["times"], time_of(batch["item_sequence"]))
@@ -103,7 +104,7 @@ def test_reordering_moves_items_and_nothing_else():
         assert len(rows) == 1000
         assert not rows[:, : 4 - length].any()  # padding stays on the left
         np.testing.assert_array_equal(np.sort(rows[:, 4 - length :]), [range(1, length + 1)] * 1000)
-        # A reordered window is in its own order once in length! times.
+        # Half of the windows are in a random order, which is their own once in length! times.
         orders, counts = np.unique(rows, axis=0, return_counts=True)
         permutations = math.factorial(length)
         expected = np.full(permutations, 500 / permutations)
@@ -112,14 +113,46 @@ def test_reordering_moves_items_and_nothing_else():
         np.testing.assert_allclose(counts, expected, atol=5 * np.sqrt(1000 / permutations))
 
 
+def reordered(times, scales, number=20_000):
+    """Places of the items 1, 2, ... of such times, in many draws."""
+    items = np.tile(np.arange(1, 1 + len(times), dtype=np.int32), (number, 1))
+    draws = np.random.default_rng(0).random((number, 1 + len(times)))
+    minutes = np.tile(np.array(times, np.int32), (number, 1))
+    found, own = reorder(tf.constant(items), tf.constant(minutes), scales, tf.constant(draws))
+    np.testing.assert_array_equal(own, np.array(times)[found.numpy() - 1])
+    return found.numpy().argsort(axis=1)
+
+
+def test_items_of_one_minute_are_in_a_random_order_without_noise():
+    places = reordered([7, 8, 8, 8, 9], (0.0,))
+    assert (places[:, 0] == 0).all() and (places[:, 4] == 4).all()
+    orders, counts = np.unique(places[:, 1:4], axis=0, return_counts=True)
+    assert len(orders) == 6
+    np.testing.assert_allclose(counts, 20_000 / 6, atol=5 * np.sqrt(20_000 / 6))
+
+
+def test_noise_reorders_what_is_near_in_time():
+    # The difference of two logistic variables of scale s exceeds x with probability
+    # (e^-y (y - 1 + e^-y)) / (1 - e^-y)^2, y = x / s.
+    y = 2.0 / (np.sqrt(3) / np.pi)
+    probability = np.exp(-y) * (y - 1 + np.exp(-y)) / (1 - np.exp(-y)) ** 2
+    places = reordered([0, 2 * 1440, 10**6], (1.0,))
+    swapped = (places[:, 0] > places[:, 1]).mean()
+    np.testing.assert_allclose(swapped, probability, atol=0.01)
+    assert (places[:, 2] == 2).all()
+    # Each window has one of the scales.
+    places = reordered([0, 2 * 1440, 10**6], (0.0, 1.0))
+    np.testing.assert_allclose((places[:, 0] > places[:, 1]).mean(), probability / 2, atol=0.01)
+
+
 def test_reordering_depends_on_seed_and_step_alone():
     def stream(start, **changes):
-        options = {"batch_size": 8, "reorder_rate": 1.0} | changes
+        options = {"batch_size": 8, "time_noise": (1e6,)} | changes
         return train_batches(prepared(*[range(1, 9)] * 8), **options).iterate(start)
 
     whole = list(itertools.islice(stream(0), 3))
     np.testing.assert_array_equal(next(stream(2))["labels"], whole[2]["labels"])
-    for other in (whole[1], next(stream(0, seed=1)), next(stream(0, reorder_rate=0.0))):
+    for other in (whole[1], next(stream(0, seed=1)), next(stream(0, time_noise=()))):
         assert (other["labels"] != whole[0]["labels"]).any()
 
 
@@ -242,7 +275,7 @@ def test_strided_windows_hold_every_item_after_the_first_as_a_label():
             {"train.windows": "strided", "train.window_stride": 3},
             {"windows": "strided", "window_stride": 3},
         ),
-        ({"train.reorder_rate": 1.0}, {"reorder_rate": 1.0}),
+        ({"train.time_noise": (1e6,)}, {"time_noise": (1e6,)}),
         ({"train.packing": True}, {"packing": True}),
     ],
     ids=str,
@@ -250,7 +283,7 @@ def test_strided_windows_hold_every_item_after_the_first_as_a_label():
 def test_batches_are_as_the_configuration_says(setting, options):
     config = default.get_config()
     config.model.max_length = 4
-    config.train.update(batch_size=4, reorder_rate=0.0)
+    config.train.update(batch_size=4, time_noise=())
     first = next(iter(make_train_batches(DATA, config).iterate(0)))
     config.update_from_flattened_dict(setting)
     batch = next(iter(make_train_batches(DATA, config).iterate(0)))
@@ -287,7 +320,7 @@ def fixture_stores(tmp_path, monkeypatch):
 @pytest.mark.parametrize("windows", ["last", "strided"])
 def test_batches_from_disk_are_those_from_memory(stores, windows):
     options = {"batch_size": 8, "max_length": 4, "seed": 3, "windows": windows}
-    options |= {"window_stride": 2, "reorder_rate": 0.5, "packing": True}
+    options |= {"window_stride": 2, "time_noise": (0.0, 7.0), "packing": True}
     memory, disk = (TrainBatches(store, **options) for store in stores)
     assert_same_batches(memory.iterate(2), disk.iterate(2), memory.steps_per_epoch + 1)
     memory, disk = (

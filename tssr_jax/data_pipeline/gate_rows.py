@@ -1,0 +1,81 @@
+"""Histories that the gate of a model with memories learns from.
+
+The gate weighs what the network learnt against what was counted. On a history whose next item the
+network was trained on, the network would look better than it is. So one in ten users lends the
+newest training item: no window has it, and the gate learns to predict it.
+"""
+
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+
+from tssr_jax.data_pipeline.store import SequenceStore
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
+from tssr_jax.data_pipeline.windows import HELD_OUT, held_out_items, without_items
+
+_ONE_IN = 10
+# The gate has a dozen parameters: more users would teach it nothing.
+_MOST = 20_000
+# Two items remain for a training window.
+_LEAST_TRAINED = 3
+# Set apart from other draws that are keyed by the seed.
+_STREAM = 7
+
+
+class GateRows(NamedTuple):
+    """Users whose newest training item the gate learns to predict, in a random order.
+
+    Attributes:
+      users: int64 [rows].
+      items: int32 [rows, L], the histories before it, padded on the left with 0.
+      times: int32 [rows, L], minutes since 1970, 0 on padding.
+      labels: int32 [rows], the items.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    times: np.ndarray
+    labels: np.ndarray
+
+
+def trained_lengths(lengths: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:
+    """How many items of each user training windows may have, int64 [num_users].
+
+    Args:
+      lengths: int64 [num_users], lengths of whole sequences.
+      config: of the run.
+    """
+    trained = lengths - HELD_OUT["train"]
+    if tuple(config.model.memory):
+        trained[_gate_users(lengths, config.seed)] -= 1
+    return trained
+
+
+def _gate_users(lengths: np.ndarray, seed: int) -> np.ndarray:
+    """The users who lend an item, int64, in a random order."""
+    able = np.flatnonzero(lengths - HELD_OUT["train"] >= _LEAST_TRAINED)
+    order = np.random.default_rng([seed, _STREAM]).permutation(able)
+    return order[: min(-(-able.size // _ONE_IN), _MOST)]
+
+
+def gate_rows(store: SequenceStore, config: ml_collections.ConfigDict, num_items: int) -> GateRows:
+    """The histories, without items that training does not see (`train.held_out_items`).
+
+    Args:
+      store: the sequences.
+      config: of the run.
+      num_items: size of the catalogue.
+    """
+    users = _gate_users(store.lengths, config.seed)
+    rows = store.rows(tf.constant(users))
+    window = tf.constant(store.lengths[users] - HELD_OUT["train"]), config.model.max_length + 1
+    items, times = rows.windows(*window), rows.times(*window)
+    held_out = held_out_items(config, num_items)
+    if held_out is not None:
+        there = ~held_out[items[:, -1].numpy()]
+        items, times = without_items(items, held_out, times)
+        there &= np.count_nonzero(items, axis=1) > 1
+        users, items, times = users[there], items[there], times[there]
+    items, times = np.asarray(items), np.asarray(times)
+    return GateRows(users, items[:, :-1], times[:, :-1], items[:, -1])

@@ -1,0 +1,75 @@
+"""The memories' tables, from the cache if they were computed before."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+
+import ml_collections
+import numpy as np
+
+from tssr_jax.data_pipeline import cache
+from tssr_jax.memory.co_occurrence import Counting, Events, co_occurrence_neighbours
+from tssr_jax.memory.scores import Neighbours
+from tssr_jax.memory.words import word_neighbours
+
+_VERSION = 1
+
+
+def co_occurrence_table(
+    events: Events, num_items: int, settings: ml_collections.ConfigDict, cache_dir: str
+) -> Neighbours:
+    """Neighbours by co-occurrence.
+
+    Args:
+      events: the training interactions.
+      num_items: size of the catalogue.
+      settings: section `memory` of the configuration.
+      cache_dir: of prepared data.
+    """
+    number, counting = settings.neighbours, Counting.from_config(settings)
+    digest = hashlib.sha256(json.dumps([_VERSION, num_items, number, counting]).encode())
+    for values in events:
+        digest.update(np.ascontiguousarray(values).tobytes())
+
+    def count() -> Neighbours:
+        return co_occurrence_neighbours(events, num_items, number, counting)
+
+    return _cached(f"co_occurrence-{digest.hexdigest()[:20]}", cache_dir, count)
+
+
+def word_table(
+    texts: Sequence[str], settings: ml_collections.ConfigDict, cache_dir: str
+) -> Neighbours:
+    """Neighbours by words.
+
+    Args:
+      texts: text of item i at index i - 1.
+      settings: section `memory` of the configuration.
+      cache_dir: of prepared data.
+    """
+    number = settings.neighbours
+    values = json.dumps([_VERSION, number, list(texts)])
+    name = f"words-{hashlib.sha256(values.encode()).hexdigest()[:20]}"
+    return _cached(name, cache_dir, lambda: word_neighbours(texts, number))
+
+
+def _cached(name: str, cache_dir: str, compute: Callable[[], Neighbours]) -> Neighbours:
+    names = [f"memories/{name}-{part}.npy" for part in Neighbours._fields]
+    paths = [cache.find(cache_dir, one) for one in names]
+    if None not in paths:
+        return Neighbours(*(np.load(path) for path in paths if path))
+    table = compute()
+    for one, values in zip(names, table, strict=True):
+        cache.save_array(cache_dir, one, values)
+    return table
+
+
+def scale_of(table: Neighbours) -> float:
+    """The mean over the classes that have neighbours of their highest likeness; 1 without any."""
+    highest = table.likeness.max(axis=1, initial=0.0)
+    return float(highest[highest > 0].mean()) if highest.any() else 1.0
+
+
+def scaled(table: Neighbours) -> Neighbours:
+    """The table with a mean highest likeness of 1: gates of different data begin alike."""
+    return table._replace(likeness=table.likeness / np.float32(scale_of(table)))

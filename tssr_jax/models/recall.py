@@ -1,0 +1,145 @@
+"""Memories as further experts: a gate adds what was counted to what the network says.
+
+    score_j = a(h) neural_j + sum over memories m: q_m(h) log(1 + k_m(h) memory_mj(h))
+
+a, q and k are positive, and functions of the history alone. A class that a memory does not know
+keeps the network's score; a mixture of probabilities was worse, and a product of experts would
+punish such a class (docs/internals/decisions.md, "Memories").
+
+`memory_mj` counts the user's own interactions, too. So the gate learns from histories whose next
+item nothing else has seen: see `data_pipeline.gate_rows`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from tssr_jax.memory.scores import Memories, history_weights, neighbour_scores
+from tssr_jax.parallel.catalogue import Catalogue
+
+# The gate has a dozen parameters; this multiplies the size of their steps.
+_STEP_FACTOR = 10.0
+# Where training begins: of the memories' mean highest score, which is 1, the logarithm counts as
+# much as a unit of the network's scores.
+_START = {"neural": 1.0, "weight": 0.6, "sharpness": 5.0}
+
+
+class Trust(NamedTuple):
+    """How much the network and the memories count for a history; all are positive.
+
+    Attributes:
+      neural: [batch], the factor a of the network's scores.
+      weights: [batch, memories], the factors q.
+      sharpness: [batch, memories], the factors k.
+    """
+
+    neural: jax.Array
+    weights: jax.Array
+    sharpness: jax.Array
+
+
+class MemoryGate(nn.Module):
+    """Reads a history's length, and whether its newest items are of one time.
+
+    Items of one time are most often a basket, or a session: what follows is likely of it, too.
+
+    Attributes:
+      num_memories: number of memories.
+    """
+
+    num_memories: int
+
+    @nn.compact
+    def __call__(self, items: jax.Array, times: jax.Array) -> Trust:
+        """Trust for histories.
+
+        Args:
+          items: int [batch, length], oldest first, 0 is padding on the left.
+          times: int [batch, length].
+        """
+        number = self.num_memories
+        length = jnp.log(jnp.maximum((items > 0).sum(axis=1), 1)) - 1.0
+        tied = (items[:, -2:] > 0).all(axis=1) & (times[:, -1] == times[:, -2:].min(axis=1))
+        read = jnp.stack([jnp.ones_like(length), length, tied.astype(length.dtype)], axis=1)
+        start = [_START["neural"], *[_START["weight"]] * number, *[_START["sharpness"]] * number]
+        weights = self.param("kernel", nn.initializers.zeros_init(), (3, 1 + 2 * number))
+        logits = _STEP_FACTOR * read @ weights + jnp.log(jnp.array(start))
+        factors = jnp.exp(logits)
+        return Trust(factors[:, 0], *jnp.split(factors[:, 1:], 2, axis=1))
+
+
+class Recalled(NamedTuple):
+    """What the memories' scores of a history depend on.
+
+    Attributes:
+      items: int [batch, length].
+      weights: float32 [batch, length], of the items.
+      trust: of the history.
+    """
+
+    items: jax.Array
+    weights: jax.Array
+    trust: Trust
+
+
+def recall(
+    model: Any, params: Any, batch: Mapping[str, Any], memories: Memories | None
+) -> Recalled | None:
+    """Reads the histories of a batch; None for a model without memories.
+
+    Args:
+      model: a TSSR.
+      params: its parameters.
+      batch: `item_sequence` int [batch, length], and `times`, without which each item has a place
+        of its own.
+      memories: what the model reads.
+
+    Raises:
+      ValueError: if the model has memories and `memories` is None.
+    """
+    if not model.memory:
+        return None
+    if memories is None:
+        raise ValueError(f"the model reads the memories {model.memory}: Content(memories=...)")
+    items, times = batch["item_sequence"], batch.get("times")
+    if times is None:
+        times = jnp.broadcast_to(jnp.arange(items.shape[1]), items.shape)
+    trust = model.apply({"params": params}, items, times, method="trust")
+    return Recalled(items, history_weights(items, times, memories.decay), cast(Trust, trust))
+
+
+def memory_scores(
+    names: Sequence[str], recalled: Recalled, memories: Memories, catalogue: Catalogue
+) -> list[jax.Array]:
+    """Scores of all classes by each memory, each float32 [batch, shard_classes]."""
+    return [
+        neighbour_scores(memories.tables[name], recalled.items, recalled.weights, catalogue)
+        for name in names
+    ]
+
+
+def added(neural: jax.Array, of_memories: Sequence[jax.Array], trust: Trust) -> jax.Array:
+    """The formula of the module's docstring.
+
+    Args:
+      neural: the network's scores, [batch, shard_classes].
+      of_memories: each memory's scores, [batch, shard_classes].
+      trust: of the histories.
+    """
+    scores = trust.neural[:, None] * neural
+    for i, own in enumerate(of_memories):
+        scores += trust.weights[:, i, None] * jnp.log1p(trust.sharpness[:, i, None] * own)
+    return scores
+
+
+def with_memories(
+    model: Any, neural: jax.Array, recalled: Recalled | None, memories: Memories | None
+) -> jax.Array:
+    """Adds what the memories say to the network's scores [batch, shard_classes]."""
+    if recalled is None or memories is None:
+        return neural
+    own = memory_scores(model.memory, recalled, memories, model.classes)
+    return added(neural, own, recalled.trust)
