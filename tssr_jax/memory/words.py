@@ -24,14 +24,18 @@ _POWER = 0.7
 _ITEMS_AT_A_TIME = 512
 
 
-def word_neighbours(texts: Sequence[str], number: int) -> Neighbours:
+def word_neighbours(
+    texts: Sequence[str], number: int, num_weighed: int | None = None
+) -> Neighbours:
     """The texts that are most like each text.
 
     Args:
       texts: text of item i at index i - 1; an item without words has no neighbours.
       number: how many neighbours are kept.
+      num_weighed: how many texts, the first ones, tell how rare a term is; by default all. Others
+        are compared by the terms that these have.
     """
-    vectors = _vectors(texts)
+    vectors = _vectors(texts, len(texts) if num_weighed is None else num_weighed)
     others = vectors.T.tocsr()
     number = min(number, len(texts))
     neighbours = np.zeros((len(texts) + 1, number), np.int32)
@@ -47,7 +51,7 @@ def word_neighbours(texts: Sequence[str], number: int) -> Neighbours:
     return Neighbours(neighbours, likeness)
 
 
-def _vectors(texts: Sequence[str]) -> scipy.sparse.csr_array:
+def _vectors(texts: Sequence[str], num_weighed: int) -> scipy.sparse.csr_array:
     """TF-IDF vectors of norm 1, float32 [texts, terms]; zeros for a text without shared terms."""
     numbers: dict[str, int] = {}
     terms, counts, ends = list[int](), list[int](), [0]
@@ -57,8 +61,8 @@ def _vectors(texts: Sequence[str]) -> scipy.sparse.csr_array:
             counts.append(count)
         ends.append(len(terms))
     columns = np.array(terms, np.int64)
-    texts_with = np.bincount(columns, minlength=len(numbers))
-    rarity = np.log((1 + len(texts)) / (1 + texts_with)) + 1.0
+    texts_with = np.bincount(columns[: ends[num_weighed]], minlength=len(numbers))
+    rarity = np.log((1 + num_weighed) / (1 + texts_with)) + 1.0
     rarity[texts_with < _LEAST_TEXTS] = 0.0
     weights = np.array(counts) * rarity[columns]
     squares = np.add.reduceat(np.append(weights, 0.0) ** 2, ends[:-1]) * (np.diff(ends) > 0)

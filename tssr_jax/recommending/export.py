@@ -49,7 +49,7 @@ class ExportRequest(NamedTuple):
 
     Attributes:
       output: the new folder.
-      formats: some of `FORMATS`.
+      formats: some of `FORMATS`; None is all that the run can be written in.
       platforms: platforms that programs are compiled for, some of `PLATFORMS`.
       top_k: length of the programs' lists.
       new_items: table of items that training has not seen; None is none.
@@ -57,7 +57,7 @@ class ExportRequest(NamedTuple):
     """
 
     output: Path
-    formats: Sequence[str] = FORMATS
+    formats: Sequence[str] | None = None
     platforms: Sequence[str] = ("cpu",)
     top_k: int = 10
     new_items: Path | None = None
@@ -74,6 +74,7 @@ def run_export(workdir: epath.Path, request: ExportRequest) -> None:
     recommender = Recommender.from_workdir(
         workdir, raw_dir=request.raw_dir, new_items=request.new_items
     )
+    request = request._replace(formats=_formats(request.formats, recommender))
     if not 1 <= request.top_k <= len(recommender.items.ids):
         raise UserError(
             f"--top_k is {request.top_k}; the catalogue has {len(recommender.items.ids):,} items."
@@ -96,7 +97,7 @@ def run_export(workdir: epath.Path, request: ExportRequest) -> None:
 
 def _check(request: ExportRequest) -> None:
     for name, values, known in (
-        ("formats", request.formats, FORMATS),
+        ("formats", FORMATS if request.formats is None else request.formats, FORMATS),
         ("platforms", request.platforms, PLATFORMS),
     ):
         if not values or set(values) - set(known):
@@ -104,6 +105,20 @@ def _check(request: ExportRequest) -> None:
     output = request.output
     if output.exists() and not (output / FILE_NAME).is_file():
         raise UserError(f"--output={output} is there and no export: name another folder.")
+
+
+def _formats(asked: Sequence[str] | None, recommender: Recommender) -> Sequence[str]:
+    """The formats to write; raises UserError for vectors of a model that products can't rank by."""
+    if not recommender.model.memory:
+        return FORMATS if asked is None else asked
+    if asked is None:
+        return [name for name in FORMATS if name != "vectors"]
+    if "vectors" in asked:
+        raise UserError(
+            "--formats has vectors, but this run has memories (--config.model.memory): its scores "
+            "are no products of vectors. Leave vectors out."
+        )
+    return asked
 
 
 def _write(part: Path, recommender: Recommender, workdir: epath.Path, request: Any) -> None:

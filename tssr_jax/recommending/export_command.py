@@ -13,7 +13,9 @@ from tssr_jax.errors import UserError
 _WORKDIR = cli.workdir_flag()
 _RAW_DIR = cli.raw_dir_flag()
 _OUTPUT = flags.DEFINE_string("output", None, "A new folder.")
-_FORMATS = flags.DEFINE_list("formats", "saved_model,stablehlo,vectors", "Formats to write.")
+_FORMATS = flags.DEFINE_list(
+    "formats", None, "saved_model, stablehlo, vectors; by default all that fit the run."
+)
 _PLATFORMS = flags.DEFINE_list(
     "platforms", "cpu", "Platforms of the exported programs: cpu, cuda, rocm, tpu."
 )

@@ -8,21 +8,23 @@ item, to detect users that come again.
     .parquet  columns user,item, or user,items with lists
 
 Items are in the owner's ids, oldest first. A history may be empty: [], or a row without an item.
+Times are read where there are any: "times", a list of seconds since 1970; or the column of times in
+the form that the data has.
 """
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
-from tssr_jax.data_pipeline.sources import tables
+from tssr_jax.data_pipeline.sources import base, tables
 from tssr_jax.errors import UserError
 
 INPUTS = (".jsonl", ".csv", ".csv.gz", ".parquet")
-_LISTS = "items"
+_LISTS, _TIMES = "items", "times"
 
 
 class History(NamedTuple):
@@ -31,10 +33,12 @@ class History(NamedTuple):
     Attributes:
       user: the owner's id, or the number of the line.
       items: ids, oldest first.
+      times: of the items, seconds since 1970; None if the file has none.
     """
 
     user: str
     items: list[str]
+    times: list[float] | None = None
 
 
 class HistoryFile:
@@ -44,18 +48,28 @@ class HistoryFile:
       path: its name ends as one of `INPUTS`.
       user_column: name of the column of users in CSV and Parquet.
       item_column: name of the column of items in files with one row for each item.
+      time_column: name of the column of times there; such a file need not have it.
+      time_format: strptime's format of times, "" for seconds or ISO dates.
 
     Raises:
       UserError: if there is no such file, or its name ends otherwise.
     """
 
-    def __init__(self, path: Path, user_column: str = "user", item_column: str = "item"):
+    def __init__(
+        self,
+        path: Path,
+        user_column: str = "user",
+        item_column: str = "item",
+        time_column: str = "timestamp",
+        time_format: str = "",
+    ):
         if not path.is_file():
             raise UserError(f"--input: there is no file {path}.")
         if not path.name.endswith(INPUTS):
             raise UserError(f"--input is {path}; its name must end in {', '.join(INPUTS)}.")
         self._path = path
         self._columns = (user_column, item_column)
+        self._time_column, self._time_format = time_column, time_format
         self._lists = path.suffix == ".parquet" and _LISTS in _parquet_columns(path)
 
     def count(self) -> int | None:
@@ -70,8 +84,17 @@ class HistoryFile:
     def __iter__(self) -> Iterator[History]:
         """Yields histories in the file's order; raises UserError for a malformed line."""
         if self._path.suffix == ".jsonl":
-            return self._from_json_lines()
-        return self._from_list_rows() if self._lists else self._from_item_rows()
+            histories = self._from_json_lines()
+        else:
+            histories = self._from_list_rows() if self._lists else self._from_item_rows()
+        for history in histories:
+            for first, second in itertools.pairwise(history.times or ()):
+                if first > second:
+                    raise UserError(
+                        f"{self._path}: the history of user {history.user!r} is not oldest first: "
+                        f"time {second} comes after {first}. Order it, or remove its times."
+                    )
+            yield history
 
     def _from_json_lines(self) -> Iterator[History]:
         with self._path.open("rb") as file:
@@ -84,7 +107,7 @@ class HistoryFile:
                     if not isinstance(items, list):
                         raise TypeError(f"'items' is {items!r}, no list")
                     user = _id(fields.get("user", number))
-                    history = History(user, [_id(item) for item in items])
+                    history = History(user, [_id(item) for item in items], _times(fields, items))
                 except (ValueError, KeyError, AttributeError, TypeError) as error:
                     raise UserError(
                         f"{self._path}, line {number} is no history ({_told(error)}): it must look "
@@ -95,25 +118,32 @@ class HistoryFile:
     def _from_list_rows(self) -> Iterator[History]:
         columns = (self._columns[0], _LISTS)
         table = pl.scan_parquet(self._path)
-        tables.require_columns(table.collect_schema().names(), columns, self._path, "")
+        names = table.collect_schema().names()
+        tables.require_columns(names, columns, self._path, "")
+        times = pl.col(_TIMES).cast(pl.List(pl.Float64)) if _TIMES in names else pl.lit(None)
         table = table.select(
-            pl.col(columns[0]).cast(pl.String), pl.col(_LISTS).cast(pl.List(pl.String))
+            pl.col(columns[0]).cast(pl.String), pl.col(_LISTS).cast(pl.List(pl.String)), times
         )
         row = 0
         try:
             for chunk in table.collect_batches(maintain_order=True):
-                for user, items in chunk.iter_rows():
+                for user, items, at in chunk.iter_rows():
                     row += 1
                     self._require_user(user, f"row {row}")
-                    yield History(user.strip(), _without_empty(items or ()))
+                    kept, own = _without_empty(items or (), at)
+                    yield History(user.strip(), kept, own)
         except pl.exceptions.PolarsError as error:
             raise UserError(f"{self._path} has no lists of ids in 'items': {error}") from error
 
     def _from_item_rows(self) -> Iterator[History]:
         hint = "Rename it, or write histories as JSON lines."
-        chunks = tables.read_chunks(self._path, wanted=self._columns, hint=hint)
+        timed = self._time_column in tables.column_names(self._path)
+        wanted = (*self._columns, self._time_column) if timed else self._columns
+        chunks = tables.read_chunks(self._path, wanted=wanted, hint=hint)
         rows = (
-            (line + i, *row) for line, chunk in chunks for i, row in enumerate(chunk.iter_rows())
+            (line + i, *row)
+            for line, chunk in chunks
+            for i, row in enumerate(self._with_seconds(chunk, line, timed).iter_rows())
         )
         seen: set[str] = set()
         for user, group in itertools.groupby(rows, key=lambda row: (row[1] or "").strip()):
@@ -126,7 +156,23 @@ class HistoryFile:
                     "rows of a user together, oldest first."
                 )
             seen.add(user)
-            yield History(user, _without_empty(item for _, _, item in own))
+            times = [at for *_, at in own] if timed else None
+            yield History(user, *_without_empty([item for _, _, item, _ in own], times))
+
+    def _with_seconds(self, chunk: pl.DataFrame, line: int, timed: bool) -> pl.DataFrame:
+        """Columns user, item, and seconds since 1970, null where there are no times."""
+        user, item = self._columns
+        # A row without an item is an empty history, and needs no time.
+        there = chunk[item].fill_null("").str.strip_chars() != ""
+        if not timed or not there.any():
+            return chunk.select(user, item, pl.lit(None, pl.Float64).alias("seconds"))
+        some = chunk[self._time_column].filter(there)[0]
+        times = pl.when(there).then(pl.col(self._time_column)).otherwise(pl.lit(some))
+        milliseconds = base.parse_timestamps(
+            chunk.select(times.alias(self._time_column)),
+            *(self._time_column, self._path, line, self._time_format),
+        )
+        return chunk.select(user, item, (milliseconds / base.TICKS).alias("seconds"))
 
     def _require_user(self, user: str | None, where: str) -> None:
         if not user or not user.strip():
@@ -140,8 +186,26 @@ def _id(value: Any) -> str:
     return str(value).strip()
 
 
-def _without_empty(items: Iterable[str | None]) -> list[str]:
-    return [item.strip() for item in items if item and item.strip()]
+def _times(fields: Any, items: list[Any]) -> list[float] | None:
+    """The times of a line."""
+    times = fields.get(_TIMES)
+    if times is None:
+        return None
+    numbers = isinstance(times, list) and all(
+        isinstance(at, int | float) and not isinstance(at, bool) for at in times
+    )
+    if not numbers or len(times) != len(items):
+        raise TypeError(f"'times' is {times!r}, not a number of seconds for each item")
+    return times
+
+
+def _without_empty(
+    items: Sequence[str | None], times: Sequence[float] | None
+) -> tuple[list[str], list[float] | None]:
+    """Items that are there, and their times."""
+    there = [place for place, item in enumerate(items) if item and item.strip()]
+    kept = [str(items[place]).strip() for place in there]
+    return kept, None if times is None else [times[place] for place in there]
 
 
 def _parquet_columns(path: Path) -> list[str]:

@@ -2,11 +2,27 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tssr_jax.errors import UserError
+
+
+class KnownHistory(NamedTuple):
+    """What the catalogue has of a history, oldest first.
+
+    Attributes:
+      classes: of the items that it has.
+      minutes: when they were taken, since 1970.
+      unknown: the other ids.
+    """
+
+    classes: list[int]
+    minutes: list[int]
+    unknown: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +53,24 @@ class Items:
             else:
                 classes.append(found)
         return classes, unknown
+
+    def read(self, history: Sequence[str], seconds: Sequence[float] | None = None) -> KnownHistory:
+        """What the catalogue has of a history.
+
+        Args:
+          history: ids, oldest first.
+          seconds: their times since 1970, ascending; None gives each item a minute of its own.
+        """
+        if seconds is None:
+            classes, unknown = self.known(history)
+            return KnownHistory(classes, list(range(len(classes))), unknown)
+        pairs = zip(history, seconds, strict=True)
+        found = [(self.find(item), item, int(at // 60)) for item, at in pairs]
+        return KnownHistory(
+            [place for place, _, _ in found if place is not None],
+            [minute for place, _, minute in found if place is not None],
+            [item for place, item, _ in found if place is None],
+        )
 
     def find(self, item: str) -> int | None:
         """The class of one id; None if there is none."""
@@ -81,6 +115,23 @@ class Items:
         return Items([*self.ids, *ids], [*self.titles, *titles], counts)
 
 
-def _some(ids: Sequence[str]) -> str:
+def require_times(
+    histories: Sequence[Sequence[str]], times: Sequence[Sequence[float] | None]
+) -> None:
+    """Raises UserError if times don't fit to histories, or are not ascending."""
+    if len(times) != len(histories):
+        raise UserError(f"There are {len(histories)} histories, but times of {len(times)}.")
+    for history, own in zip(histories, times, strict=True):
+        if own is None:
+            continue
+        if len(own) != len(history):
+            raise UserError(
+                f"A history of {len(history)} items has {len(own)} times: it needs one for each."
+            )
+        if any(first > second for first, second in itertools.pairwise(own)):
+            raise UserError(f"Times of a history are not ascending: {_some(own)}.")
+
+
+def _some(ids: Sequence[Any]) -> str:
     """The first few, for a message."""
     return ", ".join(map(repr, ids[:3])) + (", ..." if len(ids) > 3 else "") if ids else "none"

@@ -19,6 +19,9 @@ from tssr_jax.data_pipeline.sources import base, tables
 from tssr_jax.data_pipeline.sources.own_files import own_fields
 from tssr_jax.data_pipeline.texts import describe
 from tssr_jax.errors import UserError
+from tssr_jax.memory.scores import Memories, Neighbours
+from tssr_jax.memory.tables import scale_of, word_table
+from tssr_jax.memory.words import word_neighbours
 from tssr_jax.models.content import Content
 from tssr_jax.parallel import sharding
 from tssr_jax.parallel.catalogue import Catalogue
@@ -83,12 +86,35 @@ def with_new_items(run: Run, params: Any, described: pl.DataFrame) -> tuple[Run,
     known = np.concatenate([np.asarray(run.content.known), np.zeros(described.height, bool)])
     larger = dataclasses.replace(
         run,
-        content=Content(features, known=devices.place(known, CLASSES)),
+        content=Content(
+            features,
+            known=devices.place(known, CLASSES),
+            memories=devices.place(_memories(run, described["text"].to_list())),
+        ),
         known=known,
         model=run.model.clone(catalogue=catalogue),
     )
     padded = sharding.pad_classes(params, catalogue)
     return larger, devices.place(padded, sharding.layout(padded))
+
+
+def _memories(run: Run, texts: list[str]) -> Memories | None:
+    """The memories of the larger catalogue: the new items have words, and no co-occurrences."""
+    memories, config = run.content.memories, run.config
+    if memories is None:
+        return None
+    tables = dict(memories.tables)
+    if "words" in tables:
+        known = run.data.texts
+        scale = scale_of(word_table(known, config.memory, config.data.cache_dir))
+        number = config.memory.neighbours
+        table = word_neighbours([*known, *texts], number, num_weighed=len(known))
+        tables["words"] = table._replace(likeness=table.likeness / np.float32(scale))
+    if "co_occurrence" in tables:
+        none = ((0, len(texts)), (0, 0))
+        padded = (np.pad(np.asarray(values), none) for values in tables["co_occurrence"])
+        tables["co_occurrence"] = Neighbours(*padded)
+    return Memories(tables, memories.decay)
 
 
 def _features(name: str, run: Run, described: pl.DataFrame) -> np.ndarray:

@@ -89,7 +89,8 @@ def run_recommend(workdir: epath.Path, request: Request) -> None:
     if request.output.resolve() == request.input.resolve():
         raise UserError(f"--output is --input, {request.input}: name another file.")
     data = load_config(workdir).data
-    histories = HistoryFile(request.input, data.user_column, data.item_column)
+    columns = (data.user_column, data.item_column, data.timestamp_column)
+    histories = HistoryFile(request.input, *columns, data.timestamp_format)
     output = ListsFile(request.output)
     only, never = (
         None if path is None else _read_ids(path) for path in (request.only, request.never)
@@ -108,7 +109,10 @@ def run_recommend(workdir: epath.Path, request: Request) -> None:
         task = progress.add_task("Recommending", total=histories.count(), message="")
         while some := list(itertools.islice(stream, _BATCHES_AT_A_TIME * request.batch_size)):
             lists = recommender.recommend(
-                [history.items for history in some], request.top_k, keep_seen=request.keep_seen
+                [history.items for history in some],
+                request.top_k,
+                times=[history.times for history in some],
+                keep_seen=request.keep_seen,
             )
             output.write(some, lists)
             report.add(lists)

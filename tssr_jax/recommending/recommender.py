@@ -21,9 +21,10 @@ from tssr_jax.models.content import CONTENT_LAYOUT
 from tssr_jax.models.head import unit
 from tssr_jax.models.tssr import ids_as_read
 from tssr_jax.parallel.devices import ROWS, WHOLE, exactly
-from tssr_jax.recommending.items import Items
+from tssr_jax.recommending.because import reasons
+from tssr_jax.recommending.items import Items, KnownHistory, require_times
 from tssr_jax.recommending.new_items import read_new_items, with_new_items
-from tssr_jax.recommending.results import Explanation, Recommendations, ScoredItem
+from tssr_jax.recommending.results import Explanation, Reason, Recommendations, ScoredItem
 from tssr_jax.recommending.step import Choice, Found, Stream, make_recommend_step
 from tssr_jax.run import Run
 
@@ -174,6 +175,7 @@ class Recommender:
         histories: Sequence[Sequence[str]],
         top_k: int = 10,
         *,
+        times: Sequence[Sequence[float] | None] | None = None,
         keep_seen: bool = False,
         stream: Stream = "fused",
     ) -> list[Recommendations]:
@@ -182,13 +184,16 @@ class Recommender:
         Args:
           histories: ids of items, oldest first, of any length; the model reads the newest ones.
           top_k: length of a list.
+          times: when the items of each history were taken, seconds since 1970; read by models with
+            memories, to which items of one minute have no order. None: each item is of a time of
+            its own.
           keep_seen: also recommend what is in the history.
-          stream: "id" and "content" score by one stream alone: as if the gate passed nothing of the
-            other stream, or by the stream's own expert.
+          stream: "id" and "content" score by one stream alone, without memories: as if the gate
+            passed nothing of the other stream, or by the stream's own expert.
 
         Raises:
-          UserError: if top_k is not between 1 and the number of items, or the model has no such
-            stream beside another.
+          UserError: if top_k is not between 1 and the number of items, the model has no such
+            stream beside another, or times don't fit or are not ascending.
         """
         if stream != "fused" and len(self.model.streams) < 2:
             raise UserError(
@@ -204,18 +209,21 @@ class Recommender:
                 f"top_k is {top_k}; it must be between 1 and the {len(self.items.ids):,} items of "
                 "the catalogue."
             )
+        times = [None] * len(histories) if times is None else times
+        require_times(histories, times)
         results = []
         for start in range(0, len(histories), self.batch_size):
-            known = [self.items.known(x) for x in histories[start : start + self.batch_size]]
-            found = self._best([classes for classes, _ in known], top_k, keep_seen, stream)
-            for row, (classes, unknown) in enumerate(known):
+            some = slice(start, start + self.batch_size)
+            known = list(map(self.items.read, histories[some], times[some]))
+            found = self._best(known, top_k, keep_seen, stream)
+            for row, own in enumerate(known):
                 weight = float(found.id_weight[row])
                 results.append(
                     Recommendations(
                         items=self._scored(found.classes[row, :top_k], found.scores[row, :top_k]),
                         stream_weights=_stream_weights(weight),
-                        unknown=tuple(unknown),
-                        popular=not classes,
+                        unknown=tuple(own.unknown),
+                        popular=not own.classes,
                     )
                 )
         return results
@@ -302,28 +310,56 @@ class Recommender:
             unknown=tuple(unknown),
         )
 
+    def because(
+        self, history: Sequence[str], item: str, times: Sequence[float] | None = None
+    ) -> tuple[Reason, ...]:
+        """The items of a history because of which memories speak for an item, strongest first.
+
+            recommender.because(["50", "172"], "181")
+
+        Args:
+          history: ids, oldest first.
+          item: the owner's id.
+          times: of the history's items, see `recommend`.
+
+        Returns:
+          Reasons, whose scores add up to what the memories add to the item's score; none for a
+          model without memories, or if they know nothing of it.
+
+        Raises:
+          UserError: if the item is unknown, or times don't fit.
+        """
+        place = self.items.class_of(item)
+        require_times([history], [times])
+        known = self.items.read(history, times)
+        if not known.classes:
+            return ()
+        return reasons(self.model, self._params, self._content.memories, self.items, known, place)
+
     def _layer_names(self, number: int) -> tuple[str, ...]:
         own = self.model.num_unimodal_layers
         return tuple(f"self {i + 1}" if i < own else f"cross {i + 1 - own}" for i in range(number))
 
     def _best(
-        self, histories: Sequence[Sequence[int]], top_k: int, keep_seen: bool, stream: Stream
+        self, histories: Sequence[KnownHistory], top_k: int, keep_seen: bool, stream: Stream
     ) -> Any:
         """`Found` of some users, on the host; sizes are rounded up, so that little is compiled."""
         rows = self._devices.round_up(min(self.batch_size, _power(_ROWS, len(histories))))
         length = self.model.max_length
-        seen = [[] if keep_seen else list(dict.fromkeys(history)) for history in histories]
+        seen = [[] if keep_seen else list(dict.fromkeys(own.classes)) for own in histories]
         width = max(map(len, seen))
         # Few programs; but a long history is padded to less than twice its length.
         width = max(_LISTED, _power(_LISTED if width <= _LISTED**2 else 2, width))
-        sequences = np.zeros((rows, length), np.int32)
+        sequences, times = np.zeros((2, rows, length), np.int32)
         excluded = np.full((rows, width), -1, np.int32)
         for row, (history, own) in enumerate(zip(histories, seen, strict=True)):
-            newest = history[-length:]
+            newest = history.classes[-length:]
             sequences[row, length - len(newest) :] = newest
+            times[row, length - len(newest) :] = history.minutes[-length:]
             excluded[row, : len(own)] = own
         batch = {
             "item_sequence": sequences,
+            "times": times,
             "excluded": excluded,
             "row_mask": np.arange(rows) < len(histories),
         }

@@ -39,6 +39,22 @@ class Recommendations:
     popular: bool
 
 
+class Reason(NamedTuple):
+    """An item of a history because of which a memory speaks for another item.
+
+    Attributes:
+      item: the owner's id.
+      title: "" without one.
+      memory: "co_occurrence" or "words".
+      score: its share of what the memory adds to the item's score.
+    """
+
+    item: str
+    title: str
+    memory: str
+    score: float
+
+
 @dataclasses.dataclass(frozen=True)
 class Explanation:
     """What the model looks at in a history.

@@ -115,12 +115,20 @@ def _add_rankings(app: FastAPI, service: Service) -> None:
         top_k = min(asked.top_k, number)
         if asked.only is None and not asked.never:
             lists = await service.batcher.recommend(
-                asked.histories, top_k, keep_seen=asked.keep_seen, stream=asked.stream
+                asked.histories,
+                top_k,
+                times=asked.times,
+                keep_seen=asked.keep_seen,
+                stream=asked.stream,
             )
         else:
             lists = await service.compute(
                 lambda: recommender.restricted(only=asked.only, never=asked.never).recommend(
-                    asked.histories, top_k, keep_seen=asked.keep_seen, stream=asked.stream
+                    asked.histories,
+                    top_k,
+                    times=asked.times,
+                    keep_seen=asked.keep_seen,
+                    stream=asked.stream,
                 )
             )
         results = [

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from tssr_jax.recommending.items import require_times
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.recommending.results import Recommendations
 from tssr_jax.recommending.step import Stream
@@ -16,9 +17,10 @@ from tssr_jax.recommending.step import Stream
 
 @dataclasses.dataclass
 class _Waiting:
-    """A request's histories, and where their lists go."""
+    """A request's histories with their times, and where their lists go."""
 
     histories: Sequence[Sequence[str]]
+    times: Sequence[Sequence[float] | None]
     top_k: int
     lists: asyncio.Future[list[Recommendations]]
 
@@ -39,10 +41,23 @@ class Batcher:
         self._task: asyncio.Task[None] | None = None
 
     async def recommend(
-        self, histories: Sequence[Sequence[str]], top_k: int, *, keep_seen: bool, stream: Stream
+        self,
+        histories: Sequence[Sequence[str]],
+        top_k: int,
+        *,
+        times: Sequence[Sequence[float] | None] | None = None,
+        keep_seen: bool,
+        stream: Stream,
     ) -> list[Recommendations]:
-        """As `Recommender.recommend`."""
-        own = _Waiting(histories, top_k, asyncio.get_running_loop().create_future())
+        """As `Recommender.recommend`.
+
+        Raises:
+          UserError: if times don't fit; others who are ranked together with it don't notice.
+        """
+        if times is None:
+            times = [None] * len(histories)
+        require_times(histories, times)
+        own = _Waiting(histories, times, top_k, asyncio.get_running_loop().create_future())
         self._waiting.setdefault((keep_seen, stream), []).append(own)
         if self._task is None:
             self._task = asyncio.create_task(self._work())
@@ -74,11 +89,12 @@ class Batcher:
 
     async def _answer(self, requests: list[_Waiting], keep_seen: bool, stream: Stream) -> None:
         histories = [history for one in requests for history in one.histories]
+        times = [at for one in requests for at in one.times]
         top_k = max(one.top_k for one in requests)
 
         def rank() -> list[Recommendations]:
             recommend = self._recommender.recommend
-            return recommend(histories, top_k, keep_seen=keep_seen, stream=stream)
+            return recommend(histories, top_k, times=times, keep_seen=keep_seen, stream=stream)
 
         try:
             lists = await asyncio.get_running_loop().run_in_executor(self._executor, rank)

@@ -12,6 +12,10 @@ LONGEST_ID = 500
 
 ItemId = Annotated[str, Field(min_length=1, max_length=LONGEST_ID, examples=["i3"])]
 History = Annotated[list[ItemId], Field(max_length=MOST_ITEMS, examples=[["i3", "i4"]])]
+Times = Annotated[
+    list[Annotated[float, Field(ge=-1e11, le=1e11)]],
+    Field(max_length=MOST_ITEMS, description="Seconds since 1970.", examples=[[1.7e9, 1.7e9]]),
+]
 TopK = Annotated[int, Field(ge=1, le=LONGEST_LIST)]
 
 
@@ -22,9 +26,14 @@ class _Request(BaseModel):
 
 
 class RecommendRequest(_Request):
-    """Histories, oldest item first, and what may be recommended for them."""
+    """Histories, oldest item first, and what may be recommended for them.
+
+    `times`, one for each item of a history, are for models with memories: to these, items of one
+    minute (a basket) have no order.
+    """
 
     histories: Annotated[list[History], Field(min_length=1, max_length=MOST_HISTORIES)]
+    times: Annotated[list[Times | None], Field(max_length=MOST_HISTORIES)] | None = None
     top_k: TopK = 10
     keep_seen: bool = False
     only: Annotated[list[ItemId], Field(min_length=1, max_length=MOST_FILTERED)] | None = None

@@ -49,7 +49,7 @@ def test_histories_are_read_from(tmp_path, ending):
 def test_blanks_around_users_are_not_theirs(tmp_path):
     path = tmp_path / "histories.csv"
     path.write_text("user,item\na,i1\n a , i2 \nb,i3\n")
-    assert list(HistoryFile(path)) == [("a", ["i1", "i2"]), ("b", ["i3"])]
+    assert list(HistoryFile(path)) == [("a", ["i1", "i2"], None), ("b", ["i3"], None)]
     path.write_text("user,item\na,i1\nb,i2\n a ,i3\n")
     with pytest.raises(UserError, match="line 4: user 'a' comes again"):
         list(HistoryFile(path))
@@ -58,12 +58,38 @@ def test_blanks_around_users_are_not_theirs(tmp_path):
 def test_ids_may_be_numbers_and_users_have_none(tmp_path):
     path = tmp_path / "histories.jsonl"
     path.write_text('{"items": [5, "007 "]}\n\n{"items": [], "user": 3}\n')
-    assert list(HistoryFile(path)) == [("1", ["5", "007"]), ("3", [])]
+    assert list(HistoryFile(path)) == [("1", ["5", "007"], None), ("3", [], None)]
+
+
+TIMED = [("a", ["i1", "i2"], [60.0, 90.5]), ("b", [], []), ("c", ["i3"], [86400.0])]
+
+
+def test_times_are_read_where_there_are_any(tmp_path):
+    path = tmp_path / "histories.jsonl"
+    rows = [{"user": user, "items": items, "times": times} for user, items, times in TIMED]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert list(HistoryFile(path)) == TIMED
+    path = tmp_path / "histories.csv"
+    path.write_text("user,item,at\na,i1,60\na,i2,90.5\nb,,\nc,i3,1970-01-02\n")
+    assert list(HistoryFile(path, time_column="at")) == TIMED
+    assert list(HistoryFile(path)) == [(user, items, None) for user, items, _ in TIMED]
+    table = pl.DataFrame({"user": ["a", "b", "c"], "items": [["i1", "i2"], [], ["i3"]]})
+    table = table.with_columns(times=pl.Series([[60.0, 90.5], [], [86400.0]]))
+    table.write_parquet(tmp_path / "histories.parquet")
+    assert list(HistoryFile(tmp_path / "histories.parquet")) == TIMED
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        (
+            "x.jsonl",
+            '{"items": ["i1"], "times": [1, 2]}\n',
+            "line 1 .* not a number of sec",
+        ),
+        ("x.jsonl", '{"items": ["i1"], "times": ["1"]}\n', "line 1 .* not a number of sec"),
+        ("x.jsonl", '{"items": ["a", "b"], "times": [2, 1]}\n', "user '1' is not oldest first"),
+        ("x.csv", "user,item,timestamp\na,i1,now\n", "line 2: column 'timestamp' holds 'now'"),
         ("x.jsonl", '{"items": ["i1"]}\n{"items": \n', "line 2 is no history"),
         ("x.jsonl", '{"user": "a"}\n', "line 1 is no history .'items' is missing"),
         ("x.jsonl", '{"items": [1.5]}\n', "line 1 is no history .1.5 is no id"),

@@ -9,10 +9,18 @@ from hypothesis import strategies as st
 
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
-from tssr_jax.memory.co_occurrence import Events, co_occurrence_neighbours, training_events
+from tssr_jax.memory.co_occurrence import (
+    Counting,
+    Events,
+    co_occurrence_neighbours,
+    training_events,
+)
 
 DAY = 1440
-COSINE = {"time_scale": 1.0, "floor": 1.0, "power": 0.5}
+
+
+def cosine(shrinkage):
+    return Counting(time_scale=1.0, floor=1.0, power=0.5, shrinkage=shrinkage)
 
 
 def store_of(*sequences, times=None):
@@ -44,7 +52,7 @@ def test_users_events_are_each_item_once_at_its_first_time():
 def test_the_cosine_by_hand():
     # Users have items 1 and 2, 1 and 2 (twice), 2 and 3: n = 2, 3, 1, and item 4 held out only.
     events = training_events(store_of([1, 2], [1, 2, 2], [2, 3]))
-    found = co_occurrence_neighbours(events, 4, 2, shrinkage=1.0, **COSINE)
+    found = co_occurrence_neighbours(events, 4, 2, cosine(1.0))
     one_two, two_three = 2 / (np.sqrt(6) + 1), 1 / (np.sqrt(3) + 1)
     assert found.classes.tolist() == [[0, 0], [2, 0], [1, 3], [2, 0], [0, 0]]
     np.testing.assert_allclose(
@@ -58,9 +66,7 @@ def test_times_and_powers_by_hand():
     # Two users take 1 and 2: two days apart, and a year apart. One of them takes 3 with 2.
     times = [[0, 2 * DAY], [0, 365 * DAY, 365 * DAY]]
     events = training_events(store_of([1, 2], [1, 2, 3], times=times))
-    found = co_occurrence_neighbours(
-        events, 3, 2, time_scale=4.0, floor=0.1, power=0.25, shrinkage=3.0
-    )
+    found = co_occurrence_neighbours(events, 3, 2, Counting(4.0, 0.1, 0.25, 3.0))
     expected = np.zeros((4, 4))
     expected[1, 2] = expected[2, 1] = (np.exp(-0.5) + 0.1) / (2 + 3)
     expected[2, 3] = 1 / (2**0.25 + 3)  # n_2 = 2, n_3 = 1, and 3 is recommended
@@ -79,7 +85,7 @@ def test_it_is_a_sum_over_users_and_pairs(data):
     number = sum(sizes)
     minutes = np.array(data.draw(st.lists(st.integers(-99, 99), min_size=number, max_size=number)))
     events = Events(np.cumsum([0, *sizes]), items, minutes.astype(np.int32))
-    settings = {"time_scale": 20 / DAY, "floor": 0.3, "power": 0.7, "shrinkage": 2.0}
+    counting = Counting(time_scale=20 / DAY, floor=0.3, power=0.7, shrinkage=2.0)
     counts, expected = np.bincount(items, minlength=7), np.zeros((7, 7))
     for first, end in itertools.pairwise(events.offsets):
         for a, b in itertools.permutations(range(first, end), 2):
@@ -87,21 +93,21 @@ def test_it_is_a_sum_over_users_and_pairs(data):
             expected[items[a], items[b]] += max(np.exp(-gap / 20), 0.3)
     expected /= counts[:, None] ** 0.7 * counts[None] ** 0.3 + 2.0
     np.testing.assert_allclose(
-        dense(co_occurrence_neighbours(events, 6, 6, **settings), 6), expected, rtol=1e-5
+        dense(co_occurrence_neighbours(events, 6, 6, counting), 6), expected, rtol=1e-5
     )
-    best = co_occurrence_neighbours(events, 6, 2, **settings)
+    best = co_occurrence_neighbours(events, 6, 2, counting)
     kept = np.sort(expected, axis=1)[:, :-3:-1]
     np.testing.assert_allclose(best.likeness, kept, rtol=1e-5)
 
 
 def test_nobody_has_anything():
     events = Events(np.zeros(3, np.int64), *(np.zeros(0, np.int32),) * 2)
-    found = co_occurrence_neighbours(events, 3, 2, shrinkage=0.0, **COSINE)
+    found = co_occurrence_neighbours(events, 3, 2, cosine(0.0))
     assert not found.likeness.any()
 
 
 @pytest.mark.parametrize("number", [1, 5, 100])
 def test_there_are_no_more_neighbours_than_items(number):
     events = training_events(store_of([1, 2, 3]))
-    found = co_occurrence_neighbours(events, 5, number, shrinkage=0.0, **COSINE)
+    found = co_occurrence_neighbours(events, 5, number, cosine(0.0))
     assert found.classes.shape == found.likeness.shape == (6, min(5, number))

@@ -127,6 +127,16 @@ def read_chunks(
         raise UserError(f"{path} has a header but no rows.")
 
 
+def column_names(path: Path) -> list[str]:
+    """The names of a table's columns; none if it can't be read, which reading it tells."""
+    try:
+        if path.suffix == ".parquet":
+            return pl.scan_parquet(path).collect_schema().names()
+        return pl.scan_csv(path, infer_schema=False).collect_schema().names()
+    except (pl.exceptions.PolarsError, OSError):
+        return []
+
+
 def _as_texts(
     schema: Mapping[str, pl.DataType], path: Path, wanted: Sequence[str] | None
 ) -> list[pl.Expr]:

@@ -1,0 +1,372 @@
+"""Models with memories: scores by the dense formula, the gate's lessons, what they must not see."""
+
+import csv
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.support.raw_data import tiny_config
+from tests.support.runs import assert_same_run, final_state, metrics_of
+from tssr_jax.config.saved import load_config
+from tssr_jax.data_pipeline.gate_rows import gate_rows, trained_lengths
+from tssr_jax.data_pipeline.input_pipeline import GATE_ROWS
+from tssr_jax.errors import UserError
+from tssr_jax.evaluation.evaluate import evaluate, restore_best
+from tssr_jax.memory.scores import Neighbours
+from tssr_jax.models.apply import encode, head_weights, score
+from tssr_jax.models.content import CONTENT_LAYOUT, Content
+from tssr_jax.parallel.devices import ROWS, Devices
+from tssr_jax.recommending.export import ExportRequest, run_export
+from tssr_jax.recommending.recommender import Recommender
+from tssr_jax.run import build_run
+from tssr_jax.training.gate import GATE, gate_gradients, gate_inputs
+from tssr_jax.training.loop import train, train_batches
+
+BOTH = ("co_occurrence", "words")
+MINUTE = 60.0
+
+
+def config_of(tmp_path, **fields):
+    config = tiny_config(tmp_path)
+    config.model.memory = BOTH
+    config.memory.neighbours = 6
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+@pytest.fixture(name="workdir", scope="module")
+def fixture_workdir(tmp_path_factory):
+    """A trained run with both memories."""
+    folder = tmp_path_factory.mktemp("memories")
+    train(config_of(folder), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(name="recommender", scope="module")
+def fixture_recommender(workdir):
+    return Recommender.from_workdir(workdir, batch_size=8)
+
+
+def dense_scores(workdir, history, minutes):
+    """Scores of all classes by the formulas of `models.recall` and `memory.scores`, in loops."""
+    run, params, _ = restore_best(workdir)
+    decay, names = run.config.memory.decay, run.data.item_ids
+    items = [names.index(item) + 1 for item in history][-run.model.max_length :]
+    minutes = minutes[-len(items) :]
+    outputs = encode(run.model, params, np.array([items], np.int32), run.content)
+    weights = head_weights(run.model, params, run.content)
+    neural = np.asarray(weights.score(outputs.fused[0, -1], "float32"))
+    read = [1.0, np.log(len(items)) - 1, float(len(items) > 1 and minutes[-1] == minutes[-2])]
+    factors = np.exp(10 * (np.array(read) @ np.asarray(params[GATE]["kernel"]))) * [
+        1,
+        0.6,
+        0.6,
+        5,
+        5,
+    ]
+    scores = factors[0] * neural
+    for i, name in enumerate(run.model.memory):
+        classes, likeness = map(np.asarray, run.content.memories.tables[name])
+        sums = np.zeros(len(neural))
+        for s, item in enumerate(items):
+            places = [len(items) - 1 - t for t in range(len(items)) if minutes[t] == minutes[s]]
+            np.add.at(sums, classes[item], decay ** np.mean(places) * likeness[item])
+        scores = scores + factors[1 + i] * np.log1p(factors[3 + i] * sums)
+    return scores, items, names
+
+
+@pytest.mark.parametrize("minutes", [[1, 2, 3, 4], [1, 7, 7, 7], [5, 5, 6, 6]])
+def test_lists_are_those_of_the_dense_formula(workdir, recommender, minutes):
+    history = ["i3", "i9", "i4", "i12"]
+    seconds = [MINUTE * minute + 7 for minute in minutes]
+    scores, items, names = dense_scores(workdir, history, minutes)
+    run, params, _ = restore_best(workdir)
+    whole = score(run.model, params, *map(jnp.array, ([items],)), run.content, jnp.array([minutes]))
+    np.testing.assert_allclose(whole[0, 1:], scores[1:], rtol=1e-4)
+    scores[[0, *items]] = -np.inf
+    best = np.argsort(-scores, kind="stable")[:6]
+    for batch in ([history], [["i1"], history, []]):
+        times = [seconds if own is history else None for own in batch]
+        found = recommender.recommend(batch, top_k=6, times=times)[batch.index(history)]
+        assert [x.item for x in found.items] == [names[c - 1] for c in best]
+        np.testing.assert_allclose([x.score for x in found.items], scores[best], rtol=1e-4)
+    if minutes == [1, 2, 3, 4]:  # without times each item has a place of its own
+        (without,) = recommender.recommend([history], top_k=6)
+        assert without == found
+
+
+def test_times_that_do_not_fit(recommender):
+    for times, message in (
+        ([[1.0, 2.0]], "1 items has 2 times"),
+        ([], "1 histories, but times of 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            recommender.recommend([["i1"]], times=times)
+    with pytest.raises(UserError, match=r"not ascending: 2\.0, 1\.0"):
+        recommender.recommend([["i1", "i2"]], times=[[2.0, 1.0]])
+
+
+def test_reasons_add_up(workdir, recommender):
+    history, seconds = ["i3", "i9", "i4"], [60.0, 120.0, 120.0]
+    reasons = recommender.because(history, "i5", seconds)
+    assert {reason.memory for reason in reasons} <= {*BOTH}
+    assert [r.score for r in reasons] == sorted((r.score for r in reasons), reverse=True)
+    run, params, _ = restore_best(workdir)
+    without = run.content.memories._replace(
+        tables={
+            name: Neighbours(table.classes, jnp.zeros_like(table.likeness))
+            for name, table in run.content.memories.tables.items()
+        }
+    )
+    place = run.data.item_ids.index("i5") + 1
+    items = jnp.array([[run.data.item_ids.index(item) + 1 for item in history]])
+    times = jnp.array([[1, 2, 2]])
+    ours, network = (
+        score(run.model, params, items, content, times)[0, place]
+        for content in (
+            run.content,
+            Content(run.content.features, known=run.content.known, memories=without),
+        )
+    )
+    assert ours > network
+    np.testing.assert_allclose(sum(r.score for r in reasons), ours - network, rtol=1e-4)
+    assert recommender.because(["nothing"], "i5") == ()
+    with pytest.raises(UserError, match="not in the catalogue"):
+        recommender.because(history, "nothing")
+
+
+def test_exports_give_the_same_lists(workdir, recommender, tmp_path):
+    run_export(workdir, ExportRequest(tmp_path / "exported", top_k=5))
+    assert not (tmp_path / "exported" / "vectors.safetensors").exists()
+    from jax import export  # noqa: PLC0415
+
+    program = export.deserialize(
+        bytearray((tmp_path / "exported" / "recommend.stablehlo").read_bytes())
+    )
+    history = ["i3", "i9", "i4"]
+    ids = recommender.items.ids
+    classes, values = program.call(np.array([[ids.index(item) + 1 for item in history]], np.int32))
+    (own,) = recommender.recommend([history], top_k=5)
+    assert [ids[c - 1] for c in np.asarray(classes)[0]] == [x.item for x in own.items]
+    np.testing.assert_allclose(values[0], [x.score for x in own.items], rtol=1e-4)
+    with pytest.raises(UserError, match="no products of vectors"):
+        run_export(workdir, ExportRequest(tmp_path / "other", formats=("vectors",)))
+    assert not (tmp_path / "other").exists()
+
+
+def test_new_items_have_words_only(tmp_path):
+    config = config_of(tmp_path, **{"model.head": "tied", "train.num_epochs": 1})
+    train(config, tmp_path / "run")
+    recommender = Recommender.from_workdir(tmp_path / "run", batch_size=8)
+    titles = dict(zip(recommender.items.ids, recommender.items.titles, strict=True))
+    (tmp_path / "new.csv").write_text(f"item,title\nn1,{titles['i4']}\n")
+    more = Recommender.from_workdir(tmp_path / "run", new_items=tmp_path / "new.csv", batch_size=8)
+    assert {reason.memory for reason in more.because(["i4"], "n1")} == {"words"}
+    assert {reason.memory for reason in more.because(["n1"], "i4")} == {"words"}
+    # It is like its twin's twins: whose texts are equal, likeness is equal.
+    twin = "i14"
+    assert titles[twin] == titles["i4"]
+    old, new = (r.because(["i4"], twin) for r in (recommender, more))
+    words = [[x.score for x in own if x.memory == "words"] for own in (old, new)]
+    np.testing.assert_allclose(*words, rtol=1e-5)
+
+
+def test_it_resumes_exactly(tmp_path):
+    config = config_of(tmp_path, **{"train.time_noise": (0.0, 1e6), "train.packing": True})
+    config.train.update(num_epochs=2, checkpoint_every_steps=2)
+    train(config, tmp_path / "whole")
+    config.train.num_epochs = 1
+    train(config, tmp_path / "parts")
+    config.train.num_epochs = 2
+    metrics = train(config, tmp_path / "parts")
+    assert_same_run(config, tmp_path / "whole", tmp_path / "parts")
+    assert evaluate(tmp_path / "parts") == metrics
+    assert "train/memory" in metrics_of(tmp_path / "parts")[0]
+    state, _ = final_state(config, tmp_path / "parts")
+    assert np.abs(state.params[GATE]["kernel"]).max() > 0
+
+
+def test_without_memories_there_is_nothing_of_them(tmp_path):
+    config = config_of(tmp_path, **{"model.memory": ()})
+    run = build_run(config)
+    assert GATE not in run.initial_params() and run.content.memories is None
+    assert gate_inputs(run) is None
+    assert "gate" not in next(train_batches(run).iterate(0))
+    lengths = run.sequences.lengths
+    np.testing.assert_array_equal(trained_lengths(lengths, config), lengths - 2)
+
+
+@pytest.mark.parametrize("way", [("pmap", 4, 1), ("shard_map", 4, 1), ("shard_map", 6, 3)], ids=str)
+def test_gradients_do_not_depend_on_the_devices(tmp_path, way):
+    config = config_of(tmp_path)
+    rng = np.random.default_rng(0)
+    results = []
+    for devices in (Devices("pmap", 1), Devices(*way)):
+        config.update(parallel=way[0], num_devices=devices.num_devices)
+        config.model_devices = way[2] if devices.num_devices > 1 else 1
+        run = build_run(config)
+        params = run.devices.build(run.initial_params, run.params_layout)
+        rows = {name: values[:GATE_ROWS] for name, values in gate_inputs(run).items()}
+        rows = {name: np.resize(x, (12, *x.shape[1:])) for name, x in rows.items()}
+        model = run.model
+
+        def body(params, rows, content, model=model):
+            return gate_gradients(model, params[GATE], params, rows, content)
+
+        step = run.devices.run(body, inputs=(run.params_layout, ROWS, CONTENT_LAYOUT))
+        placed = next(run.devices.ahead(iter([rows])))
+        results.append(jax.device_get(step(params, placed, run.content)))
+    (grads, term), (others, other) = results
+    assert term.weight == other.weight == 12
+    np.testing.assert_allclose(other.sum, term.sum, rtol=1e-5)
+    np.testing.assert_allclose(others["kernel"], grads["kernel"], rtol=1e-4, atol=1e-6)
+    assert np.abs(grads["kernel"]).min() > 0
+    del rng
+
+
+def test_the_gradient_is_that_of_the_loss(tmp_path):
+    """By differences of the loss, for each of the gate's parameters."""
+    run = build_run(config_of(tmp_path))
+    params = run.initial_params()
+    rows = {name: jnp.asarray(values) for name, values in gate_inputs(run).items()}
+    kernel = jnp.asarray(np.random.default_rng(0).normal(0, 0.05, params[GATE]["kernel"].shape))
+
+    def loss(kernel):
+        _, term = gate_gradients(run.model, {"kernel": kernel}, params, rows, run.content)
+        return float(term.mean())
+
+    grads, _ = gate_gradients(run.model, {"kernel": kernel}, params, rows, run.content)
+    for place in np.ndindex(kernel.shape):
+        step = jnp.zeros_like(kernel).at[place].set(3e-3)
+        difference = (loss(kernel + step) - loss(kernel - step)) / 6e-3
+        np.testing.assert_allclose(grads["kernel"][place], difference, rtol=0.02, atol=2e-3)
+
+
+def learnt_gate(run, rows, steps=150):
+    """Loss of the gate's rows before and after fitting it to them."""
+    params = run.initial_params()
+    rows = {name: jnp.asarray(values) for name, values in rows.items()}
+    step = jax.jit(lambda gate: gate_gradients(run.model, gate, params, rows, run.content))
+    gate, losses = params[GATE], []
+    for _ in range(steps):
+        grads, term = step(gate)
+        losses.append(float(term.mean()))
+        gate = jax.tree.map(lambda x, g: x - 0.01 * g, gate, grads)
+    return losses[0], losses[-1], np.asarray(gate["kernel"])
+
+
+def test_shuffled_labels_teach_the_gate_to_ignore_co_occurrence(tmp_path):
+    """Users take items at random: what others took says nothing.
+
+    If the users' own pairs were counted, the memory would seem to know the answers.
+    """
+    rng = np.random.default_rng(0)
+    config = config_of(tmp_path, **{"model.memory": ("co_occurrence",), "memory.neighbours": 80})
+    config.memory.shrinkage = 1.0
+    with (tmp_path / "raw" / "interactions.csv").open("w") as file:
+        writer = csv.writer(file)
+        writer.writerow(["user", "item", "timestamp"])
+        for user in range(1500):
+            taken = rng.choice(80, 7, replace=False)
+            writer.writerows((f"u{user}", f"i{item}", 86400 * t) for t, item in enumerate(taken))
+    titles = "".join(f"i{item},thing\n" for item in range(80))
+    (tmp_path / "raw" / "items.csv").write_text("item,title\n" + titles)
+    run = build_run(config)
+    rows = gate_inputs(run)
+    uniform = np.log(80 - 4)  # the items that a history of four has not seen
+    _, without_own, _ = learnt_gate(run, rows)
+    assert without_own > uniform - 0.05
+    memories, items = run.content.memories, rows["item_sequence"]
+    classes, likeness = map(np.asarray, memories.tables["co_occurrence"])
+    there = classes[items] == rows["labels"][:, None, None]
+    weights = run.config.memory.decay ** np.arange(items.shape[1])[::-1] * (items > 0)
+    with_own = (weights * np.where(there, likeness[items], 0.0).sum(axis=2)).sum(axis=1)
+    assert (with_own >= rows["label_scores"]).all()
+    rows["label_scores"] = with_own.astype(np.float32)
+    assert learnt_gate(run, rows)[1] < without_own - 0.2
+
+
+def test_what_the_gate_learns_from_no_window_has(tmp_path):
+    config = config_of(tmp_path, **{"train.windows": "strided", "train.window_stride": 2})
+    config.model.max_length = 3
+    run = build_run(config)
+    rows = gate_rows(run.sequences, config, run.data.num_items)
+    assert len(rows.users) == 4  # a tenth of 40
+    lengths = run.sequences.lengths.tolist()
+    whole = {
+        user: run.sequences.rows(np.array([user])).windows(np.array([length]), length).numpy()[0]
+        for user, length in enumerate(lengths)
+    }
+    for user, items, label in zip(rows.users, rows.items, rows.labels, strict=True):
+        assert whole[user][-3] == label
+        np.testing.assert_array_equal(items, whole[user][-6:-3])
+    batches = train_batches(run)
+    pairs = set()
+    for batch, _ in zip(batches.iterate(0), range(batches.steps_per_epoch), strict=False):
+        assert batch["gate"]["labels"].shape == (GATE_ROWS,)
+        inputs, labels = batch["item_sequence"], batch["labels"]
+        pairs |= {
+            (int(a), int(b)) for a, b in zip(inputs[inputs > 0], labels[inputs > 0], strict=True)
+        }
+    trained = trained_lengths(run.sequences.lengths, config)
+    expected = {
+        (int(a), int(b))
+        for user, items in whole.items()
+        for a, b in itertools.pairwise(items[: trained[user]])
+    }
+    assert pairs == expected
+    assert (run.sequences.lengths - 2 - trained).sum() == 4
+
+
+@pytest.mark.parametrize("held_back", [1, 2])
+def test_no_time_of_a_target_reaches_the_model(tmp_path, held_back):
+    """Times of the newest interactions change, within their order: training and ranks don't."""
+    ranks = []
+    for shift in (0, 100_000):
+        folder = tmp_path / str(shift)
+        config = config_of(folder, **{"train.num_epochs": 1, "train.time_noise": (0.0, 7.0)})
+        path = folder / "raw" / "interactions.csv"
+        rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
+        newest = {}
+        for user, _, time in rows:
+            newest.setdefault(user, []).append(int(time))
+        with path.open("w") as file:
+            file.write("user,item,timestamp\n")
+            for user, item, time in rows:
+                last = sorted(newest[user])[-held_back:]
+                late = shift if int(time) in last else 0
+                file.write(f"{user},{item},{int(time) + late}\n")
+        train(config, folder / "run")
+        with np.load(folder / "run" / "per_user.npz") as users:
+            ranks.append({name: users[name] for name in ("validation_rank", "test_rank")})
+        ranks[-1]["losses"] = json.dumps(metrics_of(folder / "run"))
+    seen = ["losses", "validation_rank"] + ["test_rank"] * (held_back == 1)
+    for name in seen:
+        np.testing.assert_array_equal(ranks[0][name], ranks[1][name])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"content.text.trained_layers": -1}, "memories go with frozen encoders only"),
+        ({"data.min_user_interactions": 3, "data.min_item_interactions": 1}, "none"),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_with_memories(tmp_path, fields, message):
+    config = config_of(tmp_path, **fields)
+    if "data.min_user_interactions" in fields:
+        rows = (f"u{user},i{user + step},{step}\n" for user in range(5) for step in range(4))
+        path = tmp_path / "raw" / "interactions.csv"
+        path.write_text("user,item,timestamp\n" + "".join(rows))
+    with pytest.raises(UserError, match=message):
+        train(config, tmp_path / "run")
+
+
+def test_a_run_is_saved_with_its_memories(workdir):
+    config = load_config(workdir)
+    assert tuple(config.model.memory) == BOTH and config.memory.neighbours == 6
