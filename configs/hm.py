@@ -29,6 +29,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.text_field_length = 200
     # Several pieces of an article in one basket are several rows.
     config.data.drop_repeats = True
+    # Customers buy an article again, for example in another size.
+    config.evaluate.keep_seen = True
     config.model.max_length = 20
     config.train.packing = True
     return config

@@ -80,6 +80,7 @@ def test_ranks_and_metrics(case):
     excluded = excluded_classes(sequence, answers, with_padding).numpy()
     eval_step = jax.jit(make_eval_step(case.model()))
     rows = {"item_sequence": sequence, "answers": answers, "excluded": excluded}
+    rows["missed"] = np.zeros(len(answers), bool)
     rows["row_mask"] = np.ones(len(sequence), bool)
     ranks = np.asarray(eval_step(case.params, rows, case.inputs["item_features"]))
     np.testing.assert_array_equal(ranks, case.metrics["answer_rank"])

@@ -25,7 +25,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "loss.next_item": ("full", "sampled"),
     "train.windows": ("last", "strided"),
     "baseline.kind": ("", "popularity", "month_popularity", "nearest_texts", "item_knn"),
-    "search.sampler": ("bayesian", "random"),
     "data.repeated_items": ("error", "first"),
 }
 

@@ -305,6 +305,10 @@ def _evaluate() -> ml_collections.ConfigDict:
     evaluate = ml_collections.ConfigDict()
     # Users ranked at a time.
     evaluate.batch_size = 256
+    # Whether what a user had before may be recommended again, as fits groceries or clothes. If not,
+    # it does not compete, and an answer that the user had before counts as missed. What is measured
+    # is what `tssr recommend` lists.
+    evaluate.keep_seen = False
     # Length of the lists whose coverage, diversity, novelty and popularity are reported with the
     # test metrics; 0 skips them.
     evaluate.list_length = 10
@@ -364,6 +368,4 @@ def _search() -> ml_collections.ConfigDict:
         "memory.decay: range 0.4 1.0",
         "memory.words: log 0.001 1.0",
     )
-    # How Optuna chooses: "bayesian" (tree-structured Parzen estimator), or "random".
-    search.sampler = "bayesian"
     return search

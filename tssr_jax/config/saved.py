@@ -24,7 +24,6 @@ WITHOUT_EFFECT = (
     "data.cache_dir",
     "data.in_memory_gib",
     "search.space",
-    "search.sampler",
 )
 # Paths of input files. Their contents are compared later, by hash.
 PLACES = ("data.raw_dir", "content.text.model_dir", "content.image.model_file")
@@ -62,6 +61,7 @@ _REMOVED_WITHOUT_EFFECT = (
     "baseline.shrinkage",
     "loss.items_per_bucket",
     "loss.num_hard_negatives",
+    "search.sampler",
 )
 
 

@@ -241,6 +241,7 @@ class EvalBatches:
       full_history: exclude the whole seen history from the ranking; if False only the items of
         the window (the reference's habit).
       exclude_padding_class: exclude class 0; if False only where the window has padding.
+      keep_seen: exclude no item, and miss no answer.
       rows: which rows of a batch are read, as in `Cut`.
     """
 
@@ -253,6 +254,7 @@ class EvalBatches:
         max_length: int,
         full_history: bool,
         exclude_padding_class: bool,
+        keep_seen: bool = False,
         rows: slice = slice(None),
     ):
         self._store = store
@@ -262,6 +264,7 @@ class EvalBatches:
         self._exclude_padding_class = exclude_padding_class
         longest = int(store.lengths.max()) - HELD_OUT[split]
         self._seen = longest if full_history else min(longest, max_length)
+        self._keep_seen = keep_seen
         self._rows = range(batch_size)[rows]
         self.num_users = store.lengths.size
         self.num_batches = -(-self.num_users // batch_size)
@@ -279,8 +282,9 @@ class EvalBatches:
         """Yields the batches.
 
         Each is {"item_sequence" and "times": int32 [rows, L], "answers": int32 [rows],
-        "excluded": int32 [rows, width] (-1 where there is nothing), "row_mask": bool [rows]}.
-        Times are minutes since 1970, and 0 on padding.
+        "excluded": int32 [rows, width] (-1 where there is nothing), "missed": bool [rows], answers
+        that can't be recommended, since the user has seen them; "row_mask": bool [rows]}. Times are
+        minutes since 1970, and 0 on padding.
         """
         return _stream(self._dataset)
 
@@ -300,12 +304,17 @@ class EvalBatches:
         ends = tf.gather(self._ends, users)
         rows = self._store.rows(users)
         answers = rows.windows(ends + 1, 1)[:, 0]
+        seen = rows.windows(ends, self._seen)
+        missed = tf.reduce_any(seen == answers[:, None], axis=1)
+        if self._keep_seen:
+            seen, missed = seen[:, :0], tf.zeros_like(missed)
         with_padding = self._exclude_padding_class | (ends < self._max_length)
         return {
             "item_sequence": rows.windows(ends, self._max_length),
             "times": rows.times(ends, self._max_length),
             "answers": answers,
-            "excluded": excluded_classes(rows.windows(ends, self._seen), answers, with_padding),
+            "excluded": excluded_classes(seen, answers, with_padding),
+            "missed": missed,
             "row_mask": position < self.num_users,
         }
 

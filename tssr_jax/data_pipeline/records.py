@@ -19,7 +19,7 @@ from tssr_jax.data_pipeline.tensorflow_cpu import tf
 
 import tensorflow_datasets as tfds  # isort: skip  (after TensorFlow is set up)
 
-VERSION = "1.1.0"
+VERSION = "2.0.0"
 SPLIT = "rows"
 # Files in a data set's folder, int64: bytes of each example, and examples of each shard.
 _SIZES, _SHARDS = "sizes.npy", "shards.npy"

@@ -13,6 +13,8 @@ FILE = "report.json"
 PICTURE = "report.png"
 # The summary mentions ties above this share of neighbours in a history with equal times.
 _MANY_TIES = 0.1
+# And repeats above this share of the answers of validation and test.
+_MANY_REPEATS = 0.05
 
 
 def write(values: dict, sequences: Sequences, folder: Path) -> None:
@@ -22,7 +24,7 @@ def write(values: dict, sequences: Sequences, folder: Path) -> None:
 
 
 def summary(values: dict) -> list[str]:
-    """The summary of a report, at most eight lines."""
+    """The summary of a report, at most nine lines."""
     dropped = values["interactions_read"] - values["interactions_kept"]
     lines = [
         f"{values['users']:,} users, {values['items']:,} items, {values['interactions_kept']:,} "
@@ -42,6 +44,12 @@ def summary(values: dict) -> list[str]:
     if values["share_of_tied_neighbours"] > _MANY_TIES:
         share = values["share_of_tied_neighbours"]
         lines.append(f"{share:.0%} of neighbours in a history have equal times: a hash orders them")
+    again = values["share_of_answers_that_the_user_had_before"]
+    if again > _MANY_REPEATS:
+        lines.append(
+            f"{again:.0%} of the answers are items that the user had before: they count as missed, "
+            "unless --config.evaluate.keep_seen=True lets them be recommended"
+        )
     return lines
 
 

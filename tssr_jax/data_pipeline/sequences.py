@@ -105,14 +105,18 @@ def _statistics(
     parts: Iterable[np.ndarray], lengths: np.ndarray, num_items: int
 ) -> dict[str, int | float]:
     """Statistics of the sequences for the report."""
-    neighbours = tied = repeated = 0
+    neighbours = tied = repeated = repeated_answers = 0
     for rows in parts:
         same_user = rows["user"][1:] == rows["user"][:-1]
         neighbours += int(same_user.sum())
         tied += int((same_user & (rows["time"][1:] == rows["time"][:-1])).sum())
         pairs = rows["user"].astype(np.uint64) << np.uint64(32) | rows["item"]
-        pairs.sort()
-        repeated += int((pairs[1:] == pairs[:-1]).sum())
+        order = np.argsort(pairs, kind="stable")
+        again = np.zeros(rows.size, bool)  # the user had the item before
+        again[order[1:]] = pairs[order[1:]] == pairs[order[:-1]]
+        repeated += int(again.sum())
+        ends = np.flatnonzero(np.append(~same_user, True)[: rows.size])
+        repeated_answers += int(again[ends].sum() + again[ends - 1].sum())
     total = int(lengths.sum())
     return {
         "density": total / (len(lengths) * num_items),
@@ -121,6 +125,7 @@ def _statistics(
         "max_length": int(lengths.max()),
         "share_of_tied_neighbours": tied / max(1, neighbours),
         "repeated_user_item_pairs": repeated,
+        "share_of_answers_that_the_user_had_before": repeated_answers / (2 * len(lengths)),
     }
 
 

@@ -20,7 +20,7 @@ from tssr_jax.data_pipeline.input_pipeline import EvalBatches
 from tssr_jax.data_pipeline.windows import HELD_OUT, EvalSplit
 from tssr_jax.evaluation.baselines import learn_baseline
 from tssr_jax.evaluation.list_metrics import list_metrics
-from tssr_jax.evaluation.metrics import popularity_ranks, ranking_metrics
+from tssr_jax.evaluation.metrics import MISSED, popularity_ranks, ranking_metrics
 from tssr_jax.evaluation.ranking import Ranker, Scorer
 from tssr_jax.evaluation.top_k import TopK, popularity_scorer
 from tssr_jax.models.tssr import ids_as_read
@@ -119,10 +119,10 @@ def evaluate_params(
 def _simple_metrics(run: Run, counts: np.ndarray, *, learnt: bool) -> dict[str, Metrics]:
     """The test metrics of baselines, by name: popularity, and item-kNN beside a learnt model."""
     batches = make_eval_batches(run, "test", all_rows=True)
-    ranks = [
-        popularity_ranks(counts, batch["answers"], batch["excluded"])[batch["row_mask"]]
-        for batch in batches
-    ]
+    ranks = []
+    for batch in batches:
+        own = popularity_ranks(counts, batch["answers"], batch["excluded"])
+        ranks.append(np.where(batch["missed"], MISSED, own)[batch["row_mask"]])
     simple = {"popularity": ranking_metrics(np.concatenate(ranks))}
     if learnt and run.config.model_devices == 1 and batches.num_users <= COMPARED_USERS:
         params, scorer = learn_baseline(run, "item_knn")
@@ -226,6 +226,7 @@ def make_eval_batches(run: Run, split: EvalSplit, *, all_rows: bool = False) -> 
         max_length=config.model.max_length,
         full_history=config.corrections.full_history_ranking,
         exclude_padding_class=config.corrections.exclude_padding_class,
+        keep_seen=config.evaluate.keep_seen,
     )
 
 

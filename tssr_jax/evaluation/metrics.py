@@ -9,6 +9,8 @@ import numpy as np
 from tssr_jax.parallel.catalogue import Catalogue
 
 CUTOFFS = (5, 10, 20, 50, 100)
+# The rank of an answer that can't be recommended.
+MISSED = 2**30
 
 
 def competitors_above(

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tssr_jax.content.trained import TrainedEncoder, parameters_name, scatter
-from tssr_jax.evaluation.metrics import competitors_above
+from tssr_jax.evaluation.metrics import MISSED, competitors_above
 from tssr_jax.models.apply import encode, head_weights, score
-from tssr_jax.models.content import CONTENT_LAYOUT, Content, Features
+from tssr_jax.models.content import CONTENT_LAYOUT, Content, Features, as_content
 from tssr_jax.models.recall import Recalled, recall, with_memories
 from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel import collectives
@@ -85,12 +85,13 @@ def model_scorer(model: TSSR) -> Scorer:
     ) -> tuple[Any, Callable[[Any], jax.Array]]:
         outputs = encode(model, params, batch["item_sequence"], content, last_only=True)
         weights = head_weights(model, params, content)
-        recalled = recall(model, params, batch, content.memories)
+        memories = as_content(content, model.modalities).memories
+        recalled = recall(model, params, batch, memories)
 
         def score_rows(states: tuple[jax.Array, Recalled | None]) -> jax.Array:
             fused, recalled = states
             neural = weights.score(fused, model.compute_dtype)
-            return with_memories(model, neural, recalled, content.memories)
+            return with_memories(model, neural, recalled, memories)
 
         return (outputs.fused[:, -1], recalled), score_rows
 
@@ -109,10 +110,15 @@ def make_eval_step(model: TSSR, scorer: Scorer | None = None) -> EvalStep:
     """
     catalogue = model.classes
 
-    def ranks(_: Any, scores: jax.Array, answers: jax.Array, excluded: jax.Array) -> jax.Array:
-        return competitors_above(scores, answers, excluded, catalogue)
+    def ranks(
+        _: Any, scores: jax.Array, answers: jax.Array, excluded: jax.Array, missed: jax.Array
+    ) -> jax.Array:
+        above = competitors_above(scores, answers, excluded, catalogue)
+        # The shards' ranks are summed: the one that holds the answer says that it is missed.
+        _, here = catalogue.pick_own(scores, answers[:, None])
+        return jnp.where(missed, jnp.where(here[:, 0], MISSED, 0), above)
 
-    fields = ("answers", "excluded")
+    fields = ("answers", "excluded", "missed")
     return make_scores_step(model, ranks, fields, catalogue.own_rows_of_sum, scorer)
 
 

@@ -17,7 +17,11 @@ _RAW_DIR = cli.raw_dir_flag()
 _INPUT = flags.DEFINE_string("input", None, "Histories: .jsonl, .csv or .parquet.")
 _OUTPUT = flags.DEFINE_string("output", None, "Where the lists go: .jsonl, .csv or .parquet.")
 _TOP_K = flags.DEFINE_integer("top_k", 10, "Items for each history.", 1)
-_KEEP_SEEN = flags.DEFINE_bool("keep_seen", False, "Also recommend what is in the history.")
+_KEEP_SEEN = flags.DEFINE_bool(
+    "keep_seen",
+    None,
+    "Also recommend what is in the history; by default as the run was evaluated.",
+)
 _NEW_ITEMS = flags.DEFINE_string(
     "new_items", None, "Table of items that training has not seen, ranked by their content."
 )

@@ -149,9 +149,10 @@ def scores_program(recommender: Recommender) -> Callable[[Any, jax.Array], jax.A
     """Returns the pure function `(tables, history) -> scores` that `recommend` ranks by.
 
     A history is int [batch, length], length >= 1, oldest first, padded on the left with 0. Scores
-    are [batch, num_classes], -inf for padding, what is in the history, and what is not allowed.
+    are [batch, num_classes], -inf for padding, what is not allowed, and what is in the history (but
+    for runs with `config.evaluate.keep_seen`).
     """
-    model = recommender.model
+    model, keep_seen = recommender.model, recommender.run.config.evaluate.keep_seen
 
     def scores(tables: Any, history: jax.Array) -> jax.Array:
         params, content, choice = tables
@@ -159,7 +160,8 @@ def scores_program(recommender: Recommender) -> Callable[[Any, jax.Array], jax.A
         scorer = chosen_scorer(model, choice)
         with jax.default_matmul_precision("highest"):
             states, score = scorer(params, {"item_sequence": window}, content)
-            return competing_scores(score(states), history, model.classes)
+            seen = history[:, :0] if keep_seen else history
+            return competing_scores(score(states), seen, model.classes)
 
     return scores
 

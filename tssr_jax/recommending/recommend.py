@@ -28,7 +28,7 @@ class Request(NamedTuple):
       input: file of histories, see `HistoryFile`.
       output: file of lists, see `ListsFile`.
       top_k: length of a list.
-      keep_seen: also recommend what is in the history.
+      keep_seen: see `Recommender.recommend`.
       new_items: table of items that training has not seen; None is none.
       only: file of the ids that may be recommended, one a line; None allows all.
       never: file of the ids that may not be recommended, one a line; None allows all.
@@ -39,7 +39,7 @@ class Request(NamedTuple):
     input: Path
     output: Path
     top_k: int = 10
-    keep_seen: bool = False
+    keep_seen: bool | None = None
     new_items: Path | None = None
     only: Path | None = None
     never: Path | None = None

@@ -176,7 +176,7 @@ class Recommender:
         top_k: int = 10,
         *,
         times: Sequence[Sequence[float] | None] | None = None,
-        keep_seen: bool = False,
+        keep_seen: bool | None = None,
         stream: Stream = "fused",
     ) -> list[Recommendations]:
         """The best items for each history.
@@ -187,7 +187,8 @@ class Recommender:
           times: when the items of each history were taken, seconds since 1970; read by models with
             memories, to which items of one minute have no order. None: each item is of a time of
             its own.
-          keep_seen: also recommend what is in the history.
+          keep_seen: also recommend what is in the history; by default as the run was evaluated
+            (`config.evaluate.keep_seen`).
           stream: "id" and "content" score by one stream alone, without memories: as if the gate
             passed nothing of the other stream, or by the stream's own expert.
 
@@ -210,6 +211,8 @@ class Recommender:
                 "the catalogue."
             )
         times = [None] * len(histories) if times is None else times
+        if keep_seen is None:
+            keep_seen = self.run.config.evaluate.keep_seen
         require_times(histories, times)
         results = []
         for start in range(0, len(histories), self.batch_size):
@@ -315,16 +318,13 @@ class Recommender:
     ) -> tuple[Reason, ...]:
         """The items of a history because of which memories speak for an item, strongest first.
 
-            recommender.because(["50", "172"], "181")
-
         Args:
           history: ids, oldest first.
           item: the owner's id.
           times: of the history's items, see `recommend`.
 
         Returns:
-          Reasons, whose scores add up to what the memories add to the item's score; none for a
-          model without memories, or if they know nothing of it.
+          Reasons, whose scores add up to what the memories add to the item's score.
 
         Raises:
           UserError: if the item is unknown, or times don't fit.

@@ -37,7 +37,7 @@ class Batcher:
         self._recommender = recommender
         self._executor = executor
         self._most = recommender.batch_size
-        self._waiting: dict[tuple[bool, Stream], list[_Waiting]] = {}
+        self._waiting: dict[tuple[bool | None, Stream], list[_Waiting]] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def recommend(
@@ -46,7 +46,7 @@ class Batcher:
         top_k: int,
         *,
         times: Sequence[Sequence[float] | None] | None = None,
-        keep_seen: bool,
+        keep_seen: bool | None,
         stream: Stream,
     ) -> list[Recommendations]:
         """As `Recommender.recommend`.
@@ -72,7 +72,7 @@ class Batcher:
                 await self._answer(requests, *key)
         self._task = None
 
-    def _next_batch(self, key: tuple[bool, Stream]) -> list[_Waiting]:
+    def _next_batch(self, key: tuple[bool | None, Stream]) -> list[_Waiting]:
         """The requests that came first, with up to as many histories as are ranked at a time."""
         waiting = self._waiting[key]
         requests: list[_Waiting] = []
@@ -87,7 +87,9 @@ class Batcher:
             self._waiting[key] = waiting
         return requests
 
-    async def _answer(self, requests: list[_Waiting], keep_seen: bool, stream: Stream) -> None:
+    async def _answer(
+        self, requests: list[_Waiting], keep_seen: bool | None, stream: Stream
+    ) -> None:
         histories = [history for one in requests for history in one.histories]
         times = [at for one in requests for at in one.times]
         top_k = max(one.top_k for one in requests)

@@ -35,7 +35,7 @@ class RecommendRequest(_Request):
     histories: Annotated[list[History], Field(min_length=1, max_length=MOST_HISTORIES)]
     times: Annotated[list[Times | None], Field(max_length=MOST_HISTORIES)] | None = None
     top_k: TopK = 10
-    keep_seen: bool = False
+    keep_seen: bool | None = None
     only: Annotated[list[ItemId], Field(min_length=1, max_length=MOST_FILTERED)] | None = None
     never: Annotated[list[ItemId], Field(max_length=MOST_FILTERED)] = []
     stream: Literal["fused", "id", "content"] = "fused"

@@ -151,12 +151,8 @@ def _open(config: ml_collections.ConfigDict, workdir: epath.Path, pace: Pace) ->
     seed = config.seed + len(study.trials)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.sampler = (
-            optuna.samplers.RandomSampler(seed)
-            if config.search.sampler == "random"
-            # Running trials count as bad ones, so that concurrent trials get other values.
-            else optuna.samplers.TPESampler(seed=seed, constant_liar=pace.at_once > 1)
-        )
+        # Running trials count as bad ones, so that concurrent trials get other values.
+        study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=pace.at_once > 1)
     again = study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
     for trial in again:
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)

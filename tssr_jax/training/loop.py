@@ -36,7 +36,7 @@ from tssr_jax.parallel.devices import ROWS
 from tssr_jax.reporting import MetricWriter, make_console
 from tssr_jax.run import Run, build_run, require_same_data, save_data_report
 from tssr_jax.runtime import StopRequest
-from tssr_jax.training.gate import gate_inputs
+from tssr_jax.training.gate_inputs import gate_inputs
 from tssr_jax.training.optimizer import optimizer_of
 from tssr_jax.training.progress import CLOCK, TrainingLog, draw_curves
 from tssr_jax.training.state import (

@@ -76,7 +76,8 @@ def make_train_step(
         if model.memory:
             own_params = jax.lax.stop_gradient(state.eval_params)
             grads[GATE], terms[MEMORY] = gate_gradients(
-                model, params[GATE], own_params, batch["gate"], content
+                *(model, params[GATE], own_params, batch["gate"], content),
+                config.evaluate.keep_seen,
             )
             terms[TOTAL] = LossTerm(terms[TOTAL].sum + terms[MEMORY].mean(), jnp.ones(()))
         with jax.named_scope("optimizer"):

@@ -211,7 +211,7 @@ def test_a_full_disk_is_an_error_that_names_the_place(data, monkeypatch):
 
     monkeypatch.setattr(prepare_module, "collect", lambda *_, **__: fail())
     with pytest.raises(
-        OSError, match=r"No space left on device: '.*datasets/csv-\w+-1.1.0.incomplete"
+        OSError, match=r"No space left on device: '.*datasets/csv-\w+-2.0.0.incomplete"
     ):
         prepare(data)
     assert folders(data) == []

@@ -151,8 +151,7 @@ def test_own_values_outside_the_space_are_told(config, tmp_path, monkeypatch, ca
     assert all(0.2 <= rate <= 0.3 for rate in ran)
 
 
-@pytest.mark.parametrize("sampler", ["random", "bayesian"])
-def test_choices_may_be_tuples(config, tmp_path, monkeypatch, capsys, sampler):
+def test_choices_may_be_tuples(config, tmp_path, monkeypatch, capsys):
     """The first trial has the configuration's own; a search that goes on reads them from a file."""
     ran = []
 
@@ -165,7 +164,6 @@ def test_choices_may_be_tuples(config, tmp_path, monkeypatch, capsys, sampler):
 
     monkeypatch.setattr(search_module, "run_trial", run_trial)
     config.search.space = ("model.streams: choice ('id',) ('content',) ('sum',)",)
-    config.search.sampler = sampler
     for number in (3, 30):
         best = search(config, tmp_path / "search", number)
     assert ran[0] == ("id",) and set(ran) == {("id",), ("content",), ("sum",)}
@@ -277,7 +275,6 @@ def test_the_same_values_are_run_once(config, tmp_path, monkeypatch):
 def test_a_real_search_of_one_trial(config, tmp_path):
     config.train.num_epochs = 1
     config.search.space = ("optimizer.learning_rate: log 1e-3 1e-2",)
-    config.search.sampler = "random"
     found = search(config, tmp_path / "search", 1)
     [trial] = (tmp_path / "search" / "trials").iterdir()
     saved = json.loads((trial / "config.json").read_text())

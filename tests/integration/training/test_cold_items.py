@@ -207,6 +207,7 @@ def test_ranks_of_unknown_items_are_those_of_their_content(params, batch, featur
     rows = {
         "item_sequence": sequence,
         "answers": answers,
+        "missed": np.zeros(len(answers), bool),
         "excluded": np.zeros((len(sequence), 1), np.int32),
         "row_mask": np.ones(len(sequence), bool),
     }

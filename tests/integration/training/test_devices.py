@@ -180,6 +180,7 @@ def test_ranks_come_back_in_the_order_of_the_batch(params, batch, features, way,
     rows = {
         "item_sequence": batch["item_sequence"],
         "answers": np.arange(ROWS_OF_BATCH, dtype=np.int32) % NUM_ITEMS + 1,
+        "missed": np.zeros(ROWS_OF_BATCH, bool),
         "excluded": np.array([[0, -1, -1], [5, 0, -1], [3, 0, 7]] * 8, np.int32),
         "row_mask": np.arange(ROWS_OF_BATCH) != 4,
     }

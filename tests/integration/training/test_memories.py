@@ -23,7 +23,8 @@ from tssr_jax.parallel.devices import ROWS, Devices
 from tssr_jax.recommending.export import ExportRequest, run_export
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.run import build_run
-from tssr_jax.training.gate import GATE, gate_gradients, gate_inputs
+from tssr_jax.training.gate import GATE, gate_gradients
+from tssr_jax.training.gate_inputs import gate_inputs
 from tssr_jax.training.loop import train, train_batches
 
 BOTH = ("co_occurrence", "words")

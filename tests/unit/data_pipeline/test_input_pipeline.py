@@ -212,6 +212,18 @@ def test_an_answer_in_its_own_history_still_competes():
         data, "test", batch_size=1, max_length=4, full_history=True, exclude_padding_class=True
     )
     assert rows_of(batches) == [([1, 2, 1, 3], 1, [0, 2, 3])]
+    assert [batch["missed"].tolist() for batch in batches] == [[True]]
+    kept = EvalBatches(
+        data,
+        "test",
+        batch_size=1,
+        max_length=4,
+        full_history=True,
+        exclude_padding_class=True,
+        keep_seen=True,
+    )
+    assert rows_of(kept) == [([1, 2, 1, 3], 1, [0])]
+    assert [batch["missed"].tolist() for batch in kept] == [[False]]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 7])

@@ -190,3 +190,12 @@ def test_an_empty_result_says_which_filter_and_what_to_do(build):
         build(chain(3), min_user=5)
     with pytest.raises(UserError, match=r"8 of 8 users have at least 3, 0 of 3 items .* least 9"):
         build(chain(3), min_item=9)
+
+
+def test_the_share_of_answers_that_users_had_before(build):
+    # Of a's answers y and x the second was there before; of b's none, though z is repeated.
+    rows = [("a", item, 1000 * t) for t, item in enumerate("xzyx")]
+    rows += [("b", item, 1000 * t) for t, item in enumerate("zzxy")]
+    report = build(rows).report
+    assert report["share_of_answers_that_the_user_had_before"] == 1 / 4
+    assert report["repeated_user_item_pairs"] == 2

@@ -57,6 +57,7 @@ def test_users_are_ranked_some_at_a_time(users_at_a_time, monkeypatch):
     batch = {
         "item_sequence": rng.integers(1, 21, (7, 4)),
         "answers": rng.integers(1, 21, 7),
+        "missed": np.zeros(7, bool),
         "excluded": np.tile(np.array([0, -1]), (7, 1)),
         "row_mask": np.arange(7) < 6,
     }
