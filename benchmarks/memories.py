@@ -1,0 +1,159 @@
+"""What memories cost: a training step, a request, and the counting itself.
+
+    python -m benchmarks.memories
+
+The first two are ratios of a model with both memories to one without, medians of interleaved
+repeats in one process. The third counts pairs of made-up interactions of the size of H&M's, in
+seconds and in memory of the process.
+"""
+
+import dataclasses
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from benchmarks.cases import FEATURE_DIM
+from benchmarks.ours import Training, full_windows
+from tssr_jax.config import default
+from tssr_jax.data_pipeline.prepare import PreparedData
+from tssr_jax.losses.drawn_items import cumulative_chances
+from tssr_jax.memory.co_occurrence import Counting, Events, co_occurrence_neighbours
+from tssr_jax.memory.scores import Memories, Neighbours
+from tssr_jax.models.content import Content
+from tssr_jax.models.init import make_model
+from tssr_jax.parallel.devices import CLASSES, Devices
+from tssr_jax.recommending.items import Items
+from tssr_jax.recommending.recommender import Recommender
+from tssr_jax.run import Run
+
+_REPEATS = flags.DEFINE_integer("repeats", 15, "Interleaved repeats; their median counts.", 1)
+_INTERACTIONS = flags.DEFINE_integer(
+    "interactions", 31_800_000, "Interactions of the counting; 0 skips it.", 0
+)
+MEMORIES = ("co_occurrence", "words")
+NEIGHBOURS = 300
+# Items, length of histories, batch, and whether the step is for large catalogues.
+CASES = {"toys": (11_758, 50, 128, False), "105,000 items": (105_000, 10, 512, True)}
+
+
+def make_run(case: str, memory: tuple[str, ...], folder: str) -> Run:
+    """A run with synthetic histories, features and neighbours."""
+    num_items, length, batch, large = CASES[case]
+    config = default.get_config()
+    config.model.update(
+        d_model=128, d_ffn=256, num_heads=4, num_cross_layers=1, max_length=length, memory=memory
+    )
+    config.model.update(head="tied", mixing="experts")
+    config.train.batch_size = batch
+    config.memory.neighbours = NEIGHBOURS
+    config.data.cache_dir = folder
+    config.num_devices = 1
+    if large:
+        config.loss.next_item, config.optimizer.lazy_rows = "sampled", True
+    devices = Devices(config.parallel, config.num_devices)
+    rng = np.random.default_rng(1)
+    table = rng.standard_normal((num_items + 1, FEATURE_DIM), np.float32)
+    known = np.arange(num_items + 1) > 0
+    content = Content({"text": devices.place(table, CLASSES)}, known=devices.place(known, CLASSES))
+    if large:
+        competes = np.minimum(np.arange(-1, num_items), 1)
+        content = dataclasses.replace(
+            content, chances=devices.place(cumulative_chances(competes, 0.0))
+        )
+    if memory:
+        tables = {}
+        for name in memory:
+            classes = rng.integers(1, num_items + 1, (num_items + 1, NEIGHBOURS), np.int32)
+            tables[name] = Neighbours(classes, rng.random(classes.shape, np.float32))
+        content = dataclasses.replace(
+            content,
+            memories=devices.place(Memories(tables, np.float32(0.6))),  # type: ignore[arg-type]
+        )
+    users = {"users": 20 * batch, "length": length, "num_items": num_items, "batch": batch}
+    data = PreparedData("", Path(), {"items": num_items})
+    model = make_model(config, devices.catalogue(num_items), devices.rows_axis)
+    return Run(config, data, full_windows(users), content, "", {}, known, devices, model)
+
+
+class Requests:
+    """One history at a time, as a service answers it."""
+
+    def __init__(self, run: Run):
+        number = run.data.num_items
+        ids = [str(item) for item in range(1, number + 1)]
+        params = run.devices.build(run.initial_params, run.params_layout)
+        items = Items(ids, [""] * number, np.ones(number + 1, np.int64))
+        self._recommender = Recommender(run, params, items, batch_size=8)
+        self._history = ids[: run.model.max_length]
+        self._times = [[86_400.0 * day for day in range(len(self._history))]]
+
+    def __call__(self) -> None:
+        """Answers one request."""
+        self._recommender.recommend([self._history], 10, times=self._times)
+
+
+def interleaved(functions: list[Callable[[], Any]], repeats: int) -> list[float]:
+    """Median seconds of each function; the first calls, which compile, do not count."""
+    seconds: list[list[float]] = [[] for _ in functions]
+    for repeat in range(repeats + 2):
+        for own, function in zip(seconds, functions, strict=True):
+            begin = time.perf_counter()
+            function()
+            if repeat >= 2:
+                own.append(time.perf_counter() - begin)
+    return [statistics.median(own) for own in seconds]
+
+
+def count(interactions: int) -> tuple[float, float]:
+    """Seconds, and GiB of the process, for counting interactions of the shape of H&M's.
+
+    1.1 million customers, 105,000 articles whose popularity falls with their rank, histories whose
+    lengths are log-normal.
+    """
+    rng = np.random.default_rng(0)
+    num_items = 105_000
+    sizes = np.maximum(1, rng.lognormal(2.8, 1.0, interactions // 28)).astype(np.int64)
+    sizes = np.minimum((sizes * interactions / sizes.sum()).astype(np.int64) + 1, 1_500)
+    popularity = 1.0 / (np.arange(num_items) + 50.0) ** 0.8
+    drawn = np.searchsorted(np.cumsum(popularity) / popularity.sum(), rng.random(sizes.sum()))
+    users = np.repeat(np.arange(sizes.size), sizes)
+    pairs = np.unique(users * num_items + np.minimum(drawn, num_items - 1))  # each item once
+    offsets = np.searchsorted(pairs, np.arange(sizes.size + 1) * num_items)
+    items = (pairs % num_items + 1).astype(np.int32)
+    minutes = rng.integers(0, 730, items.size).astype(np.int32) * 1440
+    del users, drawn, pairs
+    begin = time.perf_counter()
+    counting = Counting(time_scale=30.0, floor=0.2, power=0.6, shrinkage=25.0)
+    co_occurrence_neighbours(Events(offsets, items, minutes), num_items, NEIGHBOURS, counting)
+    seconds = time.perf_counter() - begin
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def main(_: list[str]) -> None:
+    """Prints the three tables."""
+    for case in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            runs = [make_run(case, memory, folder) for memory in ((), MEMORIES)]
+            for name, kind in (("step", Training), ("request", Requests)):
+                without, own = interleaved([kind(run) for run in runs], _REPEATS.value)
+                print(
+                    f"{case}, {name}: {without * 1e3:,.1f} ms without memories, "
+                    f"{own * 1e3:,.1f} ms with both, ratio {own / without:.2f}",
+                    flush=True,
+                )
+        jax.clear_caches()
+    if _INTERACTIONS.value:
+        seconds, gib = count(_INTERACTIONS.value)
+        print(f"counting {_INTERACTIONS.value:,} interactions: {seconds:,.0f} s, {gib:.1f} GiB")
+
+
+if __name__ == "__main__":
+    app.run(main)
