@@ -55,6 +55,7 @@ docs: env
 
 bench: env $(PEERS)/installed
 	$(BIN)/python -m benchmarks.bench --peers_python=$(PEERS)/bin/python $(BENCH_FLAGS)
+	$(BIN)/python -m benchmarks.memories
 
 bench-check: env $(PEERS)/installed
 	$(BIN)/python -m benchmarks.bench --peers_python=$(PEERS)/bin/python --check $(BENCH_FLAGS)

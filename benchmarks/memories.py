@@ -33,8 +33,9 @@ from tssr_jax.parallel.devices import CLASSES, Devices
 from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.run import Run
+from tssr_jax.training.gate import PERIOD
 
-_REPEATS = flags.DEFINE_integer("repeats", 15, "Interleaved repeats; their median counts.", 1)
+_REPEATS = flags.DEFINE_integer("repeats", 7, "Interleaved repeats; their median counts.", 1)
 _INTERACTIONS = flags.DEFINE_integer(
     "interactions", 31_800_000, "Interactions of the counting; 0 skips it.", 0
 )
@@ -81,6 +82,18 @@ def make_run(case: str, memory: tuple[str, ...], folder: str) -> Run:
     data = PreparedData("", Path(), {"items": num_items})
     model = make_model(config, devices.catalogue(num_items), devices.rows_axis)
     return Run(config, data, full_windows(users), content, "", {}, known, devices, model)
+
+
+class Steps:
+    """As many steps of training as hold one step of the gate."""
+
+    def __init__(self, run: Run):
+        self._training = Training(run)
+
+    def __call__(self) -> None:
+        """Takes the steps."""
+        for _ in range(PERIOD):
+            self._training()
 
 
 class Requests:
@@ -142,7 +155,7 @@ def main(_: list[str]) -> None:
     for case in CASES:
         with tempfile.TemporaryDirectory() as folder:
             runs = [make_run(case, memory, folder) for memory in ((), MEMORIES)]
-            for name, kind in (("step", Training), ("request", Requests)):
+            for name, kind in ((f"{PERIOD} steps", Steps), ("request", Requests)):
                 without, own = interleaved([kind(run) for run in runs], _REPEATS.value)
                 print(
                     f"{case}, {name}: {without * 1e3:,.1f} ms without memories, "

@@ -26,8 +26,6 @@ from tssr_jax.errors import UserError
 
 Batch = dict[str, Any]
 _ITEMS_AT_A_TIME = 2**18
-# Rows of a step that the gate of a model with memories learns from.
-GATE_ROWS = 16
 # Two held-out items, one item to predict, and one to predict it from.
 NOTHING_TO_TRAIN_ON = (
     "No user has the 4 interactions that a training window needs (train.held_out_items left out)."
@@ -46,6 +44,20 @@ class Cut(NamedTuple):
     num_rows: int
     rows: slice = slice(None)
     num_devices: int = 1
+
+
+class GateInputs(NamedTuple):
+    """What the gate of a model with memories learns from.
+
+    Attributes:
+      arrays: by name, each [number, ...].
+      rows: how many of them a step of the gate reads.
+      period: the gate takes a step at each step of the network that is a multiple of this.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    rows: int
+    period: int
 
 
 class DistinctReader(Protocol):
@@ -76,7 +88,7 @@ class TrainBatches:
       held_out: bool [num_classes], items that are left out of all windows.
       trained: int64 [num_users], how many items of each user windows may have; by default all but
         those that are held out for evaluation.
-      gate: arrays [gate users, ...]; each step gets the next `GATE_ROWS` rows of them.
+      gate: add the next of its rows.
       cut: the part of a batch that this process reads; by default all.
     """
 
@@ -94,7 +106,7 @@ class TrainBatches:
         encoders: Mapping[str, DistinctReader] | None = None,
         held_out: np.ndarray | None = None,
         trained: np.ndarray | None = None,
-        gate: Mapping[str, np.ndarray] | None = None,
+        gate: GateInputs | None = None,
         cut: Cut | None = None,
     ):
         self._store = store
@@ -178,14 +190,14 @@ class TrainBatches:
         return batch
 
     def _gate_rows(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
-        """This process's share of the step's rows of `gate`, each a cycle through them."""
+        """This process's share of the rows of the gate's newest step, in turn through all."""
         assert self._gate is not None
-        devices = self._cut.num_devices
-        rows = -(-GATE_ROWS // devices) * devices
+        arrays, rows, period = self._gate
+        rows = -(-rows // self._cut.num_devices) * self._cut.num_devices
         first, end = (n * rows // self._cut.num_rows for n in (self._rows.start, self._rows.stop))
-        number = len(next(iter(self._gate.values())))
-        place = (step * rows + tf.range(first, end, dtype=tf.int64)) % number
-        return {name: tf.gather(values, place) for name, values in self._gate.items()}
+        number = len(next(iter(arrays.values())))
+        place = (step // period * rows + tf.range(first, end, dtype=tf.int64)) % number
+        return {name: tf.gather(values, place) for name, values in arrays.items()}
 
     def _draws(self, step: tf.Tensor) -> tf.Tensor:
         """L + 2 uniform numbers for each row, which do not depend on the number of empty rows."""
@@ -200,7 +212,7 @@ def make_train_batches(  # noqa: PLR0917
     cut: Cut | None = None,
     encoders: Mapping[str, DistinctReader] | None = None,
     held_out: np.ndarray | None = None,
-    gate: Mapping[str, np.ndarray] | None = None,
+    gate: GateInputs | None = None,
 ) -> TrainBatches:
     """The training batches that the config asks for.
 
@@ -210,7 +222,7 @@ def make_train_batches(  # noqa: PLR0917
       cut: the part of a batch that this process reads; by default all.
       encoders: trainable content encoders, by modality.
       held_out: bool [num_classes], items that are left out of all windows.
-      gate: rows for the gate of a model with memories, see `TrainBatches`.
+      gate: for a model with memories.
     """
     train = config.train
     return TrainBatches(

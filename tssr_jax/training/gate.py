@@ -20,6 +20,10 @@ from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel import collectives
 
 GATE = "memory_gate"
+# The gate takes one step for this many of the network's: it scores the whole catalogue for it.
+PERIOD = 4
+# Histories of such a step.
+ROWS = 64
 
 
 def gate_gradients(  # noqa: PLR0917

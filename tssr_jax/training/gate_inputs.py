@@ -4,20 +4,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from tssr_jax.data_pipeline.gate_rows import GateRows, gate_rows
+from tssr_jax.data_pipeline.input_pipeline import GateInputs
 from tssr_jax.errors import UserError
 from tssr_jax.memory.co_occurrence import Counting
 from tssr_jax.memory.leave_one_out import Histories, scores_without_own
 from tssr_jax.memory.scores import history_weights
 from tssr_jax.memory.tables import scale_of
 from tssr_jax.run import Run, co_occurrences
+from tssr_jax.training.gate import PERIOD, ROWS
 
 
-def gate_inputs(run: Run) -> dict[str, np.ndarray] | None:
+def gate_inputs(run: Run) -> GateInputs | None:
     """The histories that the gate learns from; None for a model without memories.
 
     Returns:
-      `item_sequence` and `times` int32 [rows, L], `labels` int32 [rows], and `label_scores` float32
-      [rows], what co-occurrence says of the labels without the user's own interactions.
+      Arrays `item_sequence` and `times` int32 [rows, L], `labels` int32 [rows], and `label_scores`
+      float32 [rows], what co-occurrence says of the labels without the user's own interactions.
 
     Raises:
       UserError: if no user can lend an item.
@@ -38,12 +40,13 @@ def gate_inputs(run: Run) -> dict[str, np.ndarray] | None:
         histories = Histories(rows.users, rows.items, weights, rows.labels)
         counting = Counting.from_config(config.memory)
         label_scores = scores_without_own(table, events, histories, counting) / scale_of(table)
-    return {
+    arrays = {
         "item_sequence": rows.items,
         "times": rows.times,
         "labels": rows.labels,
         "label_scores": label_scores.astype(np.float32),
     }
+    return GateInputs(arrays, ROWS, PERIOD)
 
 
 def _weights(rows: GateRows, decay: float) -> np.ndarray:

@@ -26,7 +26,7 @@ from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel import collectives, sharding
 from tssr_jax.parallel.catalogue import Catalogue
 from tssr_jax.parallel.collectives import Axis
-from tssr_jax.training.gate import GATE, gate_gradients
+from tssr_jax.training.gate import GATE, PERIOD, gate_gradients
 from tssr_jax.training.sparse_rows import HEAD, ITEM_TABLE, SparseRows, sparse_rows
 from tssr_jax.training.state import TOTAL, TrainState
 
@@ -74,12 +74,9 @@ def make_train_step(
             params, opt_state = rows.take(own)
         grads, terms = gradients(params, batch, content, draws, rows)
         if model.memory:
-            own_params = jax.lax.stop_gradient(state.eval_params)
-            grads[GATE], terms[MEMORY] = gate_gradients(
-                *(model, params[GATE], own_params, batch["gate"], content),
-                config.evaluate.keep_seen,
+            grads[GATE], terms[MEMORY] = _gate_gradients(
+                model, state, batch["gate"], content, config.evaluate.keep_seen
             )
-            terms[TOTAL] = LossTerm(terms[TOTAL].sum + terms[MEMORY].mean(), jnp.ones(()))
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, opt_state, params)
             params = optax.apply_updates(params, updates)
@@ -95,6 +92,25 @@ def make_train_step(
         )
 
     return train_step
+
+
+def _gate_gradients(
+    model: TSSR,
+    state: TrainState,
+    rows: Mapping[str, jax.Array],
+    content: Content,
+    keep_seen: bool,
+) -> tuple[Any, LossTerm]:
+    """Gradient and loss of the gate, of which each `PERIOD`-th step takes one."""
+    gate = state.params[GATE]
+
+    def taken() -> tuple[Any, LossTerm]:
+        return gate_gradients(model, gate, state.eval_params, rows, content, keep_seen)
+
+    def left_out() -> tuple[Any, LossTerm]:
+        return jax.tree.map(jnp.zeros_like, gate), LossTerm(jnp.zeros(()), jnp.zeros(()))
+
+    return jax.lax.cond(state.step % PERIOD == 0, taken, left_out)
 
 
 class _Draws(NamedTuple):

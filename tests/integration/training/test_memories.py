@@ -13,7 +13,6 @@ from tests.support.raw_data import tiny_config
 from tests.support.runs import assert_same_run, final_state, metrics_of
 from tssr_jax.config.saved import load_config
 from tssr_jax.data_pipeline.gate_rows import gate_rows, trained_lengths
-from tssr_jax.data_pipeline.input_pipeline import GATE_ROWS
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import evaluate, restore_best
 from tssr_jax.memory.scores import Neighbours
@@ -23,7 +22,8 @@ from tssr_jax.parallel.devices import ROWS, Devices
 from tssr_jax.recommending.export import ExportRequest, run_export
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.run import build_run
-from tssr_jax.training.gate import GATE, gate_gradients
+from tssr_jax.training.gate import GATE, PERIOD, gate_gradients
+from tssr_jax.training.gate import ROWS as GATE_ROWS
 from tssr_jax.training.gate_inputs import gate_inputs
 from tssr_jax.training.loop import train, train_batches
 
@@ -211,7 +211,7 @@ def test_gradients_do_not_depend_on_the_devices(tmp_path, way):
         config.model_devices = way[2] if devices.num_devices > 1 else 1
         run = build_run(config)
         params = run.devices.build(run.initial_params, run.params_layout)
-        rows = {name: values[:GATE_ROWS] for name, values in gate_inputs(run).items()}
+        rows = {name: values[:GATE_ROWS] for name, values in gate_inputs(run).arrays.items()}
         rows = {name: np.resize(x, (12, *x.shape[1:])) for name, x in rows.items()}
         model = run.model
 
@@ -233,7 +233,7 @@ def test_the_gradient_is_that_of_the_loss(tmp_path):
     """By differences of the loss, for each of the gate's parameters."""
     run = build_run(config_of(tmp_path))
     params = run.initial_params()
-    rows = {name: jnp.asarray(values) for name, values in gate_inputs(run).items()}
+    rows = {name: jnp.asarray(values) for name, values in gate_inputs(run).arrays.items()}
     kernel = jnp.asarray(np.random.default_rng(0).normal(0, 0.05, params[GATE]["kernel"].shape))
 
     def loss(kernel):
@@ -277,7 +277,7 @@ def test_shuffled_labels_teach_the_gate_to_ignore_co_occurrence(tmp_path):
     titles = "".join(f"i{item},thing\n" for item in range(80))
     (tmp_path / "raw" / "items.csv").write_text("item,title\n" + titles)
     run = build_run(config)
-    rows = gate_inputs(run)
+    rows = dict(gate_inputs(run).arrays)
     uniform = np.log(80 - 4)  # the items that a history of four has not seen
     _, without_own, _ = learnt_gate(run, rows)
     assert without_own > uniform - 0.05
@@ -313,6 +313,10 @@ def test_what_the_gate_learns_from_no_window_has(tmp_path):
         pairs |= {
             (int(a), int(b)) for a, b in zip(inputs[inputs > 0], labels[inputs > 0], strict=True)
         }
+    # A gate's step reads the next rows, at each `PERIOD`-th step of the network.
+    batches = [batch for batch, _ in zip(train_batches(run).iterate(0), range(9), strict=False)]
+    order = np.concatenate([batch["gate"]["labels"] for batch in batches[::PERIOD]])
+    np.testing.assert_array_equal(order, np.resize(rows.labels, order.size))
     trained = trained_lengths(run.sequences.lengths, config)
     expected = {
         (int(a), int(b))
