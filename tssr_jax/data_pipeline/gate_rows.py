@@ -47,7 +47,7 @@ def trained_lengths(lengths: np.ndarray, config: ml_collections.ConfigDict) -> n
       config: of the run.
     """
     trained = lengths - HELD_OUT["train"]
-    if tuple(config.model.memory):
+    if tuple(config.model.memory) and not config.baseline.kind:
         trained[_gate_users(lengths, config.seed)] -= 1
     return trained
 

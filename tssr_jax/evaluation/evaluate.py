@@ -1,5 +1,6 @@
 """Full-catalogue evaluation of a run's best checkpoint, or of a baseline."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -109,15 +110,19 @@ def evaluate_params(
         for name, metrics in columns.items():
             write_json(workdir / f"{name}_metrics.json", metrics)
         write_arrays(workdir / PER_USER_FILE, per_user)
-    simple = _simple_metrics(run, per_user["counts"], learnt=rank.scorer is None)
+    simple = _simple_metrics(run, learnt=rank.scorer is None)
     table = _table(title, columns, simple)
     console.print(table)
     console.print(f"All metrics: {workdir}/test_metrics.json; each user's ranks: {PER_USER_FILE}.")
     return columns
 
 
-def _simple_metrics(run: Run, counts: np.ndarray, *, learnt: bool) -> dict[str, Metrics]:
+def _simple_metrics(run: Run, *, learnt: bool) -> dict[str, Metrics]:
     """The test metrics of baselines, by name: popularity, and item-kNN beside a learnt model."""
+    config = run.config.copy_and_resolve_references()
+    config.baseline.kind = "popularity"  # a baseline counts what the gate's users lend, too
+    run = dataclasses.replace(run, config=config)
+    counts = training_counts(run.sequences, config, run.data.num_items)
     batches = make_eval_batches(run, "test", all_rows=True)
     ranks = []
     for batch in batches:

@@ -20,12 +20,14 @@ from tssr_jax.config.validation import validate_config
 from tssr_jax.data_pipeline.prepare import prepare
 from tssr_jax.errors import UserError
 from tssr_jax.losses.next_item import tile_size
+from tssr_jax.memory.scores import Memories, Neighbours
 from tssr_jax.models.content import CONTENT_LAYOUT, Content
 from tssr_jax.models.init import init_params, make_model
 from tssr_jax.parallel import sharding
 from tssr_jax.parallel.devices import ROWS, Devices
 from tssr_jax.reporting import make_console
 from tssr_jax.tools.hlo import Traffic, collective_traffic
+from tssr_jax.training import gate
 from tssr_jax.training.optimizer import make_optimizer
 from tssr_jax.training.state import create_train_state
 from tssr_jax.training.step import make_train_step
@@ -171,14 +173,20 @@ def compile_step(
     chances: Any = None
     if config.loss.next_item == "sampled":
         chances = jax.ShapeDtypeStruct((model.classes.num_classes,), jnp.int32)
-    content = Content(features, known=known, chances=chances)
+    memories = _memories(config, model.classes.num_classes)
+    content = Content(features, known=known, chances=chances, memories=memories)
 
     def start() -> Any:
         return create_train_state(init_params(model, widths, config.seed), optimizer, config)
 
     window = jax.ShapeDtypeStruct((rows, config.model.max_length), jnp.int32)
     row_mask = jax.ShapeDtypeStruct((rows,), jnp.bool_)
-    batch = {"item_sequence": window, "labels": window, "row_mask": row_mask}
+    batch: dict[str, Any] = {"item_sequence": window, "labels": window, "row_mask": row_mask}
+    if model.memory:
+        number = mesh.round_up(gate.ROWS)
+        own = jax.ShapeDtypeStruct((number, config.model.max_length), jnp.int32)
+        label, score = (jax.ShapeDtypeStruct((number,), kind) for kind in (jnp.int32, jnp.float32))
+        batch["gate"] = {"item_sequence": own, "times": own, "labels": label, "label_scores": score}
     state = jax.eval_shape(start)
     layout = sharding.layout(state)
     step: Any = mesh.run(
@@ -188,6 +196,16 @@ def compile_step(
         donate=(0,),
     )
     return step.lower(state, batch, content).compile()
+
+
+def _memories(config: ml_collections.ConfigDict, classes: int) -> Any:
+    """Shapes of the memories; None without."""
+    if not tuple(config.model.memory):
+        return None
+    shape = (classes, min(config.memory.neighbours, classes - 1))
+    table = Neighbours(*(jax.ShapeDtypeStruct(shape, kind) for kind in (jnp.int32, jnp.float32)))  # type: ignore[arg-type]
+    tables = dict.fromkeys(config.model.memory, table)
+    return Memories(tables, jax.ShapeDtypeStruct((), jnp.float32))  # type: ignore[arg-type]
 
 
 def report(

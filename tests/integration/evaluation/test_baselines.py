@@ -65,14 +65,16 @@ def test_neighbours_have_both_kinds(tmp_path):
     np.testing.assert_array_equal(alone.classes, both.classes[:, :4])
 
 
-def test_simple_rankings_stand_beside_a_model(tmp_path, capsys):
+@pytest.mark.parametrize("memory", [(), ("words",)], ids=str)
+def test_simple_rankings_stand_beside_a_model(tmp_path, capsys, memory):
     config = tiny_config(tmp_path)
+    config.model.memory = memory
     config.train.num_epochs = 1
     train(config, tmp_path / "run")
     output = capsys.readouterr().out
     simple = []
     for kind in ("popularity", "item_knn"):
-        config.baseline.kind = kind
+        config.baseline.kind, config.model.memory = kind, ()
         simple.append(run_baseline(config, tmp_path / kind))
     for name in ("ndcg@10", "recall@20", "mrr"):
         row = next(line for line in output.splitlines() if f"│ {name} " in line)

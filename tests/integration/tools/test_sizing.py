@@ -57,6 +57,16 @@ def test_a_step_with_drawn_negatives_needs_no_memory_for_the_other_items():
     assert sizes[1].temporary < sizes[0].temporary + 2**20
 
 
+def test_memories_hold_their_tables():
+    config = default.get_config()
+    config.model.update(max_length=4, d_model=16, d_ffn=16, num_heads=1, num_cross_layers=1)
+    config.train.batch_size, config.memory.neighbours = 16, 50
+    held = []
+    for config.model.memory in ((), ("co_occurrence", "words")):
+        held.append(step_size(config, find_devices("cpu:2"), 20_000, 8).held)
+    assert held[1] - held[0] == pytest.approx(2 * 20_001 * 50 * 8, rel=0.01)
+
+
 @pytest.mark.parametrize("topology", ["cpu:64", "cpu:0", "cpu", "abacus:1x1"])
 def test_devices_that_can_not_be_had(topology):
     assert len(jax.devices()) < 64
