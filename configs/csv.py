@@ -15,7 +15,7 @@ def get_config(folder: str = "") -> ml_collections.ConfigDict:
     config.data.raw_dir = folder
     config.model.max_length = 20
     # Most data of this kind is sparse and its histories short: what keeps them from being learnt
-    # by heart (docs/results/amazon_toys.md has the numbers).
+    # by heart (docs/internals/decisions.md has the numbers).
     config.train.time_noise = (0.0, 7.0, 30.0, 1e6)
     config.optimizer.ema_decay = 0.99
     return config

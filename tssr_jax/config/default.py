@@ -319,9 +319,9 @@ def _baseline() -> ml_collections.ConfigDict:
     """A baseline, which is evaluated in place of a trained model."""
     baseline = ml_collections.ConfigDict()
     # "" trains the model. "popularity" ranks items by training frequency; "month_popularity" by the
-    # frequency in the two months up to the history's newest item; "nearest_texts" by words that
-    # they share with the history's items; "item_knn" by words and by co-occurrence in other
-    # histories, as section `memory` says.
+    # frequency in the month of the history's newest item and the one before; "nearest_texts" by
+    # words that they share with the history's items; "item_knn" by words and by co-occurrence in
+    # other histories, as section `memory` says.
     baseline.kind = ""
     return baseline
 
@@ -343,7 +343,8 @@ def _memory() -> ml_collections.ConfigDict:
     # Weight of an item of the history relative to an item one place newer. Items of one time share
     # their mean place.
     memory.decay = 0.6
-    # Weight of likeness by words, relative to likeness by co-occurrence; 0 is none.
+    # Of item-kNN: weight of likeness by words, relative to likeness by co-occurrence; 0 is none. (A
+    # model weighs both by its gate.)
     memory.words = 0.07
     return memory
 

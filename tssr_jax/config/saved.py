@@ -52,8 +52,6 @@ _REMOVED = {
     "optimizer.b2": 0.999,
     "optimizer.eps": 1e-8,
 }
-# Older runs reordered a share of the windows: the `train.time_noise` that comes next to it.
-_TIME_NOISE_OF_RATE = {0.0: (), 0.5: (0.0, 1e6), 1.0: (1e6,)}
 # Fields that older runs have and that did nothing without a value of another field.
 _REMOVED_WITHOUT_EFFECT = (
     "baseline.decay",
@@ -130,13 +128,7 @@ def _without_removed(fields: dict[str, Any], path: epath.Path) -> dict[str, Any]
             "(CHANGELOG.md, Changed): evaluate the baseline again, in another --workdir."
         )
     if "train.reorder_rate" in fields:
-        rate = fields.pop("train.reorder_rate")
-        if rate not in _TIME_NOISE_OF_RATE:
-            raise UserError(
-                f"{path} has train.reorder_rate={rate}, which this version no longer has "
-                "(CHANGELOG.md, Changed): use the version that trained the run."
-            )
-        fields["train.time_noise"] = _TIME_NOISE_OF_RATE[rate]
+        fields["train.time_noise"] = (0.0, 1e6) if fields.pop("train.reorder_rate") else ()
     gone = {*_REMOVED, *_REMOVED_WITHOUT_EFFECT}
     return {name: value for name, value in fields.items() if name not in gone}
 
@@ -147,6 +139,12 @@ def require_same_config(
     may_change: Collection[str] = MAY_CHANGE,
 ) -> None:
     """Raises UserError if workdir/config.json differs in a field that may not change."""
+    saved = flattened(json.loads((workdir / FILE_NAME).read_text()))
+    if rate := saved.get("train.reorder_rate"):
+        raise UserError(
+            f"{workdir} was trained with train.reorder_rate={rate}, which this version no longer "
+            "has (CHANGELOG.md, Changed): it can be evaluated and used, but not trained on."
+        )
     kept, given = (flattened(_with_whole_paths(one)) for one in (load_config(workdir), config))
     different = [
         f"{name} (there {kept[name]!r}, now {given[name]!r})"

@@ -21,6 +21,7 @@ _MOST = 20_000
 _LEAST_TRAINED = 3
 # Set apart from other draws that are keyed by the seed.
 _STREAM = 7
+_USERS_AT_A_TIME = 1_024
 
 
 class GateRows(NamedTuple):
@@ -55,12 +56,15 @@ def trained_lengths(lengths: np.ndarray, config: ml_collections.ConfigDict) -> n
 def _gate_users(lengths: np.ndarray, seed: int) -> np.ndarray:
     """The users who lend an item, int64, in a random order."""
     able = np.flatnonzero(lengths - HELD_OUT["train"] >= _LEAST_TRAINED)
-    order = np.random.default_rng([seed, _STREAM]).permutation(able)
+    order = np.random.default_rng([seed % 2**32, _STREAM]).permutation(able)
     return order[: min(-(-able.size // _ONE_IN), _MOST)]
 
 
 def gate_rows(store: SequenceStore, config: ml_collections.ConfigDict, num_items: int) -> GateRows:
     """The histories, without items that training does not see (`train.held_out_items`).
+
+    Items that their user had before are no labels: the user's own interactions can't be told apart
+    there.
 
     Args:
       store: the sequences.
@@ -68,6 +72,7 @@ def gate_rows(store: SequenceStore, config: ml_collections.ConfigDict, num_items
       num_items: size of the catalogue.
     """
     users = _gate_users(store.lengths, config.seed)
+    users = users[~_had_before(store, users)]
     rows = store.rows(tf.constant(users))
     window = tf.constant(store.lengths[users] - HELD_OUT["train"]), config.model.max_length + 1
     items, times = rows.windows(*window), rows.times(*window)
@@ -79,3 +84,17 @@ def gate_rows(store: SequenceStore, config: ml_collections.ConfigDict, num_items
         users, items, times = users[there], items[there], times[there]
     items, times = np.asarray(items), np.asarray(times)
     return GateRows(users, items[:, :-1], times[:, :-1], items[:, -1])
+
+
+def _had_before(store: SequenceStore, users: np.ndarray) -> np.ndarray:
+    """Whether the newest training item of each of these users occurs before, bool [users]."""
+    if not users.size:
+        return np.zeros(0, bool)
+    ends = store.lengths[users] - HELD_OUT["train"]
+    longest, found = int(ends.max()), []
+    for start in range(0, users.size, _USERS_AT_A_TIME):
+        some = slice(start, start + _USERS_AT_A_TIME)
+        rows = store.rows(tf.constant(users[some]))
+        items = rows.windows(tf.constant(ends[some]), longest).numpy()
+        found.append((items[:, :-1] == items[:, -1:]).any(axis=1))
+    return np.concatenate(found)

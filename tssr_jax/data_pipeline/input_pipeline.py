@@ -130,11 +130,10 @@ class TrainBatches:
     def iterate(self, start_step: int) -> Iterator[Batch]:
         """Batches of the global steps start_step, start_step + 1, ...
 
-        Each is {"item_sequence", "labels", "times", "label_times": int32 [rows, L], "row_mask":
-        bool [rows]}; times are minutes since 1970. (The labels' times are for taking a user's own
-        interactions out of what was counted; no model reads them.) With packing also "packed", see
-        `packing.pack`; with encoders also "distinct", the inputs of this process's devices by
-        modality, see `DistinctReader.part`.
+        Each is {"item_sequence", "labels" and "times", minutes since 1970: int32 [rows, L],
+        "row_mask": bool [rows]}. With packing also "packed", see `packing.pack`; with encoders also
+        "distinct", the inputs of this process's devices by modality, see `DistinctReader.part`;
+        with a gate also "gate", its rows.
         """
         dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
         dataset = dataset.map(
@@ -181,7 +180,7 @@ class TrainBatches:
             windows, times = windows[own], times[own]
         inputs = windows[:, :-1]
         batch |= {"item_sequence": inputs, "labels": windows[:, 1:]}
-        batch |= {"times": times[:, :-1], "label_times": times[:, 1:]}
+        batch["times"] = times[:, :-1]
         if self._packing:
             first = self._rows.start * devices // self._cut.num_rows
             batch["packed"] = pack_tensors(inputs, tf.maximum(sizes - 1, 0), devices, first)
@@ -193,11 +192,13 @@ class TrainBatches:
         """This process's share of the rows of the gate's newest step, in turn through all."""
         assert self._gate is not None
         arrays, rows, period = self._gate
-        rows = -(-rows // self._cut.num_devices) * self._cut.num_devices
-        first, end = (n * rows // self._cut.num_rows for n in (self._rows.start, self._rows.stop))
+        filled = -(-rows // self._cut.num_devices) * self._cut.num_devices
+        first, end = (n * filled // self._cut.num_rows for n in (self._rows.start, self._rows.stop))
+        row = tf.range(first, end, dtype=tf.int64)
         number = len(next(iter(arrays.values())))
-        place = (step // period * rows + tf.range(first, end, dtype=tf.int64)) % number
-        return {name: tf.gather(values, place) for name, values in arrays.items()}
+        place = (step // period * rows + tf.minimum(row, rows - 1)) % number
+        batch = {name: tf.gather(values, place) for name, values in arrays.items()}
+        return batch | {"row_mask": row < rows}
 
     def _draws(self, step: tf.Tensor) -> tf.Tensor:
         """L + 2 uniform numbers for each row, which do not depend on the number of empty rows."""

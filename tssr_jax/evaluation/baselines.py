@@ -1,7 +1,7 @@
 """Baselines for a trained model, which learn nothing: popularity, and neighbours of items.
 
     popularity        training frequency
-    month_popularity  training frequency in the two months up to the history's newest item
+    month_popularity  training frequency in the newest item's month and the one before
     nearest_texts     words that an item shares with the history's items
     item_knn          co-occurrence in time with the history's items, and words
 

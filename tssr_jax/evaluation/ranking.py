@@ -34,7 +34,7 @@ class RankingBatches(Protocol):
     num_users: int
 
     def __iter__(self) -> Any:
-        """Batches with `item_sequence`, `answers`, `excluded` and `row_mask`."""
+        """Batches with `item_sequence`, `times`, `answers`, `excluded`, `missed`, `row_mask`."""
 
 
 def rank(  # noqa: PLR0917

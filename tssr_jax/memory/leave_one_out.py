@@ -12,7 +12,7 @@ import numpy as np
 from tssr_jax.memory.co_occurrence import Counting, Events
 from tssr_jax.memory.scores import Neighbours
 
-_ROWS_AT_A_TIME = 1_024
+_NEIGHBOURS_AT_A_TIME = 2**24
 # A difference of equal sums in float32 is this small part of them at most.
 _ROUNDING = 1e-5
 
@@ -51,8 +51,10 @@ def scores_without_own(
     """
     counts = np.bincount(events.items, minlength=len(table.classes))
     scores = np.zeros(len(histories.users), np.float32)
-    for start in range(0, scores.size, _ROWS_AT_A_TIME):
-        rows = slice(start, start + _ROWS_AT_A_TIME)
+    a_row = histories.items.shape[1] * table.classes.shape[1]
+    number = max(1, _NEIGHBOURS_AT_A_TIME // max(1, a_row))
+    for start in range(0, scores.size, number):
+        rows = slice(start, start + number)
         users, items, weights, labels = (values[rows] for values in histories)
         label = labels[:, None]
         there = table.classes[items] == label[..., None]

@@ -62,10 +62,12 @@ class MemoryGate(nn.Module):
         """
         number = self.num_memories
         length = jnp.log(jnp.maximum((items > 0).sum(axis=1), 1)) - 1.0
-        tied = (items[:, -2:] > 0).all(axis=1) & (times[:, -1] == times[:, -2:].min(axis=1))
+        # A history of one item, in a window of one: nothing stands before it.
+        items, times = (jnp.pad(x, ((0, 0), (1, 0))) for x in (items, times))
+        tied = (items[:, -2] > 0) & (times[:, -1] == times[:, -2])
         read = jnp.stack([jnp.ones_like(length), length, tied.astype(length.dtype)], axis=1)
         start = [_START["neural"], *[_START["weight"]] * number, *[_START["sharpness"]] * number]
-        weights = self.param("kernel", nn.initializers.zeros_init(), (3, 1 + 2 * number))
+        weights = self.param("factors", nn.initializers.zeros_init(), (3, 1 + 2 * number))
         logits = _STEP_FACTOR * read @ weights + jnp.log(jnp.array(start))
         factors = jnp.exp(logits)
         return Trust(factors[:, 0], *jnp.split(factors[:, 1:], 2, axis=1))

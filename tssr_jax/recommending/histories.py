@@ -88,6 +88,8 @@ class HistoryFile:
         else:
             histories = self._from_list_rows() if self._lists else self._from_item_rows()
         for history in histories:
+            if None in (history.times or ()):
+                raise UserError(f"{self._path}: user {history.user!r} has items without a time.")
             for first, second in itertools.pairwise(history.times or ()):
                 if first > second:
                     raise UserError(
@@ -132,6 +134,8 @@ class HistoryFile:
                     self._require_user(user, f"row {row}")
                     kept, own = _without_empty(items or (), at)
                     yield History(user.strip(), kept, own)
+        except IndexError as error:
+            raise UserError(f"{self._path}, row {row}: {error}.") from error
         except pl.exceptions.PolarsError as error:
             raise UserError(f"{self._path} has no lists of ids in 'items': {error}") from error
 
@@ -202,7 +206,9 @@ def _times(fields: Any, items: list[Any]) -> list[float] | None:
 def _without_empty(
     items: Sequence[str | None], times: Sequence[float] | None
 ) -> tuple[list[str], list[float] | None]:
-    """Items that are there, and their times."""
+    """Items that are there, and their times; IndexError if there are not as many."""
+    if times is not None and len(times) != len(items):
+        raise IndexError(f"{len(items)} items have {len(times)} times")
     there = [place for place, item in enumerate(items) if item and item.strip()]
     kept = [str(items[place]).strip() for place in there]
     return kept, None if times is None else [times[place] for place in there]

@@ -10,6 +10,9 @@ import numpy as np
 
 from tssr_jax.errors import UserError
 
+# Minutes of later times do not fit into an int32.
+MOST_SECONDS = 60.0 * 2**31
+
 
 class KnownHistory(NamedTuple):
     """What the catalogue has of a history, oldest first.
@@ -127,6 +130,10 @@ def require_times(
         if len(own) != len(history):
             raise UserError(
                 f"A history of {len(history)} items has {len(own)} times: it needs one for each."
+            )
+        if any(at is None or not abs(at) < MOST_SECONDS for at in own):
+            raise UserError(
+                f"Times of a history are not seconds since 1970: {_some(own)}. (Milliseconds?)"
             )
         if any(first > second for first, second in itertools.pairwise(own)):
             raise UserError(f"Times of a history are not ascending: {_some(own)}.")

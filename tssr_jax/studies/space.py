@@ -68,9 +68,14 @@ class Dimension(NamedTuple):
 
 def counts(field: str, config: ml_collections.ConfigDict) -> bool:
     """Whether a configuration reads a field: other baselines, or a single stream, do not."""
-    if config.baseline.kind or field.startswith("memory."):
+    kind = config.baseline.kind
+    if kind == "nearest_texts":
+        return field in {"memory.decay", "memory.neighbours", "model.max_length"}
+    if kind:
         of_neighbours = field.startswith("memory.") or field == "model.max_length"
-        return bool(config.baseline.kind == "item_knn" and of_neighbours)
+        return kind == "item_knn" and of_neighbours
+    if field.startswith("memory."):  # a model weighs words by its gate
+        return bool(tuple(config.model.memory)) and field != "memory.words"
     if len(config.model.streams) == 1 and field in _OF_TWO_STREAMS:
         return False
     if config.model.encoder == "gru" and field in _OF_ATTENTION:

@@ -187,6 +187,7 @@ def compile_step(
         own = jax.ShapeDtypeStruct((number, config.model.max_length), jnp.int32)
         label, score = (jax.ShapeDtypeStruct((number,), kind) for kind in (jnp.int32, jnp.float32))
         batch["gate"] = {"item_sequence": own, "times": own, "labels": label, "label_scores": score}
+        batch["gate"]["row_mask"] = jax.ShapeDtypeStruct((number,), jnp.bool_)
     state = jax.eval_shape(start)
     layout = sharding.layout(state)
     step: Any = mesh.run(

@@ -40,7 +40,8 @@ def gate_gradients(  # noqa: PLR0917
       model: tells how rows and catalogue lie on the devices.
       gate: the gate's parameters.
       fixed: all parameters, as they are for ranking.
-      rows: this device's rows of `gate_inputs.gate_inputs`.
+      rows: this device's rows of `gate_inputs.gate_inputs`; where `row_mask` is False they only
+        fill up.
       content: with the memories.
       keep_seen: items of the history compete.
 
@@ -52,7 +53,7 @@ def gate_gradients(  # noqa: PLR0917
     assert memories is not None
     outputs = encode(model, fixed, rows["item_sequence"], content, last_only=True)
     fused, rows = catalogue.gather_rows((outputs.fused[:, -1], dict(rows)))
-    items, labels = rows["item_sequence"], rows["labels"]
+    items, labels, real = (rows[name] for name in ("item_sequence", "labels", "row_mask"))
     neural = head_weights(model, fixed, content).score(fused, model.compute_dtype)
     neural = jax.lax.stop_gradient(neural)
     seen = items[:, :0] if keep_seen else seen_items(items, labels)
@@ -78,11 +79,11 @@ def gate_gradients(  # noqa: PLR0917
         normaliser = catalogue.logsumexp(jnp.where(competes, fixed_scores, -jnp.inf))
         shares = jnp.where(competes, jnp.exp(fixed_scores - normaliser[:, None]), 0.0)
         own, _ = catalogue.pick_own(scores, labels[:, None])
-        losses = normaliser - catalogue.pick(fixed_scores, labels)
-        return (shares * scores).sum() - own.sum(), losses
+        losses = jnp.where(real, normaliser - catalogue.pick(fixed_scores, labels), 0.0)
+        return jnp.where(real, (shares * scores).sum(axis=1) - own[:, 0], 0.0).sum(), losses
 
     grads, losses = jax.grad(share, has_aux=True)(gate)
     total = losses.sum() / catalogue.num_shards
-    number = jnp.float32(losses.size / catalogue.num_shards)
+    number = real.sum() / catalogue.num_shards
     grads, term = collectives.psum((grads, LossTerm(total, number)), axis)
     return jax.tree.map(lambda x: x / term.weight, grads), term

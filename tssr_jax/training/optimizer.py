@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tssr_jax.run import Run
 
 # Last names of the parameters without weight decay; the last two are statistics.
-_NOT_DECAYED = ("bias", "scale", "mean", "var")
+_NOT_DECAYED = ("bias", "scale", "factors", "mean", "var")
 
 
 class EncoderSteps(NamedTuple):

@@ -72,6 +72,8 @@ def test_an_empty_space_is_told():
         ("", ("content",), "lr hidden heads window"),
         ("item_knn", ("id", "content"), "neighbours window"),
         ("popularity", ("id",), ""),
+        ("nearest_texts", ("id",), "neighbours window"),
+        ("memory", ("id",), "lr heads neighbours window"),
     ],
 )
 def test_what_a_configuration_reads(kind, streams, fields):
@@ -79,6 +81,8 @@ def test_what_a_configuration_reads(kind, streams, fields):
     config.model.streams = streams
     if kind == "gru":
         config.model.encoder = kind
+    elif kind == "memory":
+        config.model.memory = ("words",)
     else:
         config.baseline.kind = kind
     names = {

@@ -62,7 +62,7 @@ def dense_scores(workdir, history, minutes):
     weights = head_weights(run.model, params, run.content)
     neural = np.asarray(weights.score(outputs.fused[0, -1], "float32"))
     read = [1.0, np.log(len(items)) - 1, float(len(items) > 1 and minutes[-1] == minutes[-2])]
-    factors = np.exp(10 * (np.array(read) @ np.asarray(params[GATE]["kernel"]))) * [
+    factors = np.exp(10 * (np.array(read) @ np.asarray(params[GATE]["factors"]))) * [
         1,
         0.6,
         0.6,
@@ -100,8 +100,25 @@ def test_lists_are_those_of_the_dense_formula(workdir, recommender, minutes):
         assert without == found
 
 
+def test_a_history_of_one_item(workdir, recommender):
+    """Whatever the width of the window, nothing stands before it."""
+    run, params, _ = restore_best(workdir)
+    item = jnp.array([[run.data.item_ids.index("i3") + 1]])
+    narrow = score(run.model, params, item, run.content, jnp.array([[5]]))
+    wide = score(
+        run.model, params, jnp.pad(item, ((0, 0), (3, 0))), run.content, jnp.array([[0, 0, 0, 5]])
+    )
+    np.testing.assert_allclose(narrow, wide, rtol=1e-5)
+    (found,) = recommender.recommend([["i3"]], top_k=1, times=[[300.0]])
+    np.testing.assert_allclose(
+        found.items[0].score, np.delete(np.asarray(wide)[0], [0, int(item[0, 0])]).max(), rtol=1e-5
+    )
+
+
 def test_times_that_do_not_fit(recommender):
     for times, message in (
+        ([[1.7e12]], "not seconds since 1970"),
+        ([[float("nan")]], "not seconds since 1970"),
         ([[1.0, 2.0]], "1 items has 2 times"),
         ([], "1 histories, but times of 0"),
     ):
@@ -188,7 +205,7 @@ def test_it_resumes_exactly(tmp_path):
     assert evaluate(tmp_path / "parts") == metrics
     assert "train/memory" in metrics_of(tmp_path / "parts")[0]
     state, _ = final_state(config, tmp_path / "parts")
-    assert np.abs(state.params[GATE]["kernel"]).max() > 0
+    assert np.abs(state.params[GATE]["factors"]).max() > 0
 
 
 def test_without_memories_there_is_nothing_of_them(tmp_path):
@@ -213,6 +230,7 @@ def test_gradients_do_not_depend_on_the_devices(tmp_path, way):
         params = run.devices.build(run.initial_params, run.params_layout)
         rows = {name: values[:GATE_ROWS] for name, values in gate_inputs(run).arrays.items()}
         rows = {name: np.resize(x, (12, *x.shape[1:])) for name, x in rows.items()}
+        rows["row_mask"] = np.arange(12) != 5
         model = run.model
 
         def body(params, rows, content, model=model):
@@ -222,10 +240,10 @@ def test_gradients_do_not_depend_on_the_devices(tmp_path, way):
         placed = next(run.devices.ahead(iter([rows])))
         results.append(jax.device_get(step(params, placed, run.content)))
     (grads, term), (others, other) = results
-    assert term.weight == other.weight == 12
+    assert term.weight == other.weight == 11
     np.testing.assert_allclose(other.sum, term.sum, rtol=1e-5)
-    np.testing.assert_allclose(others["kernel"], grads["kernel"], rtol=1e-4, atol=1e-6)
-    assert np.abs(grads["kernel"]).min() > 0
+    np.testing.assert_allclose(others["factors"], grads["factors"], rtol=1e-4, atol=1e-6)
+    assert np.abs(grads["factors"]).min() > 0
     del rng
 
 
@@ -234,30 +252,32 @@ def test_the_gradient_is_that_of_the_loss(tmp_path):
     run = build_run(config_of(tmp_path))
     params = run.initial_params()
     rows = {name: jnp.asarray(values) for name, values in gate_inputs(run).arrays.items()}
-    kernel = jnp.asarray(np.random.default_rng(0).normal(0, 0.05, params[GATE]["kernel"].shape))
+    rows["row_mask"] = jnp.ones(len(rows["labels"]), bool)
+    kernel = jnp.asarray(np.random.default_rng(0).normal(0, 0.05, params[GATE]["factors"].shape))
 
     def loss(kernel):
-        _, term = gate_gradients(run.model, {"kernel": kernel}, params, rows, run.content)
+        _, term = gate_gradients(run.model, {"factors": kernel}, params, rows, run.content)
         return float(term.mean())
 
-    grads, _ = gate_gradients(run.model, {"kernel": kernel}, params, rows, run.content)
+    grads, _ = gate_gradients(run.model, {"factors": kernel}, params, rows, run.content)
     for place in np.ndindex(kernel.shape):
         step = jnp.zeros_like(kernel).at[place].set(3e-3)
         difference = (loss(kernel + step) - loss(kernel - step)) / 6e-3
-        np.testing.assert_allclose(grads["kernel"][place], difference, rtol=0.02, atol=2e-3)
+        np.testing.assert_allclose(grads["factors"][place], difference, rtol=0.02, atol=2e-3)
 
 
 def learnt_gate(run, rows, steps=150):
     """Loss of the gate's rows before and after fitting it to them."""
     params = run.initial_params()
     rows = {name: jnp.asarray(values) for name, values in rows.items()}
+    rows["row_mask"] = jnp.ones(len(rows["labels"]), bool)
     step = jax.jit(lambda gate: gate_gradients(run.model, gate, params, rows, run.content))
     gate, losses = params[GATE], []
     for _ in range(steps):
         grads, term = step(gate)
         losses.append(float(term.mean()))
         gate = jax.tree.map(lambda x, g: x - 0.01 * g, gate, grads)
-    return losses[0], losses[-1], np.asarray(gate["kernel"])
+    return losses[0], losses[-1], np.asarray(gate["factors"])
 
 
 def test_shuffled_labels_teach_the_gate_to_ignore_co_occurrence(tmp_path):
@@ -325,6 +345,21 @@ def test_what_the_gate_learns_from_no_window_has(tmp_path):
     }
     assert pairs == expected
     assert (run.sequences.lengths - 2 - trained).sum() == 4
+
+
+def test_an_item_that_the_user_had_before_is_no_label(tmp_path):
+    config = config_of(tmp_path)
+    path = tmp_path / "raw" / "interactions.csv"
+    rows = [f"u{user},i{user % 5 + step},{60 * step}" for user in range(30) for step in range(6)]
+    again = [
+        f"v{user},i{user % 5 + step % 3},{60 * step}" for user in range(30) for step in range(6)
+    ]
+    path.write_text("\n".join(["user,item,timestamp", *rows, *again]) + "\n")
+    config.data.min_item_interactions = 1
+    run = build_run(config)
+    users = gate_rows(run.sequences, config, run.data.num_items).users
+    names = {run.data.user_ids[user][0] for user in users}
+    assert names == {"u"}
 
 
 @pytest.mark.parametrize("held_back", [1, 2])

@@ -57,8 +57,7 @@ def test_training_windows_by_hand():
     ]
     assert batch["row_mask"].tolist() == [True, True, True, False]
     assert not batch["item_sequence"][3].any()
-    for items, times in (("item_sequence", "times"), ("labels", "label_times")):
-        np.testing.assert_array_equal(batch[times], time_of(batch[items]))
+    np.testing.assert_array_equal(batch["times"], time_of(batch["item_sequence"]))
 
 
 def many_users(num_users=37):
@@ -97,7 +96,6 @@ def test_reordering_moves_items_and_nothing_else():
     batch = next(batches.iterate(0))
     np.testing.assert_array_equal(batch["labels"][:, :-1], batch["item_sequence"][:, 1:])
     np.testing.assert_array_equal(batch["times"], time_of(batch["item_sequence"]))
-    np.testing.assert_array_equal(batch["label_times"], time_of(batch["labels"]))
     windows = np.column_stack([batch["item_sequence"], batch["labels"][:, -1]])
     for length in (2, 3, 4):
         rows = windows[(windows > 0).sum(axis=1) == length]

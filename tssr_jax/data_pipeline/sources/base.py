@@ -18,6 +18,7 @@ from tssr_jax.errors import UserError
 
 TICKS = 1_000  # ticks in a second, for stored times
 _MAX_SECONDS = 2**53  # float64 holds every whole number up to here, int64 its ticks
+LATEST = 60 * 2**31  # seconds; minutes of later times do not fit into an int32
 # Directives of strptime for more than a day.
 _HAS_TIME = re.compile(r"%[-_0]?(?:[HIklMSfTRXrspPcZz+]|[.:#\d])")
 _ISO = (
