@@ -26,6 +26,7 @@ from tssr_jax.data_pipeline import builder, cache, fetching, records, report
 from tssr_jax.data_pipeline.interactions import collect
 from tssr_jax.data_pipeline.sequences import build_sequences
 from tssr_jax.data_pipeline.sources import SOURCES, Dump, RawFiles
+from tssr_jax.data_pipeline.sources.base import LATEST, TICKS
 from tssr_jax.data_pipeline.texts import describe
 from tssr_jax.errors import UserError
 
@@ -132,7 +133,7 @@ def _write(part: Path, files: RawFiles, data: ml_collections.ConfigDict) -> None
     scratch = part / "scratch"
     scratch.mkdir()
     interactions = collect(
-        _with_progress(source.interactions(dump)),
+        _with_progress(_plausible(source.interactions(dump), files.interactions)),
         scratch,
         tie_seed=data.tie_seed,
         drop_repeats=data.drop_repeats,
@@ -152,6 +153,20 @@ def _write(part: Path, files: RawFiles, data: ml_collections.ConfigDict) -> None
     settings = {k: v for k, v in data.to_dict().items() if k not in _NOT_IN_KEY}
     values = {"origin": files.origin, "settings": settings} | sequences.report | item_counts
     report.write(values | dict(dump.counts), sequences, part)
+
+
+def _plausible(chunks: Iterator[pl.DataFrame], path: Path) -> Iterator[pl.DataFrame]:
+    """Raises UserError at a time whose minutes do not fit into an int32, as batches have them."""
+    for chunk in chunks:
+        times = chunk["timestamp"]
+        far = times.filter(times.abs() > TICKS * LATEST)
+        if len(far):
+            raise UserError(
+                f"{path} has the time {far[0] // TICKS}, which as seconds since 1970 is thousands "
+                "of years away. These are probably milliseconds or microseconds: convert the "
+                "column to seconds."
+            )
+        yield chunk
 
 
 def _with_progress(chunks: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:

@@ -20,9 +20,9 @@ from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel import collectives
 
 GATE = "memory_gate"
-# The gate takes one step for this many of the network's: it scores the whole catalogue for it.
+# The gate gets a gradient at every fourth step of the network: each scores the whole catalogue.
 PERIOD = 4
-# Histories of such a step.
+# Histories of such a gradient.
 ROWS = 64
 
 

@@ -101,7 +101,7 @@ def _gate_gradients(
     content: Content,
     keep_seen: bool,
 ) -> tuple[Any, LossTerm]:
-    """Gradient and loss of the gate, of which each `PERIOD`-th step takes one."""
+    """Gradient and loss of the gate at every `PERIOD`-th step, zeros at the others."""
     gate = state.params[GATE]
 
     def taken() -> tuple[Any, LossTerm]:

@@ -62,6 +62,14 @@ def test_what_was_prepared_equals_the_raw_files(data):
     assert dict(zip(prepared.item_ids, prepared.titles, strict=True)) == titles
 
 
+def test_milliseconds_are_told(data):
+    path = Path(data.raw_dir) / "interactions.csv"
+    path.write_text(path.read_text().replace(",1000\n", ",1700000000000\n", 1))
+    with pytest.raises(UserError, match=r"has the time 1700000000000, .* probably milliseconds"):
+        prepare(data)
+    assert folders(data) == []
+
+
 def test_prepared_once_then_reused(data, monkeypatch):
     first = prepare(data)
     monkeypatch.setattr(builder, "write", lambda *_: pytest.fail("prepared again"))

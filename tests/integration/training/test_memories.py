@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from tests.support.raw_data import tiny_config
 from tests.support.runs import assert_same_run, final_state, metrics_of
@@ -160,8 +161,6 @@ def test_reasons_add_up(workdir, recommender):
 def test_exports_give_the_same_lists(workdir, recommender, tmp_path):
     run_export(workdir, ExportRequest(tmp_path / "exported", top_k=5))
     assert not (tmp_path / "exported" / "vectors.safetensors").exists()
-    from jax import export  # noqa: PLC0415
-
     program = export.deserialize(
         bytearray((tmp_path / "exported" / "recommend.stablehlo").read_bytes())
     )
@@ -221,7 +220,6 @@ def test_without_memories_there_is_nothing_of_them(tmp_path):
 @pytest.mark.parametrize("way", [("pmap", 4, 1), ("shard_map", 4, 1), ("shard_map", 6, 3)], ids=str)
 def test_gradients_do_not_depend_on_the_devices(tmp_path, way):
     config = config_of(tmp_path)
-    rng = np.random.default_rng(0)
     results = []
     for devices in (Devices("pmap", 1), Devices(*way)):
         config.update(parallel=way[0], num_devices=devices.num_devices)
@@ -244,7 +242,6 @@ def test_gradients_do_not_depend_on_the_devices(tmp_path, way):
     np.testing.assert_allclose(other.sum, term.sum, rtol=1e-5)
     np.testing.assert_allclose(others["factors"], grads["factors"], rtol=1e-4, atol=1e-6)
     assert np.abs(grads["factors"]).min() > 0
-    del rng
 
 
 def test_the_gradient_is_that_of_the_loss(tmp_path):

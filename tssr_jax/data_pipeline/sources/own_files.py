@@ -46,15 +46,7 @@ class OwnFiles:
         )
         path = dump.files.interactions
         chunks = tables.read_chunks(path, wanted=columns, hint=hint)
-        for chunk in base.parse_interactions(chunks, columns, path, dump.data.timestamp_format):
-            far = chunk["timestamp"].filter(chunk["timestamp"].abs() > base.TICKS * base.LATEST)
-            if len(far):
-                raise UserError(
-                    f"{path}: column {columns[2]!r} has the time {far[0] // base.TICKS}, which as "
-                    "seconds since 1970 is thousands of years away. These are probably "
-                    "milliseconds or microseconds: convert the column to seconds."
-                )
-            yield chunk
+        yield from base.parse_interactions(chunks, columns, path, dump.data.timestamp_format)
 
     def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
         """See `Source`."""
