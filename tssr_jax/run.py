@@ -32,6 +32,7 @@ from tssr_jax.memory.scores import Memories, Neighbours
 from tssr_jax.memory.tables import co_occurrence_table, scaled, word_table
 from tssr_jax.models.content import Content, DistinctFeatures
 from tssr_jax.models.init import init_params, make_model
+from tssr_jax.models.shared_ids import sharing
 from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel import processes, sharding
 from tssr_jax.parallel.devices import CLASSES, Devices
@@ -135,6 +136,10 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     if tuple(config.model.memory):
         memories = devices.place(_memories(config, data, sequences))
         content = dataclasses.replace(content, memories=memories)
+    if config.model.id_neighbours:
+        words = word_table(data.texts, config.memory, config.data.cache_dir)
+        shared = devices.place(sharing(words, config.model.id_neighbours))
+        content = dataclasses.replace(content, neighbours=shared)
     key = "-".join(keys[name] for name in sorted(keys))
     model = make_model(config, catalogue, devices.rows_axis)
     return Run(config, data, sequences, content, key, encoders, known, devices, model)

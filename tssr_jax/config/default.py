@@ -180,6 +180,9 @@ def _model() -> ml_collections.ConfigDict:
     # Width of a hidden layer between content features and the vectors that the streams read; 0 is
     # the one linear layer of the paper.
     model.content_hidden = 0
+    # An item's id vector is read with the mean id vector of this many items, whose texts have the
+    # most words in common with its own; 0 is none. For sparse data.
+    model.id_neighbours = 0
     # Memories that a gate adds to the scores: "co_occurrence", which items users took together, and
     # "words", whose texts are alike; section `memory` has their settings.
     model.memory = ()

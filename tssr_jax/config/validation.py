@@ -26,6 +26,7 @@ _AT_LEAST = {
     "model.num_cross_layers": 0,
     "model.max_length": 1,
     "model.content_hidden": 0,
+    "model.id_neighbours": 0,
     "loss.lambda_user": 0,
     "loss.lambda_item": 0,
     "loss.num_negatives": 1,
@@ -144,6 +145,11 @@ def _validate_large_catalogue(config: ml_collections.ConfigDict) -> None:
         )
     if not config.optimizer.lazy_rows:
         return
+    if near := config.model.id_neighbours:
+        raise UserError(
+            f"--config.model.id_neighbours is {near}: an item reads the id vectors of others, "
+            "which --config.optimizer.lazy_rows leaves out: set one of them to 0 or False."
+        )
     if cut:
         raise UserError(
             f"--config.optimizer.lazy_rows needs whole tables on each device; "
@@ -191,6 +197,11 @@ def _validate_model(model: ml_collections.ConfigDict) -> None:
         raise UserError(f"--config.model.streams is {streams}; it must be {known}.")
     if model.mixing == "experts" and len(streams) == 2:
         _validate_experts(model)
+    if model.id_neighbours and streams == ("content",):
+        raise UserError(
+            f"--config.model.id_neighbours is {model.id_neighbours}, but a model of the content "
+            "stream alone has no id vectors: set it to 0."
+        )
     memory = tuple(model.memory)
     if set(memory) - {*MEMORIES} or len(set(memory)) < len(memory):
         raise UserError(

@@ -24,7 +24,7 @@ from tssr_jax.evaluation.list_metrics import list_metrics
 from tssr_jax.evaluation.metrics import MISSED, popularity_ranks, ranking_metrics
 from tssr_jax.evaluation.ranking import Ranker, Scorer
 from tssr_jax.evaluation.top_k import TopK, popularity_scorer
-from tssr_jax.models.tssr import ids_as_read
+from tssr_jax.models.shared_ids import ids_as_read
 from tssr_jax.parallel import processes
 from tssr_jax.reporting import make_console, make_progress, metrics_table
 from tssr_jax.run import DATA_FILE, Run, build_run, require_same_data, save_data_report
@@ -163,9 +163,10 @@ def _list_metrics(
     if ranker.scorer is None and "token_embedding" in params:
         spaces["id"] = params["token_embedding"]["embedding"]
     vectors = {n: processes.to_host(x)[: counts.size] for n, x in spaces.items()}
-    if "id" in vectors and content.known is not None:
-        known = processes.to_host(content.known)[: counts.size]
-        vectors["id"] = np.asarray(ids_as_read(vectors["id"], known))
+    if "id" in vectors:
+        known = content.known
+        known = None if known is None else processes.to_host(known)[: counts.size]
+        vectors["id"] = np.asarray(ids_as_read(vectors["id"], known, content.neighbours))
     return list_metrics(
         TopK(run, ranker, k)(params, batches, on_batch),
         answers=per_user["test_answer"],

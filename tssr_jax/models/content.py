@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from tssr_jax.memory.scores import Memories
+from tssr_jax.memory.scores import Memories, Neighbours
 from tssr_jax.models import initializers
 from tssr_jax.models.head import SMALLEST
 from tssr_jax.models.layers import product
@@ -46,6 +46,7 @@ class Content:
       known: bool [shard_classes], items that training has seen, for a head that reads content; id
         vectors of the others are not used. None: all items are known.
       memories: what a model with memories reads; None without.
+      neighbours: items that share id vectors, see `models.shared_ids`; None without.
       chances: int32 [num_classes], cumulative weights of drawn items, see `losses.drawn_items`.
         None if no items are drawn.
     """
@@ -55,11 +56,12 @@ class Content:
     known: jax.Array | None = None
     chances: jax.Array | None = None
     memories: Memories | None = None
+    neighbours: Neighbours | None = None
 
 
 # How a run's content lies on the devices.
 _LAYOUT: dict[str, Any] = {"features": CLASSES, "known": CLASSES} | dict.fromkeys(
-    ("inputs", "chances", "memories"), WHOLE
+    ("inputs", "chances", "memories", "neighbours"), WHOLE
 )
 CONTENT_LAYOUT = Content(**_LAYOUT)
 # Forms of features that the model's functions take: one modality's features, several modalities'

@@ -19,6 +19,7 @@ from tssr_jax.models.mixing import Concatenation, Gate
 from tssr_jax.models.packing import Packed, unpack
 from tssr_jax.models.recall import MemoryGate, Trust
 from tssr_jax.models.recurrent import RecurrentEncoder
+from tssr_jax.models.shared_ids import ids_as_read, shared_vectors
 from tssr_jax.parallel.catalogue import Catalogue
 from tssr_jax.parallel.collectives import Axis
 
@@ -95,6 +96,8 @@ class TSSR(nn.Module):
       id_reads_content: with two streams, the id stream encodes the sum of an item's id vector and
         content vector; `models.mixing` has its expert's scores. The item-grained loss uses the id
         vector alone.
+      id_neighbours: items with like texts share their id vectors, see `models.shared_ids`; 0 is
+        none.
       memory: names of the memories that a gate adds to the scores, see `models.recall`.
       rows_axis: the device axis that batches are cut along; None on one device.
 
@@ -122,6 +125,7 @@ class TSSR(nn.Module):
     mixing: str = "gate"
     head: str = "classes"
     id_reads_content: bool = False
+    id_neighbours: int = 0
     memory: tuple[str, ...] = ()
     rows_axis: Axis = None
 
@@ -305,7 +309,7 @@ class TSSR(nn.Module):
             parts = (self._embed(one, item_sequence, content) for one in ("id", "content"))
             return next(parts) + next(parts)
         if stream == "id":
-            return self.classes.lookup(self._own_vectors(content), item_sequence)
+            return self.classes.lookup(self._id_vectors(content), item_sequence)
         return self.content_projection(item_sequence, self._features(content))
 
     def head_weights(self, features: Features) -> HeadWeights:
@@ -329,17 +333,20 @@ class TSSR(nn.Module):
         """Input vectors of this device's classes in each stream, each [d_model, shard_classes]."""
         vectors = []
         if self.streams != ("content",):
-            vectors.append(ids_as_read(self.token_embedding.embedding, content.known))
+            own = self._id_vectors(content)
+            vectors.append(own(jnp.arange(self.classes.shard_classes)))
         if reads_content(self.streams):
             vectors.append(self.content_projection(None, self._features(content)))
         return [own.T for own in vectors]
 
-    def _own_vectors(self, content: Content) -> Callable[..., jax.Array]:
+    def _id_vectors(self, content: Content) -> Callable[[jax.Array], jax.Array]:
         """A lookup of id vectors by place on this device; zeros for items never trained."""
-        if content.known is None:
-            return self.token_embedding
-        known = jnp.asarray(content.known, jnp.float32)
-        return lambda place: self.token_embedding(place) * known[place][..., None]
+        table = ids_as_read(self.token_embedding.embedding, content.known)
+        if not self.id_neighbours or self.is_initializing():
+            return lambda place: table[place]
+        if content.neighbours is None:
+            raise ValueError("a model with id_neighbours needs Content(neighbours=...)")
+        return shared_vectors(table, content.neighbours, self.classes)
 
     def _features(self, content: Content) -> Any:
         """Inputs of the projection: one modality's features, or both modalities' by name."""
@@ -362,8 +369,3 @@ class TSSR(nn.Module):
         if self.memory and self.is_initializing():
             self.trust(item_sequence, item_sequence)
         return outputs, self.head_weights(features).score(outputs.fused, self.compute_dtype)
-
-
-def ids_as_read(table: Any, known: Any) -> Any:
-    """An id table [classes, d_model] as streams read it: zeros for what is not `known`."""
-    return table if known is None else table * jnp.asarray(known, jnp.float32)[:, None]

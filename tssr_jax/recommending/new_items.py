@@ -1,7 +1,8 @@
 """Adds items that training has not seen to the catalogue of a model that reads content.
 
 The id table and the head get rows of zeros for them, which count as never trained: the model ranks
-such an item by its text and its picture alone.
+such an item by its text and its picture, and, if items share id vectors, by those of items with
+like texts.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from tssr_jax.memory.scores import Memories, Neighbours
 from tssr_jax.memory.tables import scale_of, word_table
 from tssr_jax.memory.words import word_neighbours
 from tssr_jax.models.content import Content
+from tssr_jax.models.shared_ids import sharing
 from tssr_jax.parallel import sharding
 from tssr_jax.parallel.catalogue import Catalogue
 from tssr_jax.parallel.devices import CLASSES
@@ -84,12 +86,14 @@ def with_new_items(run: Run, params: Any, described: pl.DataFrame) -> tuple[Run,
         new = _features(name, run, described)
         features[name] = devices.place(np.concatenate([np.asarray(table), new]), CLASSES)
     known = np.concatenate([np.asarray(run.content.known), np.zeros(described.height, bool)])
+    memories, neighbours = _by_words(run, described["text"].to_list())
     larger = dataclasses.replace(
         run,
         content=Content(
             features,
             known=devices.place(known, CLASSES),
-            memories=devices.place(_memories(run, described["text"].to_list())),
+            memories=devices.place(memories),
+            neighbours=devices.place(neighbours),
         ),
         known=known,
         model=run.model.clone(catalogue=catalogue),
@@ -98,23 +102,34 @@ def with_new_items(run: Run, params: Any, described: pl.DataFrame) -> tuple[Run,
     return larger, devices.place(padded, sharding.layout(padded))
 
 
-def _memories(run: Run, texts: list[str]) -> Memories | None:
-    """The memories of the larger catalogue: the new items have words, and no co-occurrences."""
-    memories, config = run.content.memories, run.config
-    if memories is None:
-        return None
-    tables = dict(memories.tables)
-    if "words" in tables:
-        known = run.data.texts
-        scale = scale_of(word_table(known, config.memory, config.data.cache_dir))
+def _by_words(run: Run, texts: list[str]) -> tuple[Memories | None, Neighbours | None]:
+    """Memories and `Content.neighbours` of the larger catalogue.
+
+    The new items have words, and no co-occurrences. They read the id vectors of others, which read
+    none of theirs.
+    """
+    memories, config, known = run.content.memories, run.config, run.data.texts
+    words = None
+    if config.model.id_neighbours or "words" in config.model.memory:
         number = config.memory.neighbours
-        table = word_neighbours([*known, *texts], number, num_weighed=len(known))
-        tables["words"] = table._replace(likeness=table.likeness / np.float32(scale))
+        words = word_neighbours([*known, *texts], number, num_weighed=len(known))
+    neighbours = None
+    if words is not None and run.content.neighbours is not None:
+        new = Neighbours(*(values[len(known) + 1 :] for values in words))
+        of_new = sharing(new, run.content.neighbours.classes.shape[1], len(known))
+        pairs = zip(run.content.neighbours, of_new, strict=True)
+        neighbours = Neighbours(*(np.concatenate([np.asarray(own), more]) for own, more in pairs))
+    if memories is None:
+        return None, neighbours
+    tables = dict(memories.tables)
+    if words is not None and "words" in tables:
+        scale = scale_of(word_table(known, config.memory, config.data.cache_dir))
+        tables["words"] = words._replace(likeness=words.likeness / np.float32(scale))
     if "co_occurrence" in tables:
         none = ((0, len(texts)), (0, 0))
         padded = (np.pad(np.asarray(values), none) for values in tables["co_occurrence"])
         tables["co_occurrence"] = Neighbours(*padded)
-    return Memories(tables, memories.decay)
+    return Memories(tables, memories.decay), neighbours
 
 
 def _features(name: str, run: Run, described: pl.DataFrame) -> np.ndarray:

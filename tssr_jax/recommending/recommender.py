@@ -19,7 +19,7 @@ from tssr_jax.evaluation.ranking import Ranker
 from tssr_jax.models.apply import attention, encode, head_weights
 from tssr_jax.models.content import CONTENT_LAYOUT
 from tssr_jax.models.head import unit
-from tssr_jax.models.tssr import ids_as_read
+from tssr_jax.models.shared_ids import ids_as_read
 from tssr_jax.parallel.devices import ROWS, WHOLE, exactly
 from tssr_jax.recommending.because import reasons
 from tssr_jax.recommending.items import Items, KnownHistory, require_times
@@ -270,7 +270,7 @@ class Recommender:
             return np.asarray(self._choice.weights.kernel.T)
         if space == "id" and "token_embedding" in self._params:
             table = self._params["token_embedding"]["embedding"]
-            tables = [ids_as_read(table, self._content.known)]
+            tables = [ids_as_read(table, self._content.known, self._content.neighbours)]
         elif space == "content":
             own = self._content.features
             tables = [own[name] for name in MODALITIES if name in own]

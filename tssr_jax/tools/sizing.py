@@ -174,7 +174,11 @@ def compile_step(
     if config.loss.next_item == "sampled":
         chances = jax.ShapeDtypeStruct((model.classes.num_classes,), jnp.int32)
     memories = _memories(config, model.classes.num_classes)
-    content = Content(features, known=known, chances=chances, memories=memories)
+    near = model.id_neighbours
+    neighbours = _neighbours(model.classes.num_classes, near) if near else None
+    content = Content(
+        features, known=known, chances=chances, memories=memories, neighbours=neighbours
+    )
 
     def start() -> Any:
         return create_train_state(init_params(model, widths, config.seed), optimizer, config)
@@ -203,10 +207,14 @@ def _memories(config: ml_collections.ConfigDict, classes: int) -> Any:
     """Shapes of the memories; None without."""
     if not tuple(config.model.memory):
         return None
-    shape = (classes, min(config.memory.neighbours, classes - 1))
-    table = Neighbours(*(jax.ShapeDtypeStruct(shape, kind) for kind in (jnp.int32, jnp.float32)))  # type: ignore[arg-type]
+    table = _neighbours(classes, config.memory.neighbours)
     tables = dict.fromkeys(config.model.memory, table)
     return Memories(tables, jax.ShapeDtypeStruct((), jnp.float32))  # type: ignore[arg-type]
+
+
+def _neighbours(classes: int, number: int) -> Any:
+    shape = (classes, min(number, classes - 1))
+    return Neighbours(*(jax.ShapeDtypeStruct(shape, kind) for kind in (jnp.int32, jnp.float32)))  # type: ignore[arg-type]
 
 
 def report(
