@@ -13,7 +13,7 @@ VENV ?= .venv
 # Processes that share the tests.
 JOBS ?= 2
 BIN := $(VENV)/bin
-CONFIG ?= tuned_long:ml100k
+CONFIG ?= ml100k
 WORKDIR ?= runs/ml100k
 
 # Where the peers' environment finds PyTorch; --toys=FOLDER adds a data set to the benchmarks.

@@ -144,7 +144,7 @@ def count(interactions: int) -> tuple[float, float]:
     minutes = rng.integers(0, 730, items.size).astype(np.int32) * 1440
     del users, drawn, pairs
     begin = time.perf_counter()
-    counting = Counting(time_scale=30.0, floor=0.2, power=0.6, shrinkage=25.0)
+    counting = Counting(fading=0.05, power=0.6, shrinkage=25.0)
     co_occurrence_neighbours(Events(offsets, items, minutes), num_items, NEIGHBOURS, counting)
     seconds = time.perf_counter() - begin
     return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

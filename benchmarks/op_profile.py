@@ -1,7 +1,7 @@
 """Where a step's time goes: a trace of some steps, added up by parts of the model.
 
     python -m benchmarks.op_profile --only="length 50, 3.7k"
-    python -m benchmarks.op_profile --config=configs/tuned.py:ml100k
+    python -m benchmarks.op_profile --config=configs/ml100k.py
 
 The first command profiles cases of the benchmarks, the second a configuration and its data. Each
 operation of the compiled step names its origin in the model; a fused operation counts for the part

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.cases import FEATURE_DIM, PEAK_SIZE
 from benchmarks.worker import Repeat, serve
-from configs import csv
+from configs import paper
 from tssr_jax.config import default
 from tssr_jax.data_pipeline.prepare import PreparedData
 from tssr_jax.data_pipeline.store import SequenceStore
@@ -36,7 +36,7 @@ from tssr_jax.training.state import initial_state
 
 def configure(case: dict[str, Any]) -> ml_collections.ConfigDict:
     """The configuration of a case."""
-    config = csv.get_config(case["folder"]) if case["folder"] else default.get_config()
+    config = paper.get_config(f"csv:{case['folder']}") if case["folder"] else default.get_config()
     config.model.update(
         streams=tuple(case["streams"]),
         d_model=case["d_model"],

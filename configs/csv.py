@@ -6,6 +6,7 @@ python -m tssr_jax.main --config=configs/csv.py:FOLDER --workdir=runs/mine
 import ml_collections
 
 from tssr_jax.config import default
+from tssr_jax.config.by_data import fit_to_data
 
 
 def get_config(folder: str = "") -> ml_collections.ConfigDict:
@@ -13,9 +14,5 @@ def get_config(folder: str = "") -> ml_collections.ConfigDict:
     config = default.get_config()
     config.data.source = "csv"
     config.data.raw_dir = folder
-    config.model.max_length = 20
-    # Most data of this kind is sparse and its histories short: what keeps them from being learnt
-    # by heart (docs/internals/decisions.md has the numbers).
-    config.train.time_noise = (0.0, 7.0, 30.0, 1e6)
-    config.optimizer.ema_decay = 0.99
+    fit_to_data(config)
     return config

@@ -8,6 +8,7 @@ Download: https://msnews.github.io/
 import ml_collections
 
 from tssr_jax.config import default
+from tssr_jax.config.by_data import fit_to_data
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -16,6 +17,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.source = "mind"
     config.data.text_fields = ("title", "category", "subcategory", "abstract")
     config.data.text_field_length = 200
-    config.model.max_length = 50
-    config.train.packing = True
+    fit_to_data(config)
     return config

@@ -6,6 +6,7 @@ python -m tssr_jax.main --config=configs/ml1m.py --workdir=runs/ml1m
 import ml_collections
 
 from tssr_jax.config import default
+from tssr_jax.config.by_data import fit_to_data
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -13,4 +14,5 @@ def get_config() -> ml_collections.ConfigDict:
     config = default.get_config()
     config.data.source = "ml1m"
     config.data.text_fields = ("title", "genres")
+    fit_to_data(config)
     return config

@@ -13,7 +13,7 @@ from tssr_jax.config import load
 
 def get_config(base: str = "ml100k") -> ml_collections.ConfigDict:
     """Returns the configuration `base` with the authors' settings in place of ours."""
-    config = load(base)
+    config = load(f"paper:{base}")
     config.model.d_model = 128
     config.model.num_heads = 4
     config.model.d_ffn = 256

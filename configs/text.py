@@ -3,7 +3,8 @@
     python -m tssr_jax.main --config=configs/text.py:ml1m --workdir=runs/ml1m_text
 
 The argument names another file of this folder, with its own argument behind a second colon:
-`configs/text.py:csv:FOLDER`. `--config.content.text.trained_layers=2` trains the top two layers
+`configs/text.py:csv:FOLDER`. The model is the paper's: heads and memories that read the whole
+catalogue need frozen encoders. `--config.content.text.trained_layers=2` trains the top two layers
 only.
 """
 
@@ -14,7 +15,7 @@ from tssr_jax.config import load
 
 def get_config(base: str = "ml100k") -> ml_collections.ConfigDict:
     """Returns the configuration `base` with a text encoder that is trained."""
-    config = load(base)
+    config = load(f"paper:{base}")
     config.content.text.trained_layers = -1
     # A longer text costs every step, not just the first.
     config.content.text.max_tokens = 64

@@ -8,6 +8,7 @@ Download: https://business.yelp.com/data/resources/open-dataset/
 import ml_collections
 
 from tssr_jax.config import default
+from tssr_jax.config.by_data import fit_to_data
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -15,6 +16,5 @@ def get_config() -> ml_collections.ConfigDict:
     config = default.get_config()
     config.data.source = "yelp"
     config.data.text_fields = ("name", "categories", "city")
-    config.model.max_length = 20
-    config.train.packing = True
+    fit_to_data(config)
     return config

@@ -48,7 +48,7 @@ def test_the_command_works_elsewhere_with_shipped_configurations(installed, tmp_
     for name in ("configs", "data_pipeline"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise ImportError('the user\\'s own')")
-    command = [str(site / "bin" / "tssr"), "prepare", "--config=tuned:csv:raw"]
+    command = [str(site / "bin" / "tssr"), "prepare", "--config=csv:raw"]
     command.append(f"--config.data.cache_dir={tmp_path / 'cache'}")
     environment = os.environ | {"PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"}
     done = subprocess.run(

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from configs import csv
+from configs import paper
 from tests.support.bert_weights import bert_shapes
 from tests.support.bert_weights import random_weights as random_bert
 from tests.support.resnet_weights import random_weights, resnet_shapes
@@ -66,7 +66,7 @@ def write_text_model(folder: Path, hidden_size: int = 16) -> Path:
 
 def tiny_config(folder: Path) -> ml_collections.ConfigDict:
     """A configuration that trains in seconds on `write_csv` data below `folder`."""
-    config = csv.get_config(str(write_csv(folder / "raw")))
+    config = paper.get_config(f"csv:{write_csv(folder / 'raw')}")
     config.data.cache_dir = str(folder / "cache")
     config.content.text.model_dir = str(write_text_model(folder / "text_model"))
     config.content.text.max_tokens = 8

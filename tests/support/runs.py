@@ -65,7 +65,7 @@ def value_of(config, section, name):
 def command(config, workdir, *flags):
     return [
         sys.executable, "-m", "tssr_jax.main",
-        f"--config=configs/csv.py:{config.data.raw_dir}",
+        f"--config=configs/paper.py:csv:{config.data.raw_dir}",
         f"--workdir={workdir}",
         f"--config.num_devices={config.num_devices}",
         *(f"--config.{section}.{name}={value_of(config, section, name)}"

@@ -18,6 +18,7 @@ LAYERS = (
     "models",
     "losses",
     "content",
+    "adapting",
     "run",
     "checkpoints",
     "evaluation",

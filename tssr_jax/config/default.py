@@ -334,10 +334,9 @@ def _memory() -> ml_collections.ConfigDict:
     memory = ml_collections.ConfigDict()
     # Neighbours that are kept of an item, the most similar ones of each kind.
     memory.neighbours = 300
-    # Days between two items of a user over which the weight of the pair falls to 1/e.
-    memory.time_scale = 30.0
-    # Least weight of such a pair; 1 ignores times.
-    memory.floor = 0.2
+    # Two items that a user took some minutes apart count as a pair (1 + minutes)^-fading times; 0
+    # ignores times.
+    memory.fading = 0.05
     # Likeness is divided by n_i^power n_j^(1 - power), where n counts users and j is recommended;
     # 0.5 is the cosine.
     memory.power = 0.6
@@ -365,8 +364,7 @@ def _search() -> ml_collections.ConfigDict:
         "loss.lambda_user: log 0.01 1.0",
         "loss.lambda_item: log 0.01 1.0",
         "loss.user_temperature: log 0.05 1.0",
-        "memory.time_scale: log 0.01 300.0",
-        "memory.floor: range 0.0 1.0",
+        "memory.fading: range 0.0 0.5",
         "memory.power: range 0.3 1.0",
         "memory.shrinkage: log 1.0 200.0",
         "memory.decay: range 0.4 1.0",

@@ -59,6 +59,8 @@ _REMOVED_WITHOUT_EFFECT = (
     "baseline.shrinkage",
     "loss.items_per_bucket",
     "loss.num_hard_negatives",
+    "memory.floor",
+    "memory.time_scale",
     "search.sampler",
 )
 
@@ -92,7 +94,7 @@ def load_config(workdir: epath.Path, raw_dir: str | None = None) -> ml_collectio
     if not path.is_file():
         raise UserError(
             f"{path} does not exist: {workdir} is not the workdir of a run. Train first: "
-            "tssr train --config=tuned_long:ml100k --workdir=DIR"
+            "tssr train --config=ml100k --workdir=DIR"
         )
     try:
         fields = _without_removed(flattened(json.loads(path.read_text())), path)
@@ -126,6 +128,12 @@ def _without_removed(fields: dict[str, Any], path: epath.Path) -> dict[str, Any]
         raise UserError(
             f"{path} is of an item-kNN without times and words, which this version no longer has "
             "(CHANGELOG.md, Changed): evaluate the baseline again, in another --workdir."
+        )
+    reads_memory = fields.get("model.memory") or fields.get("baseline.kind") == "item_knn"
+    if "memory.time_scale" in fields and reads_memory:
+        raise UserError(
+            f"{path} is of a memory whose pairs fade exponentially, which this version no longer "
+            "has (CHANGELOG.md, Changed): train it again, in another --workdir."
         )
     if "train.reorder_rate" in fields:
         fields["train.time_noise"] = (0.0, 1e6) if fields.pop("train.reorder_rate") else ()

@@ -4,6 +4,7 @@ import math
 
 import ml_collections
 
+from tssr_jax.config.by_data import filled
 from tssr_jax.config.choices import (
     CHOICES,
     MEMORIES,
@@ -54,6 +55,7 @@ _AT_LEAST = {
     "evaluate.batch_size": 1,
     "evaluate.list_length": 0,
     "memory.neighbours": 1,
+    "memory.fading": 0,
     "memory.shrinkage": 0,
     "memory.decay": 0,
     "memory.words": 0,
@@ -62,11 +64,12 @@ _AT_LEAST = {
 
 def validate_config(config: ml_collections.ConfigDict) -> None:
     """Raises UserError if a value, or a combination of values, is invalid."""
+    config = filled(config)  # fields that depend on the data are checked as for short histories
     fields = flattened(config)
     for name, least in _AT_LEAST.items():
         if fields[name] < least:
             raise UserError(f"--config.{name} is {fields[name]}; it must be at least {least}.")
-    for name in ("loss.user_temperature", "optimizer.learning_rate", "memory.time_scale"):
+    for name in ("loss.user_temperature", "optimizer.learning_rate"):
         if not fields[name] > 0:
             raise UserError(f"--config.{name} is {fields[name]}; it must be positive.")
     for name, known in CHOICES.items():
@@ -81,9 +84,8 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
     ):
         if not 0 <= fields[name] < 1:
             raise UserError(f"--config.{name} is {fields[name]}; it must be in [0, 1).")
-    for name in ("memory.floor", "memory.power"):
-        if not 0 <= fields[name] <= 1:
-            raise UserError(f"--config.{name} is {fields[name]}; it must be in [0, 1].")
+    if not 0 <= config.memory.power <= 1:
+        raise UserError(f"--config.memory.power is {config.memory.power}; it must be in [0, 1].")
     if config.baseline.kind and config.model_devices > 1:
         raise UserError(
             f"--config.baseline.kind={config.baseline.kind} needs the whole catalogue on "

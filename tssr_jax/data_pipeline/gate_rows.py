@@ -72,7 +72,7 @@ def gate_rows(store: SequenceStore, config: ml_collections.ConfigDict, num_items
       num_items: size of the catalogue.
     """
     users = _gate_users(store.lengths, config.seed)
-    users = users[~_had_before(store, users)]
+    users = users[~had_before(store, users)]
     rows = store.rows(tf.constant(users))
     window = tf.constant(store.lengths[users] - HELD_OUT["train"]), config.model.max_length + 1
     items, times = rows.windows(*window), rows.times(*window)
@@ -86,7 +86,7 @@ def gate_rows(store: SequenceStore, config: ml_collections.ConfigDict, num_items
     return GateRows(users, items[:, :-1], times[:, :-1], items[:, -1])
 
 
-def _had_before(store: SequenceStore, users: np.ndarray) -> np.ndarray:
+def had_before(store: SequenceStore, users: np.ndarray) -> np.ndarray:
     """Whether the newest training item of each of these users occurs before, bool [users]."""
     if not users.size:
         return np.zeros(0, bool)

@@ -13,6 +13,7 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
+from tssr_jax.adapting import adapted
 from tssr_jax.checkpoints.checkpointer import Checkpointer
 from tssr_jax.config.files import write_arrays, write_json
 from tssr_jax.config.saved import FILE_NAME, load_config, require_same_config, save_config
@@ -165,8 +166,8 @@ def _list_metrics(
     vectors = {n: processes.to_host(x)[: counts.size] for n, x in spaces.items()}
     if "id" in vectors:
         known = content.known
-        known = None if known is None else processes.to_host(known)[: counts.size]
-        vectors["id"] = np.asarray(ids_as_read(vectors["id"], known, content.neighbours))
+        known_here = None if known is None else processes.to_host(known)[: counts.size]
+        vectors["id"] = np.asarray(ids_as_read(vectors["id"], known_here, content.neighbours))
     return list_metrics(
         TopK(run, ranker, k)(params, batches, on_batch),
         answers=per_user["test_answer"],
@@ -264,6 +265,7 @@ def run_baseline(config: ml_collections.ConfigDict, workdir: epath.Path) -> Metr
     Raises:
       UserError: if the configuration or the data make no sense, or `workdir` holds another run.
     """
+    config = adapted(config, make_console(quiet=not processes.is_first()).print)
     if (workdir / FILE_NAME).exists():
         require_same_config(config, workdir)
     run = build_run(config)

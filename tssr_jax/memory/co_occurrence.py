@@ -1,12 +1,13 @@
 """Which items the same users took, close in time: the collaborative memory.
 
-    c_ij = sum over users who took both of max(exp(-|t_ui - t_uj| / time_scale), floor)
+    c_ij = sum over users who took both of (1 + |t_ui - t_uj| / 1 minute)^-fading
     likeness_ij = c_ij / (n_i^power n_j^(1 - power) + shrinkage)
 
 n counts users. j is the item that is recommended; power 0.5 without decay is the shrunk cosine of
-item-kNN (Sarwar et al., WWW 2001; Ferrari Dacrema et al., RecSys 2019). A user's item counts once,
-at the time when the user first took it. Everything is counted on training interactions. Memory
-holds the interactions twice (20 bytes for each) and the result.
+item-kNN (Sarwar et al., WWW 2001; Ferrari Dacrema et al., RecSys 2019). A power law tells a
+basket from a month as it tells a minute from a sitting. A user's item counts once, at the time when
+the user first took it. Everything is counted on training interactions. Memory holds the
+interactions twice (20 bytes for each) and the result.
 """
 
 import itertools
@@ -19,7 +20,7 @@ import numpy as np
 from tssr_jax.data_pipeline.input_pipeline import users_in_chunks
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
-from tssr_jax.data_pipeline.windows import HELD_OUT, MINUTES_PER_DAY
+from tssr_jax.data_pipeline.windows import HELD_OUT
 from tssr_jax.memory.scores import Neighbours
 
 
@@ -73,14 +74,12 @@ class Counting(NamedTuple):
     """How pairs are counted, see the module's docstring.
 
     Attributes:
-      time_scale: days over which the weight of a pair falls to 1/e.
-      floor: the least weight of a pair; 1 ignores times.
+      fading: how fast the weight of a pair falls with the time between; 0 ignores times.
       power: exponent of n_i; the exponent of n_j is 1 - power.
       shrinkage: lowers likeness that rests on few users.
     """
 
-    time_scale: float
-    floor: float
+    fading: float
     power: float
     shrinkage: float
 
@@ -91,7 +90,7 @@ class Counting(NamedTuple):
 
     def pair_weights(self, gaps: np.ndarray) -> np.ndarray:
         """Weights of pairs of items that a user took so many minutes apart."""
-        return np.maximum(np.exp(gaps / (-self.time_scale * MINUTES_PER_DAY)), self.floor)
+        return (1.0 + gaps) ** -self.fading
 
     def denominators(self, counts: np.ndarray, recommended: np.ndarray) -> np.ndarray:
         """What `c_ij` is divided by, from `n_i` and `n_j`."""

@@ -58,7 +58,7 @@ class Study:
 
 
 IDS_ONLY = {"model.streams": ("id",)}
-CONTENT_ONLY = {"model.streams": ("content",)}
+CONTENT_ONLY: Mapping[str, Any] = {"model.streams": ("content",), "model.id_neighbours": 0}
 # It learns slowly: a search of 8 trials chose a larger step size, no second layer, no decay.
 GRU4REC = {**IDS_ONLY, "model.encoder": "gru"}
 GRU4REC_SETTINGS = {
@@ -66,9 +66,11 @@ GRU4REC_SETTINGS = {
     "optimizer.learning_rate": 3e-3,
     "optimizer.weight_decay": 0.0,
 }
-# What configs/tuned.py changes in the model and its losses; length, windows, averaged parameters
-# and reordering stay those of the other variants (configs/reference.py has the authors').
+# The paper's model and losses; length, windows, averaged parameters and reordering stay those of
+# the other variants (configs/paper.py has our defaults, configs/reference.py the authors').
 THE_PAPERS = {
+    "model.id_neighbours": 0,
+    "model.memory": (),
     "model.head": "classes",
     "model.id_reads_content": False,
     "model.mixing": "gate",

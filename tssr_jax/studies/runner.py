@@ -8,6 +8,7 @@ import ml_collections
 from etils import epath
 from rich.console import Console
 
+from tssr_jax.adapting import adapted
 from tssr_jax.config.files import write_whole
 from tssr_jax.errors import UserError
 from tssr_jax.reporting import make_console, make_progress
@@ -49,6 +50,7 @@ def run_study(
         fail; the others are run, and reported, all the same.
     """
     study, console = _known(name), make_console()
+    config = adapted(config, console.print)
     start = config.seed + 1 if tune_trials else config.seed
     seeds = range(start, start + num_seeds)
     # Invalid variants are reported before hours of searching.

@@ -18,6 +18,7 @@ from etils import epath
 from rich.console import Console
 from rich.table import Column, Table
 
+from tssr_jax.adapting import adapted
 from tssr_jax.config.fields import flattened
 from tssr_jax.config.files import write_json
 from tssr_jax.config.saved import (
@@ -65,6 +66,7 @@ def search(
         another configuration, or no trial succeeds.
     """
     console = make_console()
+    config = adapted(config, console.print)
     dimensions = _dimensions(config, console)
     study = _open(config, workdir, pace)
     if not study.trials:

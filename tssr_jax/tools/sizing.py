@@ -15,6 +15,8 @@ import ml_collections
 from jax.experimental import topologies
 from rich.table import Table
 
+from tssr_jax.adapting import adapted
+from tssr_jax.config.by_data import filled
 from tssr_jax.config.choices import TRAINED_FIELDS, ranks_by_content, reads_content
 from tssr_jax.config.validation import validate_config
 from tssr_jax.data_pipeline.prepare import prepare
@@ -236,6 +238,7 @@ def report(
     console = make_console()
     config.parallel = "shard_map"
     validate_config(config)
+    config = filled(config) if num_items else adapted(config, console.print)
     num_items = num_items or prepare(config.data).num_items
     virtual = [int(n) for n in re.findall(r"\bcpu:(\d+)\b", " ".join(topologies_))]
     jax.config.update("jax_platforms", "cpu")  # a TPU of this machine is not needed, nor taken

@@ -10,6 +10,7 @@ import optax
 from etils import epath
 from rich.console import Console
 
+from tssr_jax.adapting import adapted
 from tssr_jax.checkpoints.checkpointer import Checkpointer, Progress
 from tssr_jax.config.saved import FILE_NAME, load_config, require_same_config, save_config
 from tssr_jax.config.validation import validate_config
@@ -85,10 +86,11 @@ def train(
     """
     workdir = epath.Path(workdir).expanduser()
     validate_config(config)
+    console = make_console(quiet=not processes.is_first())
+    config = adapted(config, console.print)
     resuming = (workdir / FILE_NAME).exists()
     if resuming:
         require_same_config(config, workdir)
-    console = make_console(quiet=not processes.is_first())
     run = build_run(config)
     if resuming:
         require_same_data(run, workdir)

@@ -34,7 +34,7 @@ def test_a_space_by_hand():
         Dimension("loss.next_item", "choice", ("full", "sampled")),
         Dimension("model.streams", "choice", (("id",), ("content",))),
     ]  # fmt: skip
-    assert len(parse_space(default.get_config())) == 13
+    assert len(parse_space(default.get_config())) == 12
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from configs import tuned, tuned_long
 from tests.support.raw_data import tiny_config
 from tests.support.runs import ROOT, command, run_command
 from tssr_jax.config import default
+from tssr_jax.config.by_data import Facts, filled, fit_to_data
 from tssr_jax.config.saved import load_config
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import PER_USER_FILE
@@ -26,9 +26,12 @@ from tssr_jax.studies.worker import training_cost
 
 
 @pytest.mark.parametrize("name", STUDIES)
-@pytest.mark.parametrize("settings", [default.get_config, tuned.get_config, tuned_long.get_config])
+@pytest.mark.parametrize("settings", [None, Facts(4), Facts(100)], ids=str)
 def test_every_variant_makes_sense(name, settings, tmp_path):
-    config = settings()
+    config = default.get_config()
+    if settings:
+        fit_to_data(config)
+        config = filled(config, settings)
     config.train.init_from = "elsewhere"
     trials = make_trials(STUDIES[name], config, range(2), tmp_path)
     number = len(STUDIES[name].variants_of(config))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import ml100k, reference
+from configs import paper, reference
 from tssr_jax.config import default, load
 from tssr_jax.config.fields import flattened
 from tssr_jax.config.saved import load_config, require_same_config, save_config
@@ -23,8 +23,8 @@ from tssr_jax.errors import UserError
         ("train.time_noise", (float("nan"),), "at least 0"),
         ("model.memory", ("words", "words"), "it may have 'co_occurrence' and 'words'"),
         ("model.memory", ("texts",), "it may have"),
-        ("memory.floor", 1.5, r"must be in \[0, 1\]"),
-        ("memory.time_scale", 0.0, "must be positive"),
+        ("memory.power", 1.5, r"must be in \[0, 1\]"),
+        ("memory.fading", -0.1, "must be at least 0"),
         ("model.streams", ("id", "image"), r"must be \('id', 'content'\)"),
         ("model.streams", (), "must be"),
         ("model.streams", ("id", "id"), "must be"),
@@ -106,7 +106,7 @@ def test_what_does_not_go_with_contents_and_windows(fields, message):
 
 
 def test_a_configuration_survives_its_file(tmp_path):
-    config = ml100k.get_config()
+    config = paper.get_config()
     config.model.streams = ("id",)
     save_config(config, tmp_path)
     assert load_config(tmp_path).to_dict() == config.to_dict()
@@ -115,7 +115,7 @@ def test_a_configuration_survives_its_file(tmp_path):
 
 @pytest.mark.parametrize("place", ["~/raw", "gs://bucket/raw", ""])
 def test_places_that_are_the_same_from_anywhere_stay(tmp_path, place):
-    config = ml100k.get_config()
+    config = paper.get_config()
     config.data.raw_dir = place
     save_config(config, tmp_path)
     assert load_config(tmp_path).data.raw_dir == place
@@ -123,7 +123,7 @@ def test_places_that_are_the_same_from_anywhere_stay(tmp_path, place):
 
 def test_a_run_keeps_whole_paths(tmp_path, monkeypatch):
     """It may be asked from another folder."""
-    config = ml100k.get_config()
+    config = paper.get_config()
     config.data.raw_dir = "raw"
     config.content.text.model_dir = "weights/bert"
     config.content.image.model_file = "resnet.pth"
@@ -142,7 +142,7 @@ def test_a_run_keeps_whole_paths(tmp_path, monkeypatch):
 
 
 def test_another_configuration_is_refused_with_the_differing_fields(tmp_path):
-    config = ml100k.get_config()
+    config = paper.get_config()
     save_config(config, tmp_path)
     config.model.d_model = 64
     config.train.num_epochs = 7  # may change: a run can be extended
@@ -183,10 +183,9 @@ def test_reference_settings_are_the_authors():
     assert all(default.get_config().corrections.to_dict().values())
 
 
-@pytest.mark.parametrize("tuned", ["tuned", "tuned_long"])
-@pytest.mark.parametrize("base", ["csv:somewhere", "ml1m", "amazon:toys-2014"])
-def test_tuned_settings_go_with_other_configurations(tuned, base):
-    config = load(f"{tuned}:{base}")
-    validate_config(config)
-    assert config.model.head == "tied" and config.model.mixing == "experts"
+@pytest.mark.parametrize("base", ["csv:somewhere", "ml1m", "amazon:toys-2014", "hm", "mind"])
+def test_the_papers_model_goes_with_the_data_of_other_configurations(base):
+    config = load(f"paper:{base}")
     assert config.data == load(base).data
+    for section in ("model", "loss", "optimizer", "train", "memory"):
+        assert config[section] == default.get_config()[section]

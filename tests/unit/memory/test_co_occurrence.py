@@ -16,11 +16,9 @@ from tssr_jax.memory.co_occurrence import (
     training_events,
 )
 
-DAY = 1440
-
 
 def cosine(shrinkage):
-    return Counting(time_scale=1.0, floor=1.0, power=0.5, shrinkage=shrinkage)
+    return Counting(fading=0.0, power=0.5, shrinkage=shrinkage)
 
 
 def store_of(*sequences, times=None):
@@ -63,12 +61,12 @@ def test_the_cosine_by_hand():
 
 
 def test_times_and_powers_by_hand():
-    # Two users take 1 and 2: two days apart, and a year apart. One of them takes 3 with 2.
-    times = [[0, 2 * DAY], [0, 365 * DAY, 365 * DAY]]
+    # Two users take 1 and 2: 3 minutes apart, and 99 minutes. One of them takes 3 with 2.
+    times = [[0, 3], [0, 99, 99]]
     events = training_events(store_of([1, 2], [1, 2, 3], times=times))
-    found = co_occurrence_neighbours(events, 3, 2, Counting(4.0, 0.1, 0.25, 3.0))
+    found = co_occurrence_neighbours(events, 3, 2, Counting(0.5, 0.25, 3.0))
     expected = np.zeros((4, 4))
-    expected[1, 2] = expected[2, 1] = (np.exp(-0.5) + 0.1) / (2 + 3)
+    expected[1, 2] = expected[2, 1] = (0.5 + 0.1) / (2 + 3)
     expected[2, 3] = 1 / (2**0.25 + 3)  # n_2 = 2, n_3 = 1, and 3 is recommended
     expected[3, 2] = 1 / (2**0.75 + 3)
     expected[1, 3] = 0.1 / (2**0.25 + 3)
@@ -85,12 +83,12 @@ def test_it_is_a_sum_over_users_and_pairs(data):
     number = sum(sizes)
     minutes = np.array(data.draw(st.lists(st.integers(-99, 99), min_size=number, max_size=number)))
     events = Events(np.cumsum([0, *sizes]), items, minutes.astype(np.int32))
-    counting = Counting(time_scale=20 / DAY, floor=0.3, power=0.7, shrinkage=2.0)
+    counting = Counting(fading=0.3, power=0.7, shrinkage=2.0)
     counts, expected = np.bincount(items, minlength=7), np.zeros((7, 7))
     for first, end in itertools.pairwise(events.offsets):
         for a, b in itertools.permutations(range(first, end), 2):
             gap = abs(int(minutes[a]) - int(minutes[b]))
-            expected[items[a], items[b]] += max(np.exp(-gap / 20), 0.3)
+            expected[items[a], items[b]] += 1 / (1 + gap) ** 0.3
     expected /= counts[:, None] ** 0.7 * counts[None] ** 0.3 + 2.0
     np.testing.assert_allclose(
         dense(co_occurrence_neighbours(events, 6, 6, counting), 6), expected, rtol=1e-5

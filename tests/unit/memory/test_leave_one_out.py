@@ -18,10 +18,10 @@ def dense(events, counting):
 
 
 def test_by_hand():
-    # Users 0 and 1 have 1 and 2, 10 and 20 minutes apart; user 0 also has 3, at the time of 2.
-    items, minutes = np.array([1, 2, 3, 1, 2]), np.array([0, 10, 10, 5, 25])
+    # Users 0 and 1 have 1 and 2, 8 and 24 minutes apart; user 0 also has 3, at the time of 2.
+    items, minutes = np.array([1, 2, 3, 1, 2]), np.array([0, 8, 8, 5, 29])
     events = Events(np.array([0, 3, 5]), items, minutes)
-    counting = Counting(time_scale=20 / 1440, floor=0.0, power=0.5, shrinkage=1.0)
+    counting = Counting(fading=0.5, power=0.5, shrinkage=1.0)
     table, _ = dense(events, counting)
     histories = Histories(
         users=np.array([0, 0, 1]),
@@ -30,10 +30,10 @@ def test_by_hand():
         labels=np.array([2, 2, 2]),
     )
     found = scores_without_own(table, events, histories, counting)
-    # Without user 0: n_1 = n_2 = 1, user 1 has the pair 20 minutes apart; nobody else has 3.
-    first = np.exp(-1) / (1 + 1)
-    # Without user 1: user 0 has it 10 minutes apart.
-    third = np.exp(-0.5) / (1 + 1)
+    # Without user 0: n_1 = n_2 = 1, user 1 has the pair 24 minutes apart; nobody else has 3.
+    first = (1 / 5) / (1 + 1)
+    # Without user 1: user 0 has it 8 minutes apart.
+    third = (1 / 3) / (1 + 1)
     np.testing.assert_allclose(found, [first, 0.5 * first, third], rtol=1e-5)
 
 
@@ -45,7 +45,7 @@ def test_it_is_as_if_the_user_had_never_been(data):
     times = st.lists(st.integers(0, 300), min_size=items.size, max_size=items.size)
     offsets = np.cumsum([0, *map(len, users)])
     events = Events(offsets, items, np.array(data.draw(times)))
-    counting = Counting(time_scale=0.05, floor=0.2, power=0.7, shrinkage=3.0)
+    counting = Counting(fading=0.2, power=0.7, shrinkage=3.0)
     table, _ = dense(events, counting)
     for user, own in enumerate(users):
         others = np.delete(np.arange(items.size), np.arange(offsets[user], offsets[user + 1]))

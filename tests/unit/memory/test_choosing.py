@@ -1,0 +1,51 @@
+"""The time over which pairs fade is chosen by what it predicts."""
+
+import numpy as np
+import pytest
+
+from tssr_jax.memory.choosing import best_fading
+from tssr_jax.memory.co_occurrence import Counting, Events
+
+COUNTING = Counting(fading=0.0, power=0.5, shrinkage=1.0)
+
+
+def users_of(rng):
+    """Each takes an item of most of ten pairs, at times far apart, or both at one time.
+
+    So items of different pairs have more users in common than those of a pair.
+    """
+    offsets, items, minutes = [0], [], []
+    for _ in range(600):
+        for when, pair in enumerate(rng.choice(10, 8, replace=False)):
+            both = rng.permutation([2 * pair + 1, 2 * pair + 2])[: rng.integers(1, 3)]
+            items += both.tolist()
+            minutes += [1_000_000 * when + place for place in range(both.size)]
+        offsets.append(len(items))
+    return Events(np.array(offsets), np.array(items), np.array(minutes))
+
+
+def test_baskets_fade_fast():
+    events = users_of(np.random.default_rng(0))
+    assert best_fading(events, 20, COUNTING, 0.8, 0, (0.0, 0.5)) == 0.5
+    assert best_fading(events, 20, COUNTING, 0.8, 0, (0.5, 0.0)) == 0.5
+
+
+def test_what_can_not_be_told_apart():
+    """All pairs are as far apart."""
+    events = users_of(np.random.default_rng(0))
+    events = events._replace(minutes=np.zeros_like(events.minutes))
+    assert best_fading(events, 20, COUNTING, 0.8, 0, (0.1, 0.5, 0.0)) == 0.1
+
+
+@pytest.mark.parametrize("sizes", [[], [1, 1], [0]], ids=str)
+def test_nobody_took_two_items(sizes):
+    offsets = np.cumsum([0, *sizes])
+    events = Events(offsets, np.ones(offsets[-1], int), np.ones(offsets[-1], int))
+    assert best_fading(events, 3, COUNTING, 0.8, 0, (0.1, 0.2)) == 0.1
+
+
+def test_a_sample_of_many_users():
+    events = users_of(np.random.default_rng(0))
+    limited = best_fading(events, 20, COUNTING, 0.8, 0, (0.0, 0.5), most_pairs=20_000)
+    assert limited == 0.5
+    assert best_fading(events, 20, COUNTING, 0.8, 0, (0.0, 0.5), most_pairs=0) in {0.0, 0.5}

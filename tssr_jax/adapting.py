@@ -1,0 +1,69 @@
+"""Sets the fields of a configuration that depend on the data (`config.by_data` has the rules)."""
+
+from collections.abc import Callable
+
+import ml_collections
+import numpy as np
+
+from tssr_jax.config.by_data import Facts, filled, open_fields
+from tssr_jax.config.fields import flattened
+from tssr_jax.config.validation import validate_config
+from tssr_jax.data_pipeline.gate_rows import had_before
+from tssr_jax.data_pipeline.prepare import prepare
+from tssr_jax.data_pipeline.store import SequenceStore, open_store
+from tssr_jax.data_pipeline.windows import HELD_OUT, held_out_items
+from tssr_jax.memory.choosing import best_fading
+from tssr_jax.memory.co_occurrence import Counting, training_events
+from tssr_jax.parallel import processes
+
+# As many users tell the share of repeats.
+_MOST_USERS = 20_000
+
+
+def adapted(
+    config: ml_collections.ConfigDict, say: Callable[[str], None] = print
+) -> ml_collections.ConfigDict:
+    """The configuration with a value for each field that is open; itself if there is none.
+
+    Args:
+      config: the configuration, whose data are prepared if they are not yet.
+      say: is told what was chosen.
+
+    Raises:
+      UserError: if the configuration or the data make no sense.
+    """
+    names = open_fields(config)
+    if not names:
+        return config
+    validate_config(config)
+    with processes.first_goes_first("prepare"):
+        data = prepare(config.data)
+    sequences = open_store(data, config.data.in_memory_gib)
+    facts = _facts(config, sequences, data.num_items)
+    whole = filled(config, facts)
+    fields = flattened(whole)
+    chosen = ", ".join(f"{name}={fields[name]}" for name in names)
+    say(
+        f"Half of the users have up to {facts.median_length:.0f} interactions to train on; "
+        f"{facts.repeats:.1%} of the newest are repeats. By this: {chosen}"
+    )
+    return whole
+
+
+def _facts(config: ml_collections.ConfigDict, sequences: SequenceStore, num_items: int) -> Facts:
+    trained = sequences.lengths - HELD_OUT["train"]
+    several = np.flatnonzero(trained > 1)[:_MOST_USERS]
+    repeats = had_before(sequences, several)
+    settings, fading = config.memory, 0.0
+    if settings.fading is None and _counts_pairs(config):
+        events = training_events(sequences, held_out_items(config, num_items))
+        counting = Counting(fading, settings.power, settings.shrinkage)
+        fading = best_fading(events, num_items, counting, settings.decay, config.seed)
+    return Facts(float(np.median(trained)), float(repeats.mean()) if several.size else 0.0, fading)
+
+
+def _counts_pairs(config: ml_collections.ConfigDict) -> bool:
+    """Whether co-occurrence is read."""
+    if config.baseline.kind:
+        return bool(config.baseline.kind == "item_knn")
+    return "co_occurrence" in config.model.memory

@@ -1,0 +1,112 @@
+"""How fast pairs of items fade with the time between them, chosen by what it predicts.
+
+Users lend their newest training item. The value is taken by which co-occurrence ranks these items
+best, the users' own interactions left out.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse
+
+from tssr_jax.memory.co_occurrence import Counting, Events, co_occurrence_neighbours
+from tssr_jax.memory.leave_one_out import Histories, scores_without_own
+from tssr_jax.memory.scores import Neighbours
+
+# On data with days 0.02 to 0.1 were best, on data with seconds 0.3 and more
+# (docs/results/memories.md).
+FADINGS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.45)
+# More would not change the choice; so it takes seconds at any size.
+_MOST_HISTORIES = 4_000
+_LENGTH = 50
+_NEIGHBOURS = 100
+_ROWS_AT_A_TIME = 256
+
+
+def best_fading(  # noqa: PLR0917
+    events: Events,
+    num_items: int,
+    counting: Counting,
+    decay: float,
+    seed: int,
+    fadings: Sequence[float] = FADINGS,
+    most_pairs: int = 10_000_000,
+) -> float:
+    """The value of `memory.fading` with the highest NDCG@10 of the items that users lend.
+
+    Args:
+      events: the training interactions.
+      num_items: size of the catalogue.
+      counting: how pairs are counted; its fading is not read.
+      decay: weight of an item of a history relative to an item one place newer.
+      seed: draws the users, where there are many.
+      fadings: what is tried; the first one is taken if nothing can be told apart.
+      most_pairs: users are drawn until they have as many pairs.
+    """
+    events = _some_users(events, most_pairs, seed)
+    sizes = np.diff(events.offsets)
+    users = np.flatnonzero(sizes > 1)[:_MOST_HISTORIES]
+    if not users.size:
+        return fadings[0]
+    histories = _histories(events, users, decay)
+    found = []
+    for fading in fadings:
+        own = counting._replace(fading=fading)
+        table = co_occurrence_neighbours(events, num_items, _NEIGHBOURS, own)
+        labels = scores_without_own(table, events, histories, own)
+        ranks = _ranks(table, events, histories, labels)
+        found.append(np.where(ranks < 10, 1 / np.log2(2 + ranks), 0.0).mean())
+    return fadings[int(np.argmax(found))]
+
+
+def _some_users(events: Events, most_pairs: int, seed: int) -> Events:
+    """The events of some users, drawn at random: with `most_pairs` pairs at most."""
+    sizes = np.diff(events.offsets)
+    order = np.random.default_rng(seed % 2**32).permutation(sizes.size)
+    enough = int(np.searchsorted(np.cumsum(sizes[order] ** 2), most_pairs, side="right"))
+    users = order[: max(1, enough)]
+    own = (np.arange(*events.offsets[[user, user + 1]]) for user in users.tolist())
+    kept = np.concatenate([np.arange(0), *own])
+    offsets = np.concatenate([[0], np.cumsum(sizes[users])])
+    return Events(offsets, events.items[kept], events.minutes[kept])
+
+
+def _histories(events: Events, users: np.ndarray, decay: float) -> Histories:
+    """The users' newest items, and what they had before; each older item weighs `decay` less.
+
+    Items of one time share their mean weight: their order is not known.
+    """
+    items = np.zeros((users.size, _LENGTH), np.int32)
+    weights = np.zeros((users.size, _LENGTH))
+    labels = np.zeros(users.size, np.int32)
+    for row, user in enumerate(users.tolist()):
+        first, last = events.offsets[user], events.offsets[user + 1] - 1
+        own = np.arange(max(first, last - _LENGTH), last)
+        labels[row] = events.items[last]
+        items[row, : own.size] = events.items[own]
+        _, group = np.unique(events.minutes[own], return_inverse=True)
+        places = np.bincount(group, np.arange(own.size)[::-1]) / np.bincount(group)
+        weights[row, : own.size] = decay ** places[group]
+    return Histories(users, items, weights, labels)
+
+
+def _ranks(
+    table: Neighbours, events: Events, histories: Histories, labels: np.ndarray
+) -> np.ndarray:
+    """How many items that the user does not have score at least as high as the label, [rows]."""
+    classes, number = table.classes.shape
+    ends = number * np.arange(classes + 1)
+    shape = (classes, classes)
+    likeness = scipy.sparse.csr_array((table.likeness.ravel(), table.classes.ravel(), ends), shape)
+    ranks = np.zeros(len(labels), np.int64)
+    for start in range(0, len(labels), _ROWS_AT_A_TIME):
+        rows = slice(start, start + _ROWS_AT_A_TIME)
+        users, items, weights, _ = (values[rows] for values in histories)
+        row = np.repeat(np.arange(len(items)), items.shape[1])
+        of = scipy.sparse.csr_array((weights.ravel(), (row, items.ravel())), (len(items), classes))
+        scores = (of @ likeness).toarray()
+        for i, user in enumerate(users.tolist()):
+            scores[i, events.items[events.offsets[user] : events.offsets[user + 1]]] = -1.0
+        scores[:, 0] = -1.0
+        ranks[rows] = (scores >= labels[rows, None]).sum(axis=1)
+    return ranks
