@@ -23,6 +23,9 @@ from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.data_pipeline.windows import HELD_OUT
 from tssr_jax.memory.scores import Neighbours
 
+# An item's pairs are sorted if the catalogue is this many times as large as their number.
+_SORTED_UP_TO = 5
+
 
 class Events(NamedTuple):
     """What users took in training, each item of a user once.
@@ -112,17 +115,18 @@ def co_occurrence_neighbours(
     number = min(number, num_items)
     neighbours = np.zeros((num_items + 1, number), np.int32)
     likeness = np.zeros((num_items + 1, number), np.float32)
-    for item, pairs in _pairs(events, num_items, counting):
-        others = np.flatnonzero(pairs)
-        alike = pairs[others] / counting.denominators(counts[item], counts[others])
+    for item, others, pairs in _pairs(events, num_items, counting):
+        alike = pairs / counting.denominators(counts[item], counts[others])
         best = np.argsort(-alike, kind="stable")[:number]
         neighbours[item, : best.size] = others[best]
         likeness[item, : best.size] = alike[best]
     return Neighbours(neighbours, likeness)
 
 
-def _pairs(events: Events, num_items: int, counting: Counting) -> Iterator[tuple[int, np.ndarray]]:
-    """Each item that occurs, and its `c_ij` with all items, float64 [num_items + 1]."""
+def _pairs(
+    events: Events, num_items: int, counting: Counting
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Each item that occurs, the items that it occurs with, ascending, and their `c_ij`."""
     by_item = np.argsort(events.items, kind="stable")
     ends = np.cumsum(np.bincount(events.items, minlength=num_items + 1))
     user_of = np.repeat(np.arange(events.offsets.size - 1), np.diff(events.offsets))
@@ -135,6 +139,16 @@ def _pairs(events: Events, num_items: int, counting: Counting) -> Iterator[tuple
         places = np.repeat(stops - np.cumsum(sizes), sizes) + np.arange(sizes.sum())
         gaps = np.abs(events.minutes[places] - np.repeat(events.minutes[own], sizes))
         weights = counting.pair_weights(gaps)
-        pairs = np.bincount(events.items[places], weights, minlength=num_items + 1)
-        pairs[item] = 0.0
-        yield item, pairs
+        sums = _sums(events.items[places], weights, num_items)
+        others, pairs = (values[sums[0] != item] for values in sums)
+        yield item, others, pairs
+
+
+def _sums(items: np.ndarray, weights: np.ndarray, num_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct items, ascending, and the sums of their weights."""
+    if _SORTED_UP_TO * items.size < num_items:  # no array as long as the catalogue
+        distinct, place = np.unique(items, return_inverse=True)
+        return distinct, np.bincount(place, weights)
+    sums = np.bincount(items, weights, minlength=num_items + 1)
+    distinct = np.flatnonzero(sums)
+    return distinct, sums[distinct]

@@ -93,6 +93,10 @@ def test_it_is_a_sum_over_users_and_pairs(data):
     np.testing.assert_allclose(
         dense(co_occurrence_neighbours(events, 6, 6, counting), 6), expected, rtol=1e-5
     )
+    # In a large catalogue an item's pairs are sorted: they are the same.
+    large = dense(co_occurrence_neighbours(events, 400, 6, counting), 400)
+    np.testing.assert_allclose(large[:7, :7], expected, rtol=1e-5)
+    assert not large[7:].any() and not large[:, 7:].any()
     best = co_occurrence_neighbours(events, 6, 2, counting)
     kept = np.sort(expected, axis=1)[:, :-3:-1]
     np.testing.assert_allclose(best.likeness, kept, rtol=1e-5)
