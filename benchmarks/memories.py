@@ -65,10 +65,8 @@ def make_run(case: str, memory: tuple[str, ...], folder: str) -> Run:
     known = np.arange(num_items + 1) > 0
     content = Content({"text": devices.place(table, CLASSES)}, known=devices.place(known, CLASSES))
     if large:
-        competes = np.minimum(np.arange(-1, num_items), 1)
-        content = dataclasses.replace(
-            content, chances=devices.place(cumulative_chances(competes, 0.0))
-        )
+        competes = np.arange(num_items + 1) > 0
+        content = dataclasses.replace(content, chances=devices.place(cumulative_chances(competes)))
     if memory:
         tables = {}
         for name in memory:

@@ -76,8 +76,8 @@ def made_up_run(case: dict[str, Any]) -> Run:
         table = np.random.default_rng(1).standard_normal(shape, np.float32)
         content = Content({"text": devices.place(table, CLASSES)})
     if case["next_item"] == "sampled":
-        competes = np.minimum(np.arange(-1, case["num_items"]), 1)
-        chances = devices.place(cumulative_chances(competes, 0.0))
+        competes = np.arange(case["num_items"] + 1) > 0
+        chances = devices.place(cumulative_chances(competes))
         content = dataclasses.replace(content, chances=chances)
     data = PreparedData("", Path(), {"items": case["num_items"]})
     return Run(config, data, full_windows(case), content, "", {}, None, devices, model)

@@ -175,7 +175,7 @@ def _chances(counts: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarra
         competes &= counts > 0
     if not competes.any():
         raise UserError(NOTHING_TO_TRAIN_ON)
-    return cumulative_chances(np.where(competes, counts, -1), config.loss.negative_power)
+    return cumulative_chances(competes)
 
 
 def _prepare_content(

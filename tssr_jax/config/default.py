@@ -183,6 +183,9 @@ def _model() -> ml_collections.ConfigDict:
     # An item's id vector is read with the mean id vector of this many items, whose texts have the
     # most words in common with its own; 0 is none. For sparse data.
     model.id_neighbours = 0
+    # Ranking averages a history's states over this many orders of items that have one time, whose
+    # order is not known; 1 takes them as they come.
+    model.tie_orders = 1
     # Memories that a gate adds to the scores: "co_occurrence", which items users took together, and
     # "words", whose texts are alike; section `memory` has their settings.
     model.memory = ()
@@ -222,9 +225,6 @@ def _loss() -> ml_collections.ConfigDict:
     loss.next_item = "full"
     # "sampled" only: items that a step draws.
     loss.num_negatives = 1024
-    # Items are drawn in proportion to this power of their training frequency: 0 draws uniformly, 1
-    # by frequency.
-    loss.negative_power = 0.0
     return loss
 
 

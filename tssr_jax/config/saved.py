@@ -44,6 +44,7 @@ _REMOVED = {
     "content.text.train_from_step": 0,
     "content.text.whitening": False,
     "loss.hard_negatives": "none",
+    "loss.negative_power": 0.0,
     "loss.queue_size": 0,
     "model.embedding_dropout_rate": 0.0,
     "model.norm": "post",

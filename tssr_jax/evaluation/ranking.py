@@ -10,7 +10,7 @@ import numpy as np
 
 from tssr_jax.content.trained import TrainedEncoder, parameters_name, scatter
 from tssr_jax.evaluation.metrics import MISSED, competitors_above
-from tssr_jax.models.apply import encode, head_weights, score
+from tssr_jax.models.apply import head_weights, newest, score
 from tssr_jax.models.content import CONTENT_LAYOUT, Content, Features, as_content
 from tssr_jax.models.recall import Recalled, recall, with_memories
 from tssr_jax.models.tssr import TSSR
@@ -83,7 +83,7 @@ def model_scorer(model: TSSR) -> Scorer:
     def scorer(
         params: Any, batch: Mapping[str, Any], content: Content
     ) -> tuple[Any, Callable[[Any], jax.Array]]:
-        outputs = encode(model, params, batch["item_sequence"], content, last_only=True)
+        outputs = newest(model, params, batch, content)
         weights = head_weights(model, params, content)
         memories = as_content(content, model.modalities).memories
         recalled = recall(model, params, batch, memories)

@@ -26,21 +26,18 @@ class DrawnItems(NamedTuple):
     log_expected: jax.Array
 
 
-def cumulative_chances(counts: np.ndarray, power: float) -> np.ndarray:
-    """Cumulative weights of classes, proportional to `counts ** power`: int32 [num_classes].
+def cumulative_chances(weights: np.ndarray) -> np.ndarray:
+    """Cumulative whole numbers in proportion to the weights, int32 [num_classes].
 
     Args:
-      counts: int [num_classes], how often training sees each class; negative for classes that are
-        never drawn. (A count of 0 is treated as 1.)
-      power: 0 draws uniformly, 1 in proportion to `counts`.
+      weights: [num_classes], at least 0; a class of weight 0 is never drawn.
 
     Raises:
       ValueError: if no class may be drawn.
     """
-    allowed = counts >= 0
+    allowed = weights > 0
     if not allowed.any():
         raise ValueError("no class may be drawn")
-    weights = np.where(allowed, np.maximum(counts, 1).astype(np.float64) ** power, 0.0)
     room = _TOTAL - allowed.sum()
     whole = np.floor(weights * (room / weights.sum())).astype(np.int64) + allowed
     return np.cumsum(whole).astype(np.int32)

@@ -121,8 +121,8 @@ def tssr_loss(  # noqa: PLR0917
             raise ValueError("next_item='sampled' draws items: it needs a key")
         chances = content.chances
         if chances is None:
-            competes = np.arange(model.classes.num_classes) - 1  # padding is never drawn
-            chances = jnp.asarray(cumulative_chances(competes, 0.0))
+            items = np.arange(model.classes.num_classes) > 0  # padding is never drawn
+            chances = jnp.asarray(cumulative_chances(items))
         drawn = draw(chances, config.num_negatives, jax.random.fold_in(key, 2))
     outputs = encode(model, params, batch["item_sequence"], content, dropout_key=key)
     terms = loss_terms(

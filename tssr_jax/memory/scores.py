@@ -45,11 +45,11 @@ def joined(first: Neighbours, second: Neighbours, weight: float) -> Neighbours:
     return Neighbours(np.concatenate([first.classes, second.classes], axis=1), likeness)
 
 
-def places(times: jax.Array) -> jax.Array:
-    """Places of a history's items, float32 [batch, length].
+def tie_bounds(times: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """First and last position of the run of equal times around each position, int [batch, length].
 
     Args:
-      times: int [batch, length], oldest first, padded on the left.
+      times: int [batch, length], oldest first.
     """
     length = times.shape[1]
     here = jnp.arange(length)
@@ -57,7 +57,17 @@ def places(times: jax.Array) -> jax.Array:
     ends = jnp.ones_like(times[:, :1], bool)
     first = jax.lax.cummax(jnp.where(jnp.c_[ends, other], here, 0), axis=1)
     last = jax.lax.cummin(jnp.where(jnp.c_[other, ends], here, length), axis=1, reverse=True)
-    return length - 1 - (first + last) / 2
+    return first, last
+
+
+def places(times: jax.Array) -> jax.Array:
+    """Places of a history's items, float32 [batch, length].
+
+    Args:
+      times: int [batch, length], oldest first, padded on the left.
+    """
+    first, last = tie_bounds(times)
+    return times.shape[1] - 1 - (first + last) / 2
 
 
 def history_weights(items: jax.Array, times: jax.Array, decay: float | jax.Array) -> jax.Array:

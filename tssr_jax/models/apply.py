@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 
 from tssr_jax.models import mixing
 from tssr_jax.models.content import Features, as_content
 from tssr_jax.models.head import HeadWeights
 from tssr_jax.models.packing import Packed
 from tssr_jax.models.recall import recall, with_memories
+from tssr_jax.models.tie_orders import has_ties, in_tie_order
 from tssr_jax.models.tssr import TSSR, TSSROutputs
 
 
@@ -51,6 +53,39 @@ def encode(
     return cast(TSSROutputs, outputs)
 
 
+def newest(
+    model: TSSR, params: Mapping[str, Any], batch: Mapping[str, Any], features: Features = None
+) -> TSSROutputs:
+    """States of the newest position, for ranking: [batch, 1, d_model].
+
+    They are the mean over `model.tie_orders` orders of the items that have one time.
+
+    Args:
+      model: the module.
+      params: its parameters.
+      batch: `item_sequence` int [batch, length], and `times`, without which no two items have one
+        time.
+      features: of the items, as `encode` takes them.
+    """
+    items, times, number = batch["item_sequence"], batch.get("times"), model.tie_orders
+    if times is None or number == 1:
+        return encode(model, params, items, features, last_only=True)
+
+    def one(order: jax.Array | int) -> TSSROutputs:
+        own = in_tie_order(items, times, order, number)
+        outputs = encode(model, params, own, features, last_only=True)
+        return jax.tree.map(lambda states: states[:, -1:], outputs)
+
+    # Devices that share a catalogue go through the loop together, ties or not.
+    orders: Any = number
+    if model.classes.axis is None:
+        orders = jnp.where(has_ties(items, times), number, 1)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, 0))
+    add = lambda order, total: jax.tree.map(jnp.add, total, one(order))  # noqa: E731
+    total = jax.lax.fori_loop(0, orders, add, nothing)
+    return jax.tree.map(lambda states: states / orders, total)
+
+
 def score(
     model: TSSR,
     params: Mapping[str, Any],
@@ -67,16 +102,16 @@ def score(
       params: its parameters.
       item_sequence: int [batch, length], oldest first, left padded with 0.
       features: of the items, as `encode` takes them; a `Content` for a model with memories.
-      times: int [batch, length], minutes; read by memories, for which items of one minute share
-        their place. By default each item has a place of its own.
+      times: int [batch, length], minutes; items of one minute have no order (`model.tie_orders`),
+        and share their place in memories. By default each item has a time of its own.
 
     Returns:
       float32 [batch, num_items + 1]; class 0 is padding, and no item.
     """
-    outputs = encode(model, params, item_sequence, features, last_only=True)
+    batch = {"item_sequence": item_sequence} | ({} if times is None else {"times": times})
+    outputs = newest(model, params, batch, features)
     weights = head_weights(model, params, features)
     neural = weights.score(outputs.fused[:, -1], model.compute_dtype)
-    batch = {"item_sequence": item_sequence} | ({} if times is None else {"times": times})
     memories = as_content(features, model.modalities).memories
     recalled = recall(model, params, batch, memories)
     return with_memories(model, neural, recalled, memories)

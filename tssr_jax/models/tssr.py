@@ -98,6 +98,7 @@ class TSSR(nn.Module):
         vector alone.
       id_neighbours: items with like texts share their id vectors, see `models.shared_ids`; 0 is
         none.
+      tie_orders: orders of items of one time that ranking averages over, see `models.tie_orders`.
       memory: names of the memories that a gate adds to the scores, see `models.recall`.
       rows_axis: the device axis that batches are cut along; None on one device.
 
@@ -126,6 +127,7 @@ class TSSR(nn.Module):
     head: str = "classes"
     id_reads_content: bool = False
     id_neighbours: int = 0
+    tie_orders: int = 1
     memory: tuple[str, ...] = ()
     rows_axis: Axis = None
 

@@ -31,7 +31,7 @@ from tssr_jax.data_pipeline.input_pipeline import users_in_chunks
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.top_k import competing_scores
-from tssr_jax.models.apply import encode
+from tssr_jax.models.apply import newest
 from tssr_jax.parallel.devices import exactly
 from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.recommender import Recommender
@@ -243,17 +243,21 @@ def _vectors(recommender: Recommender) -> dict[str, np.ndarray]:
 
     @jax.jit
     @exactly
-    def states(params: Any, content: Any, sequence: jax.Array) -> jax.Array:
-        return encode(model, params, sequence, content, last_only=True).fused[:, -1]
+    def states(params: Any, content: Any, batch: dict[str, jax.Array]) -> jax.Array:
+        return newest(model, params, batch, content).fused[:, -1]
 
     found = []
     for chunk in users_in_chunks(np.arange(store.lengths.size), model.max_length):
         ends = tf.constant(store.lengths[chunk.numpy()])
-        windows = store.rows(chunk).windows(ends, model.max_length).numpy()
-        for start in range(0, len(windows), _USERS_AT_A_TIME):
-            some = windows[start : start + _USERS_AT_A_TIME]
-            padded = np.pad(some, ((0, _USERS_AT_A_TIME - len(some)), (0, 0)))
-            found.append(np.asarray(states(params, content, padded))[: len(some)])
+        rows, window = store.rows(chunk), (ends, model.max_length)
+        whole = {"item_sequence": rows.windows(*window), "times": rows.times(*window)}
+        for start in range(0, len(chunk), _USERS_AT_A_TIME):
+            some = slice(start, start + _USERS_AT_A_TIME)
+            batch = {name: values[some].numpy() for name, values in whole.items()}
+            number = len(batch["times"])
+            fill = ((0, _USERS_AT_A_TIME - number), (0, 0))
+            padded = {name: np.pad(values, fill) for name, values in batch.items()}
+            found.append(np.asarray(states(params, content, padded))[:number])
     return {
         "item_vectors": np.ascontiguousarray(np.asarray(weights.kernel).T[1:]),
         "item_biases": np.ascontiguousarray(np.asarray(weights.bias)[1:]),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from tssr_jax.evaluation.ranking import Scorer, make_scores_step
 from tssr_jax.evaluation.top_k import best_classes
 from tssr_jax.models import mixing
-from tssr_jax.models.apply import encode
+from tssr_jax.models.apply import newest
 from tssr_jax.models.content import Content
 from tssr_jax.models.head import HeadWeights
 from tssr_jax.models.recall import Recalled, recall, with_memories
@@ -103,7 +103,7 @@ def chosen_scorer(model: TSSR, choice: Choice, stream: Stream = "fused") -> Scor
     def scorer(
         params: Any, batch: Mapping[str, Any], content: Content
     ) -> tuple[_States, Callable[[_States], jax.Array]]:
-        outputs = encode(model, params, batch["item_sequence"], content, last_only=True)
+        outputs = newest(model, params, batch, content)
         there = batch["item_sequence"][:, -1] > 0
         fused = outputs.fused[:, -1]
         if stream != "fused":

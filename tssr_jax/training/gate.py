@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from tssr_jax.evaluation.ranking import seen_items
 from tssr_jax.evaluation.top_k import competing_scores
 from tssr_jax.losses.base import LossTerm
-from tssr_jax.models.apply import encode, head_weights
+from tssr_jax.models.apply import head_weights, newest
 from tssr_jax.models.content import Content
 from tssr_jax.models.recall import added, memory_scores, recall
 from tssr_jax.models.tssr import TSSR
@@ -51,7 +51,7 @@ def gate_gradients(  # noqa: PLR0917
     catalogue, axis = model.classes, model.rows_axis
     memories = content.memories
     assert memories is not None
-    outputs = encode(model, fixed, rows["item_sequence"], content, last_only=True)
+    outputs = newest(model, fixed, rows, content)
     fused, rows = catalogue.gather_rows((outputs.fused[:, -1], dict(rows)))
     items, labels, real = (rows[name] for name in ("item_sequence", "labels", "row_mask"))
     neural = head_weights(model, fixed, content).score(fused, model.compute_dtype)

@@ -219,7 +219,7 @@ def test_without_memories_there_is_nothing_of_them(tmp_path):
 
 @pytest.mark.parametrize("way", [("pmap", 4, 1), ("shard_map", 4, 1), ("shard_map", 6, 3)], ids=str)
 def test_gradients_do_not_depend_on_the_devices(tmp_path, way):
-    config = config_of(tmp_path)
+    config = config_of(tmp_path, **{"model.tie_orders": 3})
     results = []
     for devices in (Devices("pmap", 1), Devices(*way)):
         config.update(parallel=way[0], num_devices=devices.num_devices)

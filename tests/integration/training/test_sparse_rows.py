@@ -73,7 +73,7 @@ def make(kind, *, lazy, devices=None, optimizer=None, dropout_rate=0.1):
         content,
     )
     if kind in {"sampled", "content", "tied", "experts"}:
-        content = content.replace(chances=devices.place(cumulative_chances(counts, 1.0)))
+        content = content.replace(chances=devices.place(cumulative_chances(counts + 1)))
     # With this eps a gradient that is rounding only is no step of full size.
     optimizer = optimizer or make_optimizer(config.optimizer, model.classes, eps=1e-3)
 

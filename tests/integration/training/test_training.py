@@ -156,7 +156,7 @@ def test_a_run_with_a_trained_text_encoder_resumes_exactly(config, tmp_path):
 @pytest.mark.parametrize(
     ("next_item", "fields"),
     [
-        ("sampled", {"loss.num_negatives": 8, "loss.negative_power": 0.5}),
+        ("sampled", {"loss.num_negatives": 8}),
         ("sampled", {"loss.num_negatives": 8, "model.head": "content", "model.id_dropout": 0.2}),
     ],
 )

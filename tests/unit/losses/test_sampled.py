@@ -71,8 +71,8 @@ def test_the_normaliser_is_right_on_average(inputs, power):
     """Of one position, over 4,000 steps: within four standard errors."""
     fused, weights, labels, _ = inputs
     fused, labels = fused[:1, :1], labels[:1, :1]
-    counts = np.arange(-1, CLASSES - 1) ** 2 * np.where(np.arange(CLASSES) > 0, 1, -1)
-    cumulative = jnp.asarray(cumulative_chances(counts, power))
+    counts = np.maximum(np.arange(CLASSES) - 1.0, 0.5)
+    cumulative = jnp.asarray(cumulative_chances(counts**power * (np.arange(CLASSES) > 0)))
     scores = (fused @ weights.kernel + weights.bias)[0, 0]
 
     def normaliser(key):
