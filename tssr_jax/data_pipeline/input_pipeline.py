@@ -25,6 +25,8 @@ from tssr_jax.data_pipeline.windows import HELD_OUT, EvalSplit, TrainWindows, re
 from tssr_jax.errors import UserError
 
 Batch = dict[str, Any]
+# Fewer batches of users to rank are not worth programs for several widths.
+_SORTED_FROM = 16
 _ITEMS_AT_A_TIME = 2**18
 # Two held-out items, one item to predict, and one to predict it from.
 NOTHING_TO_TRAIN_ON = (
@@ -244,7 +246,13 @@ def make_train_batches(  # noqa: PLR0917
 
 
 class EvalBatches:
-    """All users once, in order, for ranking the item that was held out.
+    """All users once, for ranking the item that was held out.
+
+    Users come in the order of the lengths of their histories, if there are several batches. A batch
+    of short histories has narrow windows: a half or a quarter of `max_length`.
+
+    Attributes:
+      users: int64 [num_users], the order in which they come.
 
     Args:
       store: the sequences.
@@ -281,9 +289,13 @@ class EvalBatches:
         self._rows = range(batch_size)[rows]
         self.num_users = store.lengths.size
         self.num_batches = -(-self.num_users // batch_size)
+        self.users = np.arange(self.num_users)
+        if self.num_batches >= _SORTED_FROM:
+            self.users = np.argsort(store.lengths, kind="stable")
+        self._order = tf.constant(self.users)
 
     def answers(self) -> np.ndarray:
-        """The item that was held out of each user's sequence, int32 [num_users]."""
+        """The item that was held out of each user's sequence, in the users' own order."""
         return np.concatenate(
             [
                 self._store.rows(users).windows(tf.gather(self._ends, users) + 1, 1)[:, 0]
@@ -294,12 +306,24 @@ class EvalBatches:
     def __iter__(self) -> Iterator[Batch]:
         """Yields the batches.
 
-        Each is {"item_sequence" and "times": int32 [rows, L], "answers": int32 [rows],
+        Each is {"item_sequence" and "times": int32 [rows, L or less], "answers": int32 [rows],
         "excluded": int32 [rows, width] (-1 where there is nothing), "missed": bool [rows], answers
         that can't be recommended, since the user has seen them; "row_mask": bool [rows]}. Times are
         minutes since 1970, and 0 on padding.
         """
-        return _stream(self._dataset)
+        for step, batch in enumerate(_stream(self._dataset)):
+            width = self._width(step)
+            narrow = {name: batch[name][:, -width:] for name in ("item_sequence", "times")}
+            yield batch | narrow
+
+    def _width(self, step: int) -> int:
+        """How many positions a batch's histories need; one of three numbers."""
+        if self.num_batches < _SORTED_FROM:
+            return self._max_length
+        longest = self.users[min((step + 1) * self._batch_size, self.num_users) - 1]
+        needed = int(self._ends[longest])
+        widths = (-(-self._max_length // 4), -(-self._max_length // 2))
+        return next((width for width in widths if width >= needed), self._max_length)
 
     @functools.cached_property
     def _dataset(self) -> tf.data.Dataset:
@@ -313,7 +337,7 @@ class EvalBatches:
     def _batch(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
         row = tf.range(self._rows.start, self._rows.stop, dtype=tf.int64)
         position = step * self._batch_size + row
-        users = tf.minimum(position, self.num_users - 1)
+        users = tf.gather(self._order, tf.minimum(position, self.num_users - 1))
         ends = tf.gather(self._ends, users)
         rows = self._store.rows(users)
         answers = rows.windows(ends + 1, 1)[:, 0]

@@ -32,9 +32,17 @@ class RankingBatches(Protocol):
     """Users to rank, see `data_pipeline.input_pipeline.EvalBatches`."""
 
     num_users: int
+    users: np.ndarray
 
     def __iter__(self) -> Any:
         """Batches with `item_sequence`, `times`, `answers`, `excluded`, `missed`, `row_mask`."""
+
+
+def in_own_order(found: np.ndarray, batches: RankingBatches) -> np.ndarray:
+    """Results [num_users, ...] of users as they come in batches, in the users' own order."""
+    ordered = np.empty_like(found)
+    ordered[batches.users] = found
+    return ordered
 
 
 def rank(  # noqa: PLR0917
@@ -238,13 +246,13 @@ class Ranker:
     def __call__(
         self, params: Any, batches: RankingBatches, on_batch: Callable[[], None] = lambda: None
     ) -> np.ndarray:
-        """0-based rank of each user's answer, int32 [num_users], each user once."""
+        """0-based rank of each user's answer, int32 [num_users], in the users' own order."""
         content = self.content(params)
         everyone = np.concatenate(list(self._ranks(params, content, batches, on_batch)))
         everyone = everyone[everyone >= 0]
         if len(everyone) != batches.num_users:
             raise RuntimeError(f"{len(everyone)} users were ranked instead of {batches.num_users}")
-        return everyone
+        return in_own_order(everyone, batches)
 
     def _ranks(
         self, params: Any, content: Content, batches: Iterable[Any], on_batch: Callable[[], None]

@@ -1,13 +1,20 @@
 """The best items of each user: exact, over the whole catalogue, seen items left out."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tssr_jax.evaluation.ranking import Ranker, Scorer, make_scores_step, seen_items
+from tssr_jax.evaluation.ranking import (
+    Ranker,
+    RankingBatches,
+    Scorer,
+    in_own_order,
+    make_scores_step,
+    seen_items,
+)
 from tssr_jax.models.apply import score
 from tssr_jax.models.content import Features
 from tssr_jax.models.tssr import TSSR
@@ -130,7 +137,7 @@ class TopK:
         )
 
     def __call__(
-        self, params: Any, batches: Iterable[Any], on_batch: Callable[[], None] = lambda: None
+        self, params: Any, batches: RankingBatches, on_batch: Callable[[], None] = lambda: None
     ) -> np.ndarray:
         """Each user's list, int32 [num_users, k], best first; 0 where no item is left."""
         content = self._ranker.content(params)
@@ -139,4 +146,4 @@ class TopK:
             lists.append(np.asarray(self._step(params, batch, content)))
             on_batch()
         everyone = np.concatenate(lists)
-        return everyone[everyone[:, 0] >= 0]
+        return in_own_order(everyone[everyone[:, 0] >= 0], batches)

@@ -10,6 +10,9 @@ from tests.support.runs import best_params
 from tssr_jax.config import default
 from tssr_jax.config.validation import validate_config
 from tssr_jax.errors import UserError
+from tssr_jax.evaluation.evaluate import make_eval_batches, restore_best
+from tssr_jax.evaluation.ranking import Ranker
+from tssr_jax.evaluation.top_k import TopK
 from tssr_jax.memory.scores import Neighbours
 from tssr_jax.models.apply import score
 from tssr_jax.models.shared_ids import ids_as_read, sharing
@@ -75,6 +78,36 @@ def test_training_does_not_depend_on_the_devices(tmp_path, way):
     np.testing.assert_allclose(
         other["token_embedding"]["embedding"], one["token_embedding"]["embedding"], atol=2e-4
     )
+
+
+@pytest.mark.parametrize("encoder", ["attention", "gru"])
+def test_ranks_do_not_depend_on_the_batches(tmp_path, encoder):
+    """Many batches come in another order, in windows of several widths, with ties or without."""
+    fields = {"model.tie_orders": 3, "train.num_epochs": 1, "evaluate.list_length": 3}
+    if encoder == "gru":
+        fields |= {"model.encoder": "gru", "model.streams": ("sum",)}
+    config = config_of(tmp_path, **fields)
+    path = tmp_path / "raw" / "interactions.csv"
+    rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
+    kept = [f"{u},{i},{60 * (int(t) // 20)}" for u, i, t in rows if stays(u, i)]
+    path.write_text("\n".join(["user,item,timestamp", *kept]) + "\n")
+    config.data.min_user_interactions = 3
+    train(config, tmp_path / "run")
+    run, params, _ = restore_best(tmp_path / "run")
+    found = []
+    for size in (64, 2):
+        run.config.evaluate.batch_size = size
+        batches = make_eval_batches(run, "test")
+        ranker = Ranker(run)
+        found.append((ranker(params, batches), TopK(run, ranker, 5)(params, batches)))
+    assert len({batch["item_sequence"].shape for batch in batches}) == 3
+    np.testing.assert_array_equal(*(ranks for ranks, _ in found))
+    np.testing.assert_array_equal(*(lists for _, lists in found))
+
+
+def stays(user, item):
+    """Every third user keeps a third of the items."""
+    return int(user[1:]) % 3 > 0 or int(item[1:]) % 3 == 0
 
 
 def test_new_items_read_the_ids_of_items_like_them(tmp_path):

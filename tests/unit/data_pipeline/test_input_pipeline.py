@@ -229,6 +229,23 @@ def test_every_user_is_evaluated_once_whatever_the_batch_size(batch_size):
     assert rows_of(eval_batches("test", batch_size=batch_size)) == rows_of(eval_batches("test"))
 
 
+def test_many_batches_come_by_length_in_narrow_windows():
+    lengths = [5, 21, 4, 12] * 10
+    data = prepared(*(range(1, length + 1) for length in lengths))
+    arguments = {"max_length": 12, "full_history": True, "exclude_padding_class": True}
+    few, many = (EvalBatches(data, "test", batch_size=n, **arguments) for n in (20, 2))
+    assert few.users.tolist() == list(range(40))
+    assert [lengths[user] for user in many.users] == sorted(lengths)
+    np.testing.assert_array_equal(few.answers(), many.answers())
+    # Histories of 3, 4, 11 and 20 items, in windows of a quarter of 12, a half, and 12.
+    widths = [batch["item_sequence"].shape[1] for batch in many]
+    assert widths == [3] * 5 + [6] * 5 + [12] * 10
+    assert all(batch["times"].shape == batch["item_sequence"].shape for batch in many)
+    wide = rows_of(few)
+    for user, (items, *rest) in zip(many.users, rows_of(many), strict=True):
+        assert [0] * (12 - len(items)) + items == wide[user][0] and rest == list(wide[user][1:])
+
+
 def test_excluded_classes_equal_a_loop_over_sets():
     rng = np.random.default_rng(0)
     seen = rng.integers(1, 12, (30, 8)).astype(np.int32)
