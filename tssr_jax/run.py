@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
+from tssr_jax.adapting import adapted
 from tssr_jax.config.choices import ranks_by_content, reads_content
 from tssr_jax.config.files import write_json
 from tssr_jax.config.validation import validate_config
@@ -100,6 +101,7 @@ class Run:
 def build_run(config: ml_collections.ConfigDict) -> Run:
     """Prepares data and features (or finds them in the cache) and makes the model."""
     validate_config(config)
+    config = adapted(config)
     keep_compiled_programs(local_folder(config.data.cache_dir))
     devices = Devices(config.parallel, config.num_devices, config.model_devices)
     encoders: dict[str, PreparedEncoder] = {}

@@ -51,6 +51,7 @@ def test_hm_with_pictures_and_both_encoders_trained(tmp_path, fusion):
     """All of the pictures' encoder is trained; the texts' gets adapters."""
     config = small("hm", tmp_path)
     config.content.update(modalities=("text", "image"), fusion=fusion)
+    config.model.update(head="classes", mixing="gate", memory=())
     config.content.text.update(trained_layers=-1, lora_rank=2, micro_batch=8)
     config.content.image.update(
         model_file=str(write_image_model(tmp_path / "resnet.safetensors")),

@@ -183,7 +183,7 @@ def _validate_content_head(config: ml_collections.ConfigDict) -> None:
             raise UserError(
                 f"--config.model.head={config.model.head} needs the whole catalogue's vectors at "
                 "every step, which an encoder that is trained does not give: set "
-                f"--config.content.{name}.{field}=0."
+                f"--config.content.{name}.{field}=0, or take --config=paper:NAME."
             )
 
 

@@ -90,7 +90,7 @@ def test_the_report_of_the_command_line():
     """One line for each batch; numbers as `step_size` gives them."""
     finished = run_command(
         [
-            sys.executable, "-m", "tssr_jax.main", "--mode=size", "--config=configs/ml100k.py",
+            sys.executable, "-m", "tssr_jax.main", "--mode=size", "--config=configs/paper.py",
             "--topology=cpu:2", "--global_batch=8", "--global_batch=16", "--num_items=1000",
             "--config.model.max_length=2", "--config.model.num_cross_layers=1",
             "--config.content.text.trained_layers=1",
