@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from absl import app, flags
 from ml_collections import config_flags
 
+from tssr_jax.adapting import adapted
 from tssr_jax.data_pipeline.input_pipeline import TrainBatches, make_train_batches
 from tssr_jax.data_pipeline.prepare import prepare
 from tssr_jax.data_pipeline.store import open_store
@@ -37,7 +38,7 @@ def sequences_per_second(batches: TrainBatches, batch_size: int, seconds: float)
 def main(argv: Sequence[str]) -> None:
     """Prints one line."""
     del argv
-    config = _CONFIG.value
+    config = adapted(_CONFIG.value)
     data = prepare(config.data)
     batch_size, length = config.train.batch_size, config.model.max_length
     batches = make_train_batches(open_store(data, config.data.in_memory_gib), config)

@@ -1,6 +1,6 @@
 """What packing saves: share of padding, and sequences per second of the whole training step.
 
-    python -m benchmarks.packing --config=configs/csv.py:FOLDER --config.model.max_length=50
+    python -m benchmarks.packing --config=configs/paper.py:csv:FOLDER
 
 Both ways take the same batches. Blocks of `--steps` steps are interleaved; the table has medians. A
 step that compiles (a packed batch with a new number of rows) is reported separately.
@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
@@ -23,6 +22,7 @@ from tssr_jax.models.content import CONTENT_LAYOUT
 from tssr_jax.parallel.devices import ROWS
 from tssr_jax.reporting import make_console
 from tssr_jax.run import Run, build_run
+from tssr_jax.training.gate_inputs import gate_inputs
 from tssr_jax.training.optimizer import make_optimizer
 from tssr_jax.training.state import initial_state
 from tssr_jax.training.step import make_train_step
@@ -52,7 +52,8 @@ class Way:
             donate=(0,),
         )
         self._features = run.content
-        self._batches: Iterator[Any] = make_train_batches(run.sequences, config).iterate(0)
+        batches = make_train_batches(run.sequences, config, gate=gate_inputs(run))
+        self._batches: Iterator[Any] = batches.iterate(0)
         self._shapes: set[int] = set()
         self.seconds: list[float] = []
         self.compile_seconds: list[float] = []
@@ -76,8 +77,8 @@ class Way:
 def main(argv: Sequence[str]) -> None:
     """Prints one line for each way."""
     del argv
-    config: ml_collections.ConfigDict = _CONFIG.value
-    run = build_run(config)
+    run = build_run(_CONFIG.value)
+    config = run.config
     ways = {"padded": Way(run, False), "packed": Way(run, True)}
     for _ in range(_REPEATS.value):
         for way in ways.values():

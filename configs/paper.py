@@ -12,9 +12,11 @@ from tssr_jax.config import default, load
 
 
 def get_config(base: str = "ml100k") -> ml_collections.ConfigDict:
-    """Returns the defaults with the data, and the texts, of the configuration `base`."""
+    """Returns the defaults with the data, texts and `keep_seen` of the configuration `base`."""
     config = default.get_config()
     other = load(base)
     config.data = other.data
     config.content = other.content
+    if other.evaluate.keep_seen is not None:
+        config.evaluate.keep_seen = other.evaluate.keep_seen
     return config

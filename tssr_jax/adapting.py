@@ -45,7 +45,7 @@ def adapted(
     chosen = ", ".join(f"{name}={fields[name]}" for name in names)
     say(
         f"Half of the users have up to {facts.median_length:.0f} interactions to train on; "
-        f"{facts.repeats:.1%} of the newest are repeats. By this: {chosen}"
+        f"{facts.repeats:.1%} of the newest are repeats. Settings that fit: {chosen}"
     )
     return whole
 

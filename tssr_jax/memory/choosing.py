@@ -1,20 +1,21 @@
 """How fast pairs of items fade with the time between them, chosen by what it predicts.
 
-Users lend their newest training item. The value is taken by which co-occurrence ranks these items
-best, the users' own interactions left out.
+For each value, co-occurrence ranks the newest training item of some users, without what these users
+took themselves. The value that ranks best is chosen.
 """
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 
 from tssr_jax.memory.co_occurrence import Counting, Events, co_occurrence_neighbours
 from tssr_jax.memory.leave_one_out import Histories, scores_without_own
-from tssr_jax.memory.scores import Neighbours
+from tssr_jax.memory.scores import Neighbours, history_weights
 
-# On data with days 0.02 to 0.1 were best, on data with seconds 0.3 and more
-# (docs/results/memories.md).
+# 0.02 to 0.1 were best on data with days, 0.45 to 1 (alike) on data with seconds
+# (docs/internals/decisions.md).
 FADINGS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.45)
 # More would not change the choice; so it takes seconds at any size.
 _MOST_HISTORIES = 4_000
@@ -32,7 +33,7 @@ def best_fading(  # noqa: PLR0917
     fadings: Sequence[float] = FADINGS,
     most_pairs: int = 10_000_000,
 ) -> float:
-    """The value of `memory.fading` with the highest NDCG@10 of the items that users lend.
+    """The value of `memory.fading` by which users' newest training items have the highest NDCG@10.
 
     Args:
       events: the training interactions.
@@ -72,22 +73,17 @@ def _some_users(events: Events, most_pairs: int, seed: int) -> Events:
 
 
 def _histories(events: Events, users: np.ndarray, decay: float) -> Histories:
-    """The users' newest items, and what they had before; each older item weighs `decay` less.
-
-    Items of one time share their mean weight: their order is not known.
-    """
-    items = np.zeros((users.size, _LENGTH), np.int32)
-    weights = np.zeros((users.size, _LENGTH))
+    """The users' newest items, and what they had before."""
+    items, minutes = np.zeros((2, users.size, _LENGTH), np.int32)
     labels = np.zeros(users.size, np.int32)
     for row, user in enumerate(users.tolist()):
         first, last = events.offsets[user], events.offsets[user + 1] - 1
         own = np.arange(max(first, last - _LENGTH), last)
         labels[row] = events.items[last]
-        items[row, : own.size] = events.items[own]
-        _, group = np.unique(events.minutes[own], return_inverse=True)
-        places = np.bincount(group, np.arange(own.size)[::-1]) / np.bincount(group)
-        weights[row, : own.size] = decay ** places[group]
-    return Histories(users, items, weights, labels)
+        items[row, _LENGTH - own.size :] = events.items[own]
+        minutes[row, _LENGTH - own.size :] = events.minutes[own]
+    weights = history_weights(jnp.asarray(items), jnp.asarray(minutes), decay)
+    return Histories(users, items, np.asarray(weights), labels)
 
 
 def _ranks(

@@ -66,7 +66,7 @@ GRU4REC_SETTINGS = {
     "optimizer.learning_rate": 3e-3,
     "optimizer.weight_decay": 0.0,
 }
-# The paper's model and losses; length, windows, averaged parameters and reordering stay those of
+# The paper's model and losses; length, windows, averaged parameters and orders stay those of
 # the other variants (configs/paper.py has our defaults, configs/reference.py the authors').
 THE_PAPERS = {
     "model.id_neighbours": 0,

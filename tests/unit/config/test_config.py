@@ -189,3 +189,4 @@ def test_the_papers_model_goes_with_the_data_of_other_configurations(base):
     assert config.data == load(base).data
     for section in ("model", "loss", "optimizer", "train", "memory"):
         assert config[section] == default.get_config()[section]
+    assert config.evaluate.keep_seen == (base == "hm")

@@ -60,8 +60,8 @@ def test_without_ties_it_is_the_state(model):
         np.testing.assert_allclose(found, plain, rtol=1e-6)
 
 
-def test_the_order_of_ties_hardly_matters(model):
-    """With as many orders as items it does not matter at all where it begins."""
+def test_four_orders_of_four_items_do_not_depend_on_the_first(model):
+    """They are the four rotations, whichever comes first."""
     model, params = model
     times = jnp.ones((1, 4), jnp.int32)
     scores = [
