@@ -341,7 +341,7 @@ def _memory() -> ml_collections.ConfigDict:
     # 0.5 is the cosine.
     memory.power = 0.6
     # Added to that denominator; lowers likeness that rests on few users.
-    memory.shrinkage = 25.0
+    memory.shrinkage = 20.0
     # Weight of an item of the history relative to an item one place newer. Items of one time share
     # their mean place.
     memory.decay = 0.6

@@ -69,12 +69,12 @@ def scores_without_own(
 
 
 def _gaps(events: Events, users: np.ndarray, items: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Minutes between a user's label and each item, float [rows, length]; 0 on padding."""
+    """Minutes from each item to the user's label, float [rows, length]; 0 on padding."""
     gaps = np.zeros(items.shape)
     for row, user in enumerate(users):
         own = slice(events.offsets[user], events.offsets[user + 1])
         minutes = dict(zip(events.items[own].tolist(), events.minutes[own].tolist(), strict=True))
         at = minutes[int(labels[row])]
         for place in np.flatnonzero(items[row]):
-            gaps[row, place] = abs(minutes[int(items[row, place])] - at)
+            gaps[row, place] = at - minutes[int(items[row, place])]
     return gaps

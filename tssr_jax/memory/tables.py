@@ -12,7 +12,7 @@ from tssr_jax.memory.co_occurrence import Counting, Events, co_occurrence_neighb
 from tssr_jax.memory.scores import Neighbours
 from tssr_jax.memory.words import word_neighbours
 
-_VERSION = 2
+_VERSION = 3
 
 
 def co_occurrence_table(

@@ -52,10 +52,11 @@ def test_the_cosine_by_hand():
     events = training_events(store_of([1, 2], [1, 2, 2], [2, 3]))
     found = co_occurrence_neighbours(events, 4, 2, cosine(1.0))
     one_two, two_three = 2 / (np.sqrt(6) + 1), 1 / (np.sqrt(3) + 1)
-    assert found.classes.tolist() == [[0, 0], [2, 0], [1, 3], [2, 0], [0, 0]]
+    two_one, three_two = 1 / (np.sqrt(6) + 1), 0.5 / (np.sqrt(3) + 1)  # taken in the other order
+    assert found.classes.tolist() == [[0, 0], [2, 0], [3, 1], [2, 0], [0, 0]]
     np.testing.assert_allclose(
         found.likeness,
-        [[0, 0], [one_two, 0], [one_two, two_three], [two_three, 0], [0, 0]],
+        [[0, 0], [one_two, 0], [two_three, two_one], [three_two, 0], [0, 0]],
         rtol=1e-6,
     )
 
@@ -66,11 +67,12 @@ def test_times_and_powers_by_hand():
     events = training_events(store_of([1, 2], [1, 2, 3], times=times))
     found = co_occurrence_neighbours(events, 3, 2, Counting(0.5, 0.25, 3.0))
     expected = np.zeros((4, 4))
-    expected[1, 2] = expected[2, 1] = (0.5 + 0.1) / (2 + 3)
+    expected[1, 2] = (0.5 + 0.1) / (2 + 3)
+    expected[2, 1] = expected[1, 2] / 2  # 1 is recommended, and both took it before 2
     expected[2, 3] = 1 / (2**0.25 + 3)  # n_2 = 2, n_3 = 1, and 3 is recommended
-    expected[3, 2] = 1 / (2**0.75 + 3)
+    expected[3, 2] = 1 / (2**0.75 + 3)  # at one time: in no order
     expected[1, 3] = 0.1 / (2**0.25 + 3)
-    expected[3, 1] = 0.1 / (2**0.75 + 3)
+    expected[3, 1] = 0.1 / (2**0.75 + 3) / 2
     np.testing.assert_allclose(dense(found, 3), expected, rtol=1e-6)
     assert found.classes[2].tolist() == [3, 1]  # the most similar one first
 
@@ -87,8 +89,8 @@ def test_it_is_a_sum_over_users_and_pairs(data):
     counts, expected = np.bincount(items, minlength=7), np.zeros((7, 7))
     for first, end in itertools.pairwise(events.offsets):
         for a, b in itertools.permutations(range(first, end), 2):
-            gap = abs(int(minutes[a]) - int(minutes[b]))
-            expected[items[a], items[b]] += 1 / (1 + gap) ** 0.3
+            gap = int(minutes[b]) - int(minutes[a])
+            expected[items[a], items[b]] += (0.5 if gap < 0 else 1.0) / (1 + abs(gap)) ** 0.3
     expected /= counts[:, None] ** 0.7 * counts[None] ** 0.3 + 2.0
     np.testing.assert_allclose(
         dense(co_occurrence_neighbours(events, 6, 6, counting), 6), expected, rtol=1e-5
