@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from etils import epath
@@ -22,6 +21,7 @@ from tssr_jax.content.text_inputs import prepare_text
 from tssr_jax.content.trained import TrainedEncoder, parameters_name
 from tssr_jax.data_pipeline.cache import local_folder
 from tssr_jax.data_pipeline.counts import training_counts
+from tssr_jax.data_pipeline.gate_rows import trained_lengths
 from tssr_jax.data_pipeline.input_pipeline import NOTHING_TO_TRAIN_ON
 from tssr_jax.data_pipeline.prepare import PreparedData, prepare
 from tssr_jax.data_pipeline.store import SequenceStore, open_store
@@ -29,6 +29,7 @@ from tssr_jax.data_pipeline.windows import held_out_items
 from tssr_jax.errors import UserError
 from tssr_jax.losses.drawn_items import cumulative_chances
 from tssr_jax.memory.co_occurrence import Events, training_events
+from tssr_jax.memory.popularity import popularity_by_period
 from tssr_jax.memory.scores import Memories, Neighbours
 from tssr_jax.memory.tables import co_occurrence_table, scaled, word_table
 from tssr_jax.models.content import Content, DistinctFeatures
@@ -150,15 +151,20 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
 def _memories(
     config: ml_collections.ConfigDict, data: PreparedData, sequences: SequenceStore
 ) -> Memories:
-    """The tables that the model reads, with a mean highest likeness of 1."""
-    tables = {}
-    for name in config.model.memory:
-        if name == "words":
-            table = word_table(data.texts, config.memory, config.data.cache_dir)
-        else:
-            table = co_occurrences(config, data, sequences)[1]
-        tables[name] = scaled(table)
-    return Memories(tables, jnp.float32(config.memory.decay))
+    """What the model reads; tables have a mean highest likeness of 1."""
+    names, tables, popularity = tuple(config.model.memory), {}, None
+    if "co_occurrence" in names:
+        tables["co_occurrence"] = scaled(co_occurrences(config, data, sequences)[1])
+    if "words" in names:
+        tables["words"] = scaled(word_table(data.texts, config.memory, config.data.cache_dir))
+    # Without the interactions that the gate learns to predict.
+    ends = trained_lengths(sequences.lengths, config)
+    trained = training_events(sequences, held_out_items(config, data.num_items), ends)
+    if "popularity" in names:
+        popularity = popularity_by_period(trained.items, trained.minutes, data.num_items)
+    frequency = np.log1p(np.bincount(trained.items, minlength=data.num_items + 1))
+    frequency = (frequency - frequency[1:].mean()).astype(np.float32)
+    return Memories(tables, popularity, frequency, np.array(config.memory.decay, np.float32))
 
 
 def co_occurrences(

@@ -8,7 +8,7 @@ STREAM_SETS = (("id", "content"), ("id",), ("content",), ("sum",))
 # `content.modalities`: one or two of these.
 MODALITIES = ("text", "image")
 # `model.memory`: any of these.
-MEMORIES = ("co_occurrence", "words")
+MEMORIES = ("co_occurrence", "words", "popularity")
 # The field that says how much of a modality's encoder is trained.
 TRAINED_FIELDS = {"text": "trained_layers", "image": "trained_stages"}
 

@@ -186,8 +186,9 @@ def _model() -> ml_collections.ConfigDict:
     # Ranking averages a history's states over this many orders of items that have one time, whose
     # order is not known; 1 takes them as they come.
     model.tie_orders = 1
-    # Memories that a gate adds to the scores: "co_occurrence", which items users took together, and
-    # "words", whose texts are alike; section `memory` has their settings.
+    # Memories that a gate adds to the scores: "co_occurrence", which items users took together;
+    # "words", whose texts are alike; "popularity", how often items were taken around the time of
+    # the history's newest item. Section `memory` has settings of the first two.
     model.memory = ()
     # Output weights of an item: "classes", learnt weights (as in the paper); "content", learnt
     # weights plus a projection of the item's content; "tied", the sum of the item's input vectors

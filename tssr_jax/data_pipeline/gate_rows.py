@@ -1,8 +1,8 @@
 """Histories that the gate of a model with memories learns from.
 
 The gate weighs what the network learnt against what was counted. On a history whose next item the
-network was trained on, the network would look better than it is. So one in ten users lends the
-newest training item: no window has it, and the gate learns to predict it.
+network was trained on, the network would look better than it is. So some users lend their newest
+training item: no window has it, and the gate learns to predict it.
 """
 
 from typing import NamedTuple
@@ -14,8 +14,9 @@ from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.data_pipeline.windows import HELD_OUT, held_out_items, without_items
 
-_ONE_IN = 10
-# The gate has a dozen parameters: more users would teach it nothing.
+# The share of all training interactions that are lent. Fewer teach a gate of small data too little.
+_ONE_IN = 64
+# The gate has two dozen parameters: more users would teach it nothing.
 _MOST = 20_000
 # Two items remain for a training window.
 _LEAST_TRAINED = 3
@@ -55,9 +56,11 @@ def trained_lengths(lengths: np.ndarray, config: ml_collections.ConfigDict) -> n
 
 def _gate_users(lengths: np.ndarray, seed: int) -> np.ndarray:
     """The users who lend an item, int64, in a random order."""
-    able = np.flatnonzero(lengths - HELD_OUT["train"] >= _LEAST_TRAINED)
-    order = np.random.default_rng([seed % 2**32, _STREAM]).permutation(able)
-    return order[: min(-(-able.size // _ONE_IN), _MOST)]
+    trained = lengths - HELD_OUT["train"]
+    order = np.random.default_rng([seed % 2**32, _STREAM]).permutation(
+        np.flatnonzero(trained >= _LEAST_TRAINED)
+    )
+    return order[: min(-(-int(trained.sum()) // _ONE_IN), _MOST)]
 
 
 def gate_rows(store: SequenceStore, config: ml_collections.ConfigDict, num_items: int) -> GateRows:

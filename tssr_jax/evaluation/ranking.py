@@ -99,7 +99,7 @@ def model_scorer(model: TSSR) -> Scorer:
         def score_rows(states: tuple[jax.Array, Recalled | None]) -> jax.Array:
             fused, recalled = states
             neural = weights.score(fused, model.compute_dtype)
-            return with_memories(model, neural, recalled, memories)
+            return with_memories(model, params, neural, recalled, memories)
 
         return (outputs.fused[:, -1], recalled), score_rows
 

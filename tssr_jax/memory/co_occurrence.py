@@ -45,14 +45,19 @@ class Events(NamedTuple):
     minutes: np.ndarray
 
 
-def training_events(store: SequenceStore, held_out: np.ndarray | None = None) -> Events:
-    """All training interactions of a data set.
+def training_events(
+    store: SequenceStore, held_out: np.ndarray | None = None, ends: np.ndarray | None = None
+) -> Events:
+    """The training interactions of a data set.
 
     Args:
       store: the sequences.
       held_out: bool [num_items + 1], items that training does not see; None is none.
+      ends: int [num_users], how many interactions of each user count; by default all but those
+        that are held out.
     """
-    ends = store.lengths - HELD_OUT["train"]
+    if ends is None:
+        ends = store.lengths - HELD_OUT["train"]
     longest = int(ends.max())
     parts = []
     for users in users_in_chunks(np.arange(ends.size), longest):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tssr_jax.memory.popularity import Popularity
 from tssr_jax.parallel.catalogue import Catalogue
 
 
@@ -31,12 +32,21 @@ class Memories(NamedTuple):
     """What a model with memories reads.
 
     Attributes:
-      tables: by name of the memory.
+      tables: by name of a memory of neighbours.
+      popularity: for the memory of this name; None without.
+      frequency: float32 [num_items + 1], log(1 + users who took the class in training windows),
+        minus its mean over the items.
       decay: weight of an item of the history relative to an item one place newer, a scalar.
     """
 
     tables: Mapping[str, Neighbours]
-    decay: jax.Array
+    popularity: Popularity | None
+    frequency: np.ndarray
+    decay: np.ndarray
+
+
+# A minute that is later than any time: the newest item of a history without times.
+NOW = 2**31 - 1
 
 
 def joined(first: Neighbours, second: Neighbours, weight: float) -> Neighbours:

@@ -114,7 +114,7 @@ def score(
     neural = weights.score(outputs.fused[:, -1], model.compute_dtype)
     memories = as_content(features, model.modalities).memories
     recalled = recall(model, params, batch, memories)
-    return with_memories(model, neural, recalled, memories)
+    return with_memories(model, params, neural, recalled, memories)
 
 
 def embed_items(

@@ -1,12 +1,14 @@
 """Memories as further experts: a gate adds what was counted to what the network says.
 
-    score_j = a(h) neural_j + sum over memories m: q_m(h) log(1 + k_m(h) memory_mj(h))
+    score_j = a(h) neural_j + o c_j
+              + sum over memories m: q_m(h) exp(r_m c_j) log(1 + k_m(h) memory_mj(h))
 
-a, q and k are positive, and functions of the history alone. A class that a memory does not know
-keeps the network's score; a mixture of probabilities was worse, and a product of experts would
-punish such a class (docs/internals/decisions.md, "Memories").
+a, q and k are positive, and functions of the history alone. c_j is the logarithm of how often
+training saw class j: words tell most of rare classes, the network of frequent ones. A class that a
+memory does not know keeps the network's score; a mixture of probabilities was worse, and a product
+of experts would punish such a class (docs/internals/decisions.md, "Memories").
 
-`memory_mj` counts the user's own interactions, too. So the gate learns from histories whose next
+Co-occurrence counts the user's own interactions, too. So the gate learns from histories whose next
 item nothing else has seen: see `data_pipeline.gate_rows`.
 """
 
@@ -17,10 +19,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from tssr_jax.memory.scores import Memories, history_weights, neighbour_scores
+from tssr_jax.memory.popularity import popularity_at
+from tssr_jax.memory.scores import NOW, Memories, history_weights, neighbour_scores
 from tssr_jax.parallel.catalogue import Catalogue
 
-# The gate has a dozen parameters; this multiplies the size of their steps.
+# The name of the gate's parameters.
+GATE = "memory_gate"
+# The gate has two dozen parameters; this multiplies the size of their steps.
 _STEP_FACTOR = 10.0
 # Where training begins: of the memories' mean highest score, which is 1, the logarithm counts as
 # much as a unit of the network's scores.
@@ -41,6 +46,18 @@ class Trust(NamedTuple):
     sharpness: jax.Array
 
 
+class ByFrequency(NamedTuple):
+    """What depends on how often training saw a class.
+
+    Attributes:
+      factors: [memories, shard_classes], exp(r_m c_j).
+      offsets: [shard_classes], o c_j.
+    """
+
+    factors: jax.Array
+    offsets: jax.Array
+
+
 class MemoryGate(nn.Module):
     """Reads a history's length, and whether its newest items are of one time.
 
@@ -52,7 +69,12 @@ class MemoryGate(nn.Module):
 
     num_memories: int
 
-    @nn.compact
+    def setup(self) -> None:
+        """Zeros: all begins as `_START`, whatever a history or class is like."""
+        zeros, number = nn.initializers.zeros_init(), self.num_memories
+        self.factors = self.param("factors", zeros, (3, 1 + 2 * number))
+        self.frequency = self.param("frequency", zeros, (1 + number,))
+
     def __call__(self, items: jax.Array, times: jax.Array) -> Trust:
         """Trust for histories.
 
@@ -67,10 +89,14 @@ class MemoryGate(nn.Module):
         tied = (items[:, -2] > 0) & (times[:, -1] == times[:, -2])
         read = jnp.stack([jnp.ones_like(length), length, tied.astype(length.dtype)], axis=1)
         start = [_START["neural"], *[_START["weight"]] * number, *[_START["sharpness"]] * number]
-        weights = self.param("factors", nn.initializers.zeros_init(), (3, 1 + 2 * number))
-        logits = _STEP_FACTOR * read @ weights + jnp.log(jnp.array(start))
+        logits = _STEP_FACTOR * read @ self.factors + jnp.log(jnp.array(start))
         factors = jnp.exp(logits)
         return Trust(factors[:, 0], *jnp.split(factors[:, 1:], 2, axis=1))
+
+    def by_frequency(self, frequency: jax.Array) -> ByFrequency:
+        """What depends on c_j, `frequency` [shard_classes]."""
+        logits = _STEP_FACTOR * self.frequency[:, None] * frequency
+        return ByFrequency(jnp.exp(logits[1:]), logits[0])
 
 
 class Recalled(NamedTuple):
@@ -79,11 +105,13 @@ class Recalled(NamedTuple):
     Attributes:
       items: int [batch, length].
       weights: float32 [batch, length], of the items.
+      newest: int [batch], minute of the newest item.
       trust: of the history.
     """
 
     items: jax.Array
     weights: jax.Array
+    newest: jax.Array
     trust: Trust
 
 
@@ -96,7 +124,7 @@ def recall(
       model: a TSSR.
       params: its parameters.
       batch: `item_sequence` int [batch, length], and `times`, without which each item has a place
-        of its own.
+        of its own, and the newest one is of now.
       memories: what the model reads.
 
     Raises:
@@ -108,40 +136,69 @@ def recall(
         raise ValueError(f"the model reads the memories {model.memory}: Content(memories=...)")
     items, times = batch["item_sequence"], batch.get("times")
     if times is None:
-        times = jnp.broadcast_to(jnp.arange(items.shape[1]), items.shape)
+        times = jnp.broadcast_to(NOW - jnp.arange(items.shape[1])[::-1], items.shape)
     trust = model.apply({"params": params}, items, times, method="trust")
-    return Recalled(items, history_weights(items, times, memories.decay), cast(Trust, trust))
+    weights = history_weights(items, times, jnp.asarray(memories.decay))
+    return Recalled(items, weights, times[:, -1], cast(Trust, trust))
 
 
 def memory_scores(
     names: Sequence[str], recalled: Recalled, memories: Memories, catalogue: Catalogue
 ) -> list[jax.Array]:
     """Scores of all classes by each memory, each float32 [batch, shard_classes]."""
-    return [
-        neighbour_scores(memories.tables[name], recalled.items, recalled.weights, catalogue)
-        for name in names
-    ]
+
+    def scores(name: str) -> jax.Array:
+        if name in memories.tables:
+            of = memories.tables[name]
+            return neighbour_scores(of, recalled.items, recalled.weights, catalogue)
+        assert memories.popularity is not None
+        return catalogue.own_columns(popularity_at(memories.popularity, recalled.newest))
+
+    return [scores(name) for name in names]
 
 
-def added(neural: jax.Array, of_memories: Sequence[jax.Array], trust: Trust) -> jax.Array:
+def by_frequency(model: Any, params: Any, memories: Memories) -> ByFrequency:
+    """What depends on how often training saw a class, for this device's classes."""
+    own = model.classes.own_columns(jnp.asarray(memories.frequency))
+    found = model.apply({"params": params}, own, method="by_frequency")
+    return cast(ByFrequency, found)
+
+
+def added(
+    neural: jax.Array, of_memories: Sequence[jax.Array], trust: Trust, classes: ByFrequency
+) -> jax.Array:
     """The formula of the module's docstring.
 
     Args:
       neural: the network's scores, [batch, shard_classes].
       of_memories: each memory's scores, [batch, shard_classes].
       trust: of the histories.
+      classes: what depends on the classes.
     """
-    scores = trust.neural[:, None] * neural
+    scores = trust.neural[:, None] * neural + classes.offsets
     for i, own in enumerate(of_memories):
-        scores += trust.weights[:, i, None] * jnp.log1p(trust.sharpness[:, i, None] * own)
+        weights = trust.weights[:, i, None] * classes.factors[i]
+        scores += weights * jnp.log1p(trust.sharpness[:, i, None] * own)
     return scores
 
 
 def with_memories(
-    model: Any, neural: jax.Array, recalled: Recalled | None, memories: Memories | None
+    model: Any,
+    params: Any,
+    neural: jax.Array,
+    recalled: Recalled | None,
+    memories: Memories | None,
 ) -> jax.Array:
-    """Adds what the memories say to the network's scores [batch, shard_classes]."""
+    """Adds what the memories say to the network's scores [batch, shard_classes].
+
+    Args:
+      model: a TSSR.
+      params: its parameters.
+      neural: the network's scores.
+      recalled: by `recall`; None for a model without memories.
+      memories: what the model reads; None without.
+    """
     if recalled is None or memories is None:
         return neural
     own = memory_scores(model.memory, recalled, memories, model.classes)
-    return added(neural, own, recalled.trust)
+    return added(neural, own, recalled.trust, by_frequency(model, params, memories))

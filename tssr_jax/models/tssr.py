@@ -17,7 +17,7 @@ from tssr_jax.models.head import Head, HeadWeights
 from tssr_jax.models.layers import Dropout
 from tssr_jax.models.mixing import Concatenation, Gate
 from tssr_jax.models.packing import Packed, unpack
-from tssr_jax.models.recall import MemoryGate, Trust
+from tssr_jax.models.recall import ByFrequency, MemoryGate, Trust
 from tssr_jax.models.recurrent import RecurrentEncoder
 from tssr_jax.models.shared_ids import ids_as_read, shared_vectors
 from tssr_jax.parallel.catalogue import Catalogue
@@ -362,6 +362,10 @@ class TSSR(nn.Module):
     def trust(self, items: jax.Array, times: jax.Array) -> Trust:
         """How much the network and each memory count for a history, see `MemoryGate`."""
         return cast(Trust, self.memory_gate(items, times))
+
+    def by_frequency(self, frequency: jax.Array) -> ByFrequency:
+        """What memories add depends on how often training saw a class, see `MemoryGate`."""
+        return cast(ByFrequency, self.memory_gate.by_frequency(frequency))
 
     def __call__(
         self, item_sequence: jax.Array, features: Features, *, deterministic: bool = True

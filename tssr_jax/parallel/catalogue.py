@@ -139,6 +139,14 @@ class Catalogue:
         sums = jnp.zeros((classes.shape[0], self.shard_classes))
         return sums.at[rows, place].add(values, mode="drop")
 
+    def own_columns(self, x: jax.Array) -> jax.Array:
+        """This device's classes of an array of all: [..., num_classes] -> [..., shard_classes]."""
+        if self.axis is None:
+            return x
+        beyond = self.padded_classes - self.num_classes
+        x = jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, beyond),))
+        return jax.lax.dynamic_slice_in_dim(x, self._first(), self.shard_classes, axis=-1)
+
     def replaced(self, scores: jax.Array, classes: jax.Array, values: jax.Array) -> jax.Array:
         """Scores [rows, shard_classes] with another value for one class of each row, int [rows]."""
         place, inside = self._place(classes)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from tssr_jax.memory.scores import Memories
-from tssr_jax.models.recall import recall
+from tssr_jax.models.recall import by_frequency, recall
 from tssr_jax.models.tssr import TSSR
 from tssr_jax.recommending.items import Items, KnownHistory
 from tssr_jax.recommending.results import Reason
@@ -21,8 +21,8 @@ def reasons(  # noqa: PLR0917
 ) -> tuple[Reason, ...]:
     """See `Recommender.because`; `place` is the class of the item.
 
-    A memory adds `q log(1 + k m)` to the item's score, where m is a sum over the history's items.
-    Each item's reason is its share of that sum.
+    A memory of neighbours adds `q exp(r c) log(1 + k m)` to the item's score (see `models.recall`),
+    where m is a sum over the history's items. Each item's reason is its share of that sum.
     """
     if memories is None:
         return ()
@@ -32,12 +32,15 @@ def reasons(  # noqa: PLR0917
     recalled = recall(model, params, batch, memories)
     assert recalled is not None
     rows, trust = np.asarray(recalled.items[0]), recalled.trust
+    factors = np.asarray(by_frequency(model, params, memories).factors[:, place])
     found = []
     for i, name in enumerate(model.memory):
+        if name not in memories.tables:
+            continue
         classes, likeness = (np.asarray(values) for values in memories.tables[name])
         alike = np.where(classes[rows] == place, likeness[rows], 0.0).sum(axis=1)
         shares = np.asarray(recalled.weights[0]) * alike
-        total = trust.weights[0, i] * np.log1p(trust.sharpness[0, i] * shares.sum())
+        total = factors[i] * trust.weights[0, i] * np.log1p(trust.sharpness[0, i] * shares.sum())
         for of in np.flatnonzero(shares):
             title, share = items.titles[rows[of] - 1], float(total * shares[of] / shares.sum())
             found.append(Reason(items.ids[rows[of] - 1], title, name, share))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tssr_jax.errors import UserError
+from tssr_jax.memory.scores import NOW
 
 # Minutes of later times do not fit into an int32.
 MOST_SECONDS = 60.0 * 2**31
@@ -62,11 +63,12 @@ class Items:
 
         Args:
           history: ids, oldest first.
-          seconds: their times since 1970, ascending; None gives each item a minute of its own.
+          seconds: their times since 1970, ascending; None gives each item a minute of its own, up
+            to now.
         """
         if seconds is None:
             classes, unknown = self.known(history)
-            return KnownHistory(classes, list(range(len(classes))), unknown)
+            return KnownHistory(classes, list(range(NOW - len(classes) + 1, NOW + 1)), unknown)
         pairs = zip(history, seconds, strict=True)
         found = [(self.find(item), item, int(at // 60)) for item, at in pairs]
         return KnownHistory(

@@ -129,7 +129,15 @@ def _by_words(run: Run, texts: list[str]) -> tuple[Memories | None, Neighbours |
         none = ((0, len(texts)), (0, 0))
         padded = (np.pad(np.asarray(values), none) for values in tables["co_occurrence"])
         tables["co_occurrence"] = Neighbours(*padded)
-    return Memories(tables, memories.decay), neighbours
+    more = (0, len(texts))
+    frequency = np.asarray(memories.frequency)
+    # As of padding, which nobody took.
+    frequency = np.pad(frequency, more, constant_values=frequency[0])
+    popularity = memories.popularity
+    if popularity is not None:
+        scores = np.pad(np.asarray(popularity.scores), ((0, 0), more))
+        popularity = popularity._replace(scores=scores)
+    return Memories(tables, popularity, frequency, memories.decay), neighbours
 
 
 def _features(name: str, run: Run, described: pl.DataFrame) -> np.ndarray:

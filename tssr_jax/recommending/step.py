@@ -118,7 +118,7 @@ def chosen_scorer(model: TSSR, choice: Choice, stream: Stream = "fused") -> Scor
 
         def score(states: _States) -> jax.Array:
             scores = choice.weights.score(states.fused, model.compute_dtype)
-            scores = with_memories(model, scores, states.recalled, content.memories)
+            scores = with_memories(model, params, scores, states.recalled, content.memories)
             scores = jnp.where(states.there[:, None], scores, choice.popularity)
             return jnp.where(choice.allowed, scores, -jnp.inf)
 

@@ -7,7 +7,7 @@ installed (`pip install jax[tpu]`), by the TPU's own compiler for any slice ("v5
 import os
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from tssr_jax.config.validation import validate_config
 from tssr_jax.data_pipeline.prepare import prepare
 from tssr_jax.errors import UserError
 from tssr_jax.losses.next_item import tile_size
+from tssr_jax.memory.popularity import PERIODS, Popularity
 from tssr_jax.memory.scores import Memories, Neighbours
 from tssr_jax.models.content import CONTENT_LAYOUT, Content
 from tssr_jax.models.init import init_params, make_model
@@ -210,8 +211,12 @@ def _memories(config: ml_collections.ConfigDict, classes: int) -> Any:
     if not tuple(config.model.memory):
         return None
     table = _neighbours(classes, config.memory.neighbours)
-    tables = dict.fromkeys(config.model.memory, table)
-    return Memories(tables, jax.ShapeDtypeStruct((), jnp.float32))  # type: ignore[arg-type]
+    names, of = tuple(config.model.memory), cast(Any, jax.ShapeDtypeStruct)
+    tables = dict.fromkeys((name for name in names if name != "popularity"), table)
+    popularity: Any = None
+    if "popularity" in names:
+        popularity = Popularity(of((PERIODS - 1,), jnp.int32), of((PERIODS, classes), jnp.float32))
+    return Memories(tables, popularity, of((classes,), jnp.float32), of((), jnp.float32))
 
 
 def _neighbours(classes: int, number: int) -> Any:

@@ -15,11 +15,10 @@ from tssr_jax.evaluation.top_k import competing_scores
 from tssr_jax.losses.base import LossTerm
 from tssr_jax.models.apply import head_weights, newest
 from tssr_jax.models.content import Content
-from tssr_jax.models.recall import added, memory_scores, recall
+from tssr_jax.models.recall import GATE, added, by_frequency, memory_scores, recall
 from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel import collectives
 
-GATE = "memory_gate"
 # The gate gets a gradient at every fourth step of the network: each scores the whole catalogue.
 PERIOD = 4
 # Histories of such a gradient.
@@ -62,7 +61,8 @@ def gate_gradients(  # noqa: PLR0917
 
     def share(gate: Any) -> tuple[jax.Array, jax.Array]:
         """This shard's share of the losses' gradient, as a function; and the losses."""
-        recalled = recall(model, {**fixed, GATE: gate}, rows, memories)
+        params = {**fixed, GATE: gate}
+        recalled = recall(model, params, rows, memories)
         assert recalled is not None
         of_memories = [
             catalogue.replaced(scores, labels, rows["label_scores"])
@@ -74,7 +74,7 @@ def gate_gradients(  # noqa: PLR0917
                 strict=True,
             )
         ]
-        scores = added(neural, of_memories, recalled.trust)
+        scores = added(neural, of_memories, recalled.trust, by_frequency(model, params, memories))
         fixed_scores = jax.lax.stop_gradient(scores)
         normaliser = catalogue.logsumexp(jnp.where(competes, fixed_scores, -jnp.inf))
         shares = jnp.where(competes, jnp.exp(fixed_scores - normaliser[:, None]), 0.0)

@@ -22,11 +22,12 @@ from tssr_jax.losses.objective import (
 )
 from tssr_jax.models.apply import encode, heads
 from tssr_jax.models.content import Content
+from tssr_jax.models.recall import GATE
 from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel import collectives, sharding
 from tssr_jax.parallel.catalogue import Catalogue
 from tssr_jax.parallel.collectives import Axis
-from tssr_jax.training.gate import GATE, PERIOD, gate_gradients
+from tssr_jax.training.gate import PERIOD, gate_gradients
 from tssr_jax.training.sparse_rows import HEAD, ITEM_TABLE, SparseRows, sparse_rows
 from tssr_jax.training.state import TOTAL, TrainState
 

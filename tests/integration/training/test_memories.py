@@ -16,25 +16,27 @@ from tssr_jax.config.saved import load_config
 from tssr_jax.data_pipeline.gate_rows import gate_rows, trained_lengths
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import evaluate, restore_best
+from tssr_jax.memory.popularity import popularity_at
 from tssr_jax.memory.scores import Neighbours
 from tssr_jax.models.apply import encode, head_weights, score
 from tssr_jax.models.content import CONTENT_LAYOUT, Content
+from tssr_jax.models.recall import GATE
 from tssr_jax.parallel.devices import ROWS, Devices
 from tssr_jax.recommending.export import ExportRequest, run_export
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.run import build_run
-from tssr_jax.training.gate import GATE, PERIOD, gate_gradients
+from tssr_jax.training.gate import PERIOD, gate_gradients
 from tssr_jax.training.gate import ROWS as GATE_ROWS
 from tssr_jax.training.gate_inputs import gate_inputs
 from tssr_jax.training.loop import train, train_batches
 
-BOTH = ("co_occurrence", "words")
+ALL = ("co_occurrence", "words", "popularity")
 MINUTE = 60.0
 
 
 def config_of(tmp_path, **fields):
     config = tiny_config(tmp_path)
-    config.model.memory = BOTH
+    config.model.memory = ALL
     config.memory.neighbours = 6
     config.update_from_flattened_dict(fields)
     return config
@@ -42,7 +44,7 @@ def config_of(tmp_path, **fields):
 
 @pytest.fixture(name="workdir", scope="module")
 def fixture_workdir(tmp_path_factory):
-    """A trained run with both memories."""
+    """A trained run with all memories."""
     folder = tmp_path_factory.mktemp("memories")
     train(config_of(folder), folder / "run")
     return folder / "run"
@@ -63,25 +65,28 @@ def dense_scores(workdir, history, minutes):
     weights = head_weights(run.model, params, run.content)
     neural = np.asarray(weights.score(outputs.fused[0, -1], "float32"))
     read = [1.0, np.log(len(items)) - 1, float(len(items) > 1 and minutes[-1] == minutes[-2])]
-    factors = np.exp(10 * (np.array(read) @ np.asarray(params[GATE]["factors"]))) * [
-        1,
-        0.6,
-        0.6,
-        5,
-        5,
-    ]
-    scores = factors[0] * neural
+    gate = {name: 10 * np.asarray(values) for name, values in params[GATE].items()}
+    factors = np.exp(np.array(read) @ gate["factors"]) * [1, *[0.6] * 3, *[5] * 3]
+    memories = run.content.memories
+    offset, *exponents = gate["frequency"]
+    assert np.abs(gate["frequency"]).min() > 0
+    frequency = np.asarray(memories.frequency)
+    scores = factors[0] * neural + offset * frequency
     for i, name in enumerate(run.model.memory):
-        classes, likeness = map(np.asarray, run.content.memories.tables[name])
         sums = np.zeros(len(neural))
-        for s, item in enumerate(items):
-            places = [len(items) - 1 - t for t in range(len(items)) if minutes[t] == minutes[s]]
-            np.add.at(sums, classes[item], decay ** np.mean(places) * likeness[item])
-        scores = scores + factors[1 + i] * np.log1p(factors[3 + i] * sums)
+        if name == "popularity":
+            sums = np.asarray(popularity_at(memories.popularity, np.array(minutes[-1:])))[0]
+        else:
+            classes, likeness = map(np.asarray, memories.tables[name])
+            for s, item in enumerate(items):
+                places = [len(items) - 1 - t for t in range(len(items)) if minutes[t] == minutes[s]]
+                np.add.at(sums, classes[item], decay ** np.mean(places) * likeness[item])
+        weights = factors[1 + i] * np.exp(exponents[i] * frequency)
+        scores = scores + weights * np.log1p(factors[4 + i] * sums)
     return scores, items, names
 
 
-@pytest.mark.parametrize("minutes", [[1, 2, 3, 4], [1, 7, 7, 7], [5, 5, 6, 6]])
+@pytest.mark.parametrize("minutes", [[1, 2, 3, 4], [1, 7, 7, 7], [5, 5, 6, 10**6]])
 def test_lists_are_those_of_the_dense_formula(workdir, recommender, minutes):
     history = ["i3", "i9", "i4", "i12"]
     seconds = [MINUTE * minute + 7 for minute in minutes]
@@ -96,8 +101,10 @@ def test_lists_are_those_of_the_dense_formula(workdir, recommender, minutes):
         found = recommender.recommend(batch, top_k=6, times=times)[batch.index(history)]
         assert [x.item for x in found.items] == [names[c - 1] for c in best]
         np.testing.assert_allclose([x.score for x in found.items], scores[best], rtol=1e-4)
-    if minutes == [1, 2, 3, 4]:  # without times each item has a place of its own
+    if minutes == [1, 2, 3, 4]:  # without times each item has a place of its own, up to now
         (without,) = recommender.recommend([history], top_k=6)
+        late = [[MINUTE * (2**31 - 5 + minute) for minute in minutes]]
+        (found,) = recommender.recommend([history], top_k=6, times=late)
         assert without == found
 
 
@@ -132,7 +139,7 @@ def test_times_that_do_not_fit(recommender):
 def test_reasons_add_up(workdir, recommender):
     history, seconds = ["i3", "i9", "i4"], [60.0, 120.0, 120.0]
     reasons = recommender.because(history, "i5", seconds)
-    assert {reason.memory for reason in reasons} <= {*BOTH}
+    assert {reason.memory for reason in reasons} <= {"co_occurrence", "words"}
     assert [r.score for r in reasons] == sorted((r.score for r in reasons), reverse=True)
     run, params, _ = restore_best(workdir)
     without = run.content.memories._replace(
@@ -151,6 +158,7 @@ def test_reasons_add_up(workdir, recommender):
             Content(run.content.features, known=run.content.known, memories=without),
         )
     )
+    # Popularity, which no item of the history is a reason for, adds to both.
     assert ours > network
     np.testing.assert_allclose(sum(r.score for r in reasons), ours - network, rtol=1e-4)
     assert recommender.because(["nothing"], "i5") == ()
@@ -240,8 +248,9 @@ def test_gradients_do_not_depend_on_the_devices(tmp_path, way):
     (grads, term), (others, other) = results
     assert term.weight == other.weight == 11
     np.testing.assert_allclose(other.sum, term.sum, rtol=1e-5)
-    np.testing.assert_allclose(others["factors"], grads["factors"], rtol=1e-4, atol=1e-6)
-    assert np.abs(grads["factors"]).min() > 0
+    for name, own in grads.items():
+        np.testing.assert_allclose(others[name], own, rtol=1e-4, atol=1e-6)
+        assert np.abs(own).min() > 0
 
 
 def test_the_gradient_is_that_of_the_loss(tmp_path):
@@ -250,17 +259,20 @@ def test_the_gradient_is_that_of_the_loss(tmp_path):
     params = run.initial_params()
     rows = {name: jnp.asarray(values) for name, values in gate_inputs(run).arrays.items()}
     rows["row_mask"] = jnp.ones(len(rows["labels"]), bool)
-    kernel = jnp.asarray(np.random.default_rng(0).normal(0, 0.05, params[GATE]["factors"].shape))
+    rng = np.random.default_rng(0)
+    gate = {name: jnp.array(rng.normal(0, 0.05, x.shape)) for name, x in params[GATE].items()}
 
-    def loss(kernel):
-        _, term = gate_gradients(run.model, {"factors": kernel}, params, rows, run.content)
+    def loss(gate):
+        _, term = gate_gradients(run.model, gate, params, rows, run.content)
         return float(term.mean())
 
-    grads, _ = gate_gradients(run.model, {"factors": kernel}, params, rows, run.content)
-    for place in np.ndindex(kernel.shape):
-        step = jnp.zeros_like(kernel).at[place].set(3e-3)
-        difference = (loss(kernel + step) - loss(kernel - step)) / 6e-3
-        np.testing.assert_allclose(grads["factors"][place], difference, rtol=0.02, atol=2e-3)
+    grads, _ = gate_gradients(run.model, gate, params, rows, run.content)
+    for name, values in gate.items():
+        for place in np.ndindex(values.shape):
+            step = jnp.zeros_like(values).at[place].set(3e-3)
+            near = (loss({**gate, name: values + sign * step}) for sign in (1, -1))
+            difference = (next(near) - next(near)) / 6e-3
+            np.testing.assert_allclose(grads[name][place], difference, rtol=0.02, atol=2e-3)
 
 
 def learnt_gate(run, rows, steps=150):
@@ -274,7 +286,7 @@ def learnt_gate(run, rows, steps=150):
         grads, term = step(gate)
         losses.append(float(term.mean()))
         gate = jax.tree.map(lambda x, g: x - 0.01 * g, gate, grads)
-    return losses[0], losses[-1], np.asarray(gate["factors"])
+    return losses[0], losses[-1]
 
 
 def test_shuffled_labels_teach_the_gate_to_ignore_co_occurrence(tmp_path):
@@ -296,7 +308,7 @@ def test_shuffled_labels_teach_the_gate_to_ignore_co_occurrence(tmp_path):
     run = build_run(config)
     rows = dict(gate_inputs(run).arrays)
     uniform = np.log(80 - 4)  # the items that a history of four has not seen
-    _, without_own, _ = learnt_gate(run, rows)
+    _, without_own = learnt_gate(run, rows)
     assert without_own > uniform - 0.05
     memories, items = run.content.memories, rows["item_sequence"]
     classes, likeness = map(np.asarray, memories.tables["co_occurrence"])
@@ -313,7 +325,8 @@ def test_what_the_gate_learns_from_no_window_has(tmp_path):
     config.model.max_length = 3
     run = build_run(config)
     rows = gate_rows(run.sequences, config, run.data.num_items)
-    assert len(rows.users) == 4  # a tenth of 40
+    number = -(-(run.sequences.lengths - 2).sum() // 64)
+    assert len(rows.users) == number > 1
     lengths = run.sequences.lengths.tolist()
     whole = {
         user: run.sequences.rows(np.array([user])).windows(np.array([length]), length).numpy()[0]
@@ -341,7 +354,7 @@ def test_what_the_gate_learns_from_no_window_has(tmp_path):
         for a, b in itertools.pairwise(items[: trained[user]])
     }
     assert pairs == expected
-    assert (run.sequences.lengths - 2 - trained).sum() == 4
+    assert (run.sequences.lengths - 2 - trained).sum() == number
 
 
 def test_an_item_that_the_user_had_before_is_no_label(tmp_path):
@@ -406,4 +419,4 @@ def test_what_does_not_go_with_memories(tmp_path, fields, message):
 
 def test_a_run_is_saved_with_its_memories(workdir):
     config = load_config(workdir)
-    assert tuple(config.model.memory) == BOTH and config.memory.neighbours == 6
+    assert tuple(config.model.memory) == ALL and config.memory.neighbours == 6
