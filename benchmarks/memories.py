@@ -2,9 +2,11 @@
 
     python -m benchmarks.memories
 
-The first two are ratios of a model with both memories to one without, medians of interleaved
-repeats in one process. The third counts pairs of made-up interactions of the size of H&M's, in
-seconds and in memory of the process.
+The first two are ratios to a model without memories, medians of interleaved repeats in one process:
+of a model with all memories, and of one that also shares id vectors and ranks by four orders of
+items of one time, as configurations for short histories do. (In its requests two items each have
+one time.) The third counts pairs of made-up interactions of the size of H&M's, in seconds and in
+memory of the process.
 """
 
 import dataclasses
@@ -23,12 +25,15 @@ from absl import app, flags
 from benchmarks.cases import FEATURE_DIM
 from benchmarks.ours import Training, full_windows
 from tssr_jax.config import default
+from tssr_jax.config.choices import MEMORIES
 from tssr_jax.data_pipeline.prepare import PreparedData
 from tssr_jax.losses.drawn_items import cumulative_chances
 from tssr_jax.memory.co_occurrence import Counting, Events, co_occurrence_neighbours
+from tssr_jax.memory.popularity import popularity_by_period
 from tssr_jax.memory.scores import Memories, Neighbours
 from tssr_jax.models.content import Content
 from tssr_jax.models.init import make_model
+from tssr_jax.models.shared_ids import sharing
 from tssr_jax.parallel.devices import CLASSES, Devices
 from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.recommender import Recommender
@@ -39,19 +44,26 @@ _REPEATS = flags.DEFINE_integer("repeats", 7, "Interleaved repeats; their median
 _INTERACTIONS = flags.DEFINE_integer(
     "interactions", 31_800_000, "Interactions of the counting; 0 skips it.", 0
 )
-MEMORIES = ("co_occurrence", "words")
 NEIGHBOURS = 300
+MODELS: dict[str, dict[str, Any]] = {
+    "without": {"memory": ()},
+    "memories": {"memory": MEMORIES},
+    "memories, shared ids, four orders": {
+        "memory": MEMORIES,
+        "id_neighbours": 10,
+        "tie_orders": 4,
+    },
+}
 # Items, length of histories, batch, and whether the step is for large catalogues.
 CASES = {"toys": (11_758, 50, 128, False), "105,000 items": (105_000, 10, 512, True)}
 
 
-def make_run(case: str, memory: tuple[str, ...], folder: str) -> Run:
+def make_run(case: str, changes: dict[str, Any], folder: str) -> Run:
     """A run with synthetic histories, features and neighbours."""
     num_items, length, batch, large = CASES[case]
     config = default.get_config()
-    config.model.update(
-        d_model=128, d_ffn=256, num_heads=4, num_cross_layers=1, max_length=length, memory=memory
-    )
+    config.model.update(d_model=128, d_ffn=256, num_heads=4, num_cross_layers=1, max_length=length)
+    config.model.update(changes)
     config.model.update(head="tied", mixing="experts")
     config.train.batch_size = batch
     config.memory.neighbours = NEIGHBOURS
@@ -59,6 +71,7 @@ def make_run(case: str, memory: tuple[str, ...], folder: str) -> Run:
     config.num_devices = 1
     if large:
         config.loss.next_item, config.optimizer.lazy_rows = "sampled", True
+        config.model.id_neighbours = 0  # not together with lazy rows
     devices = Devices(config.parallel, config.num_devices)
     rng = np.random.default_rng(1)
     table = rng.standard_normal((num_items + 1, FEATURE_DIM), np.float32)
@@ -67,15 +80,21 @@ def make_run(case: str, memory: tuple[str, ...], folder: str) -> Run:
     if large:
         competes = np.arange(num_items + 1) > 0
         content = dataclasses.replace(content, chances=devices.place(cumulative_chances(competes)))
-    if memory:
-        tables = {}
-        for name in memory:
-            classes = rng.integers(1, num_items + 1, (num_items + 1, NEIGHBOURS), np.int32)
-            tables[name] = Neighbours(classes, rng.random(classes.shape, np.float32))
-        content = dataclasses.replace(
-            content,
-            memories=devices.place(Memories(tables, np.float32(0.6))),  # type: ignore[arg-type]
-        )
+
+    def neighbours() -> Neighbours:
+        classes = rng.integers(1, num_items + 1, (num_items + 1, NEIGHBOURS), np.int32)
+        return Neighbours(classes, rng.random(classes.shape, np.float32))
+
+    if config.model.memory:
+        tables = {"co_occurrence": neighbours(), "words": neighbours()}
+        taken = rng.integers(1, num_items + 1, 10 * num_items)
+        popularity = popularity_by_period(taken, rng.integers(0, 10**6, taken.size), num_items)
+        frequency = np.zeros(num_items + 1, np.float32)
+        memories = Memories(tables, popularity, frequency, np.array(0.6, np.float32))
+        content = dataclasses.replace(content, memories=devices.place(memories))
+    if config.model.id_neighbours:
+        shared = devices.place(sharing(neighbours(), config.model.id_neighbours))
+        content = dataclasses.replace(content, neighbours=shared)
     users = {"users": 20 * batch, "length": length, "num_items": num_items, "batch": batch}
     data = PreparedData("", Path(), {"items": num_items})
     model = make_model(config, devices.catalogue(num_items), devices.rows_axis)
@@ -104,7 +123,7 @@ class Requests:
         items = Items(ids, [""] * number, np.ones(number + 1, np.int64))
         self._recommender = Recommender(run, params, items, batch_size=8)
         self._history = ids[: run.model.max_length]
-        self._times = [[86_400.0 * day for day in range(len(self._history))]]
+        self._times = [[86_400.0 * (day // 2) for day in range(len(self._history))]]
 
     def __call__(self) -> None:
         """Answers one request."""
@@ -142,7 +161,7 @@ def count(interactions: int) -> tuple[float, float]:
     minutes = rng.integers(0, 730, items.size).astype(np.int32) * 1440
     del users, drawn, pairs
     begin = time.perf_counter()
-    counting = Counting(fading=0.05, power=0.6, shrinkage=25.0)
+    counting = Counting(fading=0.05, power=0.6, shrinkage=20.0)
     co_occurrence_neighbours(Events(offsets, items, minutes), num_items, NEIGHBOURS, counting)
     seconds = time.perf_counter() - begin
     return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -152,14 +171,15 @@ def main(_: list[str]) -> None:
     """Prints the three tables."""
     for case in CASES:
         with tempfile.TemporaryDirectory() as folder:
-            runs = [make_run(case, memory, folder) for memory in ((), MEMORIES)]
+            runs = [make_run(case, changes, folder) for changes in MODELS.values()]
             for name, kind in ((f"{PERIOD} steps", Steps), ("request", Requests)):
-                without, own = interleaved([kind(run) for run in runs], _REPEATS.value)
-                print(
-                    f"{case}, {name}: {without * 1e3:,.1f} ms without memories, "
-                    f"{own * 1e3:,.1f} ms with both, ratio {own / without:.2f}",
-                    flush=True,
-                )
+                times = interleaved([kind(run) for run in runs], _REPEATS.value)
+                for model, seconds in zip(MODELS, times, strict=True):
+                    ratio = seconds / times[0]
+                    print(
+                        f"{case}, {name}, {model}: {seconds * 1e3:,.1f} ms, ratio {ratio:.2f}",
+                        flush=True,
+                    )
         jax.clear_caches()
     if _INTERACTIONS.value:
         seconds, gib = count(_INTERACTIONS.value)

@@ -59,8 +59,11 @@ class Study:
 
 IDS_ONLY = {"model.streams": ("id",)}
 CONTENT_ONLY: Mapping[str, Any] = {"model.streams": ("content",), "model.id_neighbours": 0}
+ONE_STREAM = {"model.streams": ("sum",)}
+# A network alone: it reads nothing that was counted.
+ALONE = {"model.memory": (), "model.id_neighbours": 0}
 # It learns slowly: a search of 8 trials chose a larger step size, no second layer, no decay.
-GRU4REC = {**IDS_ONLY, "model.encoder": "gru"}
+GRU4REC = {**IDS_ONLY, **ALONE, "model.encoder": "gru"}
 GRU4REC_SETTINGS = {
     "model.num_unimodal_layers": 1,
     "optimizer.learning_rate": 3e-3,
@@ -69,8 +72,7 @@ GRU4REC_SETTINGS = {
 # The paper's model and losses; length, windows, averaged parameters and orders stay those of
 # the other variants (configs/paper.py has our defaults, configs/reference.py the authors').
 THE_PAPERS = {
-    "model.id_neighbours": 0,
-    "model.memory": (),
+    **ALONE,
     "model.head": "classes",
     "model.id_reads_content": False,
     "model.mixing": "gate",
@@ -112,6 +114,10 @@ def _ablation() -> tuple[Variant, ...]:
         Variant("sum in place of the gate", {"model.mixing": "sum"}),
         Variant("concatenation in place of the gate", {"model.mixing": "concatenation"}),
         Variant("no cross-attention", {"model.num_cross_layers": 0}),
+        Variant("no memories", {"model.memory": ()}),
+        Variant("no memory of popularity", {"model.memory": ("co_occurrence", "words")}),
+        Variant("no shared id vectors", {"model.id_neighbours": 0}),
+        Variant("one order of items of one time", {"model.tie_orders": 1}),
         *(Variant(name, changes) for name, changes in habits.items()),
         Variant("reference: all five", every),
     )
@@ -158,10 +164,12 @@ def _baselines() -> tuple[Variant, ...]:
         Variant("popularity of the month", {"baseline.kind": "month_popularity"}),
         Variant("nearest texts", {"baseline.kind": "nearest_texts"}),
         Variant("item-kNN", {"baseline.kind": "item_knn"}),
-        Variant("SASRec (cross entropy)", IDS_ONLY),
+        Variant("content added, with memories", ONE_STREAM),
+        Variant("TSSR without memories", {"model.memory": ()}),
+        Variant("SASRec (cross entropy)", {**IDS_ONLY, **ALONE}),
         Variant("GRU4Rec (cross entropy)", GRU4REC, GRU4REC_SETTINGS),
-        Variant("SASRec, content added", {"model.streams": ("sum",)}),
-        Variant("content only", CONTENT_ONLY),
+        Variant("SASRec, content added", {**ONE_STREAM, **ALONE}),
+        Variant("content only", {**CONTENT_ONLY, **ALONE}),
         Variant("the paper's TSSR, trained alike", THE_PAPERS, PAPER_SETTINGS),
     )
 
