@@ -186,7 +186,7 @@ class Recommender:
           top_k: length of a list.
           times: when the items of each history were taken, seconds since 1970; read by models with
             memories, to which items of one minute have no order. None: each item is of a time of
-            its own.
+            its own, the newest one of now.
           keep_seen: also recommend what is in the history; by default as the run was evaluated
             (`config.evaluate.keep_seen`).
           stream: "id" and "content" score by one stream alone, without memories: as if the gate
@@ -324,7 +324,7 @@ class Recommender:
           times: of the history's items, see `recommend`.
 
         Returns:
-          Reasons, whose scores add up to what the memories add to the item's score.
+          Reasons, whose scores add up to what co-occurrence and words add to the item's score.
 
         Raises:
           UserError: if the item is unknown, or times don't fit.

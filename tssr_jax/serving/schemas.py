@@ -29,7 +29,8 @@ class RecommendRequest(_Request):
     """Histories, oldest item first, and what may be recommended for them.
 
     `times`, one for each item of a history, are for models with memories: to these, items of one
-    minute (a basket) have no order.
+    minute (a basket) have no order, and the newest item tells what was popular then. Without times
+    the newest item is of now.
     """
 
     histories: Annotated[list[History], Field(min_length=1, max_length=MOST_HISTORIES)]

@@ -68,5 +68,9 @@ def test_without_open_fields_it_is_the_configuration():
 def test_data_sets_are_trained_by_what_ranked_best(name):
     config = load(name)
     assert {*open_fields(fitted())} - {"evaluate.keep_seen"} <= {*open_fields(config)}
-    assert config.model.head == "tied" and config.model.memory == ("co_occurrence", "words", "popularity")
+    assert config.model.head == "tied" and config.model.memory == (
+        "co_occurrence",
+        "words",
+        "popularity",
+    )
     validate_config(config)
