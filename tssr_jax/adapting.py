@@ -12,8 +12,8 @@ from tssr_jax.data_pipeline.gate_rows import had_before
 from tssr_jax.data_pipeline.prepare import prepare
 from tssr_jax.data_pipeline.store import SequenceStore, open_store
 from tssr_jax.data_pipeline.windows import HELD_OUT, held_out_items
-from tssr_jax.memory.choosing import best_fading
-from tssr_jax.memory.co_occurrence import Counting, training_events
+from tssr_jax.memory.co_occurrence import training_events
+from tssr_jax.memory.tables import chosen_fading
 from tssr_jax.parallel import processes
 
 # As many users tell the share of repeats.
@@ -57,8 +57,7 @@ def _facts(config: ml_collections.ConfigDict, sequences: SequenceStore, num_item
     settings, fading = config.memory, 0.0
     if settings.fading is None and _counts_pairs(config):
         events = training_events(sequences, held_out_items(config, num_items))
-        counting = Counting(fading, settings.power, settings.shrinkage)
-        fading = best_fading(events, num_items, counting, settings.decay, config.seed)
+        fading = chosen_fading(events, num_items, settings, config.data.cache_dir)
     return Facts(float(np.median(trained)), float(repeats.mean()) if several.size else 0.0, fading)
 
 

@@ -3,11 +3,13 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import ml_collections
 import numpy as np
 
 from tssr_jax.data_pipeline import cache
+from tssr_jax.memory.choosing import best_fading
 from tssr_jax.memory.co_occurrence import Counting, Events, co_occurrence_neighbours
 from tssr_jax.memory.scores import Neighbours
 from tssr_jax.memory.words import word_neighbours
@@ -27,14 +29,32 @@ def co_occurrence_table(
       cache_dir: of prepared data.
     """
     number, counting = settings.neighbours, Counting.from_config(settings)
-    digest = hashlib.sha256(json.dumps([_VERSION, num_items, number, counting]).encode())
-    for values in events:
-        digest.update(np.ascontiguousarray(values).tobytes())
 
     def count() -> Neighbours:
         return co_occurrence_neighbours(events, num_items, number, counting)
 
-    return _cached(f"co_occurrence-{digest.hexdigest()[:20]}", cache_dir, count)
+    digest = _digest(events, num_items, number, counting)
+    return _cached(f"co_occurrence-{digest}", cache_dir, count)
+
+
+def chosen_fading(
+    events: Events, num_items: int, settings: ml_collections.ConfigDict, cache_dir: str
+) -> float:
+    """The value of `memory.fading` that suits the data, see `memory.choosing`.
+
+    Args:
+      events: the training interactions.
+      num_items: size of the catalogue.
+      settings: section `memory` of the configuration.
+      cache_dir: of prepared data.
+    """
+    counting = Counting(0.0, settings.power, settings.shrinkage)
+    name = f"memories/fading-{_digest(events, num_items, settings.decay, counting)}.npy"
+    if path := cache.find(cache_dir, name):
+        return float(np.load(path))
+    found = best_fading(events, num_items, counting, settings.decay)
+    cache.save_array(cache_dir, name, np.array(found))
+    return found
 
 
 def word_table(
@@ -51,6 +71,14 @@ def word_table(
     values = json.dumps([_VERSION, number, list(texts)])
     name = f"words-{hashlib.sha256(values.encode()).hexdigest()[:20]}"
     return _cached(name, cache_dir, lambda: word_neighbours(texts, number))
+
+
+def _digest(events: Events, *settings: Any) -> str:
+    """Identifies what is counted of interactions with some settings."""
+    digest = hashlib.sha256(json.dumps([_VERSION, *settings]).encode())
+    for values in events:
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()[:20]
 
 
 def _cached(name: str, cache_dir: str, compute: Callable[[], Neighbours]) -> Neighbours:

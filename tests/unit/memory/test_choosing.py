@@ -26,28 +26,28 @@ def users_of(rng):
 
 def test_baskets_fade_fast():
     events = users_of(np.random.default_rng(0))
-    assert best_fading(events, 20, COUNTING, 0.8, 0, (0.0, 0.5)) == 0.5
-    assert best_fading(events, 20, COUNTING, 0.8, 0, (0.5, 0.0)) == 0.5
+    assert best_fading(events, 20, COUNTING, 0.8, (0.0, 0.5)) == 0.5
+    assert best_fading(events, 20, COUNTING, 0.8, (0.5, 0.0)) == 0.5
 
 
 def test_what_can_not_be_told_apart():
     """All pairs are as far apart."""
     events = users_of(np.random.default_rng(0))
     events = events._replace(minutes=np.zeros_like(events.minutes))
-    assert best_fading(events, 20, COUNTING, 0.8, 0, (0.1, 0.5, 0.0)) == 0.1
+    assert best_fading(events, 20, COUNTING, 0.8, (0.1, 0.5, 0.0)) == 0.1
 
 
 @pytest.mark.parametrize("sizes", [[], [1, 1], [0]], ids=str)
 def test_nobody_took_two_items(sizes):
     offsets = np.cumsum([0, *sizes])
     events = Events(offsets, np.ones(offsets[-1], int), np.ones(offsets[-1], int))
-    assert best_fading(events, 3, COUNTING, 0.8, 0, (0.1, 0.2)) == 0.1
+    assert best_fading(events, 3, COUNTING, 0.8, (0.1, 0.2)) == 0.1
 
 
 def test_a_sample_of_many_users():
     events = users_of(np.random.default_rng(0))
-    limited = best_fading(events, 20, COUNTING, 0.8, 0, (0.0, 0.5), most_pairs=20_000)
+    limited = best_fading(events, 20, COUNTING, 0.8, (0.0, 0.5), most_pairs=20_000)
     assert limited == 0.5
     # One user alone, whose own pairs are left out, tells nothing: the first value is taken.
     for fadings in ((0.0, 0.5), (0.5, 0.0)):
-        assert best_fading(events, 20, COUNTING, 0.8, 0, fadings, most_pairs=0) == fadings[0]
+        assert best_fading(events, 20, COUNTING, 0.8, fadings, most_pairs=0) == fadings[0]
