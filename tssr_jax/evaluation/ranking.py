@@ -12,7 +12,7 @@ from tssr_jax.content.trained import TrainedEncoder, parameters_name, scatter
 from tssr_jax.evaluation.metrics import MISSED, competitors_above
 from tssr_jax.models.apply import head_weights, newest, score
 from tssr_jax.models.content import CONTENT_LAYOUT, Content, Features, as_content
-from tssr_jax.models.recall import Recalled, recall, with_memories
+from tssr_jax.models.recall import Recalled, all_scores, recall
 from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel import collectives
 from tssr_jax.parallel.devices import ROWS, WHOLE
@@ -98,8 +98,7 @@ def model_scorer(model: TSSR) -> Scorer:
 
         def score_rows(states: tuple[jax.Array, Recalled | None]) -> jax.Array:
             fused, recalled = states
-            neural = weights.score(fused, model.compute_dtype)
-            return with_memories(model, params, neural, recalled, memories)
+            return all_scores(model, params, weights, fused, recalled, memories)
 
         return (outputs.fused[:, -1], recalled), score_rows
 

@@ -10,7 +10,7 @@ from tssr_jax.models import mixing
 from tssr_jax.models.content import Features, as_content
 from tssr_jax.models.head import HeadWeights
 from tssr_jax.models.packing import Packed
-from tssr_jax.models.recall import recall, with_memories
+from tssr_jax.models.recall import all_scores, recall
 from tssr_jax.models.tie_orders import has_ties, in_tie_order
 from tssr_jax.models.tssr import TSSR, TSSROutputs
 
@@ -111,10 +111,9 @@ def score(
     batch = {"item_sequence": item_sequence} | ({} if times is None else {"times": times})
     outputs = newest(model, params, batch, features)
     weights = head_weights(model, params, features)
-    neural = weights.score(outputs.fused[:, -1], model.compute_dtype)
     memories = as_content(features, model.modalities).memories
     recalled = recall(model, params, batch, memories)
-    return with_memories(model, params, neural, recalled, memories)
+    return all_scores(model, params, weights, outputs.fused[:, -1], recalled, memories)
 
 
 def embed_items(

@@ -1,9 +1,10 @@
 """Memories as further experts: a gate adds what was counted to what the network says.
 
-    score_j = a(h) neural_j + o c_j
+    score_j = sum over the network's parts p: a_p(h) neural_pj + o c_j
               + sum over memories m: q_m(h) exp(r_m c_j) log(1 + k_m(h) memory_mj(h))
 
-a, q and k are positive, and functions of the history alone. c_j is the logarithm of how often
+A network of experts has two parts: what it says by id vectors, and by content vectors. Others have
+one. a, q and k are positive, and functions of the history alone. c_j is the logarithm of how often
 training saw class j: words tell most of rare classes, the network of frequent ones. A class that a
 memory does not know keeps the network's score; a mixture of probabilities was worse, and a product
 of experts would punish such a class (docs/internals/decisions.md, "Memories").
@@ -21,6 +22,8 @@ from flax import linen as nn
 
 from tssr_jax.memory.popularity import popularity_at
 from tssr_jax.memory.scores import NOW, Memories, history_weights, neighbour_scores
+from tssr_jax.models.head import HeadWeights
+from tssr_jax.models.layers import product
 from tssr_jax.parallel.catalogue import Catalogue
 
 # The name of the gate's parameters.
@@ -36,7 +39,7 @@ class Trust(NamedTuple):
     """How much the network and the memories count for a history; all are positive.
 
     Attributes:
-      neural: [batch], the factor a of the network's scores.
+      neural: [batch, parts], the factors a of the network's scores.
       weights: [batch, memories], the factors q.
       sharpness: [batch, memories], the factors k.
     """
@@ -64,15 +67,17 @@ class MemoryGate(nn.Module):
     Items of one time are most often a basket, or a session: what follows is likely of it, too.
 
     Attributes:
+      num_parts: parts of the network's scores.
       num_memories: number of memories.
     """
 
+    num_parts: int
     num_memories: int
 
     def setup(self) -> None:
         """Zeros: all begins as `_START`, whatever a history or class is like."""
         zeros, number = nn.initializers.zeros_init(), self.num_memories
-        self.factors = self.param("factors", zeros, (3, 1 + 2 * number))
+        self.factors = self.param("factors", zeros, (3, self.num_parts + 2 * number))
         self.frequency = self.param("frequency", zeros, (1 + number,))
 
     def __call__(self, items: jax.Array, times: jax.Array) -> Trust:
@@ -88,10 +93,12 @@ class MemoryGate(nn.Module):
         items, times = (jnp.pad(x, ((0, 0), (1, 0))) for x in (items, times))
         tied = (items[:, -2] > 0) & (times[:, -1] == times[:, -2])
         read = jnp.stack([jnp.ones_like(length), length, tied.astype(length.dtype)], axis=1)
-        start = [_START["neural"], *[_START["weight"]] * number, *[_START["sharpness"]] * number]
+        times_of_start = {"neural": self.num_parts, "weight": number, "sharpness": number}
+        start = [_START[name] for name, times in times_of_start.items() for _ in range(times)]
         logits = _STEP_FACTOR * read @ self.factors + jnp.log(jnp.array(start))
         factors = jnp.exp(logits)
-        return Trust(factors[:, 0], *jnp.split(factors[:, 1:], 2, axis=1))
+        ends = (self.num_parts, self.num_parts + number)
+        return Trust(*jnp.split(factors, ends, axis=1))
 
     def by_frequency(self, frequency: jax.Array) -> ByFrequency:
         """What depends on c_j, `frequency` [shard_classes]."""
@@ -164,41 +171,64 @@ def by_frequency(model: Any, params: Any, memories: Memories) -> ByFrequency:
     return cast(ByFrequency, found)
 
 
+def neural_scores(model: Any, weights: HeadWeights, fused: jax.Array) -> list[jax.Array]:
+    """The network's scores by part, each [batch, shard_classes].
+
+    Args:
+      model: a TSSR.
+      weights: of its head.
+      fused: the head's input, [batch, d_model], or for experts [batch, 2 * d_model].
+    """
+    dtype = model.compute_dtype
+    if not model.predicts_by_experts:
+        return [weights.score(fused, dtype)]
+    by_id, by_content = zip(jnp.split(fused, 2, axis=-1), jnp.split(weights.kernel, 2), strict=True)
+    return [product(*by_id, dtype), product(*by_content, dtype) + weights.bias]
+
+
 def added(
-    neural: jax.Array, of_memories: Sequence[jax.Array], trust: Trust, classes: ByFrequency
+    neural: Sequence[jax.Array],
+    of_memories: Sequence[jax.Array],
+    trust: Trust,
+    classes: ByFrequency,
 ) -> jax.Array:
     """The formula of the module's docstring.
 
     Args:
-      neural: the network's scores, [batch, shard_classes].
+      neural: the network's scores by part, [batch, shard_classes].
       of_memories: each memory's scores, [batch, shard_classes].
       trust: of the histories.
       classes: what depends on the classes.
     """
-    scores = trust.neural[:, None] * neural + classes.offsets
+    scores = jnp.broadcast_to(classes.offsets, neural[0].shape)
+    for i, own in enumerate(neural):
+        scores += trust.neural[:, i, None] * own
     for i, own in enumerate(of_memories):
         weights = trust.weights[:, i, None] * classes.factors[i]
         scores += weights * jnp.log1p(trust.sharpness[:, i, None] * own)
     return scores
 
 
-def with_memories(
+def all_scores(  # noqa: PLR0917
     model: Any,
     params: Any,
-    neural: jax.Array,
+    weights: HeadWeights,
+    fused: jax.Array,
     recalled: Recalled | None,
     memories: Memories | None,
 ) -> jax.Array:
-    """Adds what the memories say to the network's scores [batch, shard_classes].
+    """What the network and the memories say of all classes, [batch, shard_classes].
 
     Args:
       model: a TSSR.
       params: its parameters.
-      neural: the network's scores.
+      weights: of its head.
+      fused: the head's input, [batch, d].
       recalled: by `recall`; None for a model without memories.
       memories: what the model reads; None without.
     """
     if recalled is None or memories is None:
-        return neural
+        return weights.score(fused, model.compute_dtype)
+    neural = neural_scores(model, weights, fused)
     own = memory_scores(model.memory, recalled, memories, model.classes)
     return added(neural, own, recalled.trust, by_frequency(model, params, memories))

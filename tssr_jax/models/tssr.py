@@ -165,7 +165,8 @@ class TSSR(nn.Module):
         elif both and self.mixing == "concatenation":
             self.concatenation = Concatenation(self.compute_dtype)
         if self.memory:
-            self.memory_gate = MemoryGate(len(self.memory))
+            parts = 2 if self.predicts_by_experts else 1
+            self.memory_gate = MemoryGate(parts, len(self.memory))
         self.output = Head(classes, self.d_model, bias_only=self.head == "tied")
         if self.head == "content":
             self.output_content = self._make_content_projection()

@@ -12,7 +12,7 @@ from tssr_jax.models import mixing
 from tssr_jax.models.apply import newest
 from tssr_jax.models.content import Content
 from tssr_jax.models.head import HeadWeights
-from tssr_jax.models.recall import Recalled, recall, with_memories
+from tssr_jax.models.recall import Recalled, all_scores, recall
 from tssr_jax.models.tssr import TSSR
 
 # The stream whose state is scored.
@@ -117,8 +117,8 @@ def chosen_scorer(model: TSSR, choice: Choice, stream: Stream = "fused") -> Scor
             gate = jnp.where(there, outputs.gate[:, -1].mean(axis=-1), jnp.nan)
 
         def score(states: _States) -> jax.Array:
-            scores = choice.weights.score(states.fused, model.compute_dtype)
-            scores = with_memories(model, params, scores, states.recalled, content.memories)
+            known = (states.recalled, content.memories)
+            scores = all_scores(model, params, choice.weights, states.fused, *known)
             scores = jnp.where(states.there[:, None], scores, choice.popularity)
             return jnp.where(choice.allowed, scores, -jnp.inf)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tssr_jax.run import Run
 
 # Last names of the parameters without weight decay; the last two are statistics.
-_NOT_DECAYED = ("bias", "scale", "factors", "mean", "var")
+_NOT_DECAYED = ("bias", "scale", "factors", "frequency", "mean", "var")
 
 
 class EncoderSteps(NamedTuple):
@@ -110,7 +110,7 @@ def _encoder_step_sizes(
 
 
 def _decayed(params: Any) -> Any:
-    """True for kernels and tables; False for biases, norms and residual scalars."""
+    """True for kernels and tables; False for biases, norms, residual scalars, memories' gates."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: not path[-1].key.endswith(_NOT_DECAYED), params
     )

@@ -1,6 +1,7 @@
 """Models with memories: scores by the dense formula, the gate's lessons, what they must not see."""
 
 import csv
+import dataclasses
 import itertools
 import json
 
@@ -16,7 +17,7 @@ from tssr_jax.config.saved import load_config
 from tssr_jax.data_pipeline.gate_rows import gate_rows, trained_lengths
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import evaluate, restore_best
-from tssr_jax.memory.popularity import popularity_at
+from tssr_jax.memory.popularity import Popularity, popularity_at
 from tssr_jax.memory.scores import Neighbours
 from tssr_jax.models.apply import encode, head_weights, score
 from tssr_jax.models.content import CONTENT_LAYOUT, Content
@@ -106,6 +107,37 @@ def test_lists_are_those_of_the_dense_formula(workdir, recommender, minutes):
         late = [[MINUTE * (2**31 - 5 + minute) for minute in minutes]]
         (found,) = recommender.recommend([history], top_k=6, times=late)
         assert without == found
+
+
+def test_a_network_of_experts_has_two_parts(tmp_path):
+    """What it says by id vectors and by content vectors, each with a factor of its own."""
+    run = build_run(config_of(tmp_path, **{"model.mixing": "experts", "model.head": "tied"}))
+    rng, items = np.random.default_rng(0), np.array([[3, 9, 4]], np.int32)
+    params = dict(run.initial_params())
+    params[GATE] = {name: rng.normal(0, 0.05, x.shape) for name, x in params[GATE].items()}
+    params["output"] = {"bias": jnp.array(rng.normal(size=run.data.num_items + 1))}
+    assert params[GATE]["factors"].shape == (3, 2 + 2 * 3)
+    found = score(run.model, params, items, run.content, np.array([[1, 2, 2]]))
+    # Without a memory: each part's share of the score, beside that of its classes' frequency.
+    nothing = run.content.memories._replace(
+        tables={
+            name: Neighbours(table.classes, jnp.zeros_like(table.likeness))
+            for name, table in run.content.memories.tables.items()
+        },
+        popularity=Popularity(np.zeros(1, np.int32), np.zeros((2, run.data.num_items + 1))),
+    )
+    content = dataclasses.replace(run.content, memories=nothing)
+    network = score(run.model, params, items, content, np.array([[1, 2, 2]]))
+    assert (found[0, 1:] >= network[0, 1:]).all() and (found > network).any()
+    fused = np.asarray(encode(run.model, params, items, run.content).fused[0, -1])
+    kernel, bias = map(np.asarray, head_weights(run.model, params, run.content))
+    width = run.model.d_model
+    assert fused.shape == (2 * width,)
+    factors = np.exp(10 * np.array([1.0, np.log(3) - 1, 1.0]) @ params[GATE]["factors"][:, :2])
+    expected = factors[0] * (fused[:width] @ kernel[:width])
+    expected += factors[1] * (fused[width:] @ kernel[width:] + bias)
+    expected += 10 * params[GATE]["frequency"][0] * np.asarray(nothing.frequency)
+    np.testing.assert_allclose(network[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_history_of_one_item(workdir, recommender):
