@@ -1,13 +1,14 @@
 """Memories as further experts: a gate adds what was counted to what the network says.
 
-    score_j = sum over the network's parts p: a_p(h) neural_pj + o c_j
+    score_j = b_j + sum over the network's parts p: a_p(h) x_p(h) v_pj + o c_j
               + sum over memories m: q_m(h) exp(r_m c_j) log(1 + k_m(h) memory_mj(h))
 
-A network of experts has two parts: what it says by id vectors, and by content vectors. Others have
-one. a, q and k are positive, and functions of the history alone. c_j is the logarithm of how often
-training saw class j: words tell most of rare classes, the network of frequent ones. A class that a
-memory does not know keeps the network's score; a mixture of probabilities was worse, and a product
-of experts would punish such a class (docs/internals/decisions.md, "Memories").
+x are states of the history, v the head's vectors, and b its bias. A network of experts has two
+parts: what it says by id vectors, and by content vectors. Others have one. a, q and k are positive,
+and functions of the history alone. c_j is the logarithm of how often training saw class j: words
+tell most of rare classes, the network of frequent ones. A class that a memory does not know keeps
+the network's score; a mixture of probabilities was worse, and a product of experts would punish
+such a class (docs/internals/decisions.md, "Memories").
 
 Co-occurrence counts the user's own interactions, too. So the gate learns from histories whose next
 item nothing else has seen: see `data_pipeline.gate_rows`.
@@ -23,7 +24,6 @@ from flax import linen as nn
 from tssr_jax.memory.popularity import popularity_at
 from tssr_jax.memory.scores import NOW, Memories, history_weights, neighbour_scores
 from tssr_jax.models.head import HeadWeights
-from tssr_jax.models.layers import product
 from tssr_jax.parallel.catalogue import Catalogue
 
 # The name of the gate's parameters.
@@ -171,38 +171,29 @@ def by_frequency(model: Any, params: Any, memories: Memories) -> ByFrequency:
     return cast(ByFrequency, found)
 
 
-def neural_scores(model: Any, weights: HeadWeights, fused: jax.Array) -> list[jax.Array]:
-    """The network's scores by part, each [batch, shard_classes].
+def trusted(fused: jax.Array, trust: Trust) -> jax.Array:
+    """The head's input, times how much its parts count: [batch, d], whose parts are equally wide.
 
     Args:
-      model: a TSSR.
-      weights: of its head.
-      fused: the head's input, [batch, d_model], or for experts [batch, 2 * d_model].
+      fused: [batch, d].
+      trust: of the histories.
     """
-    dtype = model.compute_dtype
-    if not model.predicts_by_experts:
-        return [weights.score(fused, dtype)]
-    by_id, by_content = zip(jnp.split(fused, 2, axis=-1), jnp.split(weights.kernel, 2), strict=True)
-    return [product(*by_id, dtype), product(*by_content, dtype) + weights.bias]
+    parts = trust.neural.shape[1]
+    return fused * jnp.repeat(trust.neural, fused.shape[1] // parts, axis=1)
 
 
 def added(
-    neural: Sequence[jax.Array],
-    of_memories: Sequence[jax.Array],
-    trust: Trust,
-    classes: ByFrequency,
+    neural: jax.Array, of_memories: Sequence[jax.Array], trust: Trust, classes: ByFrequency
 ) -> jax.Array:
-    """The formula of the module's docstring.
+    """The network's scores of `trusted` states, and what the memories add.
 
     Args:
-      neural: the network's scores by part, [batch, shard_classes].
+      neural: [batch, shard_classes].
       of_memories: each memory's scores, [batch, shard_classes].
       trust: of the histories.
       classes: what depends on the classes.
     """
-    scores = jnp.broadcast_to(classes.offsets, neural[0].shape)
-    for i, own in enumerate(neural):
-        scores += trust.neural[:, i, None] * own
+    scores = neural + classes.offsets
     for i, own in enumerate(of_memories):
         weights = trust.weights[:, i, None] * classes.factors[i]
         scores += weights * jnp.log1p(trust.sharpness[:, i, None] * own)
@@ -229,6 +220,6 @@ def all_scores(  # noqa: PLR0917
     """
     if recalled is None or memories is None:
         return weights.score(fused, model.compute_dtype)
-    neural = neural_scores(model, weights, fused)
+    neural = weights.score(trusted(fused, recalled.trust), model.compute_dtype)
     own = memory_scores(model.memory, recalled, memories, model.classes)
     return added(neural, own, recalled.trust, by_frequency(model, params, memories))

@@ -15,7 +15,7 @@ from tssr_jax.evaluation.top_k import competing_scores
 from tssr_jax.losses.base import LossTerm
 from tssr_jax.models.apply import head_weights, newest
 from tssr_jax.models.content import Content
-from tssr_jax.models.recall import GATE, added, by_frequency, memory_scores, neural_scores, recall
+from tssr_jax.models.recall import GATE, added, by_frequency, memory_scores, recall, trusted
 from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel import collectives
 
@@ -53,10 +53,9 @@ def gate_gradients(  # noqa: PLR0917
     outputs = newest(model, fixed, rows, content)
     fused, rows = catalogue.gather_rows((outputs.fused[:, -1], dict(rows)))
     items, labels, real = (rows[name] for name in ("item_sequence", "labels", "row_mask"))
-    neural = neural_scores(model, head_weights(model, fixed, content), fused)
-    neural = jax.lax.stop_gradient(neural)
+    weights = head_weights(model, fixed, content)
     seen = items[:, :0] if keep_seen else seen_items(items, labels)
-    nothing = competing_scores(jnp.zeros_like(neural[0]), seen, catalogue)
+    nothing = competing_scores(jnp.zeros((len(labels), catalogue.shard_classes)), seen, catalogue)
     competes = jnp.isfinite(nothing)
 
     def share(gate: Any) -> tuple[jax.Array, jax.Array]:
@@ -74,6 +73,7 @@ def gate_gradients(  # noqa: PLR0917
                 strict=True,
             )
         ]
+        neural = weights.score(trusted(fused, recalled.trust), model.compute_dtype)
         scores = added(neural, of_memories, recalled.trust, by_frequency(model, params, memories))
         fixed_scores = jax.lax.stop_gradient(scores)
         normaliser = catalogue.logsumexp(jnp.where(competes, fixed_scores, -jnp.inf))

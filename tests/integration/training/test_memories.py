@@ -64,7 +64,7 @@ def dense_scores(workdir, history, minutes):
     minutes = minutes[-len(items) :]
     outputs = encode(run.model, params, np.array([items], np.int32), run.content)
     weights = head_weights(run.model, params, run.content)
-    neural = np.asarray(weights.score(outputs.fused[0, -1], "float32"))
+    neural = np.asarray(outputs.fused[0, -1] @ weights.kernel)
     read = [1.0, np.log(len(items)) - 1, float(len(items) > 1 and minutes[-1] == minutes[-2])]
     gate = {name: 10 * np.asarray(values) for name, values in params[GATE].items()}
     factors = np.exp(np.array(read) @ gate["factors"]) * [1, *[0.6] * 3, *[5] * 3]
@@ -72,7 +72,7 @@ def dense_scores(workdir, history, minutes):
     offset, *exponents = gate["frequency"]
     assert np.abs(gate["frequency"]).min() > 0
     frequency = np.asarray(memories.frequency)
-    scores = factors[0] * neural + offset * frequency
+    scores = factors[0] * neural + np.asarray(weights.bias) + offset * frequency
     for i, name in enumerate(run.model.memory):
         sums = np.zeros(len(neural))
         if name == "popularity":
@@ -135,7 +135,7 @@ def test_a_network_of_experts_has_two_parts(tmp_path):
     assert fused.shape == (2 * width,)
     factors = np.exp(10 * np.array([1.0, np.log(3) - 1, 1.0]) @ params[GATE]["factors"][:, :2])
     expected = factors[0] * (fused[:width] @ kernel[:width])
-    expected += factors[1] * (fused[width:] @ kernel[width:] + bias)
+    expected += factors[1] * (fused[width:] @ kernel[width:]) + bias
     expected += 10 * params[GATE]["frequency"][0] * np.asarray(nothing.frequency)
     np.testing.assert_allclose(network[0], expected, rtol=1e-4, atol=1e-5)
 
