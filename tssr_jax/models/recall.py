@@ -93,8 +93,8 @@ class MemoryGate(nn.Module):
         items, times = (jnp.pad(x, ((0, 0), (1, 0))) for x in (items, times))
         tied = (items[:, -2] > 0) & (times[:, -1] == times[:, -2])
         read = jnp.stack([jnp.ones_like(length), length, tied.astype(length.dtype)], axis=1)
-        times_of_start = {"neural": self.num_parts, "weight": number, "sharpness": number}
-        start = [_START[name] for name, times in times_of_start.items() for _ in range(times)]
+        sizes = {"neural": self.num_parts, "weight": number, "sharpness": number}
+        start = [_START[name] for name, size in sizes.items() for _ in range(size)]
         logits = _STEP_FACTOR * read @ self.factors + jnp.log(jnp.array(start))
         factors = jnp.exp(logits)
         ends = (self.num_parts, self.num_parts + number)
