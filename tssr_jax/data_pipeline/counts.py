@@ -1,4 +1,4 @@
-"""Popularity of items in training, and in users' histories."""
+"""What evaluation counts: popularity of items, answers of the day of the item before."""
 
 import ml_collections
 import numpy as np
@@ -7,7 +7,13 @@ from tssr_jax.data_pipeline.gate_rows import trained_lengths
 from tssr_jax.data_pipeline.input_pipeline import users_in_chunks
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
-from tssr_jax.data_pipeline.windows import HELD_OUT, EvalSplit, held_out_items, without_items
+from tssr_jax.data_pipeline.windows import (
+    HELD_OUT,
+    MINUTES_PER_DAY,
+    EvalSplit,
+    held_out_items,
+    without_items,
+)
 
 
 def training_counts(
@@ -49,3 +55,14 @@ def history_mean(store: SequenceStore, values: np.ndarray, split: EvalSplit) -> 
         windows = store.rows(users).windows(tf.constant(own), longest).numpy()
         total += float((padded[windows].sum(axis=1) / own).sum())
     return total / ends.size
+
+
+def same_day(store: SequenceStore, split: EvalSplit) -> np.ndarray:
+    """Whether a split's answer is of the day (UTC) of the item before it, bool [num_users]."""
+    ends = store.lengths - HELD_OUT[split] + 1
+    found = []
+    for users in users_in_chunks(np.arange(ends.size), 2):
+        last_two = store.rows(users).times(tf.constant(ends[users.numpy()]), 2).numpy()
+        before, answer = (last_two // MINUTES_PER_DAY).T
+        found.append(before == answer)
+    return np.concatenate(found)

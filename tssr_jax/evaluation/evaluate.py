@@ -17,7 +17,7 @@ from tssr_jax.adapting import adapted
 from tssr_jax.checkpoints.checkpointer import Checkpointer
 from tssr_jax.config.files import write_arrays, write_json
 from tssr_jax.config.saved import FILE_NAME, load_config, require_same_config, save_config
-from tssr_jax.data_pipeline.counts import history_mean, training_counts
+from tssr_jax.data_pipeline.counts import history_mean, same_day, training_counts
 from tssr_jax.data_pipeline.input_pipeline import EvalBatches
 from tssr_jax.data_pipeline.windows import HELD_OUT, EvalSplit
 from tssr_jax.evaluation.baselines import learn_baseline
@@ -75,8 +75,8 @@ def evaluate_params(
 
     Writes test_metrics.json, validation_metrics.json and per_user.npz to `workdir`. per_user.npz
     holds, for each user, the answers and their ranks in both splits ("test_rank", ...) and the
-    length of the history before the test answer ("history"); for each class, its training
-    frequency ("counts").
+    length of the history before the test answer ("history"), and whether that answer is of the day
+    of the item before it ("same_day"); for each class, its training frequency ("counts").
 
     Args:
       run: data, features and model.
@@ -101,6 +101,7 @@ def evaluate_params(
             per_user |= {f"{split}_rank": ranks, f"{split}_answer": batches.answers()}
         store, num_items = run.sequences, run.data.num_items
         per_user["history"] = store.lengths - HELD_OUT["test"]
+        per_user["same_day"] = same_day(store, "test")
         per_user["counts"] = training_counts(store, run.config, num_items)
         if run.config.evaluate.list_length:
             task = progress.add_task("Lists", total=2 * batches.num_batches, message="")

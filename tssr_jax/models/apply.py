@@ -11,8 +11,11 @@ from tssr_jax.models.content import Features, as_content
 from tssr_jax.models.head import HeadWeights
 from tssr_jax.models.packing import Packed
 from tssr_jax.models.recall import all_scores, recall
-from tssr_jax.models.tie_orders import has_ties, in_tie_order
+from tssr_jax.models.tie_orders import in_tie_order, visited
 from tssr_jax.models.tssr import TSSR, TSSROutputs
+
+# Up to so many histories, their orders of items of one time are encoded in one batch.
+_FEW_ROWS = 16
 
 
 def encode(
@@ -71,19 +74,32 @@ def newest(
     if times is None or number == 1:
         return encode(model, params, items, features, last_only=True)
 
-    def one(order: jax.Array | int) -> TSSROutputs:
-        own = in_tie_order(items, times, order, number)
-        outputs = encode(model, params, own, features, last_only=True)
-        return jax.tree.map(lambda states: states[:, -1:], outputs)
+    orders, needed = visited(items, times, number)
+    # Devices that share a catalogue encode together, ties or not.
+    alone = model.classes.axis is None
 
-    # Devices that share a catalogue go through the loop together, ties or not.
-    orders: Any = number
-    if model.classes.axis is None:
-        orders = jnp.where(has_ties(items, times), number, 1)
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, 0))
-    add = lambda order, total: jax.tree.map(jnp.add, total, one(order))  # noqa: E731
-    total = jax.lax.fori_loop(0, orders, add, nothing)
-    return jax.tree.map(lambda states: states / orders, total)
+    def mean(some: jax.Array) -> TSSROutputs:
+        """The mean over some orders, which are encoded in one batch."""
+        own = [in_tie_order(items, times, order, number) for order in some]
+        outputs = encode(model, params, jnp.concatenate(own), features, last_only=True)
+        return jax.tree.map(
+            lambda x: x[:, -1:].reshape(len(some), -1, 1, x.shape[2]).mean(axis=0), outputs
+        )
+
+    if len(items) <= _FEW_ROWS:
+        # Not by a loop: XLA copies what a loop reads, here the vectors of all items.
+        if alone:
+            return jax.lax.cond(needed <= 2, lambda: mean(orders[:2]), lambda: mean(orders))
+        return mean(orders)
+
+    def add(turn: jax.Array, total: TSSROutputs) -> TSSROutputs:
+        return jax.tree.map(jnp.add, total, mean(orders[turn][None]))
+
+    shapes = jax.eval_shape(mean, orders[:1])
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    turns = needed if alone else number
+    total = jax.lax.fori_loop(0, turns, add, nothing)
+    return jax.tree.map(lambda states: states / turns, total)
 
 
 def score(

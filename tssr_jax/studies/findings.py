@@ -1,7 +1,7 @@
 """Results of each variant of a study: estimates, comparisons, costs."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -57,19 +57,19 @@ def find(study: Study, trials: Sequence[Trial]) -> list[Finding]:
     for trial in trials:
         by_variant.setdefault(trial.variant, []).append(trial)
     by_variant = {name: own for name, own in by_variant.items() if own}
-    users = {name: [per_user(trial) for trial in own] for name, own in by_variant.items()}
+    users = {name: {t.config.seed: per_user(t) for t in own} for name, own in by_variant.items()}
     comparisons = {m: _compare(users, study.variants[0].name, m) for m in METRICS}
     return [
-        _finding(name, own, users[name], {m: comparisons[m][name] for m in METRICS})
+        _finding(name, own, list(users[name].values()), {m: comparisons[m][name] for m in METRICS})
         for name, own in by_variant.items()
     ]
 
 
 def _compare(
-    users: Mapping[str, Sequence[Mapping[str, np.ndarray]]], first: str, metric: str
+    users: Mapping[str, Mapping[int, Mapping[str, np.ndarray]]], first: str, metric: str
 ) -> dict[str, Comparison | None]:
     """Each variant with the first one."""
-    values = {n: np.stack([gains(one, metric) for one in own]) for n, own in users.items()}
+    values = {n: np.stack([gains(one, metric) for one in own.values()]) for n, own in users.items()}
     differences = {
         name: paired_difference(values[name], values[first])
         for name in users
@@ -122,9 +122,21 @@ def gains(users: Mapping[str, np.ndarray], metric: str) -> np.ndarray:
     return inside / np.log2(ranks + 2.0) if name == "ndcg" else inside.astype(float)
 
 
-def _same_users(some: Sequence[Any], others: Sequence[Any]) -> bool:
-    answers = [users[f"{SPLIT}_answer"] for users in (*some, *others)]
-    return all(np.array_equal(answers[0], other) for other in answers[1:])
+def _same_users(
+    some: Mapping[int, Mapping[str, np.ndarray]], others: Mapping[int, Mapping[str, np.ndarray]]
+) -> bool:
+    """Whether two variants, by seed, rank the same users.
+
+    Histories are as long with any seed. Answers depend on the seed, which orders ties in time.
+    """
+    lengths = [users["history"] for users in (*some.values(), *others.values())]
+    answers = [
+        (some[seed][f"{SPLIT}_answer"], others[seed][f"{SPLIT}_answer"])
+        for seed in some.keys() & others.keys()
+    ]
+    return all(np.array_equal(lengths[0], other) for other in lengths[1:]) and all(
+        np.array_equal(one, other) for one, other in answers
+    )
 
 
 def _means(records: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Metrics of groups of users: by how long their history is, by how popular their answer is."""
+"""Metrics of groups of users: by length of their history, by popularity and day of the answer."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -31,7 +31,7 @@ class Group(NamedTuple):
 def group_metrics(
     seeds: Sequence[Mapping[str, np.ndarray]], split: str, counts: Sequence[np.ndarray]
 ) -> dict[str, list[Group]]:
-    """Metrics of both kinds of groups, for one variant.
+    """Metrics of each kind of groups, for one variant.
 
     Popularity groups are equal parts of the training interactions: the first group has the users
     whose answer is one of the rarest items, which make up a quarter of training, and so on. Answers
@@ -48,6 +48,9 @@ def group_metrics(
         _by_popularity(own[f"{split}_answer"], seen)
         for own, seen in zip(seeds, counts, strict=True)
     ]
+    kinds = {"length of history": by_history, "popularity": by_popularity}
+    if all("same_day" in own for own in seeds):  # trials of older versions have none
+        kinds["day of the answer"] = [_by_day(own["same_day"]) for own in seeds]
     ranks = [own[f"{split}_rank"] for own in seeds]
     return {
         f"NDCG@10 by {kind}": [
@@ -55,7 +58,7 @@ def group_metrics(
             for name in masks[0]
             if any(own[name].any() for own in masks)
         ]
-        for kind, masks in (("length of history", by_history), ("popularity", by_popularity))
+        for kind, masks in kinds.items()
     }
 
 
@@ -66,6 +69,10 @@ def _by_history(lengths: np.ndarray) -> dict[str, np.ndarray]:
         start = end + 1
     masks[f"{start}+"] = lengths >= start
     return masks
+
+
+def _by_day(same: np.ndarray) -> dict[str, np.ndarray]:
+    return {"the day of the item before": same, "later": ~same}
 
 
 def _by_popularity(answers: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:

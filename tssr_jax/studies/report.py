@@ -80,8 +80,11 @@ def groups_of(trials: Sequence[Trial]) -> dict[str, dict[str, list[Group]]]:
             _of_same_catalogue(first.get(seed, users), users) for seed, users in seeds.items()
         ]
         own[name] = group_metrics(list(seeds.values()), SPLIT, counts)
-    kinds = next(iter(own.values()))
-    return {kind: {name: own[name][kind] for name in variants} for kind in kinds}
+    kinds = list(dict.fromkeys(kind for groups in own.values() for kind in groups))
+    return {
+        kind: {name: groups[kind] for name, groups in own.items() if kind in groups}
+        for kind in kinds
+    }
 
 
 def _of_same_catalogue(

@@ -100,9 +100,10 @@ def make_trials(
 def configured(
     config: ml_collections.ConfigDict, variant: Variant, seed: int
 ) -> ml_collections.ConfigDict:
-    """A variant's whole configuration with a seed."""
+    """A variant's whole configuration with a seed, which also orders ties in time."""
     own = config.copy_and_resolve_references()
     own.update_from_flattened_dict({**variant.values, "seed": seed})
+    own.data.tie_seed += seed
     return own
 
 

@@ -118,7 +118,7 @@ def test_a_study_of_three_trials(tmp_path, monkeypatch, capsys):
     assert f"| both | 1 | {ndcg:.4f} [" in report and "by length of history" in report
     assert "| ids only | model.streams=('id',) |" in report
     page = (workdir / "report.html").read_text()
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 7
     assert "src=" not in page and 'href="http' not in page  # nothing is loaded from elsewhere
 
     def not_again(*_):

@@ -24,7 +24,7 @@ from tests.support.small_batches import (
 from tests.support.small_model import with_attention
 from tssr_jax.config import default
 from tssr_jax.config.validation import validate_config
-from tssr_jax.data_pipeline.counts import history_mean, training_counts
+from tssr_jax.data_pipeline.counts import history_mean, same_day, training_counts
 from tssr_jax.data_pipeline.input_pipeline import TrainBatches
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
@@ -85,6 +85,14 @@ def test_the_mean_of_what_users_had_seen(store):
     assert history_mean(store, np.arange(10), "test") == pytest.approx(np.mean(means))
     means = [(1 + 2 + 3 + 4) / 4, (5 + 6) / 2, 7]
     assert history_mean(store, np.arange(10), "validation") == pytest.approx(np.mean(means))
+
+
+def test_answers_of_the_day_of_the_item_before():
+    """A day has 1,440 minutes and starts at midnight, not at the item before."""
+    times = tf.constant([0, 1, 1439, 1440, 0, 1440, 2879])
+    store = SequenceStore.in_memory(times + 1, times, tf.constant([0, 4, 7], tf.int64))
+    np.testing.assert_array_equal(same_day(store, "validation"), [True, False])
+    np.testing.assert_array_equal(same_day(store, "test"), [False, True])
 
 
 def test_which_items_training_sees(store):

@@ -7,7 +7,7 @@ import pytest
 
 from tssr_jax.models.apply import encode, head_weights, newest, score
 from tssr_jax.models.init import init_params
-from tssr_jax.models.tie_orders import has_ties, in_tie_order
+from tssr_jax.models.tie_orders import in_tie_order, visited
 from tssr_jax.models.tssr import TSSR
 
 ITEMS = jnp.array([[0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 6, 7]])
@@ -30,7 +30,32 @@ def test_orders_by_hand():
         [0, 3, 1, 2, 5, 4],
     ]
     assert all(order[1] == [0, 0, 0, 0, 6, 7] for order in orders)  # padding is no item of time 0
-    assert has_ties(ITEMS, TIMES) and not has_ties(ITEMS[1:], TIMES[1:])
+
+
+@pytest.mark.parametrize(
+    ("times", "number", "needed"),
+    [
+        ([[0, 5, 5, 5, 8, 8]], 4, 4),
+        ([[0, 4, 5, 5, 8, 8]], 4, 2),
+        ([[0, 4, 5, 5, 8, 8]], 3, 3),
+        ([[0, 4, 5, 6, 7, 8]], 4, 1),
+    ],
+)
+def test_as_few_orders_as_have_the_mean_of_all(times, number, needed, model):
+    model, params = model
+    items, times = ITEMS[:1], jnp.array(times)
+    orders, found = visited(items, times, number)
+    assert found == needed
+    assert sorted(orders.tolist()) == list(range(number))
+    states = [
+        encode(model, params, in_tie_order(items, times, order, number), last_only=True).fused
+        for order in orders
+    ]
+    np.testing.assert_allclose(sum(states[:needed]) / needed, sum(states) / number, rtol=1e-5)
+
+
+def test_padding_is_no_item_of_one_time():
+    assert visited(ITEMS[1:], TIMES[1:], 4)[1] == 1
 
 
 def test_each_of_four_items_comes_last():
@@ -39,9 +64,13 @@ def test_each_of_four_items_comes_last():
     assert sorted(last) == [1, 2, 3, 4]
 
 
-def test_the_state_is_the_mean_of_the_orders(model):
+@pytest.mark.parametrize("rows", [2, 18])
+def test_the_state_is_the_mean_of_the_orders(model, rows):
+    """Of a few rows, two orders are encoded at once."""
     model, params = model
-    found = newest(model, params, {"item_sequence": ITEMS, "times": TIMES})
+    several = {"item_sequence": jnp.tile(ITEMS, (9, 1))[:rows], "times": jnp.tile(TIMES, (9, 1))}
+    found = newest(model, params, {**several, "times": several["times"][:rows]})
+    found = jax.tree.map(lambda states: states[-2:], found)
     states = [
         encode(model, params, in_tie_order(ITEMS, TIMES, order, 4), last_only=True).fused
         for order in range(4)

@@ -15,12 +15,14 @@ from tssr_jax.studies.trial import Trial
 STUDY = Study("?", (Variant("first"), Variant("second")))
 
 
-def ended(folder, variant, ranks):
+def ended(folder, variant, ranks, *, seed=0, answers=(5, 6), history=(3, 4)):
     """A trial whose two users have their answers at these ranks."""
-    trial = Trial(variant, {}, default.get_config(), folder)
+    config = default.get_config()
+    config.seed = seed
+    trial = Trial(variant, {}, config, folder)
     trial.run.mkdir(parents=True)
     with (trial.run / PER_USER_FILE).open("wb") as file:
-        np.savez(file, test_rank=np.array(ranks), test_answer=np.array([5, 6]))
+        np.savez(file, test_rank=ranks, test_answer=answers, history=history)
     result = {"cost": {}, "metrics": {"test": {"coverage": 0.5, "recall@10": 0.0}}}
     (folder / "result.json").write_text(json.dumps(result))
     return trial
@@ -30,7 +32,7 @@ def test_the_study_s_first_variant_comes_first_though_another_ended_before(tmp_p
     trials = [
         ended(tmp_path / "a", "second", [0, 50]),
         ended(tmp_path / "b", "first", [0, 1]),
-        ended(tmp_path / "c", "second", [9, 50]),
+        ended(tmp_path / "c", "second", [9, 50], seed=1),
     ]
     first, second = find(STUDY, trials)
     assert (first.name, first.seeds, second.name, second.seeds) == ("first", 1, "second", 2)
@@ -48,9 +50,33 @@ def test_the_study_s_first_variant_comes_first_though_another_ended_before(tmp_p
 
 def test_other_trainings_are_part_of_the_interval(tmp_path):
     """Of users who are all alike, only the seed tells what is found."""
-    trials = [ended(tmp_path / "a", "first", [0, 0]), ended(tmp_path / "b", "first", [50, 50])]
+    trials = [
+        ended(tmp_path / "a", "first", [0, 0]),
+        ended(tmp_path / "b", "first", [50, 50], seed=1),
+    ]
     [first] = find(STUDY, trials)
     assert first.estimates["recall@10"] == (0.5, 0.0, 1.0)
+
+
+def test_seeds_may_order_ties_in_different_ways(tmp_path):
+    """One seed has the same answers in both variants, another seed has others."""
+    trials = [
+        ended(tmp_path / "a", "first", [0, 50], seed=0, answers=(5, 6)),
+        ended(tmp_path / "b", "first", [0, 50], seed=1, answers=(5, 7)),
+        ended(tmp_path / "c", "second", [0, 1], seed=1, answers=(5, 7)),
+    ]
+    _, second = find(STUDY, trials)
+    assert second.comparisons["recall@10"].difference.mean == 0.5
+
+
+@pytest.mark.parametrize("other", [{"answers": (5, 7)}, {"history": (3, 5)}])
+def test_other_users_are_not_compared(other, tmp_path):
+    trials = [
+        ended(tmp_path / "a", "first", [0, 50]),
+        ended(tmp_path / "b", "second", [0, 1], **other),
+    ]
+    _, second = find(STUDY, trials)
+    assert second.comparisons["recall@10"] is None
 
 
 def test_variants_alone_are_not_compared(tmp_path):

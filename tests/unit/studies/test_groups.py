@@ -13,6 +13,7 @@ def test_groups_by_hand():
         # Items 2, 3 and 1 have 1, 3 and 4 of 8 interactions: parts 1, 2 and 4; item 4 none.
         "counts": np.array([0, 4, 1, 3, 0]),
         "test_rank": np.array([0, 10, 2, 0]),
+        "same_day": np.array([True, True, False, False]),
     }
     worse = {**users, "test_rank": np.array([20, 20, 2, 0])}
     found = group_metrics([users, worse], "test", [users["counts"]] * 2)
@@ -26,6 +27,10 @@ def test_groups_by_hand():
         ("part 1 of 4 (rare)", 1, 0.0, 0.0),
         ("part 3 of 4", 1, pytest.approx(0.5), 1.0),
         ("part 4 of 4 (popular)", 1, pytest.approx(0.5), pytest.approx(0.5)),
+    ]
+    assert [tuple(g) for g in found["NDCG@10 by day of the answer"]] == [
+        ("the day of the item before", 2, pytest.approx(0.25), pytest.approx(0.25)),
+        ("later", 2, pytest.approx(0.75), 1.0),
     ]
 
 
