@@ -314,27 +314,26 @@ class Recommender:
         )
 
     def because(
-        self, history: Sequence[str], item: str, times: Sequence[float] | None = None
-    ) -> tuple[Reason, ...]:
-        """The items of a history because of which memories speak for an item, strongest first.
+        self, history: Sequence[str], items: Sequence[str], times: Sequence[float] | None = None
+    ) -> tuple[tuple[Reason, ...], ...]:
+        """Because of which items of a history memories speak for other items, strongest first.
 
         Args:
           history: ids, oldest first.
-          item: the owner's id.
+          items: ids, such as those of a list.
           times: of the history's items, see `recommend`.
 
         Returns:
-          Reasons, whose scores add up to what co-occurrence and words add to the item's score.
+          For each of `items` reasons, whose scores add up to what co-occurrence and words add to
+          the item's score. There are none without memories, or where no item is known.
 
         Raises:
-          UserError: if the item is unknown, or times don't fit.
+          UserError: if one of `items` is unknown, or times don't fit.
         """
-        place = self.items.class_of(item)
+        places = [self.items.class_of(item) for item in items]
         require_times([history], [times])
         known = self.items.read(history, times)
-        if not known.classes:
-            return ()
-        return reasons(self.model, self._params, self._content.memories, self.items, known, place)
+        return reasons(self.model, self._params, self._content.memories, self.items, known, places)
 
     def _layer_names(self, number: int) -> tuple[str, ...]:
         own = self.model.num_unimodal_layers

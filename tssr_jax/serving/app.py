@@ -23,7 +23,7 @@ from tssr_jax.serving.monitoring import Monitoring
 from tssr_jax.serving.service import DEFAULT_LIMITS, Limits, Service
 
 PAGE = Path(__file__).parent / "page"
-_COMPUTING = frozenset({"/recommend", "/similar", "/explain", "/search"})
+_COMPUTING = frozenset({"/recommend", "/similar", "/explain", "/because", "/search"})
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.Problem, "description": description}
     for status, description in (
@@ -171,6 +171,14 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
             attention={stream: rows.tolist() for stream, rows in told.attention.items()},
             unknown=list(told.unknown),
         )
+
+    @app.post("/because", responses=_PROBLEMS)
+    async def because(asked: schemas.BecauseRequest) -> schemas.BecauseResponse:
+        """Because of which items of a history memories speak for other items."""
+        found = await service.compute(
+            lambda: recommender.because(asked.history, asked.items, asked.times)
+        )
+        return schemas.BecauseResponse(results=[service.reasons(own) for own in found])
 
     @app.get("/search", responses=_PROBLEMS)
     async def search(

@@ -56,6 +56,14 @@ class ExplainRequest(_Request):
     history: Annotated[list[ItemId], Field(min_length=1, max_length=MOST_ITEMS)]
 
 
+class BecauseRequest(_Request):
+    """A history, oldest item first, and items that memories may speak for."""
+
+    history: Annotated[list[ItemId], Field(min_length=1, max_length=MOST_ITEMS)]
+    items: Annotated[list[ItemId], Field(min_length=1, max_length=LONGEST_LIST)]
+    times: Times | None = None
+
+
 class Item(BaseModel):
     """An item; `image` is where its picture should be, null without one."""
 
@@ -117,6 +125,19 @@ class ExplainResponse(BaseModel):
     layers: list[str]
     attention: dict[str, list[list[float]]]
     unknown: list[str]
+
+
+class Reason(Item):
+    """An item of a history that a memory speaks by, and what it adds to a score."""
+
+    memory: str
+    score: float
+
+
+class BecauseResponse(BaseModel):
+    """The reasons of each item, in the order of the request's, strongest first."""
+
+    results: list[list[Reason]]
 
 
 class About(BaseModel):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tssr_jax.recommending.recommender import Recommender
-from tssr_jax.recommending.results import ScoredItem
+from tssr_jax.recommending.results import Reason, ScoredItem
 from tssr_jax.serving import schemas
 from tssr_jax.serving.batching import Batcher
 from tssr_jax.serving.title_search import TitleSearch
@@ -82,3 +82,11 @@ class Service:
         """A list of items as it is sent."""
         class_of = self.recommender.items.class_of
         return [schemas.Scored(score=x.score, **self.item(class_of(x.item))) for x in some]
+
+    def reasons(self, some: Iterable[Reason]) -> list[schemas.Reason]:
+        """Reasons for one item as they are sent."""
+        class_of = self.recommender.items.class_of
+        return [
+            schemas.Reason(memory=x.memory, score=x.score, **self.item(class_of(x.item)))
+            for x in some
+        ]

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import export
 
-from tests.support.raw_data import tiny_config
 from tests.support.runs import assert_same_run, final_state, metrics_of
+from tests.support.with_memories import config_of
+from tssr_jax.config.choices import MEMORIES
 from tssr_jax.config.saved import load_config
 from tssr_jax.data_pipeline.gate_rows import gate_rows, trained_lengths
 from tssr_jax.errors import UserError
@@ -20,10 +20,9 @@ from tssr_jax.evaluation.evaluate import evaluate, restore_best
 from tssr_jax.memory.popularity import Popularity, popularity_at
 from tssr_jax.memory.scores import Neighbours
 from tssr_jax.models.apply import encode, head_weights, score
-from tssr_jax.models.content import CONTENT_LAYOUT, Content
+from tssr_jax.models.content import CONTENT_LAYOUT
 from tssr_jax.models.recall import GATE
 from tssr_jax.parallel.devices import ROWS, Devices
-from tssr_jax.recommending.export import ExportRequest, run_export
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.run import build_run
 from tssr_jax.training.gate import PERIOD, gate_gradients
@@ -31,16 +30,7 @@ from tssr_jax.training.gate import ROWS as GATE_ROWS
 from tssr_jax.training.gate_inputs import gate_inputs
 from tssr_jax.training.loop import train, train_batches
 
-ALL = ("co_occurrence", "words", "popularity")
 MINUTE = 60.0
-
-
-def config_of(tmp_path, **fields):
-    config = tiny_config(tmp_path)
-    config.model.memory = ALL
-    config.memory.neighbours = 6
-    config.update_from_flattened_dict(fields)
-    return config
 
 
 @pytest.fixture(name="workdir", scope="module")
@@ -153,83 +143,6 @@ def test_a_history_of_one_item(workdir, recommender):
     np.testing.assert_allclose(
         found.items[0].score, np.delete(np.asarray(wide)[0], [0, int(item[0, 0])]).max(), rtol=1e-5
     )
-
-
-def test_times_that_do_not_fit(recommender):
-    for times, message in (
-        ([[1.7e12]], "not seconds since 1970"),
-        ([[float("nan")]], "not seconds since 1970"),
-        ([[1.0, 2.0]], "1 items has 2 times"),
-        ([], "1 histories, but times of 0"),
-    ):
-        with pytest.raises(UserError, match=message):
-            recommender.recommend([["i1"]], times=times)
-    with pytest.raises(UserError, match=r"not ascending: 2\.0, 1\.0"):
-        recommender.recommend([["i1", "i2"]], times=[[2.0, 1.0]])
-
-
-def test_reasons_add_up(workdir, recommender):
-    history, seconds = ["i3", "i9", "i4"], [60.0, 120.0, 120.0]
-    reasons = recommender.because(history, "i5", seconds)
-    assert {reason.memory for reason in reasons} <= {"co_occurrence", "words"}
-    assert [r.score for r in reasons] == sorted((r.score for r in reasons), reverse=True)
-    run, params, _ = restore_best(workdir)
-    without = run.content.memories._replace(
-        tables={
-            name: Neighbours(table.classes, jnp.zeros_like(table.likeness))
-            for name, table in run.content.memories.tables.items()
-        }
-    )
-    place = run.data.item_ids.index("i5") + 1
-    items = jnp.array([[run.data.item_ids.index(item) + 1 for item in history]])
-    times = jnp.array([[1, 2, 2]])
-    ours, network = (
-        score(run.model, params, items, content, times)[0, place]
-        for content in (
-            run.content,
-            Content(run.content.features, known=run.content.known, memories=without),
-        )
-    )
-    # Popularity, which no item of the history is a reason for, adds to both.
-    assert ours > network
-    np.testing.assert_allclose(sum(r.score for r in reasons), ours - network, rtol=1e-4)
-    assert recommender.because(["nothing"], "i5") == ()
-    with pytest.raises(UserError, match="not in the catalogue"):
-        recommender.because(history, "nothing")
-
-
-def test_exports_give_the_same_lists(workdir, recommender, tmp_path):
-    run_export(workdir, ExportRequest(tmp_path / "exported", top_k=5))
-    assert not (tmp_path / "exported" / "vectors.safetensors").exists()
-    program = export.deserialize(
-        bytearray((tmp_path / "exported" / "recommend.stablehlo").read_bytes())
-    )
-    history = ["i3", "i9", "i4"]
-    ids = recommender.items.ids
-    classes, values = program.call(np.array([[ids.index(item) + 1 for item in history]], np.int32))
-    (own,) = recommender.recommend([history], top_k=5)
-    assert [ids[c - 1] for c in np.asarray(classes)[0]] == [x.item for x in own.items]
-    np.testing.assert_allclose(values[0], [x.score for x in own.items], rtol=1e-4)
-    with pytest.raises(UserError, match="no products of vectors"):
-        run_export(workdir, ExportRequest(tmp_path / "other", formats=("vectors",)))
-    assert not (tmp_path / "other").exists()
-
-
-def test_new_items_have_words_only(tmp_path):
-    config = config_of(tmp_path, **{"model.head": "tied", "train.num_epochs": 1})
-    train(config, tmp_path / "run")
-    recommender = Recommender.from_workdir(tmp_path / "run", batch_size=8)
-    titles = dict(zip(recommender.items.ids, recommender.items.titles, strict=True))
-    (tmp_path / "new.csv").write_text(f"item,title\nn1,{titles['i4']}\n")
-    more = Recommender.from_workdir(tmp_path / "run", new_items=tmp_path / "new.csv", batch_size=8)
-    assert {reason.memory for reason in more.because(["i4"], "n1")} == {"words"}
-    assert {reason.memory for reason in more.because(["n1"], "i4")} == {"words"}
-    # It is like its twin's twins: whose texts are equal, likeness is equal.
-    twin = "i14"
-    assert titles[twin] == titles["i4"]
-    old, new = (r.because(["i4"], twin) for r in (recommender, more))
-    words = [[x.score for x in own if x.memory == "words"] for own in (old, new)]
-    np.testing.assert_allclose(*words, rtol=1e-5)
 
 
 def test_it_resumes_exactly(tmp_path):
@@ -451,4 +364,4 @@ def test_what_does_not_go_with_memories(tmp_path, fields, message):
 
 def test_a_run_is_saved_with_its_memories(workdir):
     config = load_config(workdir)
-    assert tuple(config.model.memory) == ALL and config.memory.neighbours == 6
+    assert tuple(config.model.memory) == MEMORIES and config.memory.neighbours == 6
