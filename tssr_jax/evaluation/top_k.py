@@ -32,6 +32,7 @@ def top_k(  # noqa: PLR0917
     k: int,
     features: Features = None,
     excluded: jax.Array | None = None,
+    times: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The k best items of each history, best first; ties go to the lower id.
 
@@ -45,13 +46,14 @@ def top_k(  # noqa: PLR0917
       features: of the items, as `encode` takes them.
       excluded: int [batch, width], items that do not compete, filled up with -1; by default the
         items of `item_sequence`.
+      times: int [batch, length], minutes, as `score` reads them.
 
     Returns:
       Items int32 [batch, k] and their scores; item 0, score -inf where fewer compete.
     """
     if excluded is None:
         excluded = seen_items(item_sequence)
-    scores = score(model, params, item_sequence, features)
+    scores = score(model, params, item_sequence, features, times)
     return best_classes(scores, excluded, k, model.classes)
 
 

@@ -17,6 +17,8 @@ from tssr_jax.config.saved import load_config
 from tssr_jax.data_pipeline.gate_rows import gate_rows, trained_lengths
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import evaluate, restore_best
+from tssr_jax.evaluation.ranking import rank
+from tssr_jax.evaluation.top_k import top_k
 from tssr_jax.memory.popularity import Popularity, popularity_at
 from tssr_jax.memory.scores import Neighbours
 from tssr_jax.models.apply import encode, head_weights, score
@@ -87,6 +89,11 @@ def test_lists_are_those_of_the_dense_formula(workdir, recommender, minutes):
     np.testing.assert_allclose(whole[0, 1:], scores[1:], rtol=1e-4)
     scores[[0, *items]] = -np.inf
     best = np.argsort(-scores, kind="stable")[:6]
+    read = {"features": run.content, "times": jnp.array([minutes])}
+    found, _ = top_k(run.model, params, jnp.array([items]), 6, **read)
+    np.testing.assert_array_equal(found[0], best)
+    ranks = [rank(run.model, params, jnp.array([items]), best[i : i + 1], **read) for i in (0, 5)]
+    assert np.concatenate(ranks).tolist() == [0, 5]
     for batch in ([history], [["i1"], history, []]):
         times = [seconds if own is history else None for own in batch]
         found = recommender.recommend(batch, top_k=6, times=times)[batch.index(history)]
