@@ -1,5 +1,7 @@
 """The one exception whose message is written for the person who runs the program."""
 
+from typing import Any
+
 
 class UserError(Exception):
     """Something outside the program is wrong: input, configuration, a folder, a checkpoint.
@@ -7,3 +9,9 @@ class UserError(Exception):
     The message says in one paragraph what was found, where, and what to do. `main` prints it
     without a stack of frames and exits with status 1.
     """
+
+
+def shown(value: Any, most: int = 120) -> str:
+    """Data, or the words of a library, as a message has them: in one line, cut if it is long."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -14,6 +14,7 @@ import polars as pl
 from configs import amazon, csv, hm, mind, ml1m, ml10m, ml20m, ml25m, ml32m, ml100k, yelp
 from tests.support.raw_data import write_images
 from tssr_jax.data_pipeline.sources import SOURCES, Dump
+from tssr_jax.data_pipeline.sources.descriptions import with_ids_of_interactions
 from tssr_jax.data_pipeline.texts import describe
 
 NUM_USERS, NUM_ITEMS = 40, 20
@@ -269,7 +270,8 @@ class Raw:
         dump = Dump(source.locate(data), data, Counter())
         self.counts = dump.counts
         self.interactions = pl.concat(source.interactions(dump))
-        self.items = source.items(dump, self.interactions["item"].unique())
+        wanted = self.interactions["item"].unique()
+        self.items = with_ids_of_interactions(source.items(dump, wanted), wanted, dump)
         fields = data.text_fields or [n for n in self.items.columns if n not in ("item", "image")]
         self.described = describe(self.items, fields, data.text_field_length)
 

@@ -26,8 +26,9 @@ from tssr_jax.data_pipeline import builder, cache, fetching, records, report
 from tssr_jax.data_pipeline.interactions import collect
 from tssr_jax.data_pipeline.sequences import build_sequences
 from tssr_jax.data_pipeline.sources import SOURCES, Dump, RawFiles
-from tssr_jax.data_pipeline.sources.base import LATEST, TICKS
+from tssr_jax.data_pipeline.sources.descriptions import with_ids_of_interactions
 from tssr_jax.data_pipeline.texts import describe
+from tssr_jax.data_pipeline.time_range import TimeRange
 from tssr_jax.errors import UserError
 
 _VERSION = 3
@@ -132,8 +133,9 @@ def _write(part: Path, files: RawFiles, data: ml_collections.ConfigDict) -> None
     source, dump = SOURCES[data.source], Dump(files, data, Counter[str]())
     scratch = part / "scratch"
     scratch.mkdir()
+    times = TimeRange(files.interactions)
     interactions = collect(
-        _with_progress(_plausible(source.interactions(dump), files.interactions)),
+        _with_progress(times.checked(source.interactions(dump))),
         scratch,
         tie_seed=data.tie_seed,
         drop_repeats=data.drop_repeats,
@@ -144,6 +146,7 @@ def _write(part: Path, files: RawFiles, data: ml_collections.ConfigDict) -> None
         min_item_interactions=data.min_item_interactions,
     )
     described = source.items(dump, sequences.item_ids)
+    described = with_ids_of_interactions(described, sequences.item_ids, dump)
     fields = data.text_fields or [n for n in described.columns if n not in ("item", "image")]
     items, item_counts = _catalogue(
         sequences.item_ids, describe(described, fields, data.text_field_length)
@@ -152,21 +155,7 @@ def _write(part: Path, files: RawFiles, data: ml_collections.ConfigDict) -> None
     shutil.rmtree(scratch)
     settings = {k: v for k, v in data.to_dict().items() if k not in _NOT_IN_KEY}
     values = {"origin": files.origin, "settings": settings} | sequences.report | item_counts
-    report.write(values | dict(dump.counts), sequences, part)
-
-
-def _plausible(chunks: Iterator[pl.DataFrame], path: Path) -> Iterator[pl.DataFrame]:
-    """Raises UserError at a time whose minutes do not fit into an int32, as batches have them."""
-    for chunk in chunks:
-        times = chunk["timestamp"]
-        far = times.filter(times.abs() > TICKS * LATEST)
-        if len(far):
-            raise UserError(
-                f"{path} has the time {far[0] // TICKS}, which as seconds since 1970 is thousands "
-                "of years away. These are probably milliseconds or microseconds: convert the "
-                "column to seconds."
-            )
-        yield chunk
+    report.write(values | times.report() | dict(dump.counts), sequences, part)
 
 
 def _with_progress(chunks: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:

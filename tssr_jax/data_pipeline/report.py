@@ -24,11 +24,11 @@ def write(values: dict, sequences: Sequences, folder: Path) -> None:
 
 
 def summary(values: dict) -> list[str]:
-    """The summary of a report, at most nine lines."""
+    """The summary of a report, at most ten lines."""
     dropped = values["interactions_read"] - values["interactions_kept"]
     lines = [
         f"{values['users']:,} users, {values['items']:,} items, {values['interactions_kept']:,} "
-        f"interactions ({dropped:,} dropped)",
+        f"interactions ({dropped:,} dropped){_dates(values)}",
         f"histories of up to {values['max_length']:,} items, half of them of up to "
         f"{values['length_percentile_50']:g}",
     ]
@@ -36,6 +36,7 @@ def summary(values: dict) -> list[str]:
         ("interactions_dropped_as_repeats", "interactions were dropped as repeats"),
         ("lines_skipped_as_malformed", "malformed lines were skipped"),
         ("items_without_a_row_in_the_item_file", "items have no row in the items file"),
+        ("items_whose_id_was_mended", "items are written differently in the two files"),
         ("items_without_content", "items have neither a text nor a picture"),
         ("item_rows_that_disagree", "rows describe an item differently than the first one"),
     ):
@@ -51,6 +52,13 @@ def summary(values: dict) -> list[str]:
             "unless --config.evaluate.keep_seen=True lets them be recommended"
         )
     return lines
+
+
+def _dates(values: dict) -> str:
+    """From when to when; data that an older version prepared does not tell."""
+    if "first_date" not in values:
+        return ""
+    return f", {values['first_date']} to {values['last_date']}"
 
 
 def show(values: dict, *, everything: bool = False) -> None:
@@ -69,6 +77,8 @@ def show(values: dict, *, everything: bool = False) -> None:
         if isinstance(value, int | float):
             text = f"{value:,.3g}" if isinstance(value, float) else f"{value:,}"
             table.add_row(name.replace("_", " "), text)
+        elif name.endswith("_date"):
+            table.add_row(name.replace("_", " "), value)
     console.print(table)
 
 

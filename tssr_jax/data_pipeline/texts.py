@@ -8,13 +8,18 @@ import polars as pl
 from tssr_jax.errors import UserError
 
 SEPARATOR = ". "
+# Scripts, styles and comments of a page, then tags.
+_NO_TEXT = (
+    r"(?is)<script\b.*?</script\s*>|<style\b.*?</style\s*>|<!--.*?-->",
+    r"</?[A-Za-z][^<>]*>",
+)
 
 
 def describe(items: pl.DataFrame, fields: Sequence[str], field_length: int) -> pl.DataFrame:
     """Makes `title` and `text` of each item.
 
-    HTML entities are decoded, tags removed, white space folded. The title is the first field, the
-    text the non-empty fields joined by ". ".
+    HTML entities are decoded, tags, scripts and comments removed, white space folded. The title is
+    the first field, the text the non-empty fields joined by ". ".
 
     Args:
       items: columns `item` and the fields; null stands for nothing.
@@ -44,7 +49,8 @@ def describe(items: pl.DataFrame, fields: Sequence[str], field_length: int) -> p
 def _clean(texts: pl.Series, length: int) -> pl.Series:
     texts = texts.cast(pl.String).fill_null("")
     texts = texts.map_elements(html.unescape, pl.String)
-    texts = texts.str.replace_all(r"</?[A-Za-z][^<>]*>", " ")
+    for pattern in _NO_TEXT:
+        texts = texts.str.replace_all(pattern, " ")
     texts = texts.str.replace_all(r"\s+", " ").str.strip_chars()
     if not length:
         return texts

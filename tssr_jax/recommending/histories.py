@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from tssr_jax.data_pipeline.sources import base, tables
+from tssr_jax.data_pipeline.sources import tables, values
+from tssr_jax.data_pipeline.sources.delimited import Chunk, require_columns
 from tssr_jax.errors import UserError
 
 INPUTS = (".jsonl", ".csv", ".csv.gz", ".parquet")
@@ -121,7 +122,7 @@ class HistoryFile:
         columns = (self._columns[0], _LISTS)
         table = pl.scan_parquet(self._path)
         names = table.collect_schema().names()
-        tables.require_columns(names, columns, self._path, "")
+        require_columns(names, columns, self._path, "")
         times = pl.col(_TIMES).cast(pl.List(pl.Float64)) if _TIMES in names else pl.lit(None)
         table = table.select(
             pl.col(columns[0]).cast(pl.String), pl.col(_LISTS).cast(pl.List(pl.String)), times
@@ -142,12 +143,14 @@ class HistoryFile:
     def _from_item_rows(self) -> Iterator[History]:
         hint = "Rename it, or write histories as JSON lines."
         timed = self._time_column in tables.column_names(self._path)
-        wanted = (*self._columns, self._time_column) if timed else self._columns
-        chunks = tables.read_chunks(self._path, wanted=wanted, hint=hint)
+        needed = (*self._columns, self._time_column) if timed else self._columns
+        chunks = tables.read_chunks(self._path, needed=needed, hint=hint)
         rows = (
-            (line + i, *row)
-            for line, chunk in chunks
-            for i, row in enumerate(self._with_seconds(chunk, line, timed).iter_rows())
+            (int(line), *row)
+            for chunk in chunks
+            for line, row in zip(
+                chunk.lines, self._with_seconds(chunk, timed).iter_rows(), strict=True
+            )
         )
         seen: set[str] = set()
         for user, group in itertools.groupby(rows, key=lambda row: (row[1] or "").strip()):
@@ -163,20 +166,20 @@ class HistoryFile:
             times = [at for *_, at in own] if timed else None
             yield History(user, *_without_empty([item for _, _, item, _ in own], times))
 
-    def _with_seconds(self, chunk: pl.DataFrame, line: int, timed: bool) -> pl.DataFrame:
+    def _with_seconds(self, rows: Chunk, timed: bool) -> pl.DataFrame:
         """Columns user, item, and seconds since 1970, null where there are no times."""
-        user, item = self._columns
+        (user, item), chunk = self._columns, rows.table
         # A row without an item is an empty history, and needs no time.
         there = chunk[item].fill_null("").str.strip_chars() != ""
         if not timed or not there.any():
             return chunk.select(user, item, pl.lit(None, pl.Float64).alias("seconds"))
         some = chunk[self._time_column].filter(there)[0]
         times = pl.when(there).then(pl.col(self._time_column)).otherwise(pl.lit(some))
-        milliseconds = base.parse_timestamps(
-            chunk.select(times.alias(self._time_column)),
-            *(self._time_column, self._path, line, self._time_format),
+        some_times = Chunk(rows.lines, chunk.select(times.alias(self._time_column)))
+        milliseconds = values.parse_timestamps(
+            some_times, self._time_column, self._path, self._time_format
         )
-        return chunk.select(user, item, (milliseconds / base.TICKS).alias("seconds"))
+        return chunk.select(user, item, (milliseconds / values.TICKS).alias("seconds"))
 
     def _require_user(self, user: str | None, where: str) -> None:
         if not user or not user.strip():

@@ -16,7 +16,7 @@ import polars as pl
 from tssr_jax.config.choices import ranks_by_content
 from tssr_jax.content.image_inputs import image_features
 from tssr_jax.content.text_features import text_features
-from tssr_jax.data_pipeline.sources import base, tables
+from tssr_jax.data_pipeline.sources import tables, values
 from tssr_jax.data_pipeline.sources.own_files import own_fields
 from tssr_jax.data_pipeline.texts import describe
 from tssr_jax.errors import UserError
@@ -47,16 +47,18 @@ def read_new_items(path: Path, data: ml_collections.ConfigDict) -> pl.DataFrame:
     """
     if not path.is_file():
         raise UserError(f"--new_items: there is no file {path}.")
-    table = tables.read_table(path)
-    fields = tuple(data.text_fields) or own_fields(table.columns)
+    needed = (data.item_column, *(data.text_fields or ("title",)))
     hint = "New items need the columns by which the catalogue's own are described."
-    tables.require_columns(table.columns, (data.item_column, *fields), path, hint)
-    ids = base.parse_ids(table, data.item_column, path, 2)
+    rows = tables.read_table(path, needed=needed, hint=hint)
+    lines, table = rows
+    fields = tuple(data.text_fields) or own_fields(table.columns)
+    ids = values.parse_ids(rows, data.item_column, path)
     twice = ids.filter(ids.is_duplicated())
     if len(twice):
-        lines = (ids == twice[0]).arg_true().head(2) + 2
+        first, second = (ids == twice[0]).arg_true().head(2)
         raise UserError(
-            f"{path} has item {twice[0]!r} twice, in lines {lines[0]} and {lines[1]}: keep one."
+            f"{path} has item {twice[0]!r} twice, in lines {lines[first]} and {lines[second]}: "
+            "keep one."
         )
     table = table.select(ids.alias("item"), pl.exclude(data.item_column, "item"))
     return describe(table, fields, data.text_field_length)

@@ -1,7 +1,9 @@
 """Raw layouts, and what is said when they are broken."""
 
+import ast
 import gzip
 import json
+import re
 
 import polars as pl
 import pytest
@@ -74,6 +76,12 @@ def test_texts(tmp_path, name, item, text):
 def test_text_of_kid_s_toy_with_lost_tags_keeps_words_apart():
     items = pl.DataFrame({"item": ["a"], "title": ["One<br/>two  &lt;3 &amp;\nthree < four"]})
     assert describe(items, ["title"], 0)["text"].to_list() == ["One two <3 & three < four"]
+
+
+def test_scripts_and_comments_of_a_page_are_no_text():
+    title = "<STYLE>a {color: red}</style >A<script src=x>if (a < b)\n c()</script> toy<!-- <b> -->"
+    items = pl.DataFrame({"item": ["a"], "title": [title]})
+    assert describe(items, ["title"], 0)["text"].to_list() == ["A toy"]
 
 
 def test_fields_are_cut_after_whole_words():
@@ -294,3 +302,54 @@ def test_ids_that_are_none(tmp_path, value):
     edit(tmp_path / "ratings.csv", lambda c: c.replace(b"\n2,", f"\n{value},".encode()))
     with pytest.raises(UserError, match=r"ratings.csv, line 15: column 'userId' (is empty|holds)"):
         Raw(config)
+
+
+def test_mind_without_the_impressions_numbers(tmp_path):
+    """Some copies have no first column."""
+    config = write_layout("mind", tmp_path)
+    expected = Raw(config)
+
+    def change(content):
+        return b"\n".join(line.partition(b"\t")[2] for line in content.split(b"\n"))
+
+    edit(tmp_path / "behaviors.tsv", change)
+    assert Raw(config).interactions.equals(expected.interactions)
+    edit(tmp_path / "behaviors.tsv", lambda content: content.replace(b"\t", b";"))
+    with pytest.raises(
+        UserError, match=r"has 1 columns, .* must be impression, user, time, .*; or"
+    ):
+        Raw(config)
+
+
+def test_mind_that_does_not_tell_clicks(tmp_path):
+    config = write_layout("mind", tmp_path)
+    edit(tmp_path / "behaviors.tsv", lambda c: c.replace(b"-1", b"").replace(b"-0", b""))
+    with pytest.raises(UserError, match="These are probably the test behaviors"):
+        Raw(config)
+
+
+def test_amazon_2014_as_json_and_times_as_strings(tmp_path):
+    config = write_layout("amazon-2014", tmp_path)
+    expected = Raw(config)
+    file = next(tmp_path.glob("meta_*"))
+
+    def as_json(content):
+        lines = content.decode().splitlines()
+        return "\n".join(json.dumps(ast.literal_eval(line)) for line in lines).encode()
+
+    edit(file, as_json)
+    quoted = re.compile(rb'"unixReviewTime": (\d+)')
+    edit(next(tmp_path.glob("reviews_*")), lambda c: quoted.sub(rb'"unixReviewTime": "\1"', c))
+    raw = Raw(config)
+    assert raw.interactions.equals(expected.interactions)
+    assert raw.described.equals(expected.described)
+
+
+def test_a_page_s_script_is_no_title(tmp_path):
+    config = write_layout("amazon-2018", tmp_path)
+    script = rb"<span class=\"a-size\"\n var aPageStart = (new Date()).getTime();"
+    edit(
+        tmp_path / "meta_Toys_and_Games.json.gz",
+        lambda content: content.replace(b"Kid&#39;s <b>Toy</b> 7", script, 1),
+    )
+    assert Raw(config).row("B007")["title"] == ""

@@ -2,7 +2,7 @@
 
     2014  https://jmcauley.ucsd.edu/data/amazon/links.html
           reviews_CATEGORY_5.json.gz (5-core) or reviews_CATEGORY.json.gz: reviewerID, asin,
-          unixReviewTime; meta_CATEGORY.json.gz: Python literals, not JSON: asin, title,
+          unixReviewTime; meta_CATEGORY.json.gz: Python literals (some copies: JSON): asin, title,
           description, brand, categories [[...]], imUrl
     2018  https://nijianmo.github.io/amazon/
           CATEGORY_5.json.gz or CATEGORY.json.gz: as in 2014; meta_CATEGORY.json.gz: JSON: asin,
@@ -24,7 +24,7 @@ from typing import Any
 import ml_collections
 import polars as pl
 
-from tssr_jax.data_pipeline.sources import base, json_lines
+from tssr_jax.data_pipeline.sources import base, descriptions, json_lines, values
 from tssr_jax.data_pipeline.sources.yelp import join
 from tssr_jax.errors import UserError
 
@@ -34,29 +34,29 @@ class _Edition:
     """Names of files and fields of one year.
 
     Attributes:
+      layout: is part of the key of prepared data: the year, and a number if reading has changed.
       reviews, meta: names of files.
       user, item, time: names of a review's fields; a description has `item`, too.
       ticks: ticks of the time in a second.
-      parse: parses a line of `meta`.
       fields: our names -> names of fields of a description; the first one with a value is read.
     """
 
+    layout: str
     reviews: tuple[str, ...]
     meta: str
     user: str
     item: str
     time: str
     ticks: int
-    parse: json_lines.Parser
     fields: Mapping[str, tuple[str, ...]]
 
 
 _REVIEW_2014 = {"user": "reviewerID", "item": "asin", "time": "unixReviewTime", "ticks": 1}
 EDITIONS: dict[str, _Edition] = {
     "2014": _Edition(
+        layout="2014",
         reviews=("reviews_{}_5.json", "reviews_{}.json"),
         meta="meta_{}.json",
-        parse=json_lines.python_literal,
         fields={
             "title": ("title",),
             "brand": ("brand",),
@@ -67,9 +67,9 @@ EDITIONS: dict[str, _Edition] = {
         **_REVIEW_2014,  # type: ignore[arg-type]
     ),
     "2018": _Edition(
+        layout="2018-2",
         reviews=("{}_5.json", "{}.json"),
         meta="meta_{}.json",
-        parse=json_lines.json_object,
         fields={
             "title": ("title",),
             "brand": ("brand",),
@@ -80,13 +80,13 @@ EDITIONS: dict[str, _Edition] = {
         **_REVIEW_2014,  # type: ignore[arg-type]
     ),
     "2023": _Edition(
+        layout="2023",
         reviews=("{}.jsonl",),
         meta="meta_{}.jsonl",
         user="user_id",
         item="parent_asin",
         time="timestamp",
         ticks=1000,
-        parse=json_lines.json_object,
         fields={
             "title": ("title",),
             "brand": ("store",),
@@ -111,33 +111,32 @@ class Amazon:
         names.append([edition.meta.format(category)])
         choices = [[n for name in some for n in (f"{name}.gz", name)] for some in names]
         reviews, meta = base.find_files(data, choices, f"Source 'amazon', {data.edition}")
-        return base.RawFiles(data.raw_dir, year, reviews, meta)
+        return base.RawFiles(data.raw_dir, edition.layout, reviews, meta)
 
     def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
         """See `Source`."""
-        path, edition = dump.files.interactions, EDITIONS[dump.files.layout]
+        path, edition = dump.files.interactions, _edition(dump)
         columns = (edition.user, edition.item, edition.time)
-        fields = {edition.user: pl.String, edition.item: pl.String, edition.time: pl.Int64}
         bad_lines = json_lines.BadLines(path, dump.data.max_bad_lines, dump.counts)
-        chunks = json_lines.read_chunks(bad_lines, fields)
-        for chunk in base.parse_interactions(chunks, columns, path):
+        chunks = json_lines.read_chunks(bad_lines, columns)
+        for chunk in values.parse_interactions(chunks, columns, path):
             yield chunk.with_columns(pl.col("timestamp") // edition.ticks)
 
     def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
         """See `Source`."""
-        edition = EDITIONS[dump.files.layout]
+        edition = _edition(dump)
         bad_lines = json_lines.BadLines(dump.files.items, dump.data.max_bad_lines, dump.counts)
-        records = json_lines.read_records(bad_lines, edition.parse, edition.item, wanted)
+        records = json_lines.read_records(bad_lines, edition.item, wanted)
         rows, lines = [], []
         for line, record in records:
             lines.append(line)
             row = {"item": record[edition.item]}
             for name, sources in edition.fields.items():
-                take = _image if name == "image" else join
+                take = _image if name == "image" else _text
                 row[name] = next((v for v in (take(record.get(s)) for s in sources) if v), None)
             rows.append(row)
         table = pl.DataFrame(rows, dict.fromkeys(("item", *edition.fields), pl.String))
-        return base.unique_items(table, dump, lines)
+        return descriptions.unique_items(table, dump, lines)
 
 
 def _parts(edition: str) -> tuple[str, str]:
@@ -148,6 +147,16 @@ def _parts(edition: str) -> tuple[str, str]:
             f"{', '.join(EDITIONS)}: --config=amazon:toys-2014."
         )
     return category, year
+
+
+def _edition(dump: base.Dump) -> _Edition:
+    return EDITIONS[_parts(dump.data.edition)[1]]
+
+
+def _text(value: Any) -> str | None:
+    """Like `join`; None for a page's script, which is the title of some items of 2018."""
+    text = join(value)
+    return None if text and "(new Date()).getTime()" in text else text
 
 
 def _image(value: Any) -> str | None:

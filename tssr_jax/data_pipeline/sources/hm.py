@@ -15,7 +15,7 @@ import ml_collections
 import polars as pl
 from etils import epath
 
-from tssr_jax.data_pipeline.sources import base, tables
+from tssr_jax.data_pipeline.sources import base, descriptions, tables, values
 
 _DIGITS = 10
 _COLUMNS = ("customer_id", "article_id", "t_dat")
@@ -39,19 +39,18 @@ class Hm:
     def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
         """See `Source`."""
         path = dump.files.interactions
-        chunks = tables.read_chunks(path, wanted=_COLUMNS, hint=_HINT)
-        for chunk in base.parse_interactions(chunks, _COLUMNS, path):
+        chunks = tables.read_chunks(path, needed=_COLUMNS, hint=_HINT)
+        for chunk in values.parse_interactions(chunks, _COLUMNS, path):
             yield chunk.with_columns(pl.col("item").str.zfill(_DIGITS))
 
     def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
         """See `Source`."""
         del wanted
         path = dump.files.items
-        table = tables.read_table(path)
-        tables.require_columns(table.columns, ("article_id",), path, _HINT)
-        ids = base.parse_ids(table, "article_id", path, 2).str.zfill(_DIGITS)
-        table = table.select(ids.alias("item"), pl.exclude("article_id", ""))
-        items = base.unique_items(table, dump, range(2, 2 + table.height))
+        rows = tables.read_table(path, needed=("article_id",), hint=_HINT)
+        ids = values.parse_ids(rows, "article_id", path).str.zfill(_DIGITS)
+        table = rows.table.select(ids.alias("item"), pl.exclude("article_id", ""))
+        items = descriptions.unique_items(table, dump, rows.lines)
         there = dump.files.images or ()
         images = [
             f"images/{i[:3]}/{i}.jpg" if f"{i[:3]}/{i}" in there else None for i in items["item"]

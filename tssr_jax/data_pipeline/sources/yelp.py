@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import ml_collections
 import polars as pl
 
-from tssr_jax.data_pipeline.sources import base, json_lines
+from tssr_jax.data_pipeline.sources import base, descriptions, json_lines, values
 
 _COLUMNS = ("user_id", "business_id", "date")
 
@@ -32,15 +32,15 @@ class Yelp:
 
     def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
         """See `Source`."""
-        path, fields = dump.files.interactions, dict.fromkeys(_COLUMNS, pl.String)
+        path = dump.files.interactions
         bad_lines = json_lines.BadLines(path, dump.data.max_bad_lines, dump.counts)
-        chunks = json_lines.read_chunks(bad_lines, fields)
-        yield from base.parse_interactions(chunks, _COLUMNS, path)
+        chunks = json_lines.read_chunks(bad_lines, _COLUMNS)
+        yield from values.parse_interactions(chunks, _COLUMNS, path)
 
     def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
         """See `Source`."""
         bad_lines = json_lines.BadLines(dump.files.items, dump.data.max_bad_lines, dump.counts)
-        records = json_lines.read_records(bad_lines, json_lines.json_object, "business_id", wanted)
+        records = json_lines.read_records(bad_lines, "business_id", wanted)
         rows, lines = [], []
         for line, record in records:
             lines.append(line)
@@ -55,7 +55,7 @@ class Yelp:
             )
         names = ("item", "name", "categories", "city", "state")
         table = pl.DataFrame(rows, dict.fromkeys(names, pl.String), orient="row", strict=False)
-        return base.unique_items(table, dump, lines)
+        return descriptions.unique_items(table, dump, lines)
 
 
 def join(value: object, separator: str = ", ") -> str | None:

@@ -1,0 +1,176 @@
+"""Ids and times of tables, checked and brought into one form."""
+
+import contextlib
+import datetime
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from tssr_jax.data_pipeline.sources.delimited import Chunk
+from tssr_jax.errors import UserError, shown
+
+TICKS = 1_000  # ticks in a second, for stored times
+_MAX_SECONDS = 2**53  # float64 holds every whole number up to here, int64 its ticks
+LATEST = 60 * 2**31  # seconds; minutes of later times do not fit into an int32
+_ISO = (
+    "%Y-%m-%d",
+    "%Y-%m-%d %H:%M:%S%.f",
+    "%Y-%m-%dT%H:%M:%S%.f",
+    "%Y-%m-%d %H:%M:%S%.f%#z",
+    "%Y-%m-%dT%H:%M:%S%.f%#z",
+    "%Y-%m-%d %H:%M",
+    "%Y-%m-%dT%H:%M",
+)
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MILLISECOND = datetime.timedelta(milliseconds=1)
+# Parts of formats of `datetime.strptime` that polars reads alike, as patterns of what both accept.
+# (In polars %f counts nanoseconds, and %y begins with another year.)
+_ALIKE = {
+    "%Y": "[0-9]{4}",
+    **dict.fromkeys(("%m", "%d", "%H", "%M", "%S"), "[0-9]{2}"),
+    ".%f": r"\.[0-9]{1,6}",
+}
+_PART = re.compile(r"\.%f|%.?|[^%]")
+_NO_ID = ("", "nan", "null", "none", "<na>")  # written by programs for a missing id
+
+
+def parse_interactions(
+    chunks: Iterable[Chunk], columns: tuple[str, str, str], path: Path, time_format: str = ""
+) -> Iterator[pl.DataFrame]:
+    """Parses users, items and times of a table into common columns.
+
+    Args:
+      chunks: of the table.
+      columns: names of the columns of users, items and times.
+      path: the file they come from, for errors.
+      time_format: as for `parse_timestamps`.
+    """
+    user, item, time = columns
+    for chunk in chunks:
+        yield pl.DataFrame(
+            {
+                "user": parse_ids(chunk, user, path),
+                "item": parse_ids(chunk, item, path),
+                "timestamp": parse_timestamps(chunk, time, path, time_format),
+            }
+        )
+
+
+def parse_ids(chunk: Chunk, column: str, path: Path) -> pl.Series:
+    """Stripped, non-empty strings; raises UserError with the line of the first empty one."""
+    ids = chunk.table[column].cast(pl.String).str.strip_chars()
+    row = _first(ids.is_null() | ids.str.to_lowercase().is_in(_NO_ID))
+    if row is not None:
+        found = "is empty" if not ids[row] else f"holds {ids[row]!r}, which is no id"
+        raise UserError(
+            f"{path}, line {chunk.lines[row]}: column {column!r} {found}. Every row needs an id; "
+            "remove the row or fill it in."
+        )
+    return ids
+
+
+def parse_timestamps(chunk: Chunk, column: str, path: Path, time_format: str = "") -> pl.Series:
+    """Milliseconds since 1970 from seconds, or from ISO dates or date-times (UTC without a zone).
+
+    Args:
+      chunk: its table has the column.
+      column: its name.
+      path: the file it comes from, for the error.
+      time_format: format of times in another form, as `datetime.strptime` reads it; "" is none.
+
+    Raises:
+      UserError: if a time can't be read; names the first line and its value.
+    """
+    texts = chunk.table[column].cast(pl.String).str.strip_chars()
+    if time_format:
+        times = _by_distinct(texts, lambda distinct: _from_format(distinct, time_format))
+    else:
+        times = _from_seconds(texts)
+        if times.null_count():
+            dates = _by_distinct(texts, lambda distinct: _from_dates(distinct, _ISO))
+            times = pl.select(pl.coalesce(times, dates)).to_series()
+    row = _first(times.is_null())
+    if row is not None:
+        raise UserError(
+            f"{path}, line {chunk.lines[row]}: column {column!r} holds "
+            f"{shown(repr(texts[row]))}, which is "
+            + (
+                f"not of the format {time_format!r} (--config.data.timestamp_format)."
+                if time_format
+                else "neither a number of seconds since 1970 nor a date like 2024-01-31, "
+                "2024-01-31 23:59:59 or 2024-01-31T23:59:59+02:00. "
+                "--config.data.timestamp_format names another format."
+            )
+        )
+    return times
+
+
+def _from_seconds(texts: pl.Series) -> pl.Series:
+    whole, numbers = (texts.cast(kind, strict=False) for kind in (pl.Int64, pl.Float64))
+    # Numbers that are not written as whole numbers ("1.5", "1e9") are read as floats. (They are
+    # rounded to the microsecond first: .123 as a float may be slightly less.)
+    cut = ((numbers.fill_nan(None) * 1e6).round() / (1_000_000 // TICKS)).floor()
+    fits = (numbers.abs() < _MAX_SECONDS).fill_null(False)
+    return pl.select(
+        pl.when(fits).then(pl.coalesce(whole * TICKS, cut.cast(pl.Int64, strict=False)))
+    ).to_series()
+
+
+def _by_distinct(texts: pl.Series, parse: Callable[[pl.Series], pl.Series]) -> pl.Series:
+    """Times of texts; each distinct text is parsed once, since few dates stand for many rows."""
+    distinct = texts.unique()
+    table = pl.DataFrame({"text": distinct, "time": parse(distinct)})
+    rows = pl.DataFrame({"text": texts})
+    return rows.join(table, on="text", how="left", maintain_order="left")["time"]
+
+
+def _from_dates(texts: pl.Series, formats: Sequence[str]) -> pl.Series:
+    """Times by the first of several formats of polars that fits, null where none does."""
+    parsed = [
+        (
+            texts.str.to_datetime(form, strict=False, time_unit="us")
+            if "%H" in form
+            else texts.str.to_date(form, strict=False).cast(pl.Datetime("us"))
+        ).dt.replace_time_zone(None)  # polars has brought zones to UTC
+        for form in formats
+    ]
+    return pl.select(pl.coalesce(parsed).dt.epoch("ms")).to_series()
+
+
+def _from_format(texts: pl.Series, form: str) -> pl.Series:
+    """Times by a format of `datetime.strptime`, null where it does not fit."""
+    parts = _PART.findall(form)
+    times = pl.select(pl.lit(None, pl.Int64).repeat_by(texts.len()).explode()).to_series()
+    if {"%Y", "%m", "%d"} <= set(parts) and all(p in _ALIKE or p[0] != "%" for p in parts):
+        pattern = "".join(_ALIKE.get(part, re.escape(part)) for part in parts)
+        alike = texts.str.contains(f"^{pattern}$")
+        with contextlib.suppress(pl.exceptions.ComputeError):  # a format that is not polars'
+            found = _from_dates(texts, [form.replace(".%f", "%.f")])
+            times = pl.select(pl.when(alike).then(found)).to_series()
+    left = texts.to_frame("text").filter(times.is_null())["text"]
+    others = pl.Series([_strptime(text, form) for text in left], dtype=pl.Int64)
+    return times.scatter(times.is_null().arg_true(), others)
+
+
+def _strptime(text: str | None, form: str) -> int | None:
+    """Milliseconds since 1970; None if the text is not of the format."""
+    if text is None:
+        return None
+    try:
+        time = datetime.datetime.strptime(text, form)
+    except ValueError as error:
+        if any(words in str(error) for words in ("bad directive", "stray %")):
+            raise UserError(
+                f"--config.data.timestamp_format is {form!r}, which strptime can't read: {error}."
+            ) from error
+        return None
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=datetime.UTC)
+    return (time - _EPOCH) // _MILLISECOND
+
+
+def _first(flags: pl.Series) -> int | None:
+    index = flags.arg_true()
+    return int(index[0]) if len(index) else None
