@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tssr_jax.data_pipeline import cache, records
+from tssr_jax.data_pipeline import cache, digests, records
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 
 import tensorflow_datasets as tfds  # isort: skip  (after TensorFlow is set up)
@@ -57,7 +57,7 @@ class ArrayStore:
 
 def find(cache_dir: str, key: str) -> ArrayStore | None:
     """The store of this key, if it was made before."""
-    folder = cache.find(cache_dir, f"images/{key}")
+    folder = cache.find_folder(cache_dir, f"images/{key}")
     return None if folder is None else ArrayStore(folder)
 
 
@@ -89,6 +89,7 @@ def write(
         report = kind | {"counts": dict(counts)}
         (part / _REPORT).write_text(json.dumps(report, indent=2) + "\n")
         (part / _NOTES).write_text("".join(f"{line}\n" for line in notes))
+        digests.write(part)
         if not folder.exists():  # another process may have been faster; its result is the same
             part.rename(folder)
     finally:

@@ -135,9 +135,9 @@ def image_features(
     store = decoded_images(images, raw_dir, cache_dir)
     key = _key(store, path)
     name = f"features/{key}.npy"
-    found = cache.find(cache_dir, name)
-    if found is not None:
-        return ImageFeatures(key, np.load(found))
+    known = cache.find_array(cache_dir, name)
+    if known is not None:
+        return ImageFeatures(key, known)
     config, variables = load_resnet(path)
     table = np.zeros((len(images) + 1, config.num_features), np.float32)
 

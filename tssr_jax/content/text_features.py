@@ -66,9 +66,9 @@ def _encoded_features(
     folder = text_model_folder(settings, cache_dir)
     key = features_key(texts, folder, settings)
     name = f"features/{key}.npy"
-    path = cache.find(cache_dir, name)
-    if path is not None:
-        return TextFeatures(key, np.load(path))
+    known = cache.find_array(cache_dir, name)
+    if known is not None:
+        return TextFeatures(key, known)
     encoder = TextEncoder(folder, settings.max_tokens, settings.pooling)
     table = np.zeros((len(texts) + 1, encoder.hidden_size), np.float32)
     rows = np.array([i + 1 for i, text in enumerate(texts) if text.strip()], np.int64)

@@ -125,9 +125,9 @@ def _frozen_states(
 ) -> TextInputs:
     """States after the first `layers` layers, [classes, tokens, hidden], from the cache or new."""
     name = f"features/{key}-states.npy"
-    path = cache.find(cache_dir, name)
-    if path is not None:
-        return inputs._replace(tokens=np.load(path))
+    known = cache.find_array(cache_dir, name)
+    if known is not None:
+        return inputs._replace(tokens=known)
     hidden = whole.bert.config.hidden_size
     states = np.zeros((*inputs.tokens.shape, hidden), np.float32)
 

@@ -4,6 +4,7 @@
 every host copies it to its disk instead of preparing it again. Downloads stay local.
 """
 
+import contextlib
 import hashlib
 import shutil
 import uuid
@@ -12,7 +13,11 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
+from tssr_jax.data_pipeline import digests
+
 _LOCAL = "~/.cache/tssr_jax"
+_DIGEST_BYTES = 32
+_PART_BYTES = 2**24
 
 
 def local_folder(cache_dir: str) -> Path:
@@ -31,6 +36,45 @@ def find(cache_dir: str, name: str) -> Path | None:
     return local if local.exists() else None
 
 
+def find_folder(cache_dir: str, name: str) -> Path | None:
+    """A folder of the cache whose files match their digests; a damaged one is removed."""
+    folder = find(cache_dir, name)
+    reason = digests.damage(folder) if folder else None
+    if reason:
+        _discard(cache_dir, name, reason)
+        return None
+    return folder
+
+
+def find_array(cache_dir: str, name: str) -> np.ndarray | None:
+    """An array that `save_array` wrote; a damaged one is removed."""
+    path = find(cache_dir, name)
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        left, digest = max(0, path.stat().st_size - _DIGEST_BYTES), hashlib.sha256()
+        while part := file.read(min(left, _PART_BYTES)):
+            digest.update(part)
+            left -= len(part)
+        if file.read() != digest.digest():
+            _discard(cache_dir, name, "its digest is another")
+            return None
+        file.seek(0)
+        array: np.ndarray = np.load(file)
+    return array
+
+
+def _discard(cache_dir: str, name: str, reason: str) -> None:
+    path = local_folder(cache_dir) / name
+    print(f"{path} is damaged ({reason}): it is made again.", flush=True)
+    if _is_remote(cache_dir):
+        _marker(cache_dir, name).unlink(missing_ok=True)
+    aside = incomplete(path)  # another process may read or discard it, too
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(aside)
+        shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+
+
 def share(cache_dir: str, name: str) -> None:
     """Copies a file or folder of the cache to the bucket, if there is one that lacks it."""
     if _is_remote(cache_dir) and not (marker := _marker(cache_dir, name)).exists():
@@ -47,12 +91,15 @@ def incomplete(path: Path) -> Path:
 
 
 def save_array(cache_dir: str, name: str, array: np.ndarray) -> None:
-    """Writes an array to the cache (.npy), whole or not at all."""
+    """Writes an array to the cache (.npy, then its SHA-256), whole or not at all."""
     path = local_folder(cache_dir) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     part = incomplete(path)
-    with part.open("wb") as file:
+    with part.open("w+b") as file:
         np.save(file, array)
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").digest()
+        file.write(digest)
     part.replace(path)
     share(cache_dir, name)
 

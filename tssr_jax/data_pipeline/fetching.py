@@ -16,6 +16,7 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -141,20 +142,30 @@ def is_fetched(package: Archive | Wheel, downloads: Path) -> bool:
 def extract(archive: Path, members: Sequence[str], folder: Path) -> list[Path]:
     """Writes members of a zip file into `folder` (flat) and returns their paths.
 
-    Skips members that exist already with the size that the archive names.
+    Skips members that exist already with the size and the checksum that the archive names.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     with zipfile.ZipFile(archive) as archive_file:
         for member in members:
             path = folder / Path(member).name
-            if not path.exists() or path.stat().st_size != archive_file.getinfo(member).file_size:
+            if not _is_extracted(path, archive_file.getinfo(member)):
                 part = path.with_name(f"{path.name}.part-{os.getpid()}")
                 with archive_file.open(member) as source, part.open("wb") as file:
                     shutil.copyfileobj(source, file)
                 os.replace(part, path)
             paths.append(path)
     return paths
+
+
+def _is_extracted(path: Path, member: zipfile.ZipInfo) -> bool:
+    if not path.exists() or path.stat().st_size != member.file_size:
+        return False
+    checksum = 0
+    with path.open("rb") as file:
+        while part := file.read(2**24):
+            checksum = zlib.crc32(part, checksum)
+    return checksum == member.CRC
 
 
 def verify(path: Path, sha256: str) -> None:

@@ -22,7 +22,7 @@ import ml_collections
 import polars as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tssr_jax.data_pipeline import builder, cache, fetching, records, report
+from tssr_jax.data_pipeline import builder, cache, digests, fetching, records, report
 from tssr_jax.data_pipeline.interactions import collect
 from tssr_jax.data_pipeline.sequences import build_sequences
 from tssr_jax.data_pipeline.sources import SOURCES, Dump, RawFiles
@@ -104,7 +104,7 @@ def prepare(data: ml_collections.ConfigDict) -> PreparedData:
     key = _key(files, data)
     # The key says which users, items and order; the version, what is stored of them.
     name = f"datasets/{data.source}-{key}-{records.VERSION}"
-    folder = cache.find(data.cache_dir, name)
+    folder = cache.find_folder(data.cache_dir, name)
     if folder is None:
         folder = cache.local_folder(data.cache_dir) / name
         _prepare_into(folder, files, data)
@@ -118,6 +118,7 @@ def _prepare_into(folder: Path, files: RawFiles, data: ml_collections.ConfigDict
     part.mkdir(parents=True)
     try:
         _write(part, files, data)
+        digests.write(part)
         os.replace(part, folder)
     except OSError as error:
         # Another process may have been faster; its result is the same.

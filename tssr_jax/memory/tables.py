@@ -50,8 +50,9 @@ def chosen_fading(
     """
     counting = Counting(0.0, settings.power, settings.shrinkage)
     name = f"memories/fading-{_digest(events, num_items, settings.decay, counting)}.npy"
-    if path := cache.find(cache_dir, name):
-        return float(np.load(path))
+    known = cache.find_array(cache_dir, name)
+    if known is not None:
+        return float(known)
     found = best_fading(events, num_items, counting, settings.decay)
     cache.save_array(cache_dir, name, np.array(found))
     return found
@@ -83,9 +84,9 @@ def _digest(events: Events, *settings: Any) -> str:
 
 def _cached(name: str, cache_dir: str, compute: Callable[[], Neighbours]) -> Neighbours:
     names = [f"memories/{name}-{part}.npy" for part in Neighbours._fields]
-    paths = [cache.find(cache_dir, one) for one in names]
-    if None not in paths:
-        return Neighbours(*(np.load(path) for path in paths if path))
+    known = [cache.find_array(cache_dir, one) for one in names]
+    if all(values is not None for values in known):
+        return Neighbours(*known)  # type: ignore[arg-type]
     table = compute()
     for one, values in zip(names, table, strict=True):
         cache.save_array(cache_dir, one, values)
