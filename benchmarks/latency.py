@@ -10,6 +10,7 @@ a copy in the same run.
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,11 @@ from absl import app, flags
 from rich.table import Table
 
 from tssr_jax.config import default
-from tssr_jax.models.content import Content
-from tssr_jax.models.init import init_params, make_model
-from tssr_jax.parallel.devices import CLASSES, Devices
+from tssr_jax.data_pipeline.prepare import PreparedData
 from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.reporting import make_console
-from tssr_jax.run import Run
+from tssr_jax.run import ItemArrays, assembled
 
 _ITEMS = flags.DEFINE_multi_integer("items", [10_000, 105_000, 1_000_000], "Catalogues.")
 _REQUESTS = flags.DEFINE_integer("requests", 200, "Single requests that are timed.", 10)
@@ -39,28 +38,15 @@ def make_recommender(num_items: int) -> Recommender:
         d_model=WIDTH, d_ffn=2 * WIDTH, num_heads=2, num_cross_layers=2, max_length=LENGTH,
         head="tied",
     )  # fmt: skip
-    devices = Devices("pmap", 1)
-    model = make_model(config, devices.catalogue(num_items), devices.rows_axis)
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(num_items + 1, FEATURE_DIM)).astype(np.float32)
-    features /= np.linalg.norm(features, axis=1, keepdims=True)
-    known = np.ones(num_items + 1, bool)
-    run: Any = Run(
-        config=config,
-        data=None,  # type: ignore[arg-type]
-        sequences=None,  # type: ignore[arg-type]
-        content=Content(
-            {"text": devices.place(features, CLASSES)}, known=devices.place(known, CLASSES)
-        ),
-        content_key="",
-        encoders={},
-        known=known,
-        devices=devices,
-        model=model,
-    )
-    params = devices.place(init_params(model, {"text": FEATURE_DIM}, seed=0))
+    config.num_devices = 1
+    features = np.random.default_rng(0).normal(size=(num_items + 1, FEATURE_DIM))
+    features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
+    arrays = ItemArrays(np.ones(num_items + 1, np.int64), {"text": features})
+    data: Any = PreparedData("", Path(), {"items": num_items})
+    run = assembled(config, data, lambda: None, arrays, "")  # type: ignore[arg-type, return-value]
+    params = run.devices.build(run.initial_params, run.params_layout)
     ids = [str(i) for i in range(1, num_items + 1)]
-    items = Items(ids, [""] * num_items, np.ones(num_items + 1, np.int64))
+    items = Items(ids, [""] * num_items, arrays.counts)
     return Recommender(run, params, items, _BATCH.value)
 
 

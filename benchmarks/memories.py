@@ -9,7 +9,6 @@ one time.) The third counts pairs of made-up interactions of the size of H&M's, 
 memory of the process.
 """
 
-import dataclasses
 import resource
 import statistics
 import tempfile
@@ -27,17 +26,13 @@ from benchmarks.ours import Training, full_windows
 from tssr_jax.config import default
 from tssr_jax.config.choices import MEMORIES
 from tssr_jax.data_pipeline.prepare import PreparedData
-from tssr_jax.losses.drawn_items import cumulative_chances
 from tssr_jax.memory.co_occurrence import Counting, Events, co_occurrence_neighbours
 from tssr_jax.memory.popularity import popularity_by_period
 from tssr_jax.memory.scores import Memories, Neighbours
-from tssr_jax.models.content import Content
-from tssr_jax.models.init import make_model
 from tssr_jax.models.shared_ids import sharing
-from tssr_jax.parallel.devices import CLASSES, Devices
 from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.recommender import Recommender
-from tssr_jax.run import Run
+from tssr_jax.run import ItemArrays, Run, Users, assembled
 from tssr_jax.training.gate import PERIOD
 
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Interleaved repeats; their median counts.", 1)
@@ -72,33 +67,27 @@ def make_run(case: str, changes: dict[str, Any], folder: str) -> Run:
     if large:
         config.loss.next_item, config.optimizer.lazy_rows = "sampled", True
         config.model.id_neighbours = 0  # not together with lazy rows
-    devices = Devices(config.parallel, config.num_devices)
     rng = np.random.default_rng(1)
-    table = rng.standard_normal((num_items + 1, FEATURE_DIM), np.float32)
-    known = np.arange(num_items + 1) > 0
-    content = Content({"text": devices.place(table, CLASSES)}, known=devices.place(known, CLASSES))
-    if large:
-        competes = np.arange(num_items + 1) > 0
-        content = dataclasses.replace(content, chances=devices.place(cumulative_chances(competes)))
+    features = {"text": rng.standard_normal((num_items + 1, FEATURE_DIM), np.float32)}
 
     def neighbours() -> Neighbours:
         classes = rng.integers(1, num_items + 1, (num_items + 1, NEIGHBOURS), np.int32)
         return Neighbours(classes, rng.random(classes.shape, np.float32))
 
+    memories, shared = None, None
     if config.model.memory:
         tables = {"co_occurrence": neighbours(), "words": neighbours()}
         taken = rng.integers(1, num_items + 1, 10 * num_items)
         popularity = popularity_by_period(taken, rng.integers(0, 10**6, taken.size), num_items)
         frequency = np.zeros(num_items + 1, np.float32)
         memories = Memories(tables, popularity, frequency, np.array(0.6, np.float32))
-        content = dataclasses.replace(content, memories=devices.place(memories))
     if config.model.id_neighbours:
-        shared = devices.place(sharing(neighbours(), config.model.id_neighbours))
-        content = dataclasses.replace(content, neighbours=shared)
-    users = {"users": 20 * batch, "length": length, "num_items": num_items, "batch": batch}
+        shared = sharing(neighbours(), config.model.id_neighbours)
+    arrays = ItemArrays(np.ones(num_items + 1, np.int64), features, memories, shared)
+    windows = {"users": 20 * batch, "length": length, "num_items": num_items, "batch": batch}
     data = PreparedData("", Path(), {"items": num_items})
-    model = make_model(config, devices.catalogue(num_items), devices.rows_axis)
-    return Run(config, data, full_windows(users), content, "", {}, known, devices, model)
+    users = Users(data, full_windows(windows))
+    return assembled(config, data, lambda: users, arrays, "")
 
 
 class Steps:

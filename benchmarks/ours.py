@@ -3,7 +3,6 @@
 python -m benchmarks.ours '{"kind": "peak"}' is the measured peak of a 2,048^3 product.
 """
 
-import dataclasses
 import os
 import time
 from collections.abc import Iterator
@@ -24,11 +23,7 @@ from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.evaluation.evaluate import make_eval_batches
 from tssr_jax.evaluation.ranking import Ranker
-from tssr_jax.losses.drawn_items import cumulative_chances
-from tssr_jax.models.content import Content
-from tssr_jax.models.init import make_model
-from tssr_jax.parallel.devices import CLASSES, Devices
-from tssr_jax.run import Run, build_run
+from tssr_jax.run import ItemArrays, Run, Users, assembled, build_run
 from tssr_jax.training.loop import compiled_step, train_batches
 from tssr_jax.training.optimizer import optimizer_of
 from tssr_jax.training.state import initial_state
@@ -67,20 +62,14 @@ def full_windows(case: dict[str, Any]) -> SequenceStore:
 
 def made_up_run(case: dict[str, Any]) -> Run:
     """A run as the program builds it, but with synthetic full windows and features."""
-    config = configure(case)
-    devices = Devices(config.parallel, config.num_devices)
-    model = make_model(config, devices.catalogue(case["num_items"]), devices.rows_axis)
-    content = Content()
+    number, features = case["num_items"], {}
     if "content" in case["streams"]:
-        shape = (case["num_items"] + 1, FEATURE_DIM)
-        table = np.random.default_rng(1).standard_normal(shape, np.float32)
-        content = Content({"text": devices.place(table, CLASSES)})
-    if case["next_item"] == "sampled":
-        competes = np.arange(case["num_items"] + 1) > 0
-        chances = devices.place(cumulative_chances(competes))
-        content = dataclasses.replace(content, chances=chances)
-    data = PreparedData("", Path(), {"items": case["num_items"]})
-    return Run(config, data, full_windows(case), content, "", {}, None, devices, model)
+        rng = np.random.default_rng(1)
+        features["text"] = rng.standard_normal((number + 1, FEATURE_DIM), np.float32)
+    arrays = ItemArrays(np.ones(number + 1, np.int64), features)
+    data = PreparedData("", Path(), {"items": number})
+    users = Users(data, full_windows(case))
+    return assembled(configure(case), data, lambda: users, arrays, "")
 
 
 def make_run(case: dict[str, Any]) -> Run:

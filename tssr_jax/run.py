@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import json
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -19,6 +21,7 @@ from tssr_jax.content.image_inputs import ImageFeatures, image_features, prepare
 from tssr_jax.content.text_features import TextFeatures, text_features
 from tssr_jax.content.text_inputs import prepare_text
 from tssr_jax.content.trained import TrainedEncoder, parameters_name
+from tssr_jax.data_pipeline import digests
 from tssr_jax.data_pipeline.cache import local_folder
 from tssr_jax.data_pipeline.counts import training_counts
 from tssr_jax.data_pipeline.gate_rows import trained_lengths
@@ -49,8 +52,9 @@ class Run:
 
     Attributes:
       config: validated.
-      data: the prepared data set.
-      sequences: its sequences, in memory or on disk.
+      data: the prepared data set; of a run that was carried to another machine, its items.
+      users: returns what is known of the users; reads it once, when it is first asked for.
+      counts: int64 [num_classes], how often training windows contain each class.
       content: a step's inputs about the items, on the devices in `CONTENT_LAYOUT`; features are
         float32 [padded_classes, feature_dim].
       content_key: identifies the content; "" without a content stream.
@@ -62,13 +66,19 @@ class Run:
 
     config: ml_collections.ConfigDict
     data: PreparedData
-    sequences: SequenceStore
+    users: Callable[[], "Users"]
+    counts: np.ndarray
     content: Content
     content_key: str
     encoders: dict[str, PreparedEncoder]
     known: np.ndarray | None
     devices: Devices
     model: TSSR
+
+    @property
+    def sequences(self) -> SequenceStore:
+        """The users' sequences, in memory or on disk."""
+        return self.users().sequences
 
     @property
     def feature_widths(self) -> dict[str, int]:
@@ -99,12 +109,51 @@ class Run:
         return sharding.layout(jax.eval_shape(self.initial_params))
 
 
-def build_run(config: ml_collections.ConfigDict) -> Run:
-    """Prepares data and features (or finds them in the cache) and makes the model."""
+class Users(NamedTuple):
+    """What is known of the users.
+
+    Attributes:
+      data: the prepared data set.
+      sequences: its sequences, in memory or on disk.
+    """
+
+    data: PreparedData
+    sequences: SequenceStore
+
+
+class ItemArrays(NamedTuple):
+    """What a model reads of the items, on the host.
+
+    Attributes:
+      counts: int64 [num_classes], how often training windows contain each class.
+      features: float32 [num_classes, feature_dim] by modality, of encoders that are not trained.
+      memories: None for a model without.
+      neighbours: items that share id vectors; None for a model without.
+    """
+
+    counts: np.ndarray
+    features: dict[str, np.ndarray]
+    memories: Memories | None = None
+    neighbours: Neighbours | None = None
+
+
+# Called with the data, what the model reads of its items, and the key of their content.
+OnArrays = Callable[[PreparedData, ItemArrays, str], None]
+
+
+def build_run(config: ml_collections.ConfigDict, on_arrays: OnArrays | None = None) -> Run:
+    """Prepares data and features (or finds them in the cache) and makes the model.
+
+    Args:
+      config: of the run.
+      on_arrays: called before the arrays go to the devices.
+
+    Raises:
+      UserError: if the configuration or the data make no sense.
+    """
     validate_config(config)
     config = adapted(config)
     keep_compiled_programs(local_folder(config.data.cache_dir))
-    devices = Devices(config.parallel, config.num_devices, config.model_devices)
     encoders: dict[str, PreparedEncoder] = {}
     features: dict[str, TextFeatures | ImageFeatures] = {}
     with processes.first_goes_first("prepare"):
@@ -117,35 +166,66 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
                 else:
                     encoders[name] = prepared
     sequences = open_store(data, config.data.in_memory_gib)
+    memories, neighbours = None, None
+    if tuple(config.model.memory):
+        memories = _memories(config, data, sequences)
+    if config.model.id_neighbours:
+        words = word_table(data.texts, config.memory, config.data.cache_dir)
+        neighbours = sharing(words, config.model.id_neighbours)
+    arrays = ItemArrays(
+        training_counts(sequences, config, data.num_items),
+        {name: own.table for name, own in features.items()},
+        memories,
+        neighbours,
+    )
+    keys = {name: part.key for name, part in (*features.items(), *encoders.items())}
+    key = "-".join(keys[name] for name in sorted(keys))
+    if on_arrays:
+        on_arrays(data, arrays, key)
+    users = Users(data, sequences)
+    return assembled(config, data, lambda: users, arrays, key, encoders)
+
+
+def assembled(  # noqa: PLR0917
+    config: ml_collections.ConfigDict,
+    data: PreparedData,
+    users: Callable[[], Users],
+    arrays: ItemArrays,
+    content_key: str,
+    encoders: Mapping[str, PreparedEncoder] = MappingProxyType({}),
+) -> Run:
+    """The run of these parts: places arrays on the devices, and makes the model."""
+    devices = Devices(config.parallel, config.num_devices, config.model_devices)
     catalogue = devices.catalogue(data.num_items)
     fill = ((0, catalogue.padded_classes - catalogue.num_classes), (0, 0))
     content = Content(
-        {name: devices.place(np.pad(f.table, fill), CLASSES) for name, f in features.items()},
+        {name: devices.place(np.pad(f, fill), CLASSES) for name, f in arrays.features.items()},
         {name: devices.place(prepared.inputs) for name, prepared in encoders.items()},
+        memories=devices.place(arrays.memories),
+        neighbours=devices.place(arrays.neighbours),
     )
-    keys = {name: part.key for name, part in (*features.items(), *encoders.items())}
-    known, sampled = None, config.loss.next_item == "sampled"
     by_content = ranks_by_content(config.model.head, config.model.streams)
     asked = by_content or config.train.held_out_items > 0
-    if asked or sampled:
-        counts = training_counts(sequences, config, data.num_items)
-        known = counts > 0 if asked else None
-        if sampled:
-            content = dataclasses.replace(content, chances=devices.place(_chances(counts, config)))
+    known = arrays.counts > 0 if asked else None
+    if config.loss.next_item == "sampled":
+        chances = devices.place(_chances(arrays.counts, config))
+        content = dataclasses.replace(content, chances=chances)
     if known is not None and by_content:
         own = known.copy()
         own[0] = not config.corrections.exclude_padding_class  # where it competes it is trained
         content = dataclasses.replace(content, known=devices.place(np.pad(own, fill[0]), CLASSES))
-    if tuple(config.model.memory):
-        memories = devices.place(_memories(config, data, sequences))
-        content = dataclasses.replace(content, memories=memories)
-    if config.model.id_neighbours:
-        words = word_table(data.texts, config.memory, config.data.cache_dir)
-        shared = devices.place(sharing(words, config.model.id_neighbours))
-        content = dataclasses.replace(content, neighbours=shared)
-    key = "-".join(keys[name] for name in sorted(keys))
-    model = make_model(config, catalogue, devices.rows_axis)
-    return Run(config, data, sequences, content, key, encoders, known, devices, model)
+    return Run(
+        config=config,
+        data=data,
+        users=users,
+        counts=arrays.counts,
+        content=content,
+        content_key=content_key,
+        encoders=dict(encoders),
+        known=known,
+        devices=devices,
+        model=make_model(config, catalogue, devices.rows_axis),
+    )
 
 
 def _memories(
@@ -199,29 +279,48 @@ def _prepare_content(
     return prepare_images(*images) if settings.trained_stages else image_features(*images)
 
 
-def save_data_report(run: Run, workdir: epath.Path) -> None:
-    """Writes workdir/data.json: which data the run was trained on."""
-    data = run.data
-    report = {"key": data.key, "num_users": data.num_users, "num_items": data.num_items}
-    report["features_key"] = run.content_key
-    write_json(workdir / DATA_FILE, report | {"report": data.report})
+def save_data_report(data: PreparedData, content_key: str, workdir: epath.Path) -> None:
+    """Writes workdir/data.json: which data the run was trained on.
+
+    Args:
+      data: the prepared data set.
+      content_key: identifies the content.
+      workdir: the run's folder.
+    """
+    report = {
+        "key": data.key,
+        "records": digests.of_records(data.folder),
+        "num_users": data.num_users,
+        "num_items": data.num_items,
+        "features_key": content_key,
+        "report": data.report,
+    }
+    write_json(workdir / DATA_FILE, report)
 
 
-def require_same_data(run: Run, workdir: epath.Path) -> None:
-    """Raises UserError if the run in `workdir` was trained on other data."""
+def require_same_data(data: PreparedData, content_key: str | None, workdir: epath.Path) -> None:
+    """Raises UserError if the run in `workdir` was trained on other data.
+
+    Data are the same if the raw files are, or if their prepared records are.
+
+    Args:
+      data: the prepared data set.
+      content_key: identifies the content; None if only users and items count.
+      workdir: the run's folder.
+    """
     path = workdir / DATA_FILE
     if not path.is_file():
         raise UserError(f"{path} does not exist; the run in {workdir} was never started properly.")
     saved = json.loads(path.read_text())
-    if saved["key"] != run.data.key:
+    same = saved["key"] == data.key or saved.get("records") == digests.of_records(data.folder)
+    if not same:
         raise UserError(
             f"The data is not that of the run in {workdir}: it was trained on data set "
             f"{saved['key']} ({saved['num_users']} users, {saved['num_items']} items), now it is "
-            f"{run.data.key} ({run.data.num_users} users, "
-            f"{run.data.num_items} items). The raw files or the settings that filter them "
-            "have changed; restore them, or train in another --workdir."
+            f"{data.key} ({data.num_users} users, {data.num_items} items). The raw files or the "
+            "settings that filter them have changed; restore them, or train in another --workdir."
         )
-    if saved["features_key"] != run.content_key:
+    if content_key is not None and saved["features_key"] != content_key:
         raise UserError(
             f"The content features are not those of the run in {workdir}: another encoder "
             "(--config.content.text.model_dir, --config.content.image.model_file) or other images "

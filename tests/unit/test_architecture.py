@@ -20,6 +20,7 @@ LAYERS = (
     "content",
     "adapting",
     "run",
+    "run_folder",
     "checkpoints",
     "evaluation",
     "training",

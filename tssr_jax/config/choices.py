@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import ml_collections
+
 # `model.streams`: all sets that make sense. ("id", "content") is TSSR.
 STREAMS = ("id", "content", "sum")
 STREAM_SETS = (("id", "content"), ("id",), ("content",), ("sum",))
@@ -32,6 +34,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
 def reads_content(streams: Sequence[str]) -> bool:
     """Whether a model of these streams reads the content of items."""
     return bool({"content", "sum"} & set(streams))
+
+
+def trains_encoder(config: ml_collections.ConfigDict) -> bool:
+    """Whether an encoder of content is trained."""
+    return reads_content(config.model.streams) and any(
+        config.content[name][TRAINED_FIELDS[name]] for name in config.content.modalities
+    )
 
 
 def ranks_by_content(head: str, streams: Sequence[str]) -> bool:

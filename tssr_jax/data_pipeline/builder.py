@@ -21,7 +21,9 @@ from tssr_jax.data_pipeline.tensorflow_cpu import tf
 
 import tensorflow_datasets as tfds  # isort: skip  (after TensorFlow is set up)
 
-# File in the folder "users": int64, the length of each sequence.
+# Folders of the two data sets.
+USERS, ITEMS = "users", "items"
+# File in the folder of users: int64, the length of each sequence.
 _LENGTHS = "lengths.npy"
 _USERS = {
     "user_id": tfds.features.Text(),
@@ -50,9 +52,9 @@ def write(sequences: Sequences, items: pl.DataFrame, folder: Path) -> None:
     users = track(
         _user_examples(sequences), "Writing sequences", num_users, disable=num_users < _LONG
     )
-    _write(users, folder / "users", _USERS)
-    np.save(folder / "users" / _LENGTHS, sequences.lengths)
-    _write(_item_examples(items), folder / "items", _ITEMS)
+    _write(users, folder / USERS, _USERS)
+    np.save(folder / USERS / _LENGTHS, sequences.lengths)
+    _write(_item_examples(items), folder / ITEMS, _ITEMS)
 
 
 def _write(examples: Iterable[bytes], folder: Path, features: Mapping[str, object]) -> None:
@@ -68,7 +70,7 @@ def _write(examples: Iterable[bytes], folder: Path, features: Mapping[str, objec
 def read_sequences(folder: Path) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Items int32 and minutes int32 [num_interactions], and offsets int64 [num_users + 1]."""
     items, minutes, lengths = [], [], []
-    for batch in _batches(folder, "users", _SEQUENCE_SPEC):
+    for batch in _batches(folder, USERS, _SEQUENCE_SPEC):
         items.append(tf.cast(batch["items"].flat_values, tf.int32))
         minutes.append(_minutes(batch["times"].flat_values))
         lengths.append(batch["items"].row_lengths())
@@ -82,7 +84,7 @@ def _minutes(seconds: tf.Tensor) -> tf.Tensor:
 
 
 def read_texts(folder: Path, name: str, column: str) -> list[str]:
-    """One column of texts: `user_id` of "users", any of "items"."""
+    """One column of texts: `user_id` of users, any of items."""
     spec = {column: tf.io.FixedLenFeature([], tf.string)}
     batches = _batches(folder, name, spec)
     return [value.decode() for batch in batches for value in batch[column].numpy()]
@@ -95,12 +97,12 @@ class SequenceReader:
       lengths: int64 [num_users].
 
     Args:
-      folder: holds the data set "users".
+      folder: holds the data set of users.
     """
 
     def __init__(self, folder: Path):
-        self.lengths = np.load(folder / "users" / _LENGTHS)
-        self._read = records.RecordReader(folder / "users")
+        self.lengths = np.load(folder / USERS / _LENGTHS)
+        self._read = records.RecordReader(folder / USERS)
 
     def __call__(self, users: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Items and minutes (int32) of users int64 [rows], side by side, and offsets int64."""

@@ -78,7 +78,7 @@ def _discard(cache_dir: str, name: str, reason: str) -> None:
 def share(cache_dir: str, name: str) -> None:
     """Copies a file or folder of the cache to the bucket, if there is one that lacks it."""
     if _is_remote(cache_dir) and not (marker := _marker(cache_dir, name)).exists():
-        _copy_tree(epath.Path(local_folder(cache_dir) / name), epath.Path(cache_dir) / name)
+        copy_tree(epath.Path(local_folder(cache_dir) / name), epath.Path(cache_dir) / name)
         marker.write_text("")
 
 
@@ -118,18 +118,28 @@ def _fetch(source: epath.Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = incomplete(target)
     try:
-        _copy_tree(source, epath.Path(part))
+        copy_tree(source, epath.Path(part))
         if not target.exists():  # else another process was faster; its result is the same
             part.rename(target)
     finally:
         shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
 
 
-def _copy_tree(source: epath.Path, target: epath.Path) -> None:
+def copy_of(cache_dir: str, folder: epath.Path, contents: str) -> Path:
+    """A local copy of a folder of a bucket, made once for these contents."""
+    key = hashlib.sha256(contents.encode()).hexdigest()[:16]
+    local = local_folder(cache_dir) / "runs" / key
+    if not local.exists():
+        _fetch(folder, local)
+    return local
+
+
+def copy_tree(source: epath.Path, target: epath.Path) -> None:
+    """Copies a file, or a folder with all that is below it; either may be in a bucket."""
     if not source.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
         source.copy(target, overwrite=True)
         return
     target.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
-        _copy_tree(path, target / path.name)
+        copy_tree(path, target / path.name)

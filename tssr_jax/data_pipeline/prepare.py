@@ -102,14 +102,27 @@ def prepare(data: ml_collections.ConfigDict) -> PreparedData:
         )
     files = SOURCES[data.source].locate(data)
     key = _key(files, data)
-    # The key says which users, items and order; the version, what is stored of them.
-    name = f"datasets/{data.source}-{key}-{records.VERSION}"
-    folder = cache.find_folder(data.cache_dir, name)
-    if folder is None:
-        folder = cache.local_folder(data.cache_dir) / name
-        _prepare_into(folder, files, data)
+    found = find_prepared(data, key)
+    if found is None:
+        name = _name(data, key)
+        _prepare_into(cache.local_folder(data.cache_dir) / name, files, data)
         cache.share(data.cache_dir, name)
+        found = find_prepared(data, key)
+        assert found is not None
+    return found
+
+
+def find_prepared(data: ml_collections.ConfigDict, key: str) -> PreparedData | None:
+    """The data set of this key if the cache has it; raw files are not needed."""
+    folder = cache.find_folder(data.cache_dir, _name(data, key))
+    if folder is None:
+        return None
     return PreparedData(key, folder, json.loads((folder / report.FILE).read_text()))
+
+
+def _name(data: ml_collections.ConfigDict, key: str) -> str:
+    # The key says which users, items and order; the version, what is stored of them.
+    return f"datasets/{data.source}-{key}-{records.VERSION}"
 
 
 def _prepare_into(folder: Path, files: RawFiles, data: ml_collections.ConfigDict) -> None:

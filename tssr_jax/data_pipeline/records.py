@@ -6,6 +6,7 @@ can be read from the middle of a shard.
 """
 
 import contextlib
+import errno
 import io
 import itertools
 import os
@@ -89,8 +90,11 @@ def _runs(values: Iterable[bytes], size: int) -> Iterator[Iterator[bytes]]:
 
 
 def shards(folder: Path) -> list[Path]:
-    """The TFRecord files of a data set, in order."""
-    return sorted((folder / VERSION).glob("*.tfrecord-*"))
+    """The TFRecord files of a data set, in order; raises FileNotFoundError if there is none."""
+    found = sorted((folder / VERSION).glob("*.tfrecord-*"))
+    if not found:
+        raise FileNotFoundError(errno.ENOENT, "there are no records", str(folder))
+    return found
 
 
 class RecordReader:

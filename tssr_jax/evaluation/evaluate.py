@@ -29,6 +29,7 @@ from tssr_jax.models.shared_ids import ids_as_read
 from tssr_jax.parallel import processes
 from tssr_jax.reporting import make_console, make_progress, metrics_table
 from tssr_jax.run import DATA_FILE, Run, build_run, require_same_data, save_data_report
+from tssr_jax.run_folder import has_catalogue, load_run, saved_params
 
 PER_USER_FILE = "per_user.npz"
 # Metrics that are also reported for warm and cold items.
@@ -99,10 +100,10 @@ def evaluate_params(
             ranks = rank(params, batches, functools.partial(progress.advance, task))
             columns[split] = split_metrics(run, batches, ranks)
             per_user |= {f"{split}_rank": ranks, f"{split}_answer": batches.answers()}
-        store, num_items = run.sequences, run.data.num_items
+        store = run.sequences
         per_user["history"] = store.lengths - HELD_OUT["test"]
         per_user["same_day"] = same_day(store, "test")
-        per_user["counts"] = training_counts(store, run.config, num_items)
+        per_user["counts"] = run.counts
         if run.config.evaluate.list_length:
             task = progress.add_task("Lists", total=2 * batches.num_batches, message="")
             columns["test"] |= _list_metrics(
@@ -206,8 +207,13 @@ def restore_best(
     config = load_config_here(workdir, raw_dir)
     parts = 1 if whole_catalogue else config.model_devices
     config.model_devices = math.gcd(parts, config.num_devices or len(jax.devices()))
-    run = build_run(config)
-    require_same_data(run, workdir)
+    if has_catalogue(workdir):
+        run = load_run(workdir, config)
+    else:
+        run = build_run(config)
+        require_same_data(run.data, run.content_key, workdir)
+    if found := saved_params(workdir, run):
+        return run, *found
     target = run.devices.build(run.initial_params, run.params_layout)
     console = make_console(quiet=not processes.is_first())
     num_items = run.data.num_items
@@ -271,11 +277,11 @@ def run_baseline(config: ml_collections.ConfigDict, workdir: epath.Path) -> Metr
         require_same_config(config, workdir)
     run = build_run(config)
     if (workdir / DATA_FILE).exists():
-        require_same_data(run, workdir)
+        require_same_data(run.data, run.content_key, workdir)
     learnt = learn_baseline(run, config.baseline.kind)
     if processes.is_first():
         workdir.mkdir(parents=True, exist_ok=True)
-        save_data_report(run, workdir)
+        save_data_report(run.data, run.content_key, workdir)
         save_config(config, workdir)
     return _evaluate_baseline(run, *learnt, workdir)
 
@@ -287,7 +293,7 @@ def evaluate_baseline(workdir: epath.Path, raw_dir: str | None = None) -> Metric
       UserError: if `workdir` holds no run, or the data is another.
     """
     run = build_run(load_config_here(workdir, raw_dir))
-    require_same_data(run, workdir)
+    require_same_data(run.data, run.content_key, workdir)
     return _evaluate_baseline(run, *learn_baseline(run, run.config.baseline.kind), workdir)
 
 

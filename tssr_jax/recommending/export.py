@@ -3,6 +3,7 @@
     saved_model/         TensorFlow: ids in, ids out, item tables and content inside
     recommend.stablehlo  a program of jax.export: classes in, classes out
     vectors.safetensors  item vectors with biases, user vectors: score = user . item + bias
+    run/                 the run itself, to be used as --workdir on any machine (`run_folder`)
     items.parquet        id, title and training frequency of each class
     users.parquet        the user of each user vector
     export.json          the run and the settings of the export
@@ -25,7 +26,8 @@ from jax import export
 from jax.experimental import jax2tf
 from safetensors.numpy import save_file
 
-from tssr_jax.config.files import write_json
+from tssr_jax.config.files import write_json, write_whole
+from tssr_jax.config.saved import FILE_NAME as CONFIG_FILE
 from tssr_jax.config.saved import load_config
 from tssr_jax.data_pipeline.input_pipeline import users_in_chunks
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
@@ -37,8 +39,12 @@ from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.recommending.step import chosen_scorer
 from tssr_jax.reporting import make_console, pairs_table
+from tssr_jax.run import DATA_FILE, ItemArrays, Run
+from tssr_jax.run_folder import save_catalogue, save_params
 
-FORMATS = ("saved_model", "stablehlo", "vectors")
+FORMATS = ("saved_model", "stablehlo", "vectors", "run")
+# By default all that need none of this package and fit the run.
+_DEFAULT = FORMATS[:3]
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 FILE_NAME = "export.json"
 _USERS_AT_A_TIME = 256
@@ -49,11 +55,12 @@ class ExportRequest(NamedTuple):
 
     Attributes:
       output: the new folder.
-      formats: some of `FORMATS`; None is all that the run can be written in.
+      formats: some of `FORMATS`; None is all but "run" that the run can be written in.
       platforms: platforms that programs are compiled for, some of `PLATFORMS`.
       top_k: length of the programs' lists.
       new_items: table of items that training has not seen; None is none.
       raw_dir: see `Recommender.from_workdir`.
+      sequences: format "run" keeps the users' sequences, so that it can be evaluated.
     """
 
     output: Path
@@ -62,6 +69,7 @@ class ExportRequest(NamedTuple):
     top_k: int = 10
     new_items: Path | None = None
     raw_dir: str | None = None
+    sequences: bool = False
 
 
 def run_export(workdir: epath.Path, request: ExportRequest) -> None:
@@ -108,17 +116,32 @@ def _check(request: ExportRequest) -> None:
 
 
 def _formats(asked: Sequence[str] | None, recommender: Recommender) -> Sequence[str]:
-    """The formats to write; raises UserError for vectors of a model that products can't rank by."""
-    if not recommender.model.memory:
-        return FORMATS if asked is None else asked
+    """The formats to write.
+
+    Raises:
+      UserError: for vectors of a model that products can't rank by, or a run with new items.
+    """
+    run = recommender.run
+    if asked is not None and "run" in asked and len(recommender.items.ids) > run.data.num_items:
+        raise UserError("--formats has run, which can't hold --new_items: export without them.")
     if asked is None:
-        return [name for name in FORMATS if name != "vectors"]
-    if "vectors" in asked:
+        vectors = not recommender.model.memory and _knows_users(run)
+        return _DEFAULT if vectors else [name for name in _DEFAULT if name != "vectors"]
+    if recommender.model.memory and "vectors" in asked:
         raise UserError(
             "--formats has vectors, but this run has memories (--config.model.memory): its scores "
             "are no products of vectors. Leave vectors out."
         )
     return asked
+
+
+def _knows_users(run: Run) -> bool:
+    try:
+        run.users()
+    except UserError as error:
+        print(f"Without user vectors, since there are no sequences here. {error}", flush=True)
+        return False
+    return True
 
 
 def _write(part: Path, recommender: Recommender, workdir: epath.Path, request: Any) -> None:
@@ -130,8 +153,10 @@ def _write(part: Path, recommender: Recommender, workdir: epath.Path, request: A
     _items_table(recommender.items).write_parquet(part / "items.parquet")
     if "vectors" in request.formats:
         save_file(_vectors(recommender), part / "vectors.safetensors")
-        users = pl.DataFrame({"user": recommender.run.data.user_ids})
+        users = pl.DataFrame({"user": recommender.run.users().data.user_ids})
         users.write_parquet(part / "users.parquet")
+    if "run" in request.formats:
+        _save_run(part / "run", recommender, workdir, sequences=request.sequences)
     about = {
         "workdir": str(workdir),
         "top_k": request.top_k,
@@ -143,6 +168,23 @@ def _write(part: Path, recommender: Recommender, workdir: epath.Path, request: A
         "config": load_config(workdir).to_dict(),
     }
     write_json(epath.Path(part / FILE_NAME), about)
+
+
+def _save_run(
+    folder: Path, recommender: Recommender, workdir: epath.Path, *, sequences: bool
+) -> None:
+    """Writes what evaluate, recommend, serve and export need of a run."""
+    folder.mkdir()
+    target, run = epath.Path(folder), recommender.run
+    params, content, _ = recommender.tables
+    number = run.data.num_items + 1
+    host = {name: np.asarray(values)[:number] for name, values in content.features.items()}
+    memories, neighbours = jax.device_get((content.memories, content.neighbours))
+    arrays = ItemArrays(run.counts, host, memories, neighbours)
+    save_catalogue(target, run.data, arrays, users=run.users().data.folder if sequences else None)
+    save_params(target, params, recommender.step)
+    for name in (DATA_FILE, CONFIG_FILE):
+        write_whole(target / name, (workdir / name).read_bytes())
 
 
 def scores_program(recommender: Recommender) -> Callable[[Any, jax.Array], jax.Array]:

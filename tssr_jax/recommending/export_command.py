@@ -14,7 +14,7 @@ _WORKDIR = cli.workdir_flag()
 _RAW_DIR = cli.raw_dir_flag()
 _OUTPUT = flags.DEFINE_string("output", None, "A new folder.")
 _FORMATS = flags.DEFINE_list(
-    "formats", None, "saved_model, stablehlo, vectors; by default all that fit the run."
+    "formats", None, "saved_model, stablehlo, vectors, run; by default all that fit the run."
 )
 _PLATFORMS = flags.DEFINE_list(
     "platforms", "cpu", "Platforms of the exported programs: cpu, cuda, rocm, tpu."
@@ -22,6 +22,9 @@ _PLATFORMS = flags.DEFINE_list(
 _TOP_K = flags.DEFINE_integer("top_k", 10, "Items for each history.", 1)
 _NEW_ITEMS = flags.DEFINE_string(
     "new_items", None, "Table of items that training has not seen, ranked by their content."
+)
+_SEQUENCES = flags.DEFINE_bool(
+    "sequences", False, "Format run keeps the users' sequences, so that it can be evaluated."
 )
 
 
@@ -39,4 +42,4 @@ def main() -> None:
         _TOP_K.value,
         cli.optional_path(_NEW_ITEMS),
     )
-    run_export(workdir, request._replace(raw_dir=_RAW_DIR.value))
+    run_export(workdir, request._replace(raw_dir=_RAW_DIR.value, sequences=_SEQUENCES.value))

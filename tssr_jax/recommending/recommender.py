@@ -12,7 +12,6 @@ from etils import epath
 
 from tssr_jax.config.choices import MODALITIES, STREAMS
 from tssr_jax.config.saved import load_config
-from tssr_jax.data_pipeline.counts import training_counts
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import restore_best
 from tssr_jax.evaluation.ranking import Ranker
@@ -60,16 +59,12 @@ class Recommender:
       params: the model's parameters, on the devices.
       items: the catalogue with its owner's ids and titles.
       batch_size: histories that are ranked at a time.
+      step: of the parameters.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        params: Any,
-        items: Items,
-        batch_size: int = 256,
-    ):
+    def __init__(self, run: Run, params: Any, items: Items, batch_size: int = 256, step: int = 0):
         self.run = run
+        self.step = step
         self.items = items
         self.model = run.model
         self._devices = run.devices
@@ -110,15 +105,14 @@ class Recommender:
         kind = load_config(workdir).baseline.kind
         if kind:
             raise UserError(f"{workdir} is a run of the baseline {kind!r}, not of a model.")
-        run, params, _ = restore_best(workdir, raw_dir=raw_dir, whole_catalogue=True)
+        run, params, step = restore_best(workdir, raw_dir=raw_dir, whole_catalogue=True)
         data = run.data
-        counts = training_counts(run.sequences, run.config, data.num_items)
-        items = Items(data.item_ids, data.titles, counts)
+        items = Items(data.item_ids, data.titles, run.counts)
         if new_items is not None:
             described = read_new_items(Path(new_items), run.config.data)
             items = items.with_more(described["item"].to_list(), described["title"].to_list())
             run, params = with_new_items(run, params, described)
-        return cls(run, params, items, batch_size)
+        return cls(run, params, items, batch_size, step)
 
     @property
     def tables(self) -> tuple[Any, Any, Choice]:

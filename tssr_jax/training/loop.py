@@ -12,6 +12,7 @@ from rich.console import Console
 
 from tssr_jax.adapting import adapted
 from tssr_jax.checkpoints.checkpointer import Checkpointer, Progress
+from tssr_jax.config.choices import trains_encoder
 from tssr_jax.config.saved import FILE_NAME, load_config, require_same_config, save_config
 from tssr_jax.config.validation import validate_config
 from tssr_jax.data_pipeline import report
@@ -21,6 +22,7 @@ from tssr_jax.data_pipeline.input_pipeline import (
     TrainBatches,
     make_train_batches,
 )
+from tssr_jax.data_pipeline.prepare import PreparedData
 from tssr_jax.data_pipeline.windows import held_out_items
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import (
@@ -35,7 +37,8 @@ from tssr_jax.models.content import CONTENT_LAYOUT
 from tssr_jax.parallel import processes
 from tssr_jax.parallel.devices import ROWS
 from tssr_jax.reporting import MetricWriter, make_console
-from tssr_jax.run import Run, build_run, require_same_data, save_data_report
+from tssr_jax.run import ItemArrays, Run, build_run, require_same_data, save_data_report
+from tssr_jax.run_folder import save_catalogue
 from tssr_jax.runtime import StopRequest
 from tssr_jax.training.gate_inputs import gate_inputs
 from tssr_jax.training.optimizer import optimizer_of
@@ -91,12 +94,19 @@ def train(
     resuming = (workdir / FILE_NAME).exists()
     if resuming:
         require_same_config(config, workdir)
-    run = build_run(config)
-    if resuming:
-        require_same_data(run, workdir)
+
+    def keep(data: PreparedData, arrays: ItemArrays, content_key: str) -> None:
+        if resuming:
+            require_same_data(data, content_key, workdir)
+        if processes.is_first():
+            workdir.mkdir(parents=True, exist_ok=True)
+            save_data_report(data, content_key, workdir)
+            # The features of an encoder that is trained are known at the end only.
+            if not trains_encoder(config):
+                save_catalogue(workdir, data, arrays)
+
+    run = build_run(config, keep)
     if processes.is_first():
-        workdir.mkdir(parents=True, exist_ok=True)
-        save_data_report(run, workdir)
         save_config(config, workdir)  # last: it makes the folder a run's workdir
     for line in report.summary(run.data.report):
         console.print(line)

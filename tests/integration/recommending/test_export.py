@@ -16,7 +16,7 @@ from tests.support.raw_data import tiny_config
 from tests.support.runs import ROOT
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.errors import UserError
-from tssr_jax.recommending.export import FORMATS, ExportRequest, run_export
+from tssr_jax.recommending.export import ExportRequest, run_export
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.training.loop import train
 
@@ -95,7 +95,7 @@ def test_vectors_give_the_same_lists(exported, recommender):
     ids = run_elsewhere(
         exported, "vectors", 'print(json.dumps(ids[np.argsort(-scores, kind="stable")].tolist()))'
     )
-    data, store = recommender.run.data, recommender.run.sequences
+    data, store = recommender.run.users()
     user = np.array([data.user_ids.index("u7")])
     whole = store.rows(user).windows(store.lengths[user], int(store.lengths[user][0])).numpy()[0]
     history = [data.item_ids[place - 1] for place in whole]
@@ -110,7 +110,7 @@ def test_what_a_class_is(exported, recommender):
     assert table["class"].to_list() == list(range(1, 21))
     assert table["times_seen"].to_list() == recommender.items.counts[1:].tolist()
     about = json.loads((exported / "export.json").read_text())
-    assert about["top_k"] == 7 and about["formats"] == list(FORMATS)
+    assert about["top_k"] == 7 and about["formats"] == ["saved_model", "stablehlo", "vectors"]
 
 
 def test_an_export_replaces_an_export_only(exported, workdir, tmp_path):
@@ -164,7 +164,7 @@ def test_other_models_give_the_same_lists(tmp_path, fields):
     np.testing.assert_allclose(values[0], scores, rtol=1e-4)
 
     tables = load_file(folder / "vectors.safetensors")
-    data, store = recommender.run.data, recommender.run.sequences
+    data, store = recommender.run.users()
     whole = store.rows(np.array([7])).windows(store.lengths[7:8], int(store.lengths[7])).numpy()[0]
     asked = [data.item_ids[c - 1] for c in whole]
     (own,) = recommender.recommend([asked], top_k=20, keep_seen=True)

@@ -1,0 +1,149 @@
+"""Runs that are carried to a place without raw files, encoder and cache."""
+
+import gzip
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.support.raw_data import tiny_config
+from tests.support.with_memories import config_of
+from tssr_jax.errors import UserError
+from tssr_jax.evaluation.evaluate import evaluate
+from tssr_jax.recommending.export import ExportRequest, run_export
+from tssr_jax.recommending.recommender import Recommender
+from tssr_jax.training.loop import train
+
+HISTORIES = [["i3", "i4", "i5"], ["i9"], []]
+TIMES = [[60.0, 60.0, 120.0], [1e9], []]
+
+
+def lists_of(workdir):
+    recommender = Recommender.from_workdir(workdir, batch_size=8)
+    found = recommender.recommend(HISTORIES, top_k=5, times=TIMES)
+    return [[(item.item, item.title, item.score) for item in own.items] for own in found]
+
+
+@pytest.fixture(name="place", scope="module")
+def fixture_place(tmp_path_factory):
+    """A machine with a trained run with memories: the folders raw, cache, text_model and run."""
+    folder = tmp_path_factory.mktemp("here")
+    config = config_of(folder, **{"model.head": "tied", "model.id_neighbours": 3})
+    train(config, folder / "run")
+    return folder
+
+
+def carry(place, folder, what="run"):
+    """Another machine with one folder of this one, which is gone."""
+    there = folder / "there" / what
+    shutil.copytree(place / what, there)
+    return there
+
+
+@pytest.fixture(name="gone")
+def fixture_gone(place, monkeypatch, tmp_path):
+    """Takes this machine's files away for the time of a test; returns where they are."""
+    away = tmp_path / "away"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    place.rename(away)
+    yield away
+    shutil.rmtree(place, ignore_errors=True)
+    away.rename(place)
+
+
+def test_a_workdir_gives_the_same_lists_anywhere(place, gone, tmp_path):
+    here = carry(gone, tmp_path)
+    there = lists_of(here)
+    gone.rename(place)
+    expected = lists_of(place / "run")
+    place.rename(gone)
+    assert there == expected and [len(own) for own in there] == [5, 5, 5]
+    run_export(here, ExportRequest(tmp_path / "out", ("stablehlo",), top_k=5))
+    with pytest.raises(UserError, match=r"Source 'csv': there is no folder .*raw.*--raw_dir"):
+        evaluate(here)
+
+
+def test_new_items_need_the_encoder_only(place, gone, tmp_path):
+    here = carry(gone, tmp_path)
+    shutil.copytree(gone / "text_model", place / "text_model")
+    (tmp_path / "new.csv").write_text("item,title\nn1,a red wooden car\n")
+    recommender = Recommender.from_workdir(here, new_items=tmp_path / "new.csv", batch_size=8)
+    assert recommender.recommend([["n1"]], top_k=3)[0].items
+
+
+@pytest.mark.parametrize("sequences", [False, True])
+def test_an_exported_run(place, tmp_path, sequences, monkeypatch):
+    out, run = tmp_path / "out", place / "run"
+    run_export(run, ExportRequest(out, ("run",), sequences=sequences))
+    expected, metrics = lists_of(run), json.loads((run / "test_metrics.json").read_text())
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    here = carry(out, tmp_path)
+    size = sum(path.stat().st_size for path in here.rglob("*") if path.is_file())
+    assert size < sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
+    away = tmp_path / "away"
+    place.rename(away)
+    try:
+        assert lists_of(here) == expected
+        if sequences:
+            evaluate(here)
+            assert json.loads((here / "test_metrics.json").read_text()) == metrics
+        else:
+            files = {path.name for path in (*here.iterdir(), *(here / "catalogue").iterdir())}
+            of_run = {"config.json", "data.json", "params.safetensors", "catalogue"}
+            assert files == of_run | {"items", "report.json", "arrays.safetensors", "digests.json"}
+            with pytest.raises(UserError, match="there is no folder"):
+                evaluate(here)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        away.rename(place)
+
+
+def test_a_run_whose_encoder_was_trained_is_exported_with_its_vectors(tmp_path):
+    config = tiny_config(tmp_path / "here")
+    config.content.text.update(trained_layers=1, micro_batch=4, learning_rate=1e-2)
+    config.train.num_epochs = 1
+    run = tmp_path / "here" / "run"
+    train(config, run)
+    expected = lists_of(run)
+    run_export(run, ExportRequest(tmp_path / "out", ("run",)))
+    shutil.rmtree(tmp_path / "here")
+    there = lists_of(tmp_path / "out" / "run")
+    assert [[item for item, *_ in own] for own in there] == [
+        [item for item, *_ in own] for own in expected
+    ]
+    for own, other in zip(there, expected, strict=True):
+        np.testing.assert_allclose([x[2] for x in own], [x[2] for x in other], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("catalogue/arrays.safetensors", lambda content: content[:-8] + b"\0" * 8),
+        ("catalogue/items/sizes.npy", lambda content: content[:-1] + b"\7"),
+        ("params.safetensors", lambda content: content[:-4]),
+    ],
+)
+def test_damage_is_told(place, tmp_path, name, change):
+    run_export(place / "run", ExportRequest(tmp_path / "out", ("run",)))
+    path = tmp_path / "out" / "run" / name
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(UserError, match=rf"{name.split('/')[0]} is damaged"):
+        lists_of(tmp_path / "out" / "run")
+
+
+def test_a_compressed_file_is_the_same_data(tmp_path):
+    config = tiny_config(tmp_path)
+    config.train.num_epochs = 1
+    train(config, tmp_path / "run")
+    raw = tmp_path / "raw"
+    for name in ("interactions.csv", "items.csv"):
+        content = (raw / name).read_bytes()
+        (raw / name).unlink()
+        (raw / f"{name}.gz").write_bytes(gzip.compress(content))
+    config.train.num_epochs = 2
+    assert train(config, tmp_path / "run")
+    rows = gzip.decompress((raw / "interactions.csv.gz").read_bytes()).splitlines()
+    (raw / "interactions.csv.gz").write_bytes(gzip.compress(b"\n".join(rows[:-1])))
+    with pytest.raises(UserError, match="The data is not that of the run"):
+        train(config, tmp_path / "run")

@@ -1,0 +1,208 @@
+"""What a workdir keeps of its run's items, so that the run works wherever the folder is.
+
+    catalogue/items/                ids, titles, texts, names of pictures (TFRecords, as prepared)
+    catalogue/report.json           of the preparation
+    catalogue/arrays.safetensors    what the model reads of the items, and their training counts
+    catalogue/users/                sequences for evaluation, only if an export asked for them
+    catalogue/digests.json          SHA-256 of all these
+    params.safetensors              the best parameters, only in a run that was exported
+
+Nothing here tells what a single user did, unless sequences were asked for.
+"""
+
+import functools
+import json
+import shutil
+import struct
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load, load_file, save_file
+
+from tssr_jax.data_pipeline import cache, digests
+from tssr_jax.data_pipeline.builder import ITEMS, USERS
+from tssr_jax.data_pipeline.prepare import PreparedData, find_prepared, prepare
+from tssr_jax.data_pipeline.report import FILE as REPORT
+from tssr_jax.data_pipeline.store import open_store
+from tssr_jax.errors import UserError, shown
+from tssr_jax.memory.popularity import Popularity
+from tssr_jax.memory.scores import Memories, Neighbours
+from tssr_jax.parallel import sharding
+from tssr_jax.parallel.sharding import ENCODER_SUFFIX
+from tssr_jax.run import DATA_FILE, ItemArrays, Run, Users, assembled, require_same_data
+from tssr_jax.runtime import keep_compiled_programs
+
+FOLDER = "catalogue"
+_ARRAYS = "arrays.safetensors"
+# Of exported runs: the best parameters; workdirs have checkpoints.
+_PARAMS, _STEP = "params.safetensors", "step"
+
+
+def save_catalogue(
+    workdir: epath.Path, data: PreparedData, arrays: ItemArrays, *, users: Path | None = None
+) -> None:
+    """Writes workdir/catalogue, whole or not at all; leaves one that is whole as it is.
+
+    Args:
+      workdir: the run's folder, here or gs://.
+      data: the prepared data set.
+      arrays: what the model reads of the items.
+      users: a prepared data set whose sequences are kept as well; None keeps none.
+    """
+    target = workdir / FOLDER
+    if has_catalogue(workdir) and ("://" in str(target) or not digests.damage(Path(target))):
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        local = Path(temporary)
+        shutil.copytree(data.folder / ITEMS, local / ITEMS)
+        shutil.copy(data.folder / REPORT, local / REPORT)
+        if users:
+            shutil.copytree(users / USERS, local / USERS)
+        save_file(_flat(arrays), local / _ARRAYS)
+        digests.write(local)
+        part = target.with_name(f"{FOLDER}.incomplete")
+        if part.exists():
+            part.rmtree()
+        cache.copy_tree(epath.Path(local), part)
+    if target.exists():
+        target.rmtree()
+    part.rename(target)
+
+
+def has_catalogue(workdir: epath.Path) -> bool:
+    """Whether a workdir keeps what is needed of its run's items."""
+    return (workdir / FOLDER / digests.FILE).exists()
+
+
+def load_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> Run:
+    """The run of a workdir by what the workdir keeps of its items.
+
+    Users are read when they are asked for: from the folder, else from the cache, else the raw files
+    are prepared.
+
+    Args:
+      workdir: the run's folder, here or gs://.
+      config: of the run.
+
+    Raises:
+      UserError: if a file of the folder is damaged.
+    """
+    folder = _local(workdir / FOLDER, config.data.cache_dir)
+    if reason := digests.damage(folder):
+        raise UserError(
+            f"{workdir / FOLDER} is damaged ({reason}). Copy it anew; or remove it, and repeat the "
+            "training command of the run, which makes it again from the raw files."
+        )
+    keep_compiled_programs(cache.local_folder(config.data.cache_dir))
+    saved = json.loads((workdir / DATA_FILE).read_text())
+    data = PreparedData(saved["key"], folder, json.loads((folder / REPORT).read_text()))
+
+    @functools.cache
+    def users() -> Users:
+        known = data if (folder / USERS).exists() else find_prepared(config.data, data.key)
+        if known is None:
+            known = prepare(config.data)
+            require_same_data(known, None, workdir)
+        return Users(known, open_store(known, config.data.in_memory_gib))
+
+    arrays = _from_flat(load_file(folder / _ARRAYS))
+    return assembled(config, data, users, arrays, saved["features_key"])
+
+
+def save_params(workdir: epath.Path, params: Any, step: int) -> None:
+    """Writes a model's parameters, those of content encoders left out, and their step.
+
+    Args:
+      workdir: of a run that is exported, here.
+      params: whole on each device; a dictionary of dictionaries of arrays.
+      step: when they were the best.
+    """
+    own = {name: tree for name, tree in params.items() if not name.endswith(ENCODER_SUFFIX)}
+    flat = flatten_dict(jax.device_get(own), sep="/")
+    arrays = {name: np.ascontiguousarray(values) for name, values in flat.items()}
+    save_file(arrays, Path(workdir / _PARAMS), {_STEP: str(step)})
+
+
+def saved_params(workdir: epath.Path, run: Run) -> tuple[Any, int] | None:
+    """The parameters of an exported run, on the devices, and their step; None if it has none.
+
+    Raises:
+      UserError: if they are those of another model, or damaged.
+    """
+    path = workdir / _PARAMS
+    if not path.exists():
+        return None
+    content = path.read_bytes()
+    try:
+        params = unflatten_dict(load(content), sep="/")
+        (size,) = struct.unpack("<Q", content[:8])
+        step = int(json.loads(content[8 : 8 + size])["__metadata__"][_STEP])
+    except (SafetensorError, ValueError, KeyError, struct.error) as error:
+        raise UserError(f"{path} is damaged ({shown(error)}). Copy it anew.") from error
+    expected = jax.eval_shape(run.initial_params)
+    params = sharding.pad_classes(params, run.model.classes)
+    found, wanted = (
+        {"/".join(name): x.shape for name, x in flatten_dict(tree).items()}
+        for tree in (params, expected)
+    )
+    if found != wanted:
+        name = min(found.items() ^ wanted.items())[0]
+        raise UserError(f"{path} does not fit the model of {workdir}/config.json: see {name}.")
+    return run.devices.place(params, run.params_layout), step
+
+
+def _local(folder: epath.Path, cache_dir: str) -> Path:
+    """A folder on this machine; one of a bucket is copied to the cache."""
+    if "://" not in str(folder):
+        return Path(folder)
+    return cache.copy_of(cache_dir, folder, (folder / digests.FILE).read_text())
+
+
+def _flat(arrays: ItemArrays) -> dict[str, np.ndarray]:
+    flat = {"counts": arrays.counts}
+    flat |= {f"features/{name}": values for name, values in arrays.features.items()}
+    if arrays.neighbours is not None:
+        flat |= _named("neighbours", arrays.neighbours)
+    if (memories := arrays.memories) is not None:
+        flat |= {"memories/frequency": memories.frequency, "memories/decay": memories.decay}
+        for name, table in memories.tables.items():
+            flat |= _named(f"memories/tables/{name}", table)
+        if memories.popularity is not None:
+            flat |= _named("memories/popularity", memories.popularity)
+    return {name: np.ascontiguousarray(values) for name, values in flat.items()}
+
+
+def _named(name: str, values: Any) -> dict[str, Any]:
+    return {f"{name}/{field}": value for field, value in values._asdict().items()}
+
+
+def _from_flat(flat: Mapping[str, np.ndarray]) -> ItemArrays:
+    def below(name: str) -> dict[str, np.ndarray]:
+        start = f"{name}/"
+        return {key.removeprefix(start): v for key, v in flat.items() if key.startswith(start)}
+
+    memories, neighbours = None, below("neighbours")
+    if "memories/frequency" in flat:
+        names = dict.fromkeys(key.split("/")[0] for key in below("memories/tables"))
+        tables = {name: Neighbours(**below(f"memories/tables/{name}")) for name in names}
+        popularity = below("memories/popularity")
+        memories = Memories(
+            tables,
+            Popularity(**popularity) if popularity else None,
+            flat["memories/frequency"],
+            flat["memories/decay"],
+        )
+    return ItemArrays(
+        flat["counts"],
+        below("features"),
+        memories,
+        Neighbours(**neighbours) if neighbours else None,
+    )
