@@ -56,6 +56,18 @@ def _kind_of_processor() -> str:
     return hashlib.sha256(described.encode()).hexdigest()[:12]
 
 
+def end_with_parent(seconds_between_looks: float = 1.0) -> None:
+    """Has this process get a SIGTERM when the process that started it is gone, however it ended."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(seconds_between_looks)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 class StopRequest:
     """Records a SIGTERM instead of exiting, inside a `with` block of the main thread.
 

@@ -8,6 +8,7 @@ The same command goes on where it stopped (docs/guides/studies.md).
 from absl import flags
 
 from tssr_jax import cli
+from tssr_jax.locks import one_writer
 from tssr_jax.studies import pace_flags
 
 _CONFIG = cli.config_flag()
@@ -28,9 +29,10 @@ flags.adopt_module_key_flags(pace_flags)
 def main() -> None:
     """Runs the study, or goes on with it."""
     config, workdir = cli.required_config(_CONFIG), cli.required_workdir(_WORKDIR)
-    from tssr_jax.studies.runner import run_study
-    from tssr_jax.studies.slots import Pace
-
-    pace = Pace(*pace_flags.limits())
     names, tune = _VARIANT.value, _TUNE_TRIALS.value
-    run_study(_STUDY.value, config, workdir, _SEEDS.value, names, pace=pace, tune_trials=tune)
+    with one_writer(workdir):
+        from tssr_jax.studies.runner import run_study
+        from tssr_jax.studies.slots import Pace
+
+        pace = Pace(*pace_flags.limits())
+        run_study(_STUDY.value, config, workdir, _SEEDS.value, names, pace=pace, tune_trials=tune)

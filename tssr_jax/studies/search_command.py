@@ -6,6 +6,7 @@ tssr search --trials=30 --trial_minutes=20 --config=csv:FOLDER --workdir=runs/se
 from absl import flags
 
 from tssr_jax import cli
+from tssr_jax.locks import one_writer
 from tssr_jax.studies import pace_flags
 
 _CONFIG = cli.config_flag()
@@ -17,7 +18,8 @@ flags.adopt_module_key_flags(pace_flags)
 def main() -> None:
     """Runs the search, or goes on with it."""
     config, workdir = cli.required_config(_CONFIG), cli.required_workdir(_WORKDIR)
-    from tssr_jax.studies.search import search
-    from tssr_jax.studies.slots import Pace
+    with one_writer(workdir):
+        from tssr_jax.studies.search import search
+        from tssr_jax.studies.slots import Pace
 
-    search(config, workdir, _TRIALS.value, Pace(*pace_flags.limits()))
+        search(config, workdir, _TRIALS.value, Pace(*pace_flags.limits()))

@@ -28,7 +28,7 @@ from tssr_jax.data_pipeline.windows import HELD_OUT
 from tssr_jax.evaluation.evaluate import SPLITS, evaluate, restore_best, run_baseline
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.reporting import METRICS_FILE
-from tssr_jax.runtime import StopRequest, use_huge_pages
+from tssr_jax.runtime import StopRequest, end_with_parent, use_huge_pages
 from tssr_jax.studies.trial import RESULT_FILE, RUN_FOLDER
 from tssr_jax.training.loop import train
 
@@ -130,6 +130,7 @@ def main() -> None:
     logging.set_verbosity(logging.WARNING)
     # A terminal sends Ctrl-C to all its processes; the study asks its trials to save by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     run(epath.Path(_FOLDER.value), _MINUTES.value)
 
 

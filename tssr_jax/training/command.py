@@ -7,6 +7,7 @@ With --config.baseline.kind a baseline is evaluated in the model's place.
 
 from tssr_jax import cli
 from tssr_jax.config import validate_config
+from tssr_jax.locks import one_writer, require_no_writer
 from tssr_jax.parallel.flags import process_flags
 
 _CONFIG = cli.config_flag()
@@ -17,12 +18,15 @@ _PROCESSES = process_flags("Train")
 def main() -> None:
     """Trains the model, or evaluates the baseline, of --config."""
     config, workdir = cli.required_config(_CONFIG), cli.required_workdir(_WORKDIR)
-    validate_config(config)  # reports invalid settings before slow imports
+    # Invalid settings, and another writer, are told before slow imports.
+    validate_config(config)
+    require_no_writer(workdir)
     _PROCESSES.join()
     if config.baseline.kind:
         from tssr_jax.evaluation.evaluate import run_baseline
 
-        run_baseline(config, workdir)
+        with one_writer(workdir):
+            run_baseline(config, workdir)
     else:
         from tssr_jax.training.loop import train
 

@@ -1,8 +1,9 @@
 """The training loop: steps, logs, validations, checkpoints, early stopping, and the final test."""
 
+import contextlib
 import dataclasses
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import ml_collections
@@ -13,7 +14,7 @@ from rich.console import Console
 from tssr_jax.adapting import adapted
 from tssr_jax.checkpoints.checkpointer import Checkpointer, Progress
 from tssr_jax.config.choices import trains_encoder
-from tssr_jax.config.saved import FILE_NAME, load_config, require_same_config, save_config
+from tssr_jax.config.saved import FILE_NAME, require_same_config, save_config
 from tssr_jax.config.validation import validate_config
 from tssr_jax.data_pipeline import report
 from tssr_jax.data_pipeline.input_pipeline import (
@@ -28,10 +29,10 @@ from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import (
     evaluate_params,
     make_eval_batches,
-    restore_best,
     split_metrics,
 )
 from tssr_jax.evaluation.ranking import Ranker
+from tssr_jax.locks import one_writer
 from tssr_jax.losses.objective import LossConfig, term_weights
 from tssr_jax.models.content import CONTENT_LAYOUT
 from tssr_jax.parallel import processes
@@ -41,17 +42,13 @@ from tssr_jax.run import ItemArrays, Run, build_run, require_same_data, save_dat
 from tssr_jax.run_folder import save_catalogue
 from tssr_jax.runtime import StopRequest
 from tssr_jax.training.gate_inputs import gate_inputs
-from tssr_jax.training.optimizer import optimizer_of
 from tssr_jax.training.progress import CLOCK, TrainingLog, draw_curves
+from tssr_jax.training.start import Start, find_start
 from tssr_jax.training.state import (
     NEVER,
     TOTAL,
     TrainState,
-    abstract_state,
     all_finite,
-    initial_state,
-    require_same_sections,
-    with_params_of,
     zero_sums,
 )
 from tssr_jax.training.step import TrainStep, make_train_step
@@ -89,6 +86,13 @@ def train(
     """
     workdir = epath.Path(workdir).expanduser()
     validate_config(config)
+    with one_writer(workdir) if processes.is_first() else contextlib.nullcontext():
+        return _train(config, workdir, stop)
+
+
+def _train(
+    config: ml_collections.ConfigDict, workdir: epath.Path, stop: StopRequest | None
+) -> dict[str, float | int] | None:
     console = make_console(quiet=not processes.is_first())
     config = adapted(config, console.print)
     resuming = (workdir / FILE_NAME).exists()
@@ -142,49 +146,6 @@ def compiled_step(run: Run, optimizer: optax.GradientTransformation, layout: Any
     """
     step = make_train_step(run.model, optimizer, run.config, run.trained)
     return run.devices.run(step, inputs=(layout, ROWS, CONTENT_LAYOUT), output=layout, donate=(0,))
-
-
-class Start(NamedTuple):
-    """The start of a training.
-
-    Attributes:
-      state: the train state, on the devices.
-      progress: the state of the loop.
-      optimizer: the optimiser of the train state.
-      layout: layout of the train state on the devices.
-    """
-
-    state: TrainState
-    progress: Progress
-    optimizer: optax.GradientTransformation
-    layout: Any
-
-
-def find_start(run: Run, checkpointer: Checkpointer) -> Start:
-    """Looks for the state that a training goes on from.
-
-    In this order:
-
-    1. the newest whole checkpoint of the run's own workdir;
-    2. the best parameters of the run in `config.train.init_from`, but for those of its items;
-    3. random parameters.
-
-    Raises:
-      UserError: if a checkpoint does not fit, or `init_from` names no run of such a model.
-    """
-    optimizer = optimizer_of(run)
-    # Shapes only: where a checkpoint is restored, there is no room for a second state.
-    expected, layout = abstract_state(run, optimizer)
-    restored = checkpointer.restore_newest(*expected.for_checkpoint())
-    if restored is not None:
-        params, rest, progress = restored
-        return Start(TrainState.from_checkpoint(params, rest), progress, optimizer, layout)
-    state, _ = initial_state(run, optimizer)
-    if run.config.train.init_from:
-        other = epath.Path(run.config.train.init_from).expanduser()
-        require_same_sections(run.config, load_config(other), other)
-        state = with_params_of(state, restore_best(other)[1], other)
-    return Start(state, Progress(), optimizer, layout)
 
 
 def train_batches(run: Run) -> TrainBatches:

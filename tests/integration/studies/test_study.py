@@ -187,9 +187,12 @@ def test_training_ends_at_the_time_limit(tmp_path, monkeypatch):
     assert 1 < json.loads(record)["cost"]["epochs"] < 1_000_000
 
 
-@pytest.mark.parametrize("key", [False, True])
-def test_a_study_that_is_stopped_goes_on(tmp_path, key):
-    """By SIGTERM, or Ctrl-C in a terminal, which all its processes get; what runs is saved."""
+@pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_study_that_is_stopped_goes_on(tmp_path, way):
+    """By SIGTERM, by Ctrl-C in a terminal, which all its processes get, or killed.
+
+    What runs is saved: a trial ends with its study.
+    """
     config = tiny_config(tmp_path)
     workdir = tmp_path / "study"
     flags = ("--mode=study", "--study=sparsity", "--seeds=1", "--config.train.num_epochs=100000",
@@ -205,13 +208,20 @@ def test_a_study_that_is_stopped_goes_on(tmp_path, key):
     deadline = time.monotonic() + 240
     while not (first / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
-    if key:
-        os.killpg(process.pid, signal.SIGINT)
+    if way == signal.SIGINT:
+        os.killpg(process.pid, way)
     else:
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(way)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == int(key) and b"goes on from what is complete" in output
-    assert "which is saved" in " ".join((first / "log.txt").read_text().split())
+    if way == signal.SIGKILL:
+        assert process.returncode == -way
+    else:
+        assert process.returncode == int(way == signal.SIGINT)
+        assert b"goes on from what is complete" in output
+    deadline = time.monotonic() + 60
+    while "which is saved" not in " ".join((first / "log.txt").read_text().split()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
     assert not (first / "result.json").exists()
 
 

@@ -32,20 +32,27 @@ def start_silently(config, workdir):
 
 
 def test_killed_at_any_step_and_resumed_it_ends_the_same(config, tmp_path, capsys):
-    """Checkpoints within the epoch and within a log window; kill -9 at whatever step it is."""
-    config.train.update(num_epochs=8, checkpoint_every_steps=2, log_every_steps=5)
+    """Checkpoints within the epoch and within a log window; kill -9 at whatever step it is.
+
+    Until then another training of the same folder is refused.
+    """
+    config.train.update(num_epochs=400, checkpoint_every_steps=2, log_every_steps=5)
     config.train.time_noise = (0.0, 1e6)
+    config.train.early_stopping_patience = 0
     config.optimizer.ema_decay = 0.9
-    train(config, tmp_path / "whole")
     killed = tmp_path / "killed"
     process = start_silently(config, killed)
     while process.poll() is None and newest_step(killed) < 5:
         pass
+    second = run_command(command(config, killed))
+    assert second.returncode == 1 and f"is in use: process {process.pid} on" in second.stderr
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "killed too late: it had ended by itself"
     step = newest_step(killed)
+    config.train.num_epochs = -(-step // 3) + 1
     train(config, killed)
     assert f"Resuming at step {step}" in capsys.readouterr().out
+    train(config, tmp_path / "whole")
     assert_same_run(config, tmp_path / "whole", killed)
 
 
