@@ -33,8 +33,10 @@ def one_writer(folder: epath.Path) -> Iterator[None]:
     """Locks a folder, which is made if it does not exist.
 
     Raises:
-      UserError: if another process has locked it; names its machine and number.
+      UserError: if another process has locked it; names its machine and number. Or if its path has
+        a character that checkpoints can't have.
     """
+    _require_plain(folder)
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     held = _lease(folder / FILE) if "://" in str(folder) else _flock(folder / FILE)
@@ -48,7 +50,8 @@ def one_writer(folder: epath.Path) -> Iterator[None]:
 
 
 def require_no_writer(folder: epath.Path) -> None:
-    """Raises UserError if another process has locked a folder. It takes no lock itself."""
+    """Raises UserError as `one_writer` would. It takes no lock itself."""
+    _require_plain(folder)
     path = folder / FILE
     if not path.exists():
         return
@@ -62,6 +65,16 @@ def require_no_writer(folder: epath.Path) -> None:
             raise _refused(path, _read(path)) from None
         except OSError:
             _require_stale(path)
+
+
+def _require_plain(folder: epath.Path) -> None:
+    # Orbax takes these for patterns of paths.
+    found = [character for character in "[]\\" if character in str(folder.absolute())]
+    if found:
+        raise UserError(
+            f"{folder} has a {found[0]!r}: checkpoints that are written there can't be read again. "
+            "Choose another --workdir."
+        )
 
 
 @contextlib.contextmanager

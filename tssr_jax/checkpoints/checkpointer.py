@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -90,6 +91,8 @@ class Checkpointer:
         self._num_items = num_items
         self._report = report
         self._folder = epath.Path(workdir / FOLDER).absolute()
+        # Step and shapes of the newest parameters that were saved and not read back yet.
+        self._unread: tuple[int, Any] | None = None
         self._policy = _KeepNewestAndBest()
         self._manager = ocp.CheckpointManager(
             self._folder,
@@ -108,8 +111,7 @@ class Checkpointer:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is None:
-            with self._clear_write_errors():
-                self._manager.wait_until_finished()
+            self._read_back()
         self._manager.close()
 
     def save(self, step: int, params: Any, rest: Any, progress: Progress) -> None:
@@ -124,10 +126,11 @@ class Checkpointer:
           progress: the state of the loop.
 
         Raises:
-          UserError: if this or the previous checkpoint can't be written.
+          UserError: if this checkpoint can't be written, or the previous one can't be read.
         """
         if step == self._manager.latest_step():
             return
+        self._read_back()
         items = {"params": params, "rest": rest}
         fields: dict[str, Any] = dataclasses.asdict(progress)
         fields[_NUM_ITEMS] = self._num_items
@@ -142,6 +145,33 @@ class Checkpointer:
                     **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
                 ),
             )
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+        self._unread = step, shapes
+
+    def _read_back(self) -> None:
+        """Reads the newest saved parameters, so that it is known that they can be read.
+
+        (Several processes only read its progress and its list of arrays.)
+
+        Raises:
+          UserError: if it can't be written, or not be read.
+        """
+        with self._clear_write_errors():
+            self._manager.wait_until_finished()
+        if self._unread is None:
+            return
+        (step, shapes), self._unread = self._unread, None
+        try:
+            fields = self._fields(step)
+            if jax.process_count() == 1:
+                target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
+                self._restore_arrays(step, "params", target, fields)
+        except DamagedError as error:
+            raise UserError(
+                f"The checkpoint {self._folder / str(step)} was written, but can't be read back "
+                f"({error}). The disk, or the way to it, does not keep what is written: train in "
+                "another --workdir."
+            ) from error
 
     def restore_newest(self, params: Any, rest: Any) -> tuple[Any, Any, Progress] | None:
         """The newest parameters, rest and progress, or None if nothing was saved yet.

@@ -79,7 +79,7 @@ class HistoryFile:
             with self._path.open("rb") as file:
                 return sum(1 for line in file if line.strip())
         if self._lists:
-            return int(pl.scan_parquet(self._path).select(pl.len()).collect().item())
+            return int(pl.scan_parquet(self._path, glob=False).select(pl.len()).collect().item())
         return None
 
     def __iter__(self) -> Iterator[History]:
@@ -120,7 +120,7 @@ class HistoryFile:
 
     def _from_list_rows(self) -> Iterator[History]:
         columns = (self._columns[0], _LISTS)
-        table = pl.scan_parquet(self._path)
+        table = pl.scan_parquet(self._path, glob=False)
         names = table.collect_schema().names()
         require_columns(names, columns, self._path, "")
         times = pl.col(_TIMES).cast(pl.List(pl.Float64)) if _TIMES in names else pl.lit(None)
@@ -219,7 +219,7 @@ def _without_empty(
 
 def _parquet_columns(path: Path) -> list[str]:
     try:
-        return pl.scan_parquet(path).collect_schema().names()
+        return pl.scan_parquet(path, glob=False).collect_schema().names()
     except (pl.exceptions.PolarsError, OSError) as error:
         message = str(error).splitlines()[0]
         raise UserError(f"{path} is not a readable Parquet file: {message}") from error

@@ -89,7 +89,9 @@ class ListsFile:
                 self._file.close()
             elif error is None:
                 chunks = sorted(self._chunks.iterdir())
-                table = pl.scan_parquet(chunks) if chunks else pl.LazyFrame(schema=SCHEMA)
+                table = (
+                    pl.scan_parquet(chunks, glob=False) if chunks else pl.LazyFrame(schema=SCHEMA)
+                )
                 table.sink_parquet(self._part)
             if error is None:
                 self._part.replace(self._path)

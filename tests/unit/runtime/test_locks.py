@@ -46,6 +46,14 @@ def test_another_writer_is_refused_until_the_first_is_dead(tmp_path, holder):
     assert not (folder / locks.FILE).exists()
 
 
+@pytest.mark.parametrize("name", ["exp[1]", "a]", "a\\b", "a[b/c"])
+def test_paths_that_checkpoints_can_not_have(tmp_path, name):
+    for refuse in (locks.require_no_writer, lambda f: locks.one_writer(f).__enter__()):
+        with pytest.raises(UserError, match=r"can't be read again. Choose another --workdir"):
+            refuse(epath.Path(tmp_path / name))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_can_be_locked_again(tmp_path):
     folder = epath.Path(tmp_path / "run")
     for _ in range(2):

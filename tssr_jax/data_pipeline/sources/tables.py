@@ -86,7 +86,7 @@ def _scan(path: Path) -> pl.LazyFrame:
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty.")
     try:
-        table = pl.scan_parquet(path)
+        table = pl.scan_parquet(path, glob=False)
         table.collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"{path} is not a readable Parquet file: {shown(error)}") from error
