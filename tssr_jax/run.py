@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from etils import epath
 
 from tssr_jax.adapting import adapted
 from tssr_jax.config.choices import ranks_by_content, reads_content
-from tssr_jax.config.files import write_json
+from tssr_jax.config.files import read_signed, write_signed
 from tssr_jax.config.validation import validate_config
 from tssr_jax.content.distinct import PreparedEncoder
 from tssr_jax.content.image_inputs import ImageFeatures, image_features, prepare_images
@@ -295,7 +294,7 @@ def save_data_report(data: PreparedData, content_key: str, workdir: epath.Path) 
         "features_key": content_key,
         "report": data.report,
     }
-    write_json(workdir / DATA_FILE, report)
+    write_signed(workdir / DATA_FILE, report)
 
 
 def require_same_data(data: PreparedData, content_key: str | None, workdir: epath.Path) -> None:
@@ -311,7 +310,7 @@ def require_same_data(data: PreparedData, content_key: str | None, workdir: epat
     path = workdir / DATA_FILE
     if not path.is_file():
         raise UserError(f"{path} does not exist; the run in {workdir} was never started properly.")
-    saved = json.loads(path.read_text())
+    saved = read_signed(path)
     same = saved["key"] == data.key or saved.get("records") == digests.of_records(data.folder)
     if not same:
         raise UserError(

@@ -27,6 +27,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load, load_file, save_file
 
+from tssr_jax.config.files import read_signed
 from tssr_jax.data_pipeline import cache, digests
 from tssr_jax.data_pipeline.builder import ITEMS, USERS
 from tssr_jax.data_pipeline.prepare import PreparedData, find_prepared, prepare
@@ -102,7 +103,7 @@ def load_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> Run:
             "training command of the run, which makes it again from the raw files."
         )
     keep_compiled_programs(cache.local_folder(config.data.cache_dir))
-    saved = json.loads((workdir / DATA_FILE).read_text())
+    saved = read_signed(workdir / DATA_FILE)
     data = PreparedData(saved["key"], folder, json.loads((folder / REPORT).read_text()))
 
     @functools.cache

@@ -1,5 +1,6 @@
 """Writes files whole or not at all: to a temporary path, which is then renamed."""
 
+import hashlib
 import io
 import json
 import os
@@ -9,10 +10,45 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from tssr_jax.errors import UserError, shown
+
+_DIGEST = "sha256"
+
 
 def write_json(path: epath.Path, value: Any) -> None:
     """Writes a value as JSON."""
     write_whole(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_signed(path: epath.Path, fields: Mapping[str, Any]) -> None:
+    """Writes fields as JSON, and a digest of them, by which `read_signed` finds changes."""
+    write_json(path, {**fields, _DIGEST: _digest(fields)})
+
+
+def read_signed(path: epath.Path) -> dict[str, Any]:
+    """The fields of a file that `write_signed` wrote, or of an older one without a digest.
+
+    Raises:
+      UserError: if the file is no JSON object, or has changed since.
+    """
+    try:
+        fields = json.loads(path.read_text())
+    except ValueError as error:  # also what is not UTF-8
+        raise UserError(f"{path} is damaged ({shown(error)}). Copy it anew.") from error
+    if not isinstance(fields, dict):
+        raise UserError(f"{path} is damaged (it holds no object). Copy it anew.")
+    digest = fields.pop(_DIGEST, None)
+    if digest not in (None, _digest(fields)):
+        raise UserError(
+            f"{path} has changed since it was written: its digest is another. Restore it. (Without "
+            f"its line {_DIGEST!r} it is taken as it is; the run is another one then.)"
+        )
+    return fields
+
+
+def _digest(fields: Mapping[str, Any]) -> str:
+    text = json.dumps(fields, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,6 +1,5 @@
 """The copy of a run's configuration in its workdir."""
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from etils import epath
 
 from tssr_jax.config import default
 from tssr_jax.config.fields import flattened
-from tssr_jax.config.files import write_json
+from tssr_jax.config.files import read_signed, write_signed
 from tssr_jax.config.validation import validate_config
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 
 FILE_NAME = "config.json"
 # Fields that do not affect results: devices, places, and the search space.
@@ -68,7 +67,7 @@ _REMOVED_WITHOUT_EFFECT = (
 
 def save_config(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
     """Writes workdir/config.json."""
-    write_json(workdir / FILE_NAME, _with_whole_paths(config).to_dict())
+    write_signed(workdir / FILE_NAME, _with_whole_paths(config).to_dict())
 
 
 def _with_whole_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -89,7 +88,8 @@ def load_config(workdir: epath.Path, raw_dir: str | None = None) -> ml_collectio
       raw_dir: where its raw files are now; None if they have not moved.
 
     Raises:
-      UserError: if there is no such file, or it has unknown fields.
+      UserError: if there is no such file, it has changed since it was written, or it has unknown
+        fields.
     """
     path = workdir / FILE_NAME
     if not path.is_file():
@@ -97,15 +97,21 @@ def load_config(workdir: epath.Path, raw_dir: str | None = None) -> ml_collectio
             f"{path} does not exist: {workdir} is not the workdir of a run. Train first: "
             "tssr train --config=ml100k --workdir=DIR"
         )
+    fields = _without_removed(flattened(read_signed(path)), path)
+    config = default.get_config()
+    unknown = fields.keys() - flattened(config).keys()
+    if unknown:
+        raise UserError(
+            f"{path} has the field {shown(min(unknown))!r}, which this version of the program does "
+            "not know. Use the version that wrote it."
+        )
     try:
-        fields = _without_removed(flattened(json.loads(path.read_text())), path)
-        config = default.get_config()
         config.update_from_flattened_dict(
             {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
         )
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError, ValueError) as error:
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} is not a configuration of this version of the program ({error})."
+            f"{path} is not a configuration of this version of the program ({shown(error)})."
         ) from error
     if raw_dir is not None:
         config.data.raw_dir = raw_dir
@@ -148,7 +154,7 @@ def require_same_config(
     may_change: Collection[str] = MAY_CHANGE,
 ) -> None:
     """Raises UserError if workdir/config.json differs in a field that may not change."""
-    saved = flattened(json.loads((workdir / FILE_NAME).read_text()))
+    saved = flattened(read_signed(workdir / FILE_NAME))
     if rate := saved.get("train.reorder_rate"):
         print(
             f"{workdir} was trained with train.reorder_rate={rate}, which this version no longer "

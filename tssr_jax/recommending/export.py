@@ -83,10 +83,9 @@ def run_export(workdir: epath.Path, request: ExportRequest) -> None:
         workdir, raw_dir=request.raw_dir, new_items=request.new_items
     )
     request = request._replace(formats=_formats(request.formats, recommender))
-    if not 1 <= request.top_k <= len(recommender.items.ids):
-        raise UserError(
-            f"--top_k is {request.top_k}; the catalogue has {len(recommender.items.ids):,} items."
-        )
+    if request.top_k < 1:
+        raise UserError(f"--top_k is {request.top_k}; it must be at least 1.")
+    request = request._replace(top_k=min(request.top_k, len(recommender.items.ids)))
     part = request.output.with_name(f"{request.output.name}.part-{os.getpid()}")
     part.mkdir(parents=True)
     try:

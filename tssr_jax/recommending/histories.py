@@ -23,6 +23,7 @@ import polars as pl
 from tssr_jax.data_pipeline.sources import tables, values
 from tssr_jax.data_pipeline.sources.delimited import Chunk, require_columns
 from tssr_jax.errors import UserError
+from tssr_jax.recommending.items import as_id
 
 INPUTS = (".jsonl", ".csv", ".csv.gz", ".parquet")
 _LISTS, _TIMES = "items", "times"
@@ -109,9 +110,9 @@ class HistoryFile:
                     items = fields[_LISTS]
                     if not isinstance(items, list):
                         raise TypeError(f"'items' is {items!r}, no list")
-                    user = _id(fields.get("user", number))
-                    history = History(user, [_id(item) for item in items], _times(fields, items))
-                except (ValueError, KeyError, AttributeError, TypeError) as error:
+                    user = as_id(fields.get("user", number))
+                    history = History(user, [as_id(item) for item in items], _times(fields, items))
+                except (ValueError, KeyError, AttributeError, TypeError, UserError) as error:
                     raise UserError(
                         f"{self._path}, line {number} is no history ({_told(error)}): it must look "
                         'like {"user": "u1", "items": ["i3", "i7"]}, oldest first.'
@@ -184,13 +185,6 @@ class HistoryFile:
     def _require_user(self, user: str | None, where: str) -> None:
         if not user or not user.strip():
             raise UserError(f"{self._path}, {where}: the user is missing.")
-
-
-def _id(value: Any) -> str:
-    """An id as a string; whole numbers are converted."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise TypeError(f"{value!r} is no id")
-    return str(value).strip()
 
 
 def _times(fields: Any, items: list[Any]) -> list[float] | None:

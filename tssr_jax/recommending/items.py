@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 import itertools
+import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 from tssr_jax.memory.scores import NOW
 
 # Minutes of later times do not fit into an int32.
@@ -50,10 +51,10 @@ class Items:
     def known(self, ids: Iterable[str]) -> tuple[list[int], list[str]]:
         """The classes of those ids that exist, in their order, and the ids that don't."""
         classes, unknown = [], []
-        for item in ids:
-            found = self._class_of.get(item)
+        for item in require_list(ids):
+            found = self.find(item)
             if found is None:
-                unknown.append(item)
+                unknown.append(str(item))
             else:
                 classes.append(found)
         return classes, unknown
@@ -69,17 +70,17 @@ class Items:
         if seconds is None:
             classes, unknown = self.known(history)
             return KnownHistory(classes, list(range(NOW - len(classes) + 1, NOW + 1)), unknown)
-        pairs = zip(history, seconds, strict=True)
+        pairs = zip(require_list(history), seconds, strict=True)
         found = [(self.find(item), item, int(at // 60)) for item, at in pairs]
         return KnownHistory(
             [place for place, _, _ in found if place is not None],
             [minute for place, _, minute in found if place is not None],
-            [item for place, item, _ in found if place is None],
+            [str(item) for place, item, _ in found if place is None],
         )
 
-    def find(self, item: str) -> int | None:
-        """The class of one id; None if there is none."""
-        return self._class_of.get(item)
+    def find(self, item: str | int) -> int | None:
+        """The class of one id; None if there is none. See `as_id`."""
+        return self._class_of.get(as_id(item))
 
     def class_of(self, item: str) -> int:
         """The class of one id; raises UserError if there is none."""
@@ -118,6 +119,26 @@ class Items:
             )
         counts = np.concatenate([self.counts, np.zeros(len(ids), self.counts.dtype)])
         return Items([*self.ids, *ids], [*self.titles, *titles], counts)
+
+
+def as_id(value: Any) -> str:
+    """An id as the data has it: a string without white space around it; whole numbers count, too.
+
+    Raises:
+      UserError: if it is something else.
+    """
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return str(value)
+    raise UserError(f"{shown(repr(value))} is no id of an item: ids are strings or whole numbers.")
+
+
+def require_list(ids: Iterable[str]) -> Iterable[str]:
+    """The ids; raises UserError for a single string, which would be read as ids of one letter."""
+    if isinstance(ids, str | bytes):
+        raise UserError(f"{shown(repr(ids))} is one id where a list of ids belongs: [{ids!r}].")
+    return ids
 
 
 def require_times(

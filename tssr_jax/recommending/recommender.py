@@ -177,7 +177,7 @@ class Recommender:
 
         Args:
           histories: ids of items, oldest first, of any length; the model reads the newest ones.
-          top_k: length of a list.
+          top_k: length of a list; lists are shorter where fewer items may be recommended.
           times: when the items of each history were taken, seconds since 1970; read by models with
             memories, to which items of one minute have no order. None: each item is of a time of
             its own, the newest one of now.
@@ -187,8 +187,8 @@ class Recommender:
             passed nothing of the other stream, or by the stream's own expert.
 
         Raises:
-          UserError: if top_k is not between 1 and the number of items, the model has no such
-            stream beside another, or times don't fit or are not ascending.
+          UserError: if top_k is below 1, a history is no list of ids, the model has no such stream
+            beside another, or times don't fit or are not ascending.
         """
         if stream != "fused" and len(self.model.streams) < 2:
             raise UserError(
@@ -199,11 +199,9 @@ class Recommender:
                 "The model projects the concatenation of its streams: none is scored by itself; "
                 "ask for 'fused'."
             )
-        if not 1 <= top_k <= len(self.items.ids):
-            raise UserError(
-                f"top_k is {top_k}; it must be between 1 and the {len(self.items.ids):,} items of "
-                "the catalogue."
-            )
+        if top_k < 1:
+            raise UserError(f"top_k is {top_k}; it must be at least 1.")
+        top_k = min(top_k, len(self.items.ids))
         times = [None] * len(histories) if times is None else times
         if keep_seen is None:
             keep_seen = self.run.config.evaluate.keep_seen

@@ -13,7 +13,7 @@ from tests.support.raw_data import tiny_config
 from tests.support.runs import ROOT, command, run_command
 from tssr_jax.config import default
 from tssr_jax.config.by_data import Facts, filled, fit_to_data
-from tssr_jax.config.saved import load_config
+from tssr_jax.config.saved import load_config, save_config
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import PER_USER_FILE
 from tssr_jax.studies import designs, runner
@@ -151,8 +151,10 @@ def test_only_some_variants_are_run(tmp_path, monkeypatch):
     assert ran == ["ids only", "content only"] and reported == [1, 2]
     assert not (tmp_path / "trials" / "TSSR-seed0").exists()
     # One that was asked for before, with settings that the study had then.
-    path = tmp_path / "trials" / "ids_only-seed0" / "config.json"
-    path.write_text(path.read_text().replace('"d_model": 16', '"d_model": 8'))
+    folder = tmp_path / "trials" / "ids_only-seed0"
+    other = load_config(folder)
+    other.model.d_model = 8
+    save_config(other, folder)
     run_study("sparsity", config, tmp_path, 1, ["content only"])
     assert reported == [1, 2, 1]
     with pytest.raises(UserError, match=r"d_model \(there 8"):

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from safetensors.numpy import load_file, save_file
 
 from tests.support.raw_data import tiny_config, write_csv, write_text_model
@@ -19,6 +20,7 @@ from tests.support.runs import (
     newest_step,
     run_command,
 )
+from tssr_jax.config.files import read_signed, write_signed
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import evaluate
 from tssr_jax.models.content import CONTENT_LAYOUT, Content
@@ -210,9 +212,8 @@ def test_the_step_is_compiled_once(config, tmp_path):
 def test_a_run_of_many_devices_is_evaluated_where_there_are_fewer(config, tmp_path):
     config.train.num_epochs, config.num_devices = 1, 2
     trained = train(config, tmp_path / "run")
-    path = tmp_path / "run" / "config.json"
-    saved = json.loads(path.read_text())
-    path.write_text(json.dumps(saved | {"num_devices": 64}))
+    path = epath.Path(tmp_path / "run" / "config.json")
+    write_signed(path, read_signed(path) | {"num_devices": 64})
     assert evaluate(tmp_path / "run") == trained
 
 

@@ -156,11 +156,29 @@ def test_a_folder_that_is_no_workdir(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["{", '{"modle": {"d_model": 1}}', '{"model": {"d_model": "x"}}']
+    ("content", "message"),
+    [
+        ("{", "config.json is damaged"),
+        ("[]", "config.json is damaged"),
+        ('{"modle": {"d_model": 1}}', "'modle.d_model', which this version .* does not know"),
+        ('{"model": {"d_modle": 1}}', "'model.d_modle', which this version .* does not know"),
+        ('{"model": {"d_model": "x"}}', "not a configuration of this version"),
+    ],
 )
-def test_a_damaged_or_foreign_config_file(tmp_path, content):
+def test_a_damaged_or_foreign_config_file(tmp_path, content, message):
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(UserError, match="not a configuration of this version"):
+    with pytest.raises(UserError, match=message):
+        load_config(tmp_path)
+
+
+def test_a_saved_configuration_that_was_changed_is_told(tmp_path):
+    config = default.get_config()
+    config.model.num_heads = 2
+    save_config(config, tmp_path)
+    assert load_config(tmp_path).model.num_heads == 2
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"num_heads": 2', '"num_heads": 4'))
+    with pytest.raises(UserError, match=r"config.json has changed since it was written"):
         load_config(tmp_path)
 
 
