@@ -16,13 +16,14 @@ from ml_collections import config_flags
 
 from tssr_jax.config import default_config, flattened, shipped_file, shipped_names
 from tssr_jax.errors import UserError
+from tssr_jax.runtime import ending_signals, leave_terminal
 
 # How long native code may continue after Ctrl-C.
 _SECONDS_AFTER_CTRL_C = 3.0
 
 
 class _Terminated(BaseException):
-    """A SIGTERM has arrived. Not an Exception, so that only clean-up code catches it."""
+    """A SIGTERM or SIGHUP has arrived. Not an Exception, so that only clean-up code catches it."""
 
 
 def config_flag() -> flags.FlagHolder[Any]:
@@ -76,9 +77,9 @@ def run(
 ) -> None:
     """Parses the flags that are defined and calls `main`.
 
-    A UserError prints one paragraph and exits with status 1. A SIGTERM ends the program with a
-    message and status 0, and leaves nothing half-written. (During training, `StopRequest` handles
-    SIGTERM instead, and saves.)
+    A UserError prints one paragraph and exits with status 1. A SIGTERM (or SIGHUP) ends the program
+    with a message and status 0, and leaves nothing half-written. (During training, `StopRequest`
+    handles it instead, and saves.)
 
     Args:
       main: the program's main function.
@@ -87,18 +88,20 @@ def run(
     """
     goes_on = "The same command goes on from what is complete." if resumable else ""
 
-    def terminate(*_: object) -> NoReturn:
-        raise _Terminated
+    def terminate(number: int, _: object) -> NoReturn:
+        leave_terminal(number)
+        raise _Terminated(signal.Signals(number).name)
 
     def guarded(argv: Sequence[str]) -> None:
         try:
             if len(argv) > 1:
                 raise UserError(f"Unexpected argument {argv[1]!r}; flags start with --.")
-            signal.signal(signal.SIGTERM, terminate)
+            for number in ending_signals():
+                signal.signal(number, terminate)
             _end_soon_after_ctrl_c(goes_on)
             main()
-        except _Terminated:
-            print(f"Stopped by SIGTERM. {goes_on}".strip())
+        except _Terminated as ended:
+            print(f"Stopped by {ended}. {goes_on}".strip())
         except UserError as error:
             stop(str(error))
         except OSError as error:

@@ -68,11 +68,27 @@ def end_with_parent(seconds_between_looks: float = 1.0) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def ending_signals() -> list[signal.Signals]:
+    """SIGTERM, and SIGHUP where a terminal that closes sends one, unless they are ignored."""
+    known = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    return [number for number in known if signal.getsignal(number) != signal.SIG_IGN]
+
+
+def leave_terminal(number: int) -> None:
+    """After a SIGHUP, writes no more to the terminal, which is gone: writing would fail."""
+    if hasattr(signal, "SIGHUP") and number == signal.SIGHUP:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for output in (1, 2):
+            if os.isatty(output):
+                os.dup2(nowhere, output)
+        os.close(nowhere)
+
+
 class StopRequest:
-    """Records a SIGTERM instead of exiting, inside a `with` block of the main thread.
+    """Records a SIGTERM or SIGHUP instead of exiting, inside a `with` block of the main thread.
 
     Attributes:
-      terminated: whether a SIGTERM has arrived.
+      terminated: whether one has arrived.
 
     Args:
       seconds: time from the start of the block until a stop is requested, too; 0 is never.
@@ -96,13 +112,15 @@ class StopRequest:
         self._start = time.monotonic()
         self._is_main = threading.current_thread() is threading.main_thread()
         if self._is_main:  # Python delivers signals to no other thread
-            self._previous = signal.signal(signal.SIGTERM, self._note)
+            self._previous = {n: signal.signal(n, self._note) for n in ending_signals()}
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         if self._is_main:
-            signal.signal(signal.SIGTERM, self._previous)
+            for number, previous in self._previous.items():
+                signal.signal(number, previous)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
+        del frame
         self.terminated = True
+        leave_terminal(number)

@@ -7,6 +7,7 @@ every host copies it to its disk instead of preparing it again. Downloads stay l
 import contextlib
 import hashlib
 import shutil
+import time
 import uuid
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tssr_jax.data_pipeline import digests
 
 _LOCAL = "~/.cache/tssr_jax"
 _DIGEST_BYTES = 32
+_DAY = 86_400.0  # seconds
 _PART_BYTES = 2**24
 
 
@@ -88,6 +90,14 @@ def incomplete(path: Path) -> Path:
     It is random: process ids are not unique among containers, or hosts that share a cache.
     """
     return path.with_name(f"{path.name}.incomplete-{uuid.uuid4().hex[:12]}")
+
+
+def remove_leftovers(cache_dir: str) -> None:
+    """Removes what killed processes left incomplete more than a day ago."""
+    for path in local_folder(cache_dir).glob("*/*incomplete-*"):
+        with contextlib.suppress(OSError):  # another process removes it, too
+            if time.time() - path.stat().st_mtime > _DAY:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def save_array(cache_dir: str, name: str, array: np.ndarray) -> None:

@@ -104,6 +104,7 @@ def prepare(data: ml_collections.ConfigDict) -> PreparedData:
     key = _key(files, data)
     found = find_prepared(data, key)
     if found is None:
+        cache.remove_leftovers(data.cache_dir)
         name = _name(data, key)
         _prepare_into(cache.local_folder(data.cache_dir) / name, files, data)
         cache.share(data.cache_dir, name)

@@ -20,7 +20,7 @@ from rich.table import Column, Table
 
 from tssr_jax.adapting import adapted
 from tssr_jax.config.fields import flattened
-from tssr_jax.config.files import write_json
+from tssr_jax.config.files import write_json, write_whole
 from tssr_jax.config.saved import (
     FILE_NAME,
     WITHOUT_EFFECT,
@@ -142,6 +142,7 @@ def _open(config: ml_collections.ConfigDict, workdir: epath.Path, pace: Pace) ->
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _claim(config, workdir)
     require_same_budget(workdir, trial_minutes=pace.minutes)
+    _mend(workdir / JOURNAL_FILE)
     journal = JournalFileBackend(str(workdir / JOURNAL_FILE))
     study = optuna.create_study(
         study_name="search",
@@ -164,6 +165,15 @@ def _open(config: ml_collections.ConfigDict, workdir: epath.Path, pace: Pace) ->
         study.set_user_attr(f"stopped {trial.number}", True)
         study.enqueue_trial(trial.params, skip_if_exists=False)
     return study
+
+
+def _mend(journal: epath.Path) -> None:
+    """Removes a last line that a killed process has not written whole."""
+    content = journal.read_bytes() if journal.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        print(f"{journal}: the last line is cut, and left out.", flush=True)
+        write_whole(journal, whole)
 
 
 def _claim(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:

@@ -11,7 +11,7 @@ from tests.support.raw_data import tiny_config
 from tssr_jax.config import default
 from tssr_jax.errors import UserError
 from tssr_jax.studies import search as search_module
-from tssr_jax.studies.search import search
+from tssr_jax.studies.search import JOURNAL_FILE, search
 from tssr_jax.studies.slots import Pace
 from tssr_jax.studies.space import Dimension, counts, parse_space
 
@@ -123,6 +123,9 @@ def test_it_finds_what_is_better_and_goes_on(config, tmp_path, monkeypatch, caps
     monkeypatch.setattr(search_module, "run_trial", run_trial)
     with pytest.raises(KeyboardInterrupt):
         search(config, tmp_path / "search", 8)
+    journal = tmp_path / "search" / JOURNAL_FILE
+    with journal.open("a") as file:
+        file.write('{"op_code": 4, "worker_id"')  # killed while it wrote a line
     search(config, tmp_path / "search", 8)
     # The sixth was stopped after its end: what it found counts, nothing is run twice.
     assert len(ran) == len(set(ran)) == 8
@@ -130,7 +133,8 @@ def test_it_finds_what_is_better_and_goes_on(config, tmp_path, monkeypatch, caps
     best = json.loads((tmp_path / "search" / "best.json").read_text())
     nearest = min((rate for i, rate in enumerate(ran) if i != 2), key=lambda r: abs(r - 0.01))
     assert best["changes"] == {"optimizer.learning_rate": nearest} and best["trials"] == 7
-    assert "failed" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "failed" in told and "the last line is cut" in told
 
 
 def test_own_values_outside_the_space_are_told(config, tmp_path, monkeypatch, capsys):

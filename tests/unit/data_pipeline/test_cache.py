@@ -1,5 +1,8 @@
 """The cache: damaged files and folders are found, told, and made again."""
 
+import os
+import time
+
 import numpy as np
 import pytest
 
@@ -72,3 +75,22 @@ def test_records_are_known_wherever_they_lie(tmp_path):
     (second / "below" / "b.tfrecord-0").write_bytes(b"others")
     digests.write(second)
     assert digests.of_records(first) != digests.of_records(second)
+
+
+def test_leftovers_of_killed_processes_are_removed_after_a_day(tmp_path):
+    for age, name in ((0, "new"), (90_000, "old")):
+        folder = tmp_path / "datasets" / f"x.incomplete-{name}"
+        (folder / "below").mkdir(parents=True)
+        file = tmp_path / "features" / f"a.npy.incomplete-{name}"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"")
+        for path in (folder, file):
+            os.utime(path, (time.time() - age,) * 2)
+    make_folder(tmp_path / "datasets" / "whole")
+    os.utime(tmp_path / "datasets" / "whole", (0, 0))
+    cache.remove_leftovers(str(tmp_path))
+    assert {path.name for path in tmp_path.glob("*/*")} == {
+        "x.incomplete-new",
+        "a.npy.incomplete-new",
+        "whole",
+    }

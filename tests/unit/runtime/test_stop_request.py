@@ -20,20 +20,31 @@ def fixture_others():
     def terminate(*_):
         raise OtherError
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = {n: signal.signal(n, terminate) for n in (signal.SIGTERM, signal.SIGHUP)}
     yield terminate
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
-def test_a_sigterm_is_noted_inside_only(others):
+def test_an_ignored_hangup_stays_ignored():
+    """As nohup leaves it."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(0.1)
+        assert not stop.requested
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_noted_inside_only(others, number):
     with StopRequest() as stop:
         assert not stop.requested
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         time.sleep(0.1)
         assert stop.requested and stop.terminated and not stop.late
-    assert signal.getsignal(signal.SIGTERM) is others
+    assert signal.getsignal(number) is others
     with pytest.raises(OtherError):
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         time.sleep(0.1)
 
 
