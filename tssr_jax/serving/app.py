@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from tssr_jax.errors import UserError
 from tssr_jax.recommending.recommender import Recommender
@@ -33,6 +34,8 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         (504, "There was no answer in time."),
     )
 }
+# Bodies of the largest size that may wait for their ends, or answers, at once.
+_BODIES_HELD = 16
 # The most problems of one body that are reported.
 _MOST_PROBLEMS = 20
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
@@ -85,8 +88,10 @@ def create_app(recommender: Recommender, workdir: str, limits: Limits = DEFAULT_
 
     # The last one added sees a request first. (A request counts once its body has arrived.)
     app.add_middleware(Concurrency, most=limits.most_at_once, paths=_COMPUTING)
-    app.add_middleware(BodyLimit, most_bytes=limits.most_bytes)
+    most_held = _BODIES_HELD * limits.most_bytes
+    app.add_middleware(BodyLimit, most_bytes=limits.most_bytes, most_held=most_held)
     app.add_middleware(Timeout, seconds=limits.seconds)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(limits.allowed_hosts))
     paths = frozenset({*_COMPUTING, "/healthz", "/metrics", "/about", "/"})
     app.add_middleware(Monitoring, registry=registry, paths=paths)
     return app

@@ -15,6 +15,12 @@ _PORT = flags.DEFINE_integer("port", 8000, "Port to listen at.", 1, 65535)
 _MOST_AT_ONCE = flags.DEFINE_integer(
     "most_at_once", 64, "Requests that are answered at once; further ones get 503.", 1
 )
+_ALLOWED_HOSTS = flags.DEFINE_list(
+    "allowed_hosts",
+    None,
+    "Names by which the service may be called (header Host); * is any. By default localhost and "
+    "--host, or any if --host is no address of this machine alone.",
+)
 _OPEN_PAGE = flags.DEFINE_bool("open_page", False, "Open the page in a browser.")
 
 
@@ -22,13 +28,14 @@ def main() -> None:
     """Serves until the process is stopped."""
     workdir = cli.required_workdir(_WORKDIR)
     try:
-        from tssr_jax.serving.server import run_serve
+        from tssr_jax.serving.server import allowed_hosts, run_serve
         from tssr_jax.serving.service import Limits
     except ModuleNotFoundError as error:
         raise UserError(
             f"To serve, the package {error.name} is needed: pip install 'tssr-jax[serve]', or in "
             "the folder of this project pip install -c constraints.txt -e '.[serve]'."
         ) from error
-    limits = Limits(most_at_once=_MOST_AT_ONCE.value)
+    hosts = allowed_hosts(_HOST.value, _ALLOWED_HOSTS.value)
+    limits = Limits(most_at_once=_MOST_AT_ONCE.value, allowed_hosts=hosts)
     place = _HOST.value, _PORT.value
     run_serve(workdir, *place, limits, open_page=_OPEN_PAGE.value, raw_dir=_RAW_DIR.value)

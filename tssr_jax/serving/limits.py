@@ -7,16 +7,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class BodyLimit:
-    """Reads a request's body before anything else does; answers 413 if it is too long.
+    """Reads a request's body before anything else does.
+
+    Answers 413 if it is too long, and 503 while the bodies that wait for their ends fill the room.
 
     Args:
       app: what is protected.
       most_bytes: the largest size of a body, announced or not.
+      most_held: bytes of all bodies whose requests are not answered yet.
     """
 
-    def __init__(self, app: ASGIApp, most_bytes: int):
+    def __init__(self, app: ASGIApp, most_bytes: int, most_held: int):
         self._app = app
-        self._most_bytes = most_bytes
+        self._most_bytes, self._most_held = most_bytes, most_held
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes on what is not too long."""
@@ -27,19 +31,28 @@ class BodyLimit:
         length = int(announced) if announced.isdigit() else 0
         messages: list[Message] = []
         received, more = 0, True
-        while more and max(length, received) <= self._most_bytes:
-            messages.append(await receive())
-            received += len(messages[-1].get("body", b""))
-            more = messages[-1].get("more_body", False)
-        if max(length, received) > self._most_bytes:
-            detail = f"A request's body may have {self._most_bytes:,} bytes."
-            await JSONResponse({"detail": detail}, 413)(scope, receive, send)
-            return
+        try:
+            while more and max(length, received) <= self._most_bytes:
+                if self._held > self._most_held:
+                    detail = "Too much is being sent at once: try again in a moment."
+                    busy = JSONResponse({"detail": detail}, 503, {"Retry-After": "1"})
+                    await busy(scope, receive, send)
+                    return
+                messages.append(await receive())
+                size = len(messages[-1].get("body", b""))
+                received, self._held = received + size, self._held + size
+                more = messages[-1].get("more_body", False)
+            if max(length, received) > self._most_bytes:
+                detail = f"A request's body may have {self._most_bytes:,} bytes."
+                await JSONResponse({"detail": detail}, 413)(scope, receive, send)
+                return
 
-        async def again() -> Message:
-            return messages.pop(0) if messages else await receive()
+            async def again() -> Message:
+                return messages.pop(0) if messages else await receive()
 
-        await self._app(scope, again, send)
+            await self._app(scope, again, send)
+        finally:
+            self._held -= received
 
 
 class Concurrency:

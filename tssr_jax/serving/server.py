@@ -1,12 +1,15 @@
 """Runs the service: `tssr serve`."""
 
+import asyncio
 import socket
 import threading
 import time
 import webbrowser
+from collections.abc import Sequence
 
 import uvicorn
 from etils import epath
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tssr_jax.errors import UserError
 from tssr_jax.recommending.recommender import Recommender
@@ -15,6 +18,7 @@ from tssr_jax.serving.app import create_app
 from tssr_jax.serving.service import Limits
 
 _LAST_SECONDS = 30
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Length of the lists that are compiled before the first request, as the page asks for.
 _WARM_UP = 10
 
@@ -44,6 +48,11 @@ def run_serve(
     console = make_console()
     _require_free(host, port)
     recommender = Recommender.from_workdir(workdir, raw_dir=raw_dir)
+    if host not in _LOOPBACK:
+        console.print(
+            f"Anyone who reaches {host} may ask this service: it knows no users and no passwords. "
+            "Put a proxy that does in front of it."
+        )
     console.print("Compiling ...")
     recommender.warm_up(min(_WARM_UP, len(recommender.items.ids)), limits.most_at_once)
     where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -55,8 +64,61 @@ def run_serve(
         host=host,
         port=port,
         log_level="warning",
+        http=TimedHeads,
         timeout_graceful_shutdown=_LAST_SECONDS,
     )
+
+
+def allowed_hosts(host: str, asked: Sequence[str] | None) -> tuple[str, ...]:
+    """Names that requests may have in their header Host.
+
+    A page of elsewhere that a browser here opens may give its own name this machine's address
+    (DNS rebinding). So a service for this machine alone answers to the machine's names only.
+
+    Args:
+      host: the address that is listened at.
+      asked: --allowed_hosts; None if it is not set.
+    """
+    if asked:
+        return tuple(asked)
+    # (The check can't read the address ::1, whose header has brackets and colons.)
+    return _LOOPBACK[:2] if host in _LOOPBACK[:2] else ("*",)
+
+
+class TimedHeads(H11Protocol):
+    """Closes connections that send no whole head of a request in time.
+
+    (`limits.Timeout` begins where a head has ended.)
+    """
+
+    seconds = 10.0
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Starts the time of the first head."""
+        super().connection_made(transport)
+        self._start()
+
+    def on_response_complete(self) -> None:
+        """Starts the time of the next head."""
+        super().on_response_complete()
+        self._start()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Ends the time."""
+        super().connection_lost(exc)
+        if self._timer:
+            self._timer.cancel()
+
+    def _start(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(self.seconds, self._end)
+
+    def _end(self) -> None:
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if not answering and not self.transport.is_closing():
+            self.transport.close()
 
 
 def _require_free(host: str, port: int) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import mimetypes
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,11 +25,13 @@ class Limits:
       most_at_once: requests that are computed or wait for it; further ones get 503.
       most_bytes: the largest size of a request's body; larger ones get 413.
       seconds: the longest time until an answer; slower ones get 504.
+      allowed_hosts: names that requests may have in their header Host; "*" allows all.
     """
 
     most_at_once: int = 64
     most_bytes: int = 2**22
     seconds: float = 10.0
+    allowed_hosts: tuple[str, ...] = ("*",)
 
 
 DEFAULT_LIMITS = Limits()
@@ -66,11 +69,13 @@ class Service:
         return "" if "://" in name else name
 
     def image(self, place: int) -> Path | None:
-        """The picture of a class, where it lies below the raw files."""
+        """The picture of a class, where it lies below the raw files; no other kind of file."""
         name = self.image_name(place)
         path = (self._folder / name).resolve()
+        kind, _ = mimetypes.guess_type(path.name)
+        picture = kind is not None and kind.startswith("image/") and kind != "image/svg+xml"
         inside = path.is_relative_to(self._folder) and path.is_file()
-        return path if name and inside else None
+        return path if name and inside and picture else None
 
     def item(self, place: int) -> dict[str, Any]:
         """Fields of `schemas.Item` of a class."""

@@ -142,8 +142,10 @@ def test_pictures_come_from_the_data_s_folder_only(recommender, monkeypatch, tmp
     Image.new("RGB", (4, 4)).save(tmp_path / "data" / "one.png")
     Image.new("RGB", (4, 4)).save(tmp_path / "outside.png")
     data, config = recommender.run.data, recommender.run.config
+    (tmp_path / "data" / "interactions.csv").write_text("user,item,timestamp\n")
     images = ["one.png", "../outside.png", "missing.png", "https://example.org/x.png", ""]
-    monkeypatch.setitem(data.__dict__, "images", images + [""] * 15)
+    images.append("interactions.csv")
+    monkeypatch.setitem(data.__dict__, "images", images + [""] * 14)
     monkeypatch.setitem(config.data, "raw_dir", str(tmp_path / "data"))
     with TestClient(create_app(recommender, "run")) as client:
         statuses = [client.get(f"/image/{place}").status_code for place in range(7)]
@@ -151,7 +153,7 @@ def test_pictures_come_from_the_data_s_folder_only(recommender, monkeypatch, tmp
         (told,) = client.post("/recommend", json={"histories": [[]], "top_k": 20}).json()["results"]
         named = [x["image"] for x in told["items"] if x["image"]]
         # Whether a picture is there is found out when it is asked for.
-        assert sorted(named) == ["/image/1", "/image/2", "/image/3"]
+        assert sorted(named) == ["/image/1", "/image/2", "/image/3", "/image/6"]
         assert client.get("/image/1").headers["content-type"] == "image/png"
 
 
