@@ -26,6 +26,8 @@ WITHOUT_EFFECT = (
 )
 # Paths of input files. Their contents are compared later, by hash.
 PLACES = ("data.raw_dir", "content.text.model_dir", "content.image.model_file")
+# Fields that may differ between the processes of one training.
+OF_A_MACHINE = (*PLACES, "data.cache_dir", "data.in_memory_gib", "search.space")
 # Fields that may differ between two calls for one workdir: also paths, and how long to train.
 MAY_CHANGE = (
     *WITHOUT_EFFECT,

@@ -2,11 +2,13 @@
 
 A PyTorch file is a pickle, and a pickle is a program. The unpickler here knows only the names that
 a state dict of tensors needs, and refuses all others. It reads both layouts: the zip archive (torch
-1.6 and later), and the older sequence of pickles.
+1.6 and later), and the older sequence of pickles. The sizes that a file names are compared with its
+own size before memory is allocated.
 """
 
 import collections
 import io
+import math
 import pickle
 import struct
 import zipfile
@@ -27,6 +29,10 @@ _STORAGES = {
     "ShortStorage": np.int16, "CharStorage": np.int8, "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }  # fmt: skip
+
+
+# Tensors may share storages (tied weights), but not beyond this many times the file's size.
+_MOST_SHARED = 4
 
 
 class _StorageKind(NamedTuple):
@@ -62,7 +68,7 @@ def load_tensors(path: Path) -> dict[str, np.ndarray]:
         if zipfile.is_zipfile(path):
             return _load_zip(path)
         with path.open("rb") as file:
-            return _load_legacy(file)
+            return _load_legacy(file, path.stat().st_size)
     except SafetensorError as error:
         raise UserError(f"{path} can't be read as safetensors ({error}).") from error
     except OSError as error:
@@ -121,12 +127,17 @@ def _load_zip(path: Path) -> dict[str, np.ndarray]:
             order = archive.read(f"{folder}byteorder").decode()
             if order != "little":
                 raise ValueError(f"its numbers are {order} endian")
+        size = path.stat().st_size
+        # torch.save does not compress: members are not larger than the file.
+        if sum(member.file_size for member in archive.infolist()) > size:
+            raise ValueError("its parts are larger than the file itself")
         tensors = _tensors(_Unpickler(io.BytesIO(archive.read(pickled))).load())
         keys = {tensor.storage.key for tensor in tensors.values()}
-        return _values(tensors, {key: archive.read(f"{folder}data/{key}") for key in keys})
+        data = {key: archive.read(f"{folder}data/{key}") for key in keys}
+        return _values(tensors, data, size)
 
 
-def _load_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
+def _load_legacy(file: BinaryIO, file_size: int) -> dict[str, np.ndarray]:
     magic, protocol = _Unpickler(file).load(), _Unpickler(file).load()
     if (magic, protocol) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
         raise ValueError("it does not begin as one")
@@ -136,8 +147,11 @@ def _load_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
     data = {}
     for key in _Unpickler(file).load():
         (size,) = struct.unpack("<q", file.read(8))
-        data[str(key)] = file.read(size * itemsize[str(key)])
-    return _values(tensors, data)
+        length = size * itemsize[str(key)]
+        if not 0 <= length <= file_size - file.tell():
+            raise ValueError("a storage is larger than the rest of the file")
+        data[str(key)] = file.read(length)
+    return _values(tensors, data, file_size)
 
 
 def _tensors(value: Any) -> dict[str, _Tensor]:
@@ -151,7 +165,15 @@ def _tensors(value: Any) -> dict[str, _Tensor]:
     return value
 
 
-def _values(tensors: dict[str, _Tensor], data: dict[str, bytes]) -> dict[str, np.ndarray]:
+def _values(
+    tensors: dict[str, _Tensor], data: dict[str, bytes], file_size: int
+) -> dict[str, np.ndarray]:
+    total = sum(
+        math.prod(tensor.shape) * np.dtype(tensor.storage.dtype).itemsize
+        for tensor in tensors.values()
+    )
+    if total > _MOST_SHARED * file_size:
+        raise ValueError(f"its tensors have {total:,} bytes, the file only {file_size:,}")
     return {name: _value(tensor, data[tensor.storage.key]) for name, tensor in tensors.items()}
 
 

@@ -14,6 +14,7 @@ class ProcessFlags(NamedTuple):
     coordinator: flags.FlagHolder[str | None]
     num_processes: flags.FlagHolder[int | None]
     process_id: flags.FlagHolder[int | None]
+    peer_timeout: flags.FlagHolder[int]
 
     def join(self) -> None:
         """Connects this process with the others, if the flags ask for it.
@@ -24,11 +25,12 @@ class ProcessFlags(NamedTuple):
         if self.multihost.value or self.coordinator.value:
             from tssr_jax.parallel.processes import join  # noqa: PLC0415 - slow to import
 
-            join(self.coordinator.value, self.num_processes.value, self.process_id.value)
+            others = self.coordinator.value, self.num_processes.value, self.process_id.value
+            join(*others, self.peer_timeout.value)
 
 
 def process_flags(verb: str) -> ProcessFlags:
-    """Defines --multihost, --coordinator, --num_processes and --process_id.
+    """Defines --multihost, --coordinator, --num_processes, --process_id and --peer_timeout.
 
     Args:
       verb: what the processes do together, for --help.
@@ -44,4 +46,10 @@ def process_flags(verb: str) -> ProcessFlags:
         ),
         flags.DEFINE_integer("num_processes", None, "How many processes there are."),
         flags.DEFINE_integer("process_id", None, "Which one this is, from 0."),
+        flags.DEFINE_integer(
+            "peer_timeout",
+            60,
+            "Seconds that the others may take to come, or to give a sign of life; then all end.",
+            5,
+        ),
     )

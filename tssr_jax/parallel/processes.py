@@ -1,16 +1,25 @@
 """Coordination of processes that train together: writing, ordering, common decisions."""
 
 import contextlib
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
+
+PEER_TIMEOUT = 60
 
 
-def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+def join(
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    peer_timeout: int = PEER_TIMEOUT,
+) -> None:
     """Connects this process with the others, before any device is touched.
 
     Args:
@@ -18,17 +27,40 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
         Cloud TPU, Slurm, Open MPI, Kubernetes.
       num_processes: number of processes.
       process_id: index of this process, from 0.
+      peer_timeout: seconds that the others may take to come, and in which each gives a sign of
+        life; without one, all end.
 
     Raises:
       UserError: if the others can't be found or reached.
     """
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        jax.distributed.initialize(
+            coordinator,
+            num_processes,
+            process_id,
+            initialization_timeout=peer_timeout,
+            heartbeat_timeout_seconds=peer_timeout,
+        )
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"Could not join the other processes ({' '.join(str(error).split())}). Outside of a "
             "cluster that JAX knows, give --coordinator=HOST:PORT, --num_processes=N and "
             "--process_id=I to each process."
+        ) from error
+
+
+@contextlib.contextmanager
+def peers_alive() -> Iterator[None]:
+    """Raises UserError in the place of what JAX raises when another process is gone."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise UserError(
+            f"Process {jax.process_index()} of {jax.process_count()} can't go on: another one has "
+            f"ended, or can't be reached ({shown(error)}). Start all again; the same command goes "
+            "on from the last checkpoint."
         ) from error
 
 
@@ -53,6 +85,33 @@ def first_goes_first(name: str) -> Iterator[None]:
 def wait_for_all(name: str) -> None:
     """Returns when all processes have called this."""
     multihost_utils.sync_global_devices(name)
+
+
+def require_alike(what: str, values: Mapping[str, Any]) -> None:
+    """Compares values of all processes by their digests.
+
+    Args:
+      what: they are, for the error.
+      values: by name; their `repr` is compared.
+
+    Raises:
+      UserError: in all processes, if one has another value; names the first that differs.
+    """
+    if jax.process_count() == 1:
+        return
+    names = sorted(values)
+    # The names themselves come first: processes of other versions have others.
+    for some in ({"fields": names}, values):
+        digests = [zlib.crc32(repr(some[name]).encode()) for name in sorted(some)]
+        everyone = multihost_utils.process_allgather(np.array(digests, np.uint32))
+        process, place = np.unravel_index(np.argmax(everyone != everyone[0]), everyone.shape)
+        if process:
+            name = sorted(some)[place]
+            raise UserError(
+                f"The processes have different {what}: process {process} has another {name} than "
+                f"process 0 (here, in process {jax.process_index()}, it is "
+                f"{shown(repr(some[name]))}). Start all with the same command, version and data."
+            )
 
 
 def any_says(flag: bool) -> bool:

@@ -14,9 +14,10 @@ from rich.console import Console
 from tssr_jax.adapting import adapted
 from tssr_jax.checkpoints.checkpointer import Checkpointer, Progress
 from tssr_jax.config.choices import trains_encoder
-from tssr_jax.config.saved import FILE_NAME, require_same_config, save_config
+from tssr_jax.config.fields import flattened
+from tssr_jax.config.saved import FILE_NAME, OF_A_MACHINE, require_same_config, save_config
 from tssr_jax.config.validation import validate_config
-from tssr_jax.data_pipeline import report
+from tssr_jax.data_pipeline import digests, report
 from tssr_jax.data_pipeline.input_pipeline import (
     NOTHING_TO_TRAIN_ON,
     Cut,
@@ -86,7 +87,10 @@ def train(
     """
     workdir = epath.Path(workdir).expanduser()
     validate_config(config)
-    with one_writer(workdir) if processes.is_first() else contextlib.nullcontext():
+    own = {name: v for name, v in flattened(config).items() if name not in OF_A_MACHINE}
+    processes.require_alike("configurations", own)
+    lock = one_writer(workdir) if processes.is_first() else contextlib.nullcontext()
+    with lock, processes.peers_alive():
         return _train(config, workdir, stop)
 
 
@@ -100,6 +104,8 @@ def _train(
         require_same_config(config, workdir)
 
     def keep(data: PreparedData, arrays: ItemArrays, content_key: str) -> None:
+        read = {"prepared data": digests.of_records(data.folder), "content": content_key}
+        processes.require_alike("data", read)
         if resuming:
             require_same_data(data, content_key, workdir)
         if processes.is_first():

@@ -146,7 +146,7 @@ def test_a_bucket_shares_what_one_host_has_prepared(data, bucket, tmp_path, monk
 def test_a_part_of_a_data_set_in_a_bucket_is_not_taken_for_it(data, bucket, tmp_path, monkeypatch):
     """Whoever shared it was stopped in the middle."""
     monkeypatch.setenv("HOME", str(tmp_path / "first_host"))
-    copy_tree = cache._copy_tree
+    copy_tree = cache.copy_tree
     copied = []
 
     def stop_early(source, target):
@@ -155,10 +155,10 @@ def test_a_part_of_a_data_set_in_a_bucket_is_not_taken_for_it(data, bucket, tmp_
         copied.append(target)
         copy_tree(source, target)
 
-    monkeypatch.setattr(cache, "_copy_tree", stop_early)
+    monkeypatch.setattr(cache, "copy_tree", stop_early)
     with pytest.raises(KeyboardInterrupt):
         prepare(data)
-    monkeypatch.setattr(cache, "_copy_tree", copy_tree)
+    monkeypatch.setattr(cache, "copy_tree", copy_tree)
     assert list((bucket / "cache" / "datasets").iterdir())
     monkeypatch.setenv("HOME", str(tmp_path / "second_host"))
     second = prepare(data)

@@ -124,10 +124,26 @@ def test_a_smaller_choice(recommender):
         recommender.restricted(only=order[:1], never=order[:1])
 
 
-@pytest.mark.parametrize("top_k", [0, 21])
-def test_a_list_is_no_longer_than_the_catalogue(recommender, top_k):
-    with pytest.raises(UserError, match="between 1 and the 20 items"):
-        recommender.recommend([["i1"]], top_k=top_k)
+def test_a_list_is_no_longer_than_the_catalogue(recommender):
+    (longest,) = recommender.recommend([["i1"]], top_k=500)
+    assert len(longest.items) == 19
+    with pytest.raises(UserError, match="top_k is 0; it must be at least 1"):
+        recommender.recommend([["i1"]], top_k=0)
+
+
+def test_ids_as_files_and_programs_write_them(recommender):
+    expected = recommender.recommend([["i1", "i2"]], top_k=3)
+    assert recommender.recommend([(" i1", "i2\n")], top_k=3) == expected
+    assert recommender.recommend([[7]], top_k=3)[0].unknown == ("7",)
+    for wrong, message in (
+        (["i1"], r"'i1' is one id where a list of ids belongs: \['i1'\]"),
+        ([[None]], "None is no id of an item"),
+        ([[1.5]], "1.5 is no id of an item"),
+    ):
+        with pytest.raises(UserError, match=message):
+            recommender.recommend(wrong)
+    with pytest.raises(UserError, match="is one id where a list"):
+        recommender.explain("i1")
 
 
 @pytest.mark.parametrize("space", ["scores", "id", "content"])

@@ -23,8 +23,11 @@ def fixture_config(tmp_path):
     return config
 
 
-def start_processes(config, workdir, number, *options):
-    """As many processes with two devices each; their order of arrival is not fixed."""
+def start_processes(config, workdir, number, *options, of_last=()):
+    """As many processes with two devices each; their order of arrival is not fixed.
+
+    The last one has options of its own.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -40,6 +43,7 @@ def start_processes(config, workdir, number, *options):
                 f"--process_id={i}",
                 "--config.num_devices=0",
                 *options,
+                *(of_last if i == number - 1 else ()),
             ),
             cwd=ROOT,
             env=environment,
@@ -75,6 +79,19 @@ def assert_same_metrics(workdir, alone):
     )
     exact = found.keys() - rounded
     assert {name: found[name] for name in exact} == {name: alone[name] for name in exact}
+
+
+def test_another_setting_in_one_process_is_told(config, tmp_path):
+    processes = start_processes(
+        config, tmp_path / "run", 2, of_last=("--config.optimizer.learning_rate=0.5",)
+    )
+    for i, process in enumerate(processes):
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 1
+        told = "process 1 has another optimizer.learning_rate than process 0"
+        assert told in " ".join(errors.split()), errors
+        assert f"in process {i}, it is {(0.01, 0.5)[i]}" in " ".join(errors.split())
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])

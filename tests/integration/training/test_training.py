@@ -1,6 +1,7 @@
 """The whole way: raw files, training, checkpoint, evaluation; interruption; bad input."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -64,9 +65,12 @@ def test_train_then_evaluate_gives_identical_numbers(config, tmp_path):
 
 
 def test_a_run_whose_raw_files_have_moved_is_asked_with_their_new_place(config, tmp_path):
+    """They are read where the cache has not what was prepared of them."""
     config.train.num_epochs = 1
     trained = train(config, tmp_path / "run")
     Path(config.data.raw_dir).rename(tmp_path / "moved")
+    assert evaluate(tmp_path / "run") == trained
+    shutil.rmtree(config.data.cache_dir)
     with pytest.raises(UserError, match=r"there is no folder .*raw\. .* --raw_dir to ask"):
         evaluate(tmp_path / "run")
     assert evaluate(tmp_path / "run", str(tmp_path / "moved")) == trained
@@ -77,8 +81,9 @@ def test_a_run_whose_text_encoder_has_moved_is_told_its_new_place(config, tmp_pa
     trained = train(config, tmp_path / "run")
     folder = Path(config.content.text.model_dir)
     folder.rename(tmp_path / "moved")
+    assert evaluate(tmp_path / "run") == trained
     with pytest.raises(UserError, match=r"text_model has no config\.json.*its training command"):
-        evaluate(tmp_path / "run")
+        train(config, tmp_path / "run")
     config.content.text.model_dir = str(write_text_model(tmp_path / "other", hidden_size=8))
     with pytest.raises(UserError, match="The content features are not those of the run"):
         train(config, tmp_path / "run")
@@ -287,7 +292,7 @@ def test_the_first_bad_step_is_kept_not_a_later_one(config):
 def test_another_configuration_or_other_data_is_refused(config, tmp_path):
     config.train.num_epochs = 1
     workdir = tmp_path / "run"
-    train(config, workdir)
+    trained = train(config, workdir)
     config.model.d_model = 8
     with pytest.raises(UserError, match=r"another configuration; .*model.d_model"):
         train(config, workdir)
@@ -295,18 +300,20 @@ def test_another_configuration_or_other_data_is_refused(config, tmp_path):
     write_csv(Path(config.data.raw_dir), seed=1)
     with pytest.raises(UserError, match="The data is not that of the run"):
         train(config, workdir)
+    assert evaluate(workdir) == trained  # the run's own data is in the cache
+    shutil.rmtree(config.data.cache_dir)
     with pytest.raises(UserError, match="The data is not that of the run"):
         evaluate(workdir)
 
 
 def test_another_text_encoder_in_the_place_of_a_run_s_is_told(config, tmp_path):
     config.train.num_epochs = 1
-    train(config, tmp_path / "run")
+    trained = train(config, tmp_path / "run")
     weights = Path(config.content.text.model_dir) / "model.safetensors"
     save_file({name: 2 * x for name, x in load_file(weights).items()}, weights)
-    for ask in (lambda: train(config, tmp_path / "run"), lambda: evaluate(tmp_path / "run")):
-        with pytest.raises(UserError, match="content features are not those of the run"):
-            ask()
+    with pytest.raises(UserError, match="content features are not those of the run"):
+        train(config, tmp_path / "run")
+    assert evaluate(tmp_path / "run") == trained  # by the run's own vectors
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """PyTorch's files: read without PyTorch, and never run."""
 
-import io
 import pickle
 import shutil
 import struct
@@ -87,17 +86,39 @@ def test_a_tensor_may_not_reach_beyond_its_storage(tmp_path):
         load_tensors(path)
 
 
-def test_a_view_beyond_its_storage(tmp_path):
-    """A tensor of 4 elements from place 9 of 12."""
-    buffer = io.BytesIO()
-    buffer.write(b"\x80\x02}X\x01\x00\x00\x00aR".replace(b"R", b""))
-    buffer.write(
+def pickled_view(offset, size, stride):
+    """A state dict with one vector of a storage of 12 elements."""
+    numbers = [b"J" + struct.pack("<i", number) for number in (offset, size, stride)]
+    return (
+        b"\x80\x02}X\x01\x00\x00\x00a"
         b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+        b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x0ctQ%b%b\x85%b\x85\x89NtRs." % tuple(numbers)
     )
-    buffer.write(b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x0ctQK\x09K\x04\x85K\x01\x85\x89NtRs.")
-    path = tmp_path / "weights.pth"
-    archive(path, buffer.getvalue(), **{"0": struct.pack("<12f", *range(12))})
+
+
+def test_views_of_a_storage(tmp_path):
+    path, twelve = tmp_path / "weights.pth", struct.pack("<12f", *range(12))
+    archive(path, pickled_view(8, 4, 1), **{"0": twelve})
+    np.testing.assert_array_equal(load_tensors(path)["a"], [8, 9, 10, 11])
+    archive(path, pickled_view(9, 4, 1), **{"0": twelve})
     with pytest.raises(UserError, match="beyond its storage"):
+        load_tensors(path)
+    archive(path, pickled_view(0, 2_000_000_000, 0), **{"0": twelve})
+    with pytest.raises(UserError, match="its tensors have 8,000,000,000 bytes, the file only"):
+        load_tensors(path)
+
+
+def test_sizes_are_checked_against_the_file_s(tmp_path):
+    """A zip bomb, and a storage that says it is larger than the file."""
+    path = tmp_path / "weights.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", pickled_view(0, 12, 1))
+        file.writestr("archive/data/0", bytes(10_000_000))
+    with pytest.raises(UserError, match="its parts are larger than the file itself"):
+        load_tensors(path)
+    storage = pickle.dumps(["0"], 2) + struct.pack("<q", 10**15)
+    path.write_bytes(legacy(pickled_view(0, 12, 1) + storage))
+    with pytest.raises(UserError, match="a storage is larger than the rest of the file"):
         load_tensors(path)
 
 
