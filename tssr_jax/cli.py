@@ -15,7 +15,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from tssr_jax.config import default_config, flattened, shipped_file, shipped_names
-from tssr_jax.errors import UserError
+from tssr_jax.errors import PeerLostError, UserError
 from tssr_jax.runtime import ending_signals, leave_terminal
 
 # How long native code may continue after Ctrl-C.
@@ -102,6 +102,10 @@ def run(
             main()
         except _Terminated as ended:
             print(f"Stopped by {ended}. {goes_on}".strip())
+        except PeerLostError as error:
+            # Without what JAX does at an exit: it waits for the others, and then aborts.
+            print(f"Error: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
         except UserError as error:
             stop(str(error))
         except OSError as error:

@@ -11,6 +11,10 @@ class UserError(Exception):
     """
 
 
+class PeerLostError(UserError):
+    """Another process of the training has ended, or can't be reached."""
+
+
 def shown(value: Any, most: int = 120) -> str:
     """Data, or the words of a library, as a message has them: in one line, cut if it is long."""
     text = " ".join(str(value).split())

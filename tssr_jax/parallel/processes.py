@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from tssr_jax.errors import UserError, shown
+from tssr_jax.errors import PeerLostError, UserError, shown
 
 PEER_TIMEOUT = 60
 
@@ -51,13 +51,13 @@ def join(
 
 @contextlib.contextmanager
 def peers_alive() -> Iterator[None]:
-    """Raises UserError in the place of what JAX raises when another process is gone."""
+    """Raises PeerLostError in the place of what JAX raises when another process is gone."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        raise UserError(
+        raise PeerLostError(
             f"Process {jax.process_index()} of {jax.process_count()} can't go on: another one has "
             f"ended, or can't be reached ({shown(error)}). Start all again; the same command goes "
             "on from the last checkpoint."

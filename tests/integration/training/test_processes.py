@@ -94,6 +94,21 @@ def test_another_setting_in_one_process_is_told(config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_process_that_is_killed_ends_the_others_with_one_paragraph(config, tmp_path):
+    """While they take steps. (While they wait for each other to save, JAX aborts.)"""
+    config.train.update(num_epochs=1_000_000, epochs_per_evaluation=1_000_000)
+    first, second = start_processes(config, tmp_path / "run", 2)
+    metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 240
+    while not metrics.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    second.kill()
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 1
+    assert "Process 0 of 2 can't go on: another one has ended" in errors
+    assert "Fatal" not in errors and "Traceback" not in errors
+    second.communicate()
+
+
 @pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_with_a_catalogue_cut_in_two_give_the_numbers_of_one(config, tmp_path, number):
     config.train.time_noise = (0.0, 1e6)
