@@ -59,7 +59,9 @@ def find_array(cache_dir: str, name: str) -> np.ndarray | None:
             digest.update(part)
             left -= len(part)
         if file.read() != digest.digest():
-            _discard(cache_dir, name, "its digest is another")
+            _discard(
+                cache_dir, name, "its digest is another, or missing: older versions wrote none"
+            )
             return None
         file.seek(0)
         array: np.ndarray = np.load(file)
