@@ -6,7 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 from jax import export
 
-from tests.support.with_memories import config_of
+from tests.support.with_memories import config_of, fixture_recommender, fixture_workdir
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import restore_best
 from tssr_jax.memory.scores import Neighbours
@@ -17,18 +17,7 @@ from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.serving.app import create_app
 from tssr_jax.training.loop import train
 
-
-@pytest.fixture(name="workdir", scope="module")
-def fixture_workdir(tmp_path_factory):
-    """A trained run with all memories."""
-    folder = tmp_path_factory.mktemp("memories")
-    train(config_of(folder), folder / "run")
-    return folder / "run"
-
-
-@pytest.fixture(name="recommender", scope="module")
-def fixture_recommender(workdir):
-    return Recommender.from_workdir(workdir, batch_size=8)
+__all__ = ["fixture_recommender", "fixture_workdir"]
 
 
 def test_times_that_do_not_fit(recommender):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.runs import assert_same_run, final_state, metrics_of
-from tests.support.with_memories import config_of
+from tests.support.with_memories import config_of, fixture_recommender, fixture_workdir
 from tssr_jax.config.choices import MEMORIES
 from tssr_jax.config.saved import load_config
 from tssr_jax.data_pipeline.gate_rows import gate_rows, trained_lengths
@@ -25,7 +25,6 @@ from tssr_jax.models.apply import encode, head_weights, score
 from tssr_jax.models.content import CONTENT_LAYOUT
 from tssr_jax.models.recall import GATE
 from tssr_jax.parallel.devices import ROWS, Devices
-from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.run import build_run
 from tssr_jax.training.gate import PERIOD, gate_gradients
 from tssr_jax.training.gate import ROWS as GATE_ROWS
@@ -34,18 +33,7 @@ from tssr_jax.training.loop import train, train_batches
 
 MINUTE = 60.0
 
-
-@pytest.fixture(name="workdir", scope="module")
-def fixture_workdir(tmp_path_factory):
-    """A trained run with all memories."""
-    folder = tmp_path_factory.mktemp("memories")
-    train(config_of(folder), folder / "run")
-    return folder / "run"
-
-
-@pytest.fixture(name="recommender", scope="module")
-def fixture_recommender(workdir):
-    return Recommender.from_workdir(workdir, batch_size=8)
+__all__ = ["fixture_recommender", "fixture_workdir"]
 
 
 def dense_scores(workdir, history, minutes):
