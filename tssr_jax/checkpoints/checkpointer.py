@@ -110,9 +110,11 @@ class Checkpointer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None:
-            self._read_back()
-        self._manager.close()
+        try:
+            if kind is None:
+                self._read_back()
+        finally:
+            self._manager.close()
 
     def save(self, step: int, params: Any, rest: Any, progress: Progress) -> None:
         """Saves in the background; the arrays may be donated as soon as this returns.
@@ -151,7 +153,7 @@ class Checkpointer:
     def _read_back(self) -> None:
         """Reads the newest saved parameters, so that it is known that they can be read.
 
-        (Several processes only read its progress and its list of arrays.)
+        (Where there are several processes, they read its progress only.)
 
         Raises:
           UserError: if it can't be written, or not be read.

@@ -4,12 +4,14 @@ import hashlib
 import json
 from pathlib import Path
 
+from tssr_jax.data_pipeline.fetching import file_sha256
+
 FILE = "digests.json"
 
 
 def write(folder: Path) -> None:
     """Writes the SHA-256 of all files below a folder, by their relative paths."""
-    digests = {name: _sha256(folder / name) for name in _names(folder)}
+    digests = {name: file_sha256(folder / name) for name in _names(folder)}
     (folder / FILE).write_text(json.dumps(digests, indent=2) + "\n")
 
 
@@ -27,7 +29,7 @@ def damage(folder: Path) -> str | None:
     missing = sorted(digests.keys() - set(_names(folder)))
     if missing:
         return f"{missing[0]} is missing"
-    changed = [name for name, digest in digests.items() if _sha256(folder / name) != digest]
+    changed = [name for name, digest in digests.items() if file_sha256(folder / name) != digest]
     return f"{changed[0]} has changed" if changed else None
 
 
@@ -44,7 +46,7 @@ def read(folder: Path) -> dict[str, str] | None:
 
 def of_records(folder: Path) -> str:
     """A key of the records (TFRecord files) in a folder, wherever it lies."""
-    digests = read(folder) or {name: _sha256(folder / name) for name in _names(folder)}
+    digests = read(folder) or {name: file_sha256(folder / name) for name in _names(folder)}
     some = {name: digest for name, digest in digests.items() if ".tfrecord-" in name}
     return hashlib.sha256(json.dumps(some, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -52,8 +54,3 @@ def of_records(folder: Path) -> str:
 def _names(folder: Path) -> list[str]:
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != FILE)
     return sorted(path.relative_to(folder).as_posix() for path in files)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

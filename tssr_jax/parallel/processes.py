@@ -11,14 +11,9 @@ from jax.experimental import multihost_utils
 
 from tssr_jax.errors import PeerLostError, UserError, shown
 
-PEER_TIMEOUT = 60
-
 
 def join(
-    coordinator: str | None,
-    num_processes: int | None,
-    process_id: int | None,
-    peer_timeout: int = PEER_TIMEOUT,
+    coordinator: str | None, num_processes: int | None, process_id: int | None, peer_timeout: int
 ) -> None:
     """Connects this process with the others, before any device is touched.
 

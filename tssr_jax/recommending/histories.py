@@ -22,7 +22,7 @@ import polars as pl
 
 from tssr_jax.data_pipeline.sources import tables, values
 from tssr_jax.data_pipeline.sources.delimited import Chunk, require_columns
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 from tssr_jax.recommending.items import as_id
 
 INPUTS = (".jsonl", ".csv", ".csv.gz", ".parquet")
@@ -139,7 +139,9 @@ class HistoryFile:
         except IndexError as error:
             raise UserError(f"{self._path}, row {row}: {error}.") from error
         except pl.exceptions.PolarsError as error:
-            raise UserError(f"{self._path} has no lists of ids in 'items': {error}") from error
+            raise UserError(
+                f"{self._path} has no lists of ids in 'items': {shown(error)}"
+            ) from error
 
     def _from_item_rows(self) -> Iterator[History]:
         hint = "Rename it, or write histories as JSON lines."

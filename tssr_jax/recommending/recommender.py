@@ -91,8 +91,9 @@ class Recommender:
         """Restores the best checkpoint of a run.
 
         Args:
-          workdir: the run's folder. Its raw files are read again, to find their data in the cache,
-            or to prepare it again.
+          workdir: the run's folder, or what `tssr export --formats=run` wrote. It has all that is
+            needed; only those of older versions, and of runs whose encoder is trained, need the raw
+            files again.
           raw_dir: where the raw files are now; None if they have not moved.
           new_items: a table (CSV or Parquet, with the columns of the run's own items) of items that
             training has not seen; the model ranks and reads them by their content.
