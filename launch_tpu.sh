@@ -3,7 +3,7 @@
 # `./launch_tpu.sh help` explains; docs/guides/tpu.md walks through.
 set -euo pipefail
 
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+ROOT="$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"  # of the file itself, not of a link to it
 readonly ROOT
 readonly LABEL="managed_by=tssr-jax"  # on all that this script creates; it deletes nothing else
 readonly REMOTE="tssr_jax"            # folder in the workers' home
@@ -211,11 +211,20 @@ setup() {
   SCRATCH="$(mktemp -d)"
   trap 'rm -rf "$SCRATCH"' EXIT
   archive="$SCRATCH/$REMOTE.tar.gz"
-  execute tar -czf "$archive" -C "$ROOT" --exclude=./.git --exclude=./.venv --exclude=./.venv-peers --exclude=./runs .
+  execute tar -czf "$archive" --dereference -C "$ROOT" --exclude=./.git --exclude=./.venv --exclude=./.venv-peers --exclude=./runs . ||
+    die "this folder can't be packed; tar's message is above. (Links are followed: one that leads nowhere has to go.)"
   persist "copying" require_active gcloud compute tpus tpu-vm scp "$archive" "$NAME:$REMOTE.tar.gz" \
     "${WHERE[@]}" --worker=all
-  on_workers "setting up" all "set -e; mkdir -p $REMOTE; tar -xzf $REMOTE.tar.gz -C $REMOTE; cd $REMOTE; python3 -m pip install --quiet --user uv; python3 -m uv venv --quiet --seed --allow-existing --python $PYTHON .venv; python3 -m uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable . 'jax[tpu]'"
+  on_workers "setting up" all "set -e; mkdir -p $REMOTE; tar -xzf $REMOTE.tar.gz -C $REMOTE; cd $REMOTE; python3 -m pip install --quiet --user uv; python3 -m uv venv --quiet --seed --allow-existing --python $(quoted "$PYTHON") .venv; python3 -m uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable . 'jax[tpu]'"
 }
+
+# A word as the workers' shell reads it.
+quoted() { printf '%q' "$1"; }
+
+# Succeeds on a worker, in its folder, if the process that `run` started is there. (After a restart
+# of the worker its number may belong to another program.)
+# shellcheck disable=SC2016  # the worker expands it
+readonly RUNS='[ -f pid ] && grep -qs tssr_jax.main "/proc/$(cat pid)/cmdline"'
 
 train_command() {
   local words=(.venv/bin/python -m tssr_jax.main --multihost "--config=$CONFIG" "--workdir=$WORKDIR")
@@ -229,7 +238,7 @@ run() {
   [[ "$WORKDIR" == gs://* ]] ||
     say "Note: $WORKDIR lies on the TPU and is lost with it; gs://BUCKET/PATH stays."
   # A worker on which training runs already is left alone.
-  on_workers "starting" all "cd $REMOTE && if [ -f pid ] && kill -0 \$(cat pid) 2>/dev/null; then echo 'training runs already'; else nohup $(train_command)>> run.log 2>&1 < /dev/null & echo \$! > pid; fi"
+  on_workers "starting" all "cd $REMOTE && if $RUNS; then echo 'training runs already'; else nohup $(train_command)>> run.log 2>&1 < /dev/null & echo \$! > pid; fi"
 }
 
 logs() { on_workers "following the log" 0 "tail -n 100 -F $REMOTE/run.log"; }
@@ -243,7 +252,7 @@ status() {
   look state.state
   printf '%s: %s\n' "$NAME" "${ANSWER:-not there}"
   [[ "$ANSWER" != ACTIVE ]] ||
-    on_workers "asking the workers" all "cd $REMOTE 2>/dev/null && [ -f pid ] && kill -0 \$(cat pid) 2>/dev/null && echo 'training runs' || echo 'nothing runs'"
+    on_workers "asking the workers" all "cd $REMOTE 2>/dev/null && $RUNS && echo 'training runs' || echo 'nothing runs'"
 }
 
 resume() {
@@ -264,15 +273,18 @@ resume() {
 }
 
 fetch() {
-  local destination="${DESTINATION:-runs/$NAME}" remote="$REMOTE/$WORKDIR"
+  local destination="${DESTINATION:-runs/$NAME}" remote="$REMOTE/$WORKDIR" archive="$REMOTE-results.tar.gz"
   [[ "$WORKDIR" != /* ]] || remote="$WORKDIR"
   [[ -n "$WORKDIR" ]] || die "fetch needs the --workdir of the run (or TPU_WORKDIR)."
   execute mkdir -p "$destination"
   if [[ "$WORKDIR" == gs://* ]]; then
     persist "fetching" true gcloud storage rsync --recursive "$WORKDIR" "$destination"
-  else
-    persist "fetching" require_active gcloud compute tpus tpu-vm scp --recurse "$NAME:$remote/*" \
-      "$destination" "${WHERE[@]}" --worker=0
+  else  # as one file with a plain name, so that no name in it is read by a shell
+    on_workers "packing the results" 0 "tar -czf $archive --dereference -C $(quoted "$remote") ."
+    persist "fetching" require_active gcloud compute tpus tpu-vm scp "$NAME:$archive" \
+      "$destination/$archive" "${WHERE[@]}" --worker=0
+    execute tar -xzf "$destination/$archive" -C "$destination"
+    execute rm "$destination/$archive"
   fi
   say "Results are in $destination."
 }

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,8 +19,10 @@ from tssr_jax.config import default_config, flattened, shipped_file, shipped_nam
 from tssr_jax.errors import PeerLostError, UserError
 from tssr_jax.runtime import ending_signals, leave_terminal
 
-# How long native code may continue after Ctrl-C.
-_SECONDS_AFTER_CTRL_C = 3.0
+# After Ctrl-C: how long native code may continue, how long all else may, and how long a second
+# signal counts as the first (a terminal and a program like `timeout` may both send it).
+_SECONDS_IN_NATIVE_CODE, _SECONDS_OF_CLEANING_UP = 3.0, 60.0
+_SECONDS_OF_ONE_CTRL_C = 0.5
 
 
 class _Terminated(BaseException):
@@ -117,10 +120,11 @@ def run(
 
 
 def _end_soon_after_ctrl_c(goes_on: str) -> None:
-    """Ends the program a few seconds after Ctrl-C, even inside a long compilation.
+    """Ends the program soon after Ctrl-C, whatever it does, and at once after a second one.
 
-    Python raises KeyboardInterrupt only when the main thread returns from native code. Files are
-    written whole or not at all, so ending at any moment loses no complete file.
+    Python raises KeyboardInterrupt only when the main thread returns from native code, which may
+    compile for a minute; and code that catches too much can lose it. Files are written whole or not
+    at all, so ending at any moment loses no complete file.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -130,14 +134,33 @@ def _end_soon_after_ctrl_c(goes_on: str) -> None:
         noticed.set()
         raise KeyboardInterrupt
 
+    def end() -> None:
+        print(f"Error: interrupted. {goes_on}".strip(), file=sys.stderr, flush=True)
+        os._exit(130)
+
+    def end_unless_noticed() -> None:
+        if not noticed.is_set():
+            end()
+
+    def later(seconds: float, ending: Callable[[], None]) -> None:
+        timer = threading.Timer(seconds, ending)
+        timer.daemon = True
+        timer.start()
+
     reader, writer = socket.socketpair()
     writer.setblocking(False)
 
     def watch(_: socket.socket) -> None:
+        first = None
         while data := reader.recv(1):
-            if data[0] == signal.SIGINT and not noticed.wait(_SECONDS_AFTER_CTRL_C):
-                print(f"Error: interrupted. {goes_on}".strip(), file=sys.stderr, flush=True)
-                os._exit(130)
+            if data[0] != signal.SIGINT:
+                continue
+            if first is None:
+                first = time.monotonic()
+                later(_SECONDS_IN_NATIVE_CODE, end_unless_noticed)
+                later(_SECONDS_OF_CLEANING_UP, end)
+            elif time.monotonic() - first > _SECONDS_OF_ONE_CTRL_C:
+                end()
 
     signal.signal(signal.SIGINT, interrupt)
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)

@@ -5,7 +5,8 @@
     catalogue/arrays.safetensors    what the model reads of the items, and their training counts
     catalogue/users/                sequences for evaluation, only if an export asked for them
     catalogue/digests.json          SHA-256 of all these
-    params.safetensors              the best parameters, only in a run that was exported
+    params.safetensors              the best parameters, only in a run that was exported, or whose
+                                    encoder was trained
 
 Nothing here tells what a single user did, unless sequences were asked for.
 """
@@ -25,9 +26,9 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
-from safetensors.numpy import load, load_file, save_file
+from safetensors.numpy import load, load_file, save, save_file
 
-from tssr_jax.config.files import read_signed
+from tssr_jax.config.files import read_signed, write_whole
 from tssr_jax.data_pipeline import cache, digests
 from tssr_jax.data_pipeline.builder import ITEMS, USERS
 from tssr_jax.data_pipeline.prepare import PreparedData, find_prepared, prepare
@@ -36,14 +37,15 @@ from tssr_jax.data_pipeline.store import open_store
 from tssr_jax.errors import UserError, shown
 from tssr_jax.memory.popularity import Popularity
 from tssr_jax.memory.scores import Memories, Neighbours
-from tssr_jax.parallel import sharding
+from tssr_jax.models.content import Content
+from tssr_jax.parallel import processes, sharding
 from tssr_jax.parallel.sharding import ENCODER_SUFFIX
 from tssr_jax.run import DATA_FILE, ItemArrays, Run, Users, assembled, require_same_data
 from tssr_jax.runtime import keep_compiled_programs
 
 FOLDER = "catalogue"
 _ARRAYS = "arrays.safetensors"
-# Of exported runs: the best parameters; workdirs have checkpoints.
+# Of runs without checkpoints, or with an encoder in them.
 _PARAMS, _STEP = "params.safetensors", "step"
 
 
@@ -118,22 +120,51 @@ def load_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> Run:
     return assembled(config, data, users, arrays, saved["features_key"])
 
 
-def save_params(workdir: epath.Path, params: Any, step: int) -> None:
-    """Writes a model's parameters, those of content encoders left out, and their step.
+def save_trained(
+    workdir: epath.Path,
+    run: Run,
+    params: Any,
+    step: int,
+    content: Content,
+    *,
+    users: Path | None = None,
+) -> None:
+    """Writes the catalogue and the parameters of a trained model; all processes must call this.
+
+    Content encoders are left out: the catalogue has the features that they compute.
 
     Args:
-      workdir: of a run that is exported, here.
-      params: whole on each device; a dictionary of dictionaries of arrays.
+      workdir: the run's folder.
+      run: the run.
+      params: on the devices, each with the whole catalogue; a dictionary of dictionaries.
       step: when they were the best.
+      content: what the model reads of the items, by these parameters.
+      users: see `save_catalogue`.
     """
+    number = run.data.num_items + 1
     own = {name: tree for name, tree in params.items() if not name.endswith(ENCODER_SUFFIX)}
-    flat = flatten_dict(jax.device_get(own), sep="/")
-    arrays = {name: np.ascontiguousarray(values) for name, values in flat.items()}
-    save_file(arrays, Path(workdir / _PARAMS), {_STEP: str(step)})
+    tables = (content.features, content.memories, content.neighbours)
+    features, memories, neighbours = jax.tree.map(processes.to_host, tables)
+    host = jax.tree.map(processes.to_host, own)
+    if not processes.is_first():
+        return
+    features = {name: table[:number] for name, table in features.items()}
+    arrays = ItemArrays(run.counts, features, memories, neighbours)
+    save_catalogue(workdir, run.data, arrays, users=users)
+    flat = flatten_dict(host, sep="/")
+    flat = {name: np.ascontiguousarray(values) for name, values in flat.items()}
+    write_whole(workdir / _PARAMS, save(flat, {_STEP: str(step)}))
+
+
+def remove_trained(workdir: epath.Path) -> None:
+    """Removes what `save_trained` wrote, since training goes on."""
+    (workdir / _PARAMS).unlink(missing_ok=True)
+    if (workdir / FOLDER).exists():
+        (workdir / FOLDER).rmtree()
 
 
 def saved_params(workdir: epath.Path, run: Run) -> tuple[Any, int] | None:
-    """The parameters of an exported run, on the devices, and their step; None if it has none.
+    """The parameters that `save_trained` wrote, on the devices, and their step; None without.
 
     Raises:
       UserError: if they are those of another model, or damaged.

@@ -4,11 +4,12 @@ import gzip
 import json
 import shutil
 
-import numpy as np
 import pytest
+from etils import epath
 
 from tests.support.raw_data import tiny_config
 from tests.support.with_memories import config_of
+from tssr_jax.config.files import read_signed, write_signed
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import evaluate
 from tssr_jax.recommending.export import ExportRequest, run_export
@@ -99,21 +100,38 @@ def test_an_exported_run(place, tmp_path, sequences, monkeypatch):
         away.rename(place)
 
 
-def test_a_run_whose_encoder_was_trained_is_exported_with_its_vectors(tmp_path):
+def test_a_run_whose_encoder_was_trained_has_its_vectors(tmp_path):
     config = tiny_config(tmp_path / "here")
     config.content.text.update(trained_layers=1, micro_batch=4, learning_rate=1e-2)
+    config.num_devices = 2
     config.train.num_epochs = 1
     run = tmp_path / "here" / "run"
-    train(config, run)
+    metrics = train(config, run)
     expected = lists_of(run)
+    assert evaluate(run) == pytest.approx(metrics, rel=1e-6)
     run_export(run, ExportRequest(tmp_path / "out", ("run",)))
+    config.train.num_epochs = 2
+    train(config, run)  # begins without the vectors of the first epoch, ends with its own
+    later = lists_of(run)
+    assert later != expected
+    shutil.copytree(run, tmp_path / "workdir")
     shutil.rmtree(tmp_path / "here")
-    there = lists_of(tmp_path / "out" / "run")
-    assert [[item for item, *_ in own] for own in there] == [
-        [item for item, *_ in own] for own in expected
-    ]
-    for own, other in zip(there, expected, strict=True):
-        np.testing.assert_allclose([x[2] for x in own], [x[2] for x in other], rtol=1e-5)
+    assert lists_of(tmp_path / "out" / "run") == expected
+    assert lists_of(tmp_path / "workdir") == later
+
+
+def test_a_cache_that_cannot_be_made_is_replaced_and_told(place, tmp_path, capsys, monkeypatch):
+    shutil.copytree(place / "run", tmp_path / "run")
+    config = read_signed(epath.Path(tmp_path / "run" / "config.json"))
+    (tmp_path / "file").touch()
+    theirs = str(tmp_path / "file" / "cache")
+    config["data"]["cache_dir"] = theirs
+    write_signed(epath.Path(tmp_path / "run" / "config.json"), config)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    expected = lists_of(place / "run")
+    assert lists_of(tmp_path / "run") == expected
+    told = f"The cache is in ~/.cache/tssr_jax: the run's, {theirs}, can't be written here."
+    assert told in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).parents[2] / "launch_tpu.sh"
 LOCATION = ("--quiet", "--project=p", "--zone=z")
 
 STAND_IN = """#!{python}
-import json, pathlib, sys
+import json, pathlib, shutil, subprocess, sys
 folder = pathlib.Path({folder!r})
 world = json.loads((folder / "world.json").read_text())
 arguments = sys.argv[1:]
@@ -41,6 +41,11 @@ elif verb == "create" and not answer:
     world["states"] = world["after_create"]
 elif verb == "delete" and not answer:
     world["states"] = [""]
+elif verb == "ssh" and not answer and world.get("worker"):
+    command = arguments[-1].removeprefix("--command=")
+    subprocess.run(["bash", "-c", command], cwd=world["worker"], check=True)
+elif verb == "scp" and not answer and world.get("worker"):
+    shutil.copy(pathlib.Path(world["worker"], arguments[4].partition(":")[2]), arguments[5])
 (folder / "world.json").write_text(json.dumps(world))
 sys.exit(answer)
 """
@@ -63,11 +68,11 @@ class Cloud:
         }
         (folder / "world.json").write_text(json.dumps(defaults | world))
 
-    def launch(self, command, *flags, **environment):
+    def launch(self, command, *flags, script=SCRIPT, **environment):
         path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
         settings = {"TPU_PROJECT": "p", "TPU_ZONE": "z", "TPU_POLL": "0", "TPU_BACKOFF": "0"}
         return subprocess.run(
-            [SCRIPT, command, *flags],
+            [script, command, *flags],
             env={"PATH": path, "HOME": str(self.folder)} | settings | environment,
             cwd=self.folder,
             capture_output=True,
@@ -158,7 +163,7 @@ def test_run_starts_training_once_in_the_background(cloud, tmp_path):
     # What the workers would run, with a stand-in for Python that notes its arguments.
     python = tmp_path / "tssr_jax" / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\nexec sleep 60\n')
+    python.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\nexec -a tssr_jax.main sleep 60\n')
     python.chmod(0o755)
     remote = call[-1].removeprefix("--command=")
     try:
@@ -282,13 +287,39 @@ def test_fetch_is_tried_again(cloud):
     assert len(google.calls("rsync")) == 3
 
 
-@pytest.mark.parametrize(
-    ("workdir", "place"), [("runs/x", "tssr_jax/runs/x/*"), ("/data/x", "/data/x/*")]
-)
-def test_fetch_from_the_tpu_itself(cloud, workdir, place):
-    google = cloud(states=["ACTIVE"])
-    assert google.launch("fetch", f"--workdir={workdir}").returncode == 0
-    assert google.calls("scp")[0][4:7] == ["--recurse", f"tssr:{place}", "runs/tssr"]
+@pytest.mark.parametrize("name", ["x", "it's $HOME; a `run`"])
+def test_fetch_from_the_tpu_itself(cloud, tmp_path, name):
+    worker = tmp_path / "worker"
+    (worker / "tssr_jax" / "runs" / name).mkdir(parents=True)
+    (worker / "tssr_jax" / "runs" / name / "config.json").write_text("{}")
+    (worker / "far").mkdir()
+    (worker / "far" / "log").write_text("a log")
+    (worker / "tssr_jax" / "runs" / name / "log").symlink_to(worker / "far" / "log")
+    google = cloud(states=["ACTIVE"], worker=str(worker))
+    result = google.launch("fetch", f"--workdir=runs/{name}", "--to=my results")
+    assert result.returncode == 0, result.stderr
+    files = {path.name: path.read_text() for path in (tmp_path / "my results").iterdir()}
+    assert files == {"config.json": "{}", "log": "a log"}
+
+
+def test_a_process_of_another_program_is_not_taken_for_training(cloud, tmp_path):
+    worker = tmp_path / "worker"
+    (worker / "tssr_jax").mkdir(parents=True)
+    (worker / "tssr_jax" / "pid").write_text(str(os.getpid()))  # pytest's
+    google = cloud(states=["ACTIVE"], worker=str(worker))
+    assert google.launch("status").stdout.splitlines() == ["tssr: ACTIVE", "nothing runs"]
+
+
+def test_setup_packs_the_folder_behind_a_link(cloud, tmp_path):
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    (folder / "launch_tpu.sh").write_bytes(SCRIPT.read_bytes())
+    (folder / "launch_tpu.sh").chmod(0o755)
+    link = tmp_path / "elsewhere"
+    link.symlink_to(folder / "launch_tpu.sh")
+    google = cloud()
+    result = google.launch("setup", "--dry-run", script=link)
+    assert f" -C {folder} " in result.stdout
 
 
 def test_resume_dry_run_prints_what_replaces_a_preempted_tpu(cloud):

@@ -46,6 +46,36 @@ def test_ctrl_c_ends_native_code_within_seconds():
     assert told.startswith(b"Error: interrupted. The same command goes on")
 
 
+DEAF = """
+import time
+from tssr_jax import cli
+
+def main():
+    print("ready", flush=True)
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:  # as in a callback, whose exceptions are lost
+            print("lost", flush=True)
+
+cli.run(main)
+"""
+
+
+def test_a_second_ctrl_c_ends_what_lost_the_first():
+    process = subprocess.Popen(
+        [sys.executable, "-c", DEAF], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == b"lost\n"
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert told.startswith(b"Error: interrupted. The same command goes on")
+
+
 def test_a_sigterm_cleans_up_and_exits_0_with_a_message():
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM], cwd=ROOT, stdout=subprocess.PIPE, text=True

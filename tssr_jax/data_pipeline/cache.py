@@ -6,6 +6,7 @@ every host copies it to its disk instead of preparing it again. Downloads stay l
 
 import contextlib
 import hashlib
+import os
 import shutil
 import time
 import uuid
@@ -28,6 +29,14 @@ def local_folder(cache_dir: str) -> Path:
         return Path(cache_dir).expanduser()
     key = hashlib.sha256(cache_dir.encode()).hexdigest()[:16]
     return Path(_LOCAL).expanduser() / f"bucket-{key}"
+
+
+def can_be_written(cache_dir: str) -> bool:
+    """Whether the cache's folder on this machine can be written, or made."""
+    folder = local_folder(cache_dir)
+    while not folder.exists():
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def find(cache_dir: str, name: str) -> Path | None:

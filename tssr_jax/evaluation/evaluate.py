@@ -15,8 +15,10 @@ from rich.table import Table
 
 from tssr_jax.adapting import adapted
 from tssr_jax.checkpoints.checkpointer import Checkpointer
+from tssr_jax.config import default_config
 from tssr_jax.config.files import write_arrays, write_json
 from tssr_jax.config.saved import FILE_NAME, load_config, require_same_config, save_config
+from tssr_jax.data_pipeline.cache import can_be_written
 from tssr_jax.data_pipeline.counts import history_mean, same_day, training_counts
 from tssr_jax.data_pipeline.input_pipeline import EvalBatches
 from tssr_jax.data_pipeline.windows import HELD_OUT, EvalSplit
@@ -181,12 +183,16 @@ def _list_metrics(
 
 
 def load_config_here(workdir: epath.Path, raw_dir: str | None = None) -> ml_collections.ConfigDict:
-    """A run's configuration, with no more devices than this machine has.
+    """A run's configuration, with no more devices than this machine has, and a cache that it has.
 
     Raises:
       UserError: as `load_config` does.
     """
     config = load_config(workdir, raw_dir)
+    if not can_be_written(config.data.cache_dir):
+        ours = default_config().data.cache_dir
+        print(f"The cache is in {ours}: the run's, {config.data.cache_dir}, can't be written here.")
+        config.data.cache_dir = ours
     config.num_devices = min(config.num_devices, len(jax.devices()))
     return config
 

@@ -39,8 +39,8 @@ from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.recommending.step import chosen_scorer
 from tssr_jax.reporting import make_console, pairs_table
-from tssr_jax.run import DATA_FILE, ItemArrays, Run
-from tssr_jax.run_folder import save_catalogue, save_params
+from tssr_jax.run import DATA_FILE, Run
+from tssr_jax.run_folder import save_trained
 
 FORMATS = ("saved_model", "stablehlo", "vectors", "run")
 # By default all that need none of this package and fit the run.
@@ -176,12 +176,8 @@ def _save_run(
     folder.mkdir()
     target, run = epath.Path(folder), recommender.run
     params, content, _ = recommender.tables
-    number = run.data.num_items + 1
-    host = {name: np.asarray(values)[:number] for name, values in content.features.items()}
-    memories, neighbours = jax.device_get((content.memories, content.neighbours))
-    arrays = ItemArrays(run.counts, host, memories, neighbours)
-    save_catalogue(target, run.data, arrays, users=run.users().data.folder if sequences else None)
-    save_params(target, params, recommender.step)
+    users = run.users().data.folder if sequences else None
+    save_trained(target, run, params, recommender.step, content, users=users)
     for name in (DATA_FILE, CONFIG_FILE):
         write_whole(target / name, (workdir / name).read_bytes())
 

@@ -40,7 +40,7 @@ from tssr_jax.parallel import processes
 from tssr_jax.parallel.devices import ROWS
 from tssr_jax.reporting import MetricWriter, make_console
 from tssr_jax.run import ItemArrays, Run, build_run, require_same_data, save_data_report
-from tssr_jax.run_folder import save_catalogue
+from tssr_jax.run_folder import remove_trained, save_catalogue, save_trained
 from tssr_jax.runtime import StopRequest
 from tssr_jax.training.gate_inputs import gate_inputs
 from tssr_jax.training.progress import CLOCK, TrainingLog, draw_curves
@@ -112,7 +112,9 @@ def _train(
             workdir.mkdir(parents=True, exist_ok=True)
             save_data_report(data, content_key, workdir)
             # The features of an encoder that is trained are known at the end only.
-            if not trains_encoder(config):
+            if trains_encoder(config):
+                remove_trained(workdir)
+            else:
                 save_catalogue(workdir, data, arrays)
 
     run = build_run(config, keep)
@@ -138,6 +140,8 @@ def _train(
         if processes.is_first():
             draw_curves(workdir)
         params, step = checkpointer.restore_best(trainer.global_state().eval_params)
+    if trains_encoder(config):
+        save_trained(workdir, run, params, step, trainer.rank.content(params))
     title = f"{workdir}, step {step}"
     return evaluate_params(run, params, title, workdir, console, rank=trainer.rank)["test"]
 
