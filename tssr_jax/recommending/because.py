@@ -3,13 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from tssr_jax.memory.scores import Memories
 from tssr_jax.models.recall import by_frequency, recall
 from tssr_jax.models.tssr import TSSR
+from tssr_jax.parallel.devices import exactly
 from tssr_jax.recommending.items import Items, KnownHistory
 from tssr_jax.recommending.results import Reason
+
+_recall = jax.jit(exactly(recall), static_argnums=0)
+_by_frequency = jax.jit(exactly(by_frequency), static_argnums=0)
 
 
 def reasons(  # noqa: PLR0917
@@ -27,20 +32,22 @@ def reasons(  # noqa: PLR0917
     """
     if memories is None or not known.classes:
         return ((),) * len(places)
-    newest = slice(-model.max_length, None)
-    own = {"item_sequence": known.classes[newest], "times": known.minutes[newest]}
-    batch = {name: np.array([values], np.int32) for name, values in own.items()}
-    recalled = recall(model, params, batch, memories)
+    # One program for all lengths: padding on the left counts for nothing.
+    length = model.max_length
+    own = {"item_sequence": known.classes[-length:], "times": known.minutes[-length:]}
+    fill = (length - len(own["times"]), 0)
+    batch = {name: np.pad(np.array(x, np.int32), fill)[None] for name, x in own.items()}
+    recalled = _recall(model, params, batch, memories)
     assert recalled is not None
     rows, weights, trust = np.asarray(recalled.items[0]), recalled.weights[0], recalled.trust
-    factors = by_frequency(model, params, memories).factors[:, np.array(places, np.int32)]
+    factors = np.asarray(_by_frequency(model, params, memories).factors)[:, np.array(places, int)]
     found: list[list[Reason]] = [[] for _ in places]
     for i, name in enumerate(model.memory):
         if name not in memories.tables:
             continue
         classes, likeness = (np.asarray(values)[rows] for values in memories.tables[name])
         sharpness, weight = float(trust.sharpness[0, i]), float(trust.weights[0, i])
-        for reasons_of, place, factor in zip(found, places, np.asarray(factors[i]), strict=True):
+        for reasons_of, place, factor in zip(found, places, factors[i], strict=True):
             shares = np.asarray(weights) * np.where(classes == place, likeness, 0.0).sum(axis=1)
             total = factor * weight * np.log1p(sharpness * shares.sum())
             for of in np.flatnonzero(shares):

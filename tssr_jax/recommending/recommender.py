@@ -29,10 +29,11 @@ from tssr_jax.run import Run
 
 # Vectors that items are compared by: the head's, the id stream's, or content features.
 Space = Literal["scores", "id", "content"]
-# Numbers of histories, lengths of lists, and numbers of excluded items are rounded up to powers of
-# these: each program takes memory, and time to compile.
+# Each program takes memory, and time to compile. So numbers of histories are rounded up to powers
+# of 8; lengths of lists and numbers of excluded items to powers of 2, from sizes that cost nothing
+# that can be measured beside 16 (docs/internals/performance.md).
 _ROWS = 8
-_LISTED = 16
+_LISTED, _EXCLUDED = 256, 1024
 # Products of float32 are float32 products on TPUs and GPUs as well, as in evaluation.
 _encode = jax.jit(exactly(encode), static_argnums=0)
 _attention = jax.jit(exactly(attention), static_argnums=0)
@@ -141,23 +142,24 @@ class Recommender:
         other._choice = self._choice._replace(allowed=self._devices.place(allowed))
         return other
 
-    def warm_up(self, top_k: int, most: int) -> None:
+    def warm_up(self) -> None:
         """Compiles the programs that most calls need, so that they don't wait for it.
 
-        These are lists of up to `top_k`, for up to `most` histories of up to 256 items; for one
-        history also the lists of each stream alone, and an explanation.
+        These are lists of up to 256 items, for any number of histories of up to 1,024 items; for
+        one history also the lists of each stream alone, an explanation and reasons; and items that
+        are similar to one.
         """
-        for length in (1, _LISTED + 1):
-            history = self.items.ids[:length]  # different ones: repeated items are listed once
-            number = 1
-            while True:
-                self.recommend([history] * number, top_k)
-                if number >= min(most, self.batch_size):
-                    break
-                number *= _ROWS
-            for stream in self.apart:
-                self.recommend([history], top_k, stream=stream)
-        self.explain(self.items.ids[:1])
+        number, history = 1, self.items.ids[:1]
+        while True:
+            self.recommend([history] * number)
+            if number == self.batch_size:
+                break
+            number = min(number * _ROWS, self.batch_size)
+        for stream in self.apart:
+            self.recommend([history], stream=stream)
+        self.explain(history)
+        self.because(history, history)
+        self._unit_vectors("scores")
 
     @property
     def apart(self) -> tuple[Stream, ...]:
@@ -339,9 +341,7 @@ class Recommender:
         rows = self._devices.round_up(min(self.batch_size, _power(_ROWS, len(histories))))
         length = self.model.max_length
         seen = [[] if keep_seen else list(dict.fromkeys(own.classes)) for own in histories]
-        width = max(map(len, seen))
-        # Few programs; but a long history is padded to less than twice its length.
-        width = max(_LISTED, _power(_LISTED if width <= _LISTED**2 else 2, width))
+        width = max(_EXCLUDED, _power(2, max(map(len, seen))))
         sequences, times = np.zeros((2, rows, length), np.int32)
         excluded = np.full((rows, width), -1, np.int32)
         for row, (history, own) in enumerate(zip(histories, seen, strict=True)):
@@ -355,7 +355,7 @@ class Recommender:
             "excluded": excluded,
             "row_mask": np.arange(rows) < len(histories),
         }
-        k = min(_power(_LISTED, max(top_k, 2)), len(self.items.ids))
+        k = min(max(_LISTED, _power(2, top_k)), len(self.items.ids))
         if (k, stream) not in self._steps:
             params_layout, content_layout = self._layouts
             self._steps[k, stream] = self._devices.run(

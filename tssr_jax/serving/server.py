@@ -15,12 +15,11 @@ from tssr_jax.errors import UserError
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.reporting import make_console
 from tssr_jax.serving.app import create_app
+from tssr_jax.serving.schemas import MOST_HISTORIES
 from tssr_jax.serving.service import Limits
 
 _LAST_SECONDS = 30
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# Length of the lists that are compiled before the first request, as the page asks for.
-_WARM_UP = 10
 
 
 def run_serve(
@@ -47,14 +46,14 @@ def run_serve(
     """
     console = make_console()
     _require_free(host, port)
-    recommender = Recommender.from_workdir(workdir, raw_dir=raw_dir)
+    recommender = Recommender.from_workdir(workdir, raw_dir=raw_dir, batch_size=MOST_HISTORIES)
     if host not in _LOOPBACK:
         console.print(
             f"Anyone who reaches {host} may ask this service: it knows no users and no passwords. "
             "Put a proxy that does in front of it."
         )
     console.print("Compiling ...")
-    recommender.warm_up(min(_WARM_UP, len(recommender.items.ids)), limits.most_at_once)
+    recommender.warm_up()
     where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     console.print(f"{workdir} at {where}, its description at {where}/docs. Ctrl-C ends it.")
     if open_page:

@@ -16,6 +16,7 @@ from tssr_jax.recommending.export import ExportRequest, run_export
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.serving.app import create_app
 from tssr_jax.training.loop import train
+from tssr_jax.training.progress import CLOCK
 
 __all__ = ["fixture_recommender", "fixture_workdir"]
 
@@ -75,6 +76,27 @@ def test_the_service_tells_reasons(recommender):
     ]
     assert told[1][0]["score"] == pytest.approx(expected[1][0].score)
     assert refused.status_code == 400 and "not in the catalogue" in refused.json()["detail"]
+
+
+def test_after_warming_up_no_request_waits_for_a_compilation(workdir):
+    recommender = Recommender.from_workdir(workdir, batch_size=64)
+    recommender.warm_up()
+    ids = recommender.items.ids
+    compiled = CLOCK.seconds
+    recommender.recommend([ids[:1]], top_k=200)
+    recommender.recommend([list(ids)] * 3, top_k=2, times=[None, [60.0] * len(ids), None])
+    recommender.recommend([["nothing"], *[[ids[i % len(ids)]] * 1000 for i in range(63)]])
+    for stream in ("id", "content"):
+        recommender.recommend([ids[:3]], top_k=7, stream=stream)
+    recommender.explain(ids[:5])
+    recommender.because(ids[:5], ids[3:], [60.0] * 5)
+    recommender.similar_items(ids[2])
+    assert CLOCK.seconds == compiled
+    recommender.recommend([ids[:1]] * 65)  # two batches
+    assert CLOCK.seconds == compiled
+    recommender.recommend([["nothing"]], top_k=4, stream="id", keep_seen=True)
+    recommender.recommend([ids[:1]] * 2, stream="id")
+    assert CLOCK.seconds > compiled  # several histories by one stream
 
 
 def test_exports_give_the_same_lists(workdir, recommender, tmp_path):

@@ -38,7 +38,7 @@ def test_lists_and_explanations(tmp_path, fields, attended):
     metrics = train(config, tmp_path / "run")
     assert evaluate(tmp_path / "run") == metrics
     recommender = Recommender.from_workdir(tmp_path / "run", batch_size=8)
-    recommender.warm_up(top_k=3, most=2)
+    recommender.warm_up()
     assert recommender.apart == ()
     run, params, _ = restore_best(tmp_path / "run", whole_catalogue=True)
     ids = run.data.item_ids
