@@ -16,7 +16,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from tssr_jax.config import default_config, flattened, shipped_file, shipped_names
-from tssr_jax.errors import PeerLostError, UserError
+from tssr_jax.errors import PeerLostError, UserError, shown
 from tssr_jax.runtime import ending_signals, leave_terminal
 
 # After Ctrl-C: how long native code may continue, how long all else may, and how long a second
@@ -112,7 +112,7 @@ def run(
         except UserError as error:
             stop(str(error))
         except OSError as error:
-            stop(f"{error}. What was complete before stays as it was.")
+            stop(f"{shown(error, 300)}. What was complete before stays as it was.")
         except KeyboardInterrupt:
             stop(f"interrupted. {goes_on}".strip())
 
@@ -186,9 +186,9 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         stop(f"{_without_class(message)} (See --help.)")
     except (AttributeError, KeyError) as error:
         # What ml_collections raises for a field that does not exist.
-        stop(_unknown_field(argv) or f"--config can't be used: {' '.join(str(error).split())}")
+        stop(_unknown_field(argv) or f"--config can't be used: {shown(error)}")
     except (OSError, TypeError, ValueError) as error:
-        stop(f"--config can't be used: {' '.join(str(error).split())}")
+        stop(f"--config can't be used: {shown(error)}")
 
 
 def _with_config_first(argv: Sequence[str]) -> list[str]:

@@ -26,7 +26,7 @@ from etils import epath
 
 from tssr_jax.checkpoints.corruption import DamagedError, damage, one_line
 from tssr_jax.checkpoints.fingerprint import fingerprints
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 from tssr_jax.parallel import processes
 from tssr_jax.parallel.sharding import class_dimension, path_names
 
@@ -171,8 +171,8 @@ class Checkpointer:
         except DamagedError as error:
             raise UserError(
                 f"The checkpoint {self._folder / str(step)} was written, but can't be read back "
-                f"({error}). The disk, or the way to it, does not keep what is written: train in "
-                "another --workdir."
+                f"({shown(error, 300)}). The disk, or the way to it, does not keep what is "
+                "written: train in another --workdir."
             ) from error
 
     def restore_newest(self, params: Any, rest: Any) -> tuple[Any, Any, Progress] | None:

@@ -13,7 +13,7 @@ from flax import traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class BertConfig:
         try:
             fields = json.loads(path.read_text())
         except (OSError, json.JSONDecodeError) as error:
-            raise UserError(f"{path} can't be read ({error}).") from error
+            raise UserError(f"{path} can't be read ({shown(error)}).") from error
         kind = (fields.get("model_type"), fields.get("hidden_act"))
         positions = fields.get("position_embedding_type", "absolute")
         if kind != ("bert", "gelu") or positions != "absolute":
@@ -183,7 +183,7 @@ def load_params(folder: Path, bert: Bert) -> dict[str, Any]:
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} can't be read as safetensors ({error}).") from error
+        raise UserError(f"{path} can't be read as safetensors ({shown(error)}).") from error
     tensors = {name.removeprefix("bert."): tensor for name, tensor in tensors.items()}
     token = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     shapes = jax.eval_shape(bert.init, jax.random.key(0), token, token)["params"]

@@ -22,7 +22,7 @@ from rich.progress import track
 from tssr_jax.content import array_store
 from tssr_jax.content.array_store import ArrayStore
 from tssr_jax.content.resnet import CROP, RESIZE
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 
 _VERSION = 1
 # Errors of a file that is no picture, or a damaged one. Pillow's OSErrors of this kind have no
@@ -123,13 +123,13 @@ def _decode(root: epath.Path, name: str) -> _Decoded:
         with (root / name).open("rb") as file, Image.open(file) as picture:
             return _Decoded(_prepared(picture.convert("RGB")))
     except _NO_PICTURE as error:
-        return _Decoded(None, False, str(error))
+        return _Decoded(None, False, shown(error))
     except OSError as error:
         if error.errno in _MISSING:
             return _Decoded(None, True, "there is no such file")
         if error.errno is not None:
             raise
-        return _Decoded(None, False, str(error))
+        return _Decoded(None, False, shown(error))
 
 
 def _prepared(picture: Image.Image) -> np.ndarray:

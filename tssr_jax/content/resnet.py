@@ -17,7 +17,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from tssr_jax.content.weights import load_tensors
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 
 EXPANSION = 4
 STATISTICS = "batch_stats"
@@ -207,7 +207,7 @@ def _config_of(tensors: Mapping[str, np.ndarray], path: Path) -> ResNetConfig:
     if "conv1.weight" not in tensors or not stages or sorted(blocks) != stages:
         raise UserError(
             f"{path} holds no ResNet with bottleneck blocks in torchvision's layout (conv1.weight, "
-            f"layer1.0.conv3.weight, ...); it begins with {', '.join(list(tensors)[:3])}."
+            f"layer1.0.conv3.weight, ...); it begins with {shown(', '.join(list(tensors)[:3]))}."
         )
     sizes = tuple(blocks[i] for i in stages)
     return ResNetConfig(sizes, tensors["conv1.weight"].shape[0])

@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _STORAGES = {
@@ -70,7 +70,7 @@ def load_tensors(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file:
             return _load_legacy(file, path.stat().st_size)
     except SafetensorError as error:
-        raise UserError(f"{path} can't be read as safetensors ({error}).") from error
+        raise UserError(f"{path} can't be read as safetensors ({shown(error)}).") from error
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror or error}).") from error
     except Exception as error:
@@ -79,7 +79,7 @@ def load_tensors(path: Path) -> dict[str, np.ndarray]:
         # A damaged pickle can raise anything; nothing of it has been run.
         raise UserError(
             f"{path} is not a PyTorch state dict that can be read safely "
-            f"({' '.join(str(error).split()) or type(error).__name__}). Save the weights with "
+            f"({shown(error) or type(error).__name__}). Save the weights with "
             "torch.save(model.state_dict(), path), or as .safetensors."
         ) from error
 

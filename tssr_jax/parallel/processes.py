@@ -38,7 +38,7 @@ def join(
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"Could not join the other processes ({' '.join(str(error).split())}). Outside of a "
+            f"Could not join the other processes ({shown(error, 200)}). Outside of a "
             "cluster that JAX knows, give --coordinator=HOST:PORT, --num_processes=N and "
             "--process_id=I to each process."
         ) from error

@@ -91,12 +91,14 @@ class HistoryFile:
             histories = self._from_list_rows() if self._lists else self._from_item_rows()
         for history in histories:
             if None in (history.times or ()):
-                raise UserError(f"{self._path}: user {history.user!r} has items without a time.")
+                raise UserError(
+                    f"{self._path}: user {shown(history.user)!r} has items without a time."
+                )
             for first, second in itertools.pairwise(history.times or ()):
                 if first > second:
                     raise UserError(
-                        f"{self._path}: the history of user {history.user!r} is not oldest first: "
-                        f"time {second} comes after {first}. Order it, or remove its times."
+                        f"{self._path}: the history of user {shown(history.user)!r} is not oldest "
+                        f"first: time {second} comes after {first}. Order it, or remove its times."
                     )
             yield history
 
@@ -109,7 +111,7 @@ class HistoryFile:
                     fields = json.loads(line)
                     items = fields[_LISTS]
                     if not isinstance(items, list):
-                        raise TypeError(f"'items' is {items!r}, no list")
+                        raise TypeError(f"'items' is {shown(items)!r}, no list")
                     user = as_id(fields.get("user", number))
                     history = History(user, [as_id(item) for item in items], _times(fields, items))
                 except (ValueError, KeyError, AttributeError, TypeError, UserError) as error:
@@ -137,7 +139,7 @@ class HistoryFile:
                     kept, own = _without_empty(items or (), at)
                     yield History(user.strip(), kept, own)
         except IndexError as error:
-            raise UserError(f"{self._path}, row {row}: {error}.") from error
+            raise UserError(f"{self._path}, row {row}: {shown(error)}.") from error
         except pl.exceptions.PolarsError as error:
             raise UserError(
                 f"{self._path} has no lists of ids in 'items': {shown(error)}"
@@ -162,8 +164,8 @@ class HistoryFile:
             self._require_user(user, f"line {line}")
             if user in seen:
                 raise UserError(
-                    f"{self._path}, line {line}: user {user!r} comes again after others. Put the "
-                    "rows of a user together, oldest first."
+                    f"{self._path}, line {line}: user {shown(user)!r} comes again after others. "
+                    "Put the rows of a user together, oldest first."
                 )
             seen.add(user)
             times = [at for *_, at in own] if timed else None
@@ -198,7 +200,7 @@ def _times(fields: Any, items: list[Any]) -> list[float] | None:
         isinstance(at, int | float) and not isinstance(at, bool) for at in times
     )
     if not numbers or len(times) != len(items):
-        raise TypeError(f"'times' is {times!r}, not a number of seconds for each item")
+        raise TypeError(f"'times' is {shown(times)!r}, not a number of seconds for each item")
     return times
 
 
@@ -217,9 +219,8 @@ def _parquet_columns(path: Path) -> list[str]:
     try:
         return pl.scan_parquet(path, glob=False).collect_schema().names()
     except (pl.exceptions.PolarsError, OSError) as error:
-        message = str(error).splitlines()[0]
-        raise UserError(f"{path} is not a readable Parquet file: {message}") from error
+        raise UserError(f"{path} is not a readable Parquet file: {shown(error)}") from error
 
 
 def _told(error: Exception) -> str:
-    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    return f"{error} is missing" if isinstance(error, KeyError) else shown(error)

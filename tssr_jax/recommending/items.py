@@ -86,7 +86,9 @@ class Items:
         """The class of one id; raises UserError if there is none."""
         found = self.find(item)
         if found is None:
-            raise UserError(f"Item {item!r} is not in the catalogue of {len(self.ids):,} items.")
+            raise UserError(
+                f"Item {shown(item)!r} is not in the catalogue of {len(self.ids):,} items."
+            )
         return found
 
     def mask(self, ids: Iterable[str], name: str) -> np.ndarray:
@@ -164,4 +166,5 @@ def require_times(
 
 def _some(ids: Sequence[Any]) -> str:
     """The first few, for a message."""
-    return ", ".join(map(repr, ids[:3])) + (", ..." if len(ids) > 3 else "") if ids else "none"
+    some = [repr(shown(one)) for one in ids[:3]]
+    return ", ".join([*some, *(["..."] if len(ids) > 3 else [])]) or "none"

@@ -19,7 +19,7 @@ from tssr_jax.content.text_features import text_features
 from tssr_jax.data_pipeline.sources import tables, values
 from tssr_jax.data_pipeline.sources.own_files import own_fields
 from tssr_jax.data_pipeline.texts import describe
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 from tssr_jax.memory.scores import Memories, Neighbours
 from tssr_jax.memory.tables import scale_of, word_table
 from tssr_jax.memory.words import word_neighbours
@@ -57,8 +57,8 @@ def read_new_items(path: Path, data: ml_collections.ConfigDict) -> pl.DataFrame:
     if len(twice):
         first, second = (ids == twice[0]).arg_true().head(2)
         raise UserError(
-            f"{path} has item {twice[0]!r} twice, in lines {lines[first]} and {lines[second]}: "
-            "keep one."
+            f"{path} has item {shown(twice[0])!r} twice, in lines {lines[first]} and "
+            f"{lines[second]}: keep one."
         )
     table = table.select(ids.alias("item"), pl.exclude(data.item_column, "item"))
     return describe(table, fields, data.text_field_length)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from etils import epath
 
 from tssr_jax.config.saved import load_config
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 from tssr_jax.recommending.histories import HistoryFile
 from tssr_jax.recommending.lists_file import ListsFile
 from tssr_jax.recommending.recommender import Recommender
@@ -133,7 +133,7 @@ def _read_ids(path: Path) -> list[str]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path} is not UTF-8 ({error}). Convert it: iconv -f latin1 -t utf8."
+            f"{path} is not UTF-8 ({shown(error)}). Convert it: iconv -f latin1 -t utf8."
         ) from error
     ids = [line.strip() for line in text.split("\n") if line.strip()]
     if not ids:

@@ -12,7 +12,7 @@ from etils import epath
 
 from tssr_jax.config.choices import MODALITIES, STREAMS
 from tssr_jax.config.saved import load_config
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 from tssr_jax.evaluation.evaluate import restore_best
 from tssr_jax.evaluation.ranking import Ranker
 from tssr_jax.models.apply import attention, encode, head_weights
@@ -243,7 +243,7 @@ class Recommender:
             raise UserError(f"top_k is {top_k}; it must be at least 1.")
         of, vectors = self.items.class_of(item), self._unit_vectors(space)
         if not vectors[of].any():
-            raise UserError(f"Item {item!r} has no vector of {space!r}: nothing is like it.")
+            raise UserError(f"Item {shown(item)!r} has no vector of {space!r}: nothing is like it.")
         cosines = vectors @ vectors[of]
         there = np.asarray(self._choice.allowed) & vectors.any(axis=1)
         cosines[~there] = -np.inf

@@ -15,7 +15,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.recommending.results import Recommendations
 from tssr_jax.serving import schemas
@@ -151,7 +151,7 @@ def _add_rankings(app: FastAPI, service: Service) -> None:
     async def similar(asked: schemas.SimilarRequest) -> schemas.SimilarResponse:
         """The items that are most like one."""
         if recommender.items.find(asked.item) is None:
-            raise HTTPException(404, f"There is no item {asked.item!r}.")
+            raise HTTPException(404, f"There is no item {shown(asked.item)!r}.")
         found = await service.compute(
             lambda: recommender.similar_items(asked.item, asked.top_k, asked.space)
         )

@@ -29,7 +29,7 @@ from tssr_jax.config.saved import (
     save_config,
 )
 from tssr_jax.config.validation import validate_config
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 from tssr_jax.reporting import make_console, make_progress
 from tssr_jax.studies.budget import require_same_budget
 from tssr_jax.studies.slots import UNHURRIED, News, Pace, Slots, run_trial
@@ -256,7 +256,7 @@ def _value(  # noqa: PLR0917
             validate_config(trial.config)
             trial.prepare()
         except UserError as error:
-            console.print(f"{trial.changes}: {error}")
+            console.print(f"{trial.changes}: {shown(error, 300)}")
             return None
         result = trial.result()
         if result is None and run_trial(trial, minutes, tell, stopped):

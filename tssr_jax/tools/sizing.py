@@ -20,7 +20,7 @@ from tssr_jax.config.by_data import filled
 from tssr_jax.config.choices import TRAINED_FIELDS, ranks_by_content, reads_content
 from tssr_jax.config.validation import validate_config
 from tssr_jax.data_pipeline.prepare import prepare
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 from tssr_jax.losses.next_item import tile_size
 from tssr_jax.memory.popularity import PERIODS, Popularity
 from tssr_jax.memory.scores import Memories, Neighbours
@@ -117,7 +117,7 @@ def find_devices(topology: str) -> list[Any]:
         return list(topologies.get_topology_desc(topology, platform="tpu").devices)
     except Exception as error:
         raise UserError(
-            f"--topology={topology} can't be compiled for ({' '.join(str(error).split())[:200]}). "
+            f"--topology={topology} can't be compiled for ({shown(error, 200)}). "
             "It must be cpu:N, or a slice like v5e:2x4 or v4:2x2x1 where jax[tpu] is installed."
         ) from error
 

@@ -13,7 +13,7 @@ import polars as pl
 from etils import epath
 
 from tssr_jax.data_pipeline import cache
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +117,8 @@ def find_files(
         listing = ", ".join(found[:20]) + (", ..." if len(found) > 20 else "")
         raise UserError(
             f"{owner}: {folder} has no {' and no '.join(missing)} (it holds: "
-            f"{listing or 'nothing'}). Put {' and '.join(map(_either, choices))} there. "
-            f"{_ELSEWHERE}"
+            f"{shown(listing, 300) or 'nothing'}). Put {' and '.join(map(_either, choices))} "
+            f"there. {_ELSEWHERE}"
         )
     found_names = [name for name in names if name is not None]
     if "://" not in str(data.raw_dir):

@@ -202,8 +202,8 @@ class _Splitter:
                 raise _QuoteError(
                     UserError(
                         f"{self._path}, line {start}: a quote opens or closes a field where none "
-                        f"should ({error}). Double quotes inside of a quoted field, and enclose "
-                        "fields with separators or line ends in quotes."
+                        f"should ({shown(error)}). Double quotes inside of a quoted field, and "
+                        "enclose fields with separators or line ends in quotes."
                     )
                 ) from error
             if row is None:
@@ -223,7 +223,7 @@ class _Splitter:
             return
         wanted = f"line {self._header.lines} has {expected}"
         if not self._header.lines:
-            wanted = f"{expected} belong there: {', '.join(self._header.names)}"
+            wanted = f"{expected} belong there: {shown(', '.join(self._header.names), 300)}"
         more = f"Is a {self._header.separator!r} inside of a field not enclosed in quotes?"
         fewer = "Is a row broken into two lines, or are its last separators missing?"
         raise UserError(

@@ -48,10 +48,10 @@ def unique_items(
         first, second = clash.filter(pl.col("item") == clash["item"][0]).rows(named=True)[:2]
         field = next(name for name in items.columns if first[name] != second[name])
         raise UserError(
-            f"{dump.files.items}: item {first['item']!r} is described differently in lines "
+            f"{dump.files.items}: item {shown(first['item'])!r} is described differently in lines "
             f"{lines[first[_ROW]]} and {lines[second[_ROW]]} ({field}: "
-            f"{first[field]!r} and {second[field]!r}). Keep one row for each item, or set "
-            "--config.data.repeated_items=first."
+            f"{shown(first[field])!r} and {shown(second[field])!r}). Keep one row for each item, "
+            "or set --config.data.repeated_items=first."
         )
     kept = distinct.unique("item", keep="first", maintain_order=True)
     dump.counts["item_rows_that_disagree"] += distinct.height - kept.height
@@ -111,7 +111,8 @@ def _mended(items: pl.DataFrame, wanted: pl.Series, dump: Dump) -> pl.DataFrame:
     first, second = alike.row(0)
     print(
         f"{dump.files.interactions} and {dump.files.items} write ids of items differently: "
-        f"{first!r} there, {second!r} here. They are taken as one, for {alike.height:,} items.",
+        f"{shown(first)!r} there, {shown(second)!r} here. They are taken as one, for "
+        f"{alike.height:,} items.",
         flush=True,
     )
     dump.counts["items_whose_id_was_mended"] += alike.height

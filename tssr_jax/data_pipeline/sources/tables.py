@@ -133,8 +133,8 @@ def _as_texts(
         elif not _is_text(kind):
             if name in needed:
                 raise UserError(
-                    f"{path}: column {name!r} is of type {kind}, which has no text. Write it as "
-                    "strings or numbers."
+                    f"{path}: column {name!r} is of type {shown(kind)}, which has no text. "
+                    "Write it as strings or numbers."
                 )
             continue
         columns.append(column)

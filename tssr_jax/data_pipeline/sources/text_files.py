@@ -85,7 +85,9 @@ def _unicode(path: Path) -> Iterator[bytes]:
             try:
                 content = decode(content).encode()  # noqa: PLW2901
             except UnicodeDecodeError as error:
-                raise UserError(f"{path} begins as UTF-16 does, but is not: {error}.") from error
+                raise UserError(
+                    f"{path} begins as UTF-16 does, but is not: {shown(error)}."
+                ) from error
         yield content.removeprefix(codecs.BOM_UTF8) if first else content
         first = False
 

@@ -63,7 +63,7 @@ def parse_ids(chunk: Chunk, column: str, path: Path) -> pl.Series:
     ids = chunk.table[column].cast(pl.String).str.strip_chars()
     row = _first(ids.is_null() | ids.str.to_lowercase().is_in(_NO_ID))
     if row is not None:
-        found = "is empty" if not ids[row] else f"holds {ids[row]!r}, which is no id"
+        found = "is empty" if not ids[row] else f"holds {shown(ids[row])!r}, which is no id"
         raise UserError(
             f"{path}, line {chunk.lines[row]}: column {column!r} {found}. Every row needs an id; "
             "remove the row or fill it in."
@@ -163,7 +163,8 @@ def _strptime(text: str | None, form: str) -> int | None:
     except ValueError as error:
         if any(words in str(error) for words in ("bad directive", "stray %")):
             raise UserError(
-                f"--config.data.timestamp_format is {form!r}, which strptime can't read: {error}."
+                f"--config.data.timestamp_format is {form!r}, which strptime can't read: "
+                f"{shown(error)}."
             ) from error
         return None
     if time.tzinfo is None:
