@@ -16,7 +16,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from tssr_jax.config import default_config, flattened, shipped_file, shipped_names
-from tssr_jax.errors import PeerLostError, UserError, shown
+from tssr_jax.errors import EndsAllError, UserError, shown
 from tssr_jax.runtime import ending_signals, leave_terminal
 
 # After Ctrl-C: how long native code may continue, how long all else may, and how long a second
@@ -105,7 +105,7 @@ def run(
             main()
         except _Terminated as ended:
             print(f"Stopped by {ended}. {goes_on}".strip())
-        except PeerLostError as error:
+        except EndsAllError as error:
             # Without what JAX does at an exit: it waits for the others, and then aborts.
             print(f"Error: {error}", file=sys.stderr, flush=True)
             os._exit(1)

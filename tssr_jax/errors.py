@@ -11,8 +11,8 @@ class UserError(Exception):
     """
 
 
-class PeerLostError(UserError):
-    """Another process of the training has ended, or can't be reached."""
+class EndsAllError(UserError):
+    """The error of one of several processes that train together, after which none can go on."""
 
 
 def shown(value: Any, most: int = 120) -> str:

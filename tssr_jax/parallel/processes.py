@@ -1,6 +1,7 @@
 """Coordination of processes that train together: writing, ordering, common decisions."""
 
 import contextlib
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,7 +10,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from tssr_jax.errors import PeerLostError, UserError, shown
+from tssr_jax.errors import EndsAllError, UserError, shown
+from tssr_jax.parallel import peers
+
+_SECONDS_TO_BE_TOLD = 3.0
 
 
 def join(
@@ -34,7 +38,7 @@ def join(
             num_processes,
             process_id,
             initialization_timeout=peer_timeout,
-            heartbeat_timeout_seconds=peer_timeout,
+            heartbeat_timeout_seconds=2 * peer_timeout,  # `peers` comes first
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(
@@ -42,17 +46,28 @@ def join(
             "cluster that JAX knows, give --coordinator=HOST:PORT, --num_processes=N and "
             "--process_id=I to each process."
         ) from error
+    peers.watch(peer_timeout)
 
 
 @contextlib.contextmanager
-def peers_alive() -> Iterator[None]:
-    """Raises PeerLostError in the place of what JAX raises when another process is gone."""
+def ending_together() -> Iterator[None]:
+    """Raises EndsAllError in the place of an error that other processes don't see.
+
+    These are errors of this process, which the others are told, and those that JAX raises when
+    another process is gone.
+    """
     try:
         yield
+    except UserError as error:
+        if jax.process_count() == 1:
+            raise
+        peers.tell_end(str(error))
+        raise EndsAllError(str(error)) from error
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        raise PeerLostError(
+        time.sleep(_SECONDS_TO_BE_TOLD)  # why the other has ended: then this process ends here
+        raise EndsAllError(
             f"Process {jax.process_index()} of {jax.process_count()} can't go on: another one has "
             f"ended, or can't be reached ({shown(error)}). Start all again; the same command goes "
             "on from the last checkpoint."

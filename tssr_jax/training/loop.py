@@ -90,7 +90,7 @@ def train(
     own = {name: v for name, v in flattened(config).items() if name not in OF_A_MACHINE}
     processes.require_alike("configurations", own)
     lock = one_writer(workdir) if processes.is_first() else contextlib.nullcontext()
-    with lock, processes.peers_alive():
+    with lock, processes.ending_together():
         return _train(config, workdir, stop)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -94,19 +95,47 @@ def test_another_setting_in_one_process_is_told(config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_process_that_is_killed_ends_the_others_with_one_paragraph(config, tmp_path):
-    """While they take steps. (While they wait for each other to save, JAX aborts.)"""
+@pytest.mark.parametrize(
+    ("way", "victim", "reason"),
+    [
+        (signal.SIGKILL, 1, "another one has ended|no sign of life"),
+        pytest.param(
+            *(signal.SIGSTOP, 1, "process 1 has given no sign of life for 6 seconds"),
+            marks=pytest.mark.slow,
+        ),
+        (signal.SIGSTOP, 0, "process 0 has given no sign of life for 6 seconds"),
+    ],
+)
+def test_a_process_that_is_lost_ends_the_others_with_one_paragraph(
+    config, tmp_path, way, victim, reason
+):
     config.train.update(num_epochs=1_000_000, epochs_per_evaluation=1_000_000)
-    first, second = start_processes(config, tmp_path / "run", 2)
+    processes = start_processes(config, tmp_path / "run", 2, "--peer_timeout=6")
     metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 240
     while not metrics.exists() and time.monotonic() < deadline:
         time.sleep(0.2)
-    second.kill()
-    _, errors = first.communicate(timeout=60)
-    assert first.returncode == 1
-    assert "Process 0 of 2 can't go on: another one has ended" in errors
-    assert "Fatal" not in errors and "Traceback" not in errors
-    second.communicate()
+    processes[victim].send_signal(way)
+    other = 1 - victim
+    try:
+        _, errors = processes[other].communicate(timeout=30)
+    finally:
+        processes[victim].kill()
+        processes[victim].communicate()
+    assert processes[other].returncode == 1
+    assert f"Process {other} of 2 can't go on: " in errors and re.search(reason, errors)
+    assert "Fatal" not in errors and "Traceback" not in errors and "@  " not in errors
+
+
+def test_an_error_of_one_process_is_told_by_all(config, tmp_path):
+    away = ("--config.data.raw_dir=/nowhere",)
+    processes = start_processes(config, tmp_path / "run", 2, of_last=away)
+    told = "'csv': there is no folder /nowhere"
+    for process, words in zip(
+        processes, (f"process 1 has ended: Source {told}", told), strict=True
+    ):
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert words in " ".join(errors.split()) and "Traceback" not in errors, errors
 
 
 @pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
