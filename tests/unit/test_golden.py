@@ -7,7 +7,7 @@ from flax import traverse_util
 
 from tests.support.model_losses import loss_terms, term_weights
 from tests.support.reference_numbers import GoldenCase, case_paths
-from tssr_jax.data_pipeline.input_pipeline import excluded_classes
+from tssr_jax.data_pipeline.eval_batches import excluded_classes
 from tssr_jax.evaluation.metrics import ranking_metrics
 from tssr_jax.evaluation.ranking import make_eval_step
 from tssr_jax.losses.contrastive import pool

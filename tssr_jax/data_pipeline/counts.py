@@ -3,8 +3,8 @@
 import ml_collections
 import numpy as np
 
+from tssr_jax.data_pipeline.eval_batches import users_in_chunks
 from tssr_jax.data_pipeline.gate_rows import trained_lengths
-from tssr_jax.data_pipeline.input_pipeline import users_in_chunks
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.data_pipeline.windows import (

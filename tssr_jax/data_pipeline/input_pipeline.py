@@ -1,4 +1,4 @@
-"""Batches by tf.data: fixed-length, left-padded windows over the users' sequences.
+"""Training batches by tf.data: fixed-length, left-padded windows over the users' sequences.
 
 A training batch is a pure function of (seed, epoch, step): a keyed permutation of indices selects
 its windows, without a shuffle buffer, so that a run can resume at any step. The order of items in
@@ -10,24 +10,21 @@ reordered windows is keyed by (seed, step). Leave-one-out
     test         predicts s[-1] from what is before it
 """
 
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import ml_collections
 import numpy as np
 
 from tssr_jax.data_pipeline.gate_rows import trained_lengths
-from tssr_jax.data_pipeline.packing import pack_tensors
+from tssr_jax.data_pipeline.packing import pack_tensors, usual_rows
 from tssr_jax.data_pipeline.store import SequenceStore
+from tssr_jax.data_pipeline.streams import Batch, stream, without_conversion
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
-from tssr_jax.data_pipeline.windows import HELD_OUT, EvalSplit, TrainWindows, reorder, without_items
-from tssr_jax.errors import UserError
+from tssr_jax.data_pipeline.windows import HELD_OUT, TrainWindows, reorder, without_items
 
-Batch = dict[str, Any]
-# Fewer batches of users to rank are not worth programs for several widths.
-_SORTED_FROM = 16
-_ITEMS_AT_A_TIME = 2**18
+# The most windows whose lengths tell how many rows batches need.
+_MOST_LENGTHS = 2**18
 # Two held-out items, one item to predict, and one to predict it from.
 NOTHING_TO_TRAIN_ON = (
     "No user has the 4 interactions that a training window needs (train.held_out_items left out)."
@@ -127,6 +124,7 @@ class TrainBatches:
         self._rows = range(self._cut.num_rows)[self._cut.rows]
         self.num_users = self._windows.num_users
         self.num_windows = self._windows.number
+        self._usual_rows = self._find_usual_rows() if packing else 0
         self.steps_per_epoch = -(-self.num_windows // batch_size)
 
     def iterate(self, start_step: int) -> Iterator[Batch]:
@@ -139,11 +137,11 @@ class TrainBatches:
         """
         dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
         dataset = dataset.map(
-            _without_conversion(self._batch),
+            without_conversion(self._batch),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-        return _stream(dataset)
+        return stream(dataset)
 
     def _batch(self, step: tf.Tensor) -> dict[str, Any]:
         epoch, step_of_epoch = step // self.steps_per_epoch, step % self.steps_per_epoch
@@ -185,10 +183,19 @@ class TrainBatches:
         batch["times"] = times[:, :-1]
         if self._packing:
             first = self._rows.start * devices // self._cut.num_rows
-            batch["packed"] = pack_tensors(inputs, tf.maximum(sizes - 1, 0), devices, first)
+            sizes = tf.maximum(sizes - 1, 0)
+            batch["packed"] = pack_tensors(inputs, sizes, devices, first, self._usual_rows)
         if self._gate is not None:
             batch["gate"] = self._gate_rows(step)
         return batch
+
+    def _find_usual_rows(self) -> int:
+        """Packed rows of each device, see `packing.usual_rows`."""
+        step = -(-self.num_windows // _MOST_LENGTHS)
+        _, ends = self._windows(tf.range(0, self.num_windows, step, dtype=tf.int64))
+        sizes = np.minimum(ends.numpy() - 1, self._max_length)
+        share = self._cut.num_rows // self._cut.num_devices
+        return usual_rows(sizes, share, self._max_length, self._seed)
 
     def _gate_rows(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
         """This process's share of the rows of the gate's newest step, in turn through all."""
@@ -243,156 +250,3 @@ def make_train_batches(  # noqa: PLR0917
         gate=gate,
         cut=cut,
     )
-
-
-class EvalBatches:
-    """All users once, for ranking the item that was held out.
-
-    Users come in the order of the lengths of their histories, if there are several batches. A batch
-    of short histories has narrow windows: a half or a quarter of `max_length`.
-
-    Attributes:
-      users: int64 [num_users], the order in which they come.
-
-    Args:
-      store: the sequences.
-      split: "validation" or "test".
-      batch_size: users per batch; the last one is filled up with rows whose row_mask is False.
-      max_length: L.
-      full_history: exclude the whole seen history from the ranking; if False only the items of
-        the window (the reference's habit).
-      exclude_padding_class: exclude class 0; if False only where the window has padding.
-      keep_seen: exclude no item, and miss no answer.
-      rows: which rows of a batch are read, as in `Cut`.
-    """
-
-    def __init__(
-        self,
-        store: SequenceStore,
-        split: EvalSplit,
-        *,
-        batch_size: int,
-        max_length: int,
-        full_history: bool,
-        exclude_padding_class: bool,
-        keep_seen: bool = False,
-        rows: slice = slice(None),
-    ):
-        self._store = store
-        self._ends = tf.constant(store.lengths - HELD_OUT[split])
-        self._batch_size = batch_size
-        self._max_length = max_length
-        self._exclude_padding_class = exclude_padding_class
-        longest = int(store.lengths.max()) - HELD_OUT[split]
-        self._seen = longest if full_history else min(longest, max_length)
-        self._keep_seen = keep_seen
-        self._rows = range(batch_size)[rows]
-        self.num_users = store.lengths.size
-        self.num_batches = -(-self.num_users // batch_size)
-        self.users = np.arange(self.num_users)
-        if self.num_batches >= _SORTED_FROM:
-            self.users = np.argsort(store.lengths, kind="stable")
-        self._order = tf.constant(self.users)
-
-    def answers(self) -> np.ndarray:
-        """The item that was held out of each user's sequence, in the users' own order."""
-        return np.concatenate(
-            [
-                self._store.rows(users).windows(tf.gather(self._ends, users) + 1, 1)[:, 0]
-                for users in users_in_chunks(np.arange(self.num_users))
-            ]
-        )
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yields the batches.
-
-        Each is {"item_sequence" and "times": int32 [rows, L or less], "answers": int32 [rows],
-        "excluded": int32 [rows, width] (-1 where there is nothing), "missed": bool [rows], answers
-        that can't be recommended, since the user has seen them; "row_mask": bool [rows]}. Times are
-        minutes since 1970, and 0 on padding.
-        """
-        for step, batch in enumerate(_stream(self._dataset)):
-            width = self._width(step)
-            narrow = {name: batch[name][:, -width:] for name in ("item_sequence", "times")}
-            yield batch | narrow
-
-    def _width(self, step: int) -> int:
-        """How many positions a batch's histories need; one of three numbers."""
-        if self.num_batches < _SORTED_FROM:
-            return self._max_length
-        longest = self.users[min((step + 1) * self._batch_size, self.num_users) - 1]
-        needed = int(self._ends[longest])
-        widths = (-(-self._max_length // 4), -(-self._max_length // 2))
-        return next((width for width in widths if width >= needed), self._max_length)
-
-    @functools.cached_property
-    def _dataset(self) -> tf.data.Dataset:
-        """Traced once, however often it is iterated over."""
-        return tf.data.Dataset.range(self.num_batches).map(
-            _without_conversion(self._batch),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
-
-    def _batch(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
-        row = tf.range(self._rows.start, self._rows.stop, dtype=tf.int64)
-        position = step * self._batch_size + row
-        users = tf.gather(self._order, tf.minimum(position, self.num_users - 1))
-        ends = tf.gather(self._ends, users)
-        rows = self._store.rows(users)
-        answers = rows.windows(ends + 1, 1)[:, 0]
-        seen = rows.windows(ends, self._seen)
-        missed = tf.reduce_any(seen == answers[:, None], axis=1)
-        if self._keep_seen:
-            seen, missed = seen[:, :0], tf.zeros_like(missed)
-        with_padding = self._exclude_padding_class | (ends < self._max_length)
-        return {
-            "item_sequence": rows.windows(ends, self._max_length),
-            "times": rows.times(ends, self._max_length),
-            "answers": answers,
-            "excluded": excluded_classes(seen, answers, with_padding),
-            "missed": missed,
-            "row_mask": position < self.num_users,
-        }
-
-
-def users_in_chunks(users: np.ndarray, length: int = 1) -> Iterator[tf.Tensor]:
-    """Users int64, in chunks that are small enough for windows of this length in memory."""
-    number = max(1, _ITEMS_AT_A_TIME // length)
-    for start in range(0, users.size, number):
-        yield tf.constant(users[start : start + number], tf.int64)
-
-
-def _without_conversion(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Has tf.data trace `function` without AutoGraph, which costs 0.4 s and finds nothing to do.
-
-    The batches' functions have no `if` and no loop over tensors.
-    """
-    return tf.autograph.experimental.do_not_convert(function)
-
-
-def _stream(dataset: tf.data.Dataset) -> Iterator[Batch]:
-    """Batches as arrays; raises the pipeline's errors as UserError, without TensorFlow's frames."""
-    try:
-        yield from dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
-    except tf.errors.OpError as error:
-        lines = [line for line in error.message.splitlines() if line.strip()]
-        raise UserError(lines[0] if lines else str(error)) from error
-
-
-def excluded_classes(seen: tf.Tensor, answers: tf.Tensor, with_padding: tf.Tensor) -> tf.Tensor:
-    """The classes that do not compete in each row's ranking.
-
-    Args:
-      seen: int32 [rows, width], items that the user has seen; 0 where there is none.
-      answers: int32 [rows], which always compete.
-      with_padding: bool [rows], whether class 0 is excluded.
-
-    Returns:
-      int32 [rows, width + 1]; each class once, -1 where there is nothing.
-    """
-    ordered = tf.sort(seen, axis=1)
-    first = tf.concat([tf.ones_like(ordered[:, :1], tf.bool), ordered[:, 1:] > ordered[:, :-1]], 1)
-    counts = first & (ordered > 0) & (ordered != answers[:, None])
-    padding = tf.where(with_padding, 0, -1)[:, None]
-    return tf.concat([tf.where(counts, ordered, -1), padding], axis=1)

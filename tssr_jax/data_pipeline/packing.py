@@ -9,22 +9,49 @@ import numpy as np
 
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 
-# A step is compiled for each number of rows. This bounds how many numbers occur.
-_NUMBERS_OF_ROWS = 32
+# To find how many rows batches need: windows that are packed on trial, the fewest batches, and
+# standard deviations above the mean.
+_WINDOWS_ON_TRIAL, _FEWEST_BATCHES, _DEVIATIONS = 16_384, 16, 5.0
+
+
+def usual_rows(sizes: np.ndarray, share: int, length: int, seed: int) -> int:
+    """How many packed rows nearly all batches need at most, so that they have one shape.
+
+    Random batches are packed on trial. More rows than this are needed about once in a million
+    batches, if numbers of rows are distributed normally.
+
+    Args:
+      sizes: int [number], how many items the windows have that batches are drawn from.
+      share: windows of a part of a batch, see `pack`.
+      length: of a row.
+      seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    trials = max(_FEWEST_BATCHES, _WINDOWS_ON_TRIAL // share)
+    drawn = rng.choice(sizes, (trials, share), replace=True)
+    needed = 1 + _first_fit(drawn, length)[0].max(axis=1)
+    usual = max(needed.max(), needed.mean() + _DEVIATIONS * needed.std())
+    return min(share, int(np.ceil(usual)))
 
 
 def pack(
-    windows: np.ndarray, all_sizes: np.ndarray, num_parts: int, first_part: int = 0
+    windows: np.ndarray,
+    all_sizes: np.ndarray,
+    num_parts: int,
+    first_part: int = 0,
+    usual: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Packs the items of left-padded windows.
 
     Args:
       windows: int32 [rows, length], 0 is padding; a whole number of parts.
       all_sizes: int [all_rows], number of items of each window of the global batch. It is cut into
-        `num_parts` equal parts. Each part is packed separately, into as many rows as the fullest
-        part needs.
+        `num_parts` equal parts. Each part is packed separately.
       num_parts: number of parts, one for each device.
       first_part: index of the part that holds the first of `windows`.
+      usual: rows that a part is packed into; as many as it has windows, if it needs more than
+        these. (A step is compiled for each number of rows.) None: as many as the fullest part
+        needs.
 
     Returns:
       For all parts of `windows`, int32 [parts * packed_rows, length]: `items`; `segments`, the
@@ -35,8 +62,9 @@ def pack(
     num_rows, length = windows.shape
     share = all_sizes.size // num_parts
     rows_of, starts = _first_fit(all_sizes.reshape(num_parts, share), length)
-    unit = max(1, share // _NUMBERS_OF_ROWS)
-    packed_rows = -(-(int(rows_of.max()) + 1) // unit) * unit
+    packed_rows = int(rows_of.max()) + 1
+    if usual is not None:
+        packed_rows = usual if packed_rows <= usual else share
     own = slice(first_part * share, first_part * share + num_rows)
     sizes = all_sizes[own, None]
     columns = np.arange(length)
@@ -60,13 +88,13 @@ def pack(
 
 
 def pack_tensors(
-    windows: tf.Tensor, all_sizes: tf.Tensor, num_parts: int, first_part: int
+    windows: tf.Tensor, all_sizes: tf.Tensor, num_parts: int, first_part: int, usual: int
 ) -> dict[str, tf.Tensor]:
     """`pack` inside of a tf.data pipeline."""
     names = ("items", "segments", "positions", "places")
 
     def run(values: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
-        packed = pack(values, sizes, num_parts, first_part)
+        packed = pack(values, sizes, num_parts, first_part, usual)
         return [packed[name] for name in names]
 
     tensors = tf.numpy_function(run, [windows, all_sizes], [tf.int32] * len(names))

@@ -20,7 +20,7 @@ from tssr_jax.config.files import write_arrays, write_json
 from tssr_jax.config.saved import FILE_NAME, load_config, require_same_config, save_config
 from tssr_jax.data_pipeline.cache import can_be_written
 from tssr_jax.data_pipeline.counts import history_mean, same_day, training_counts
-from tssr_jax.data_pipeline.input_pipeline import EvalBatches
+from tssr_jax.data_pipeline.eval_batches import EvalBatches
 from tssr_jax.data_pipeline.windows import HELD_OUT, EvalSplit
 from tssr_jax.evaluation.baselines import learn_baseline
 from tssr_jax.evaluation.list_metrics import list_metrics

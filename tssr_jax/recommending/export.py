@@ -29,7 +29,7 @@ from safetensors.numpy import save_file
 from tssr_jax.config.files import write_json, write_whole
 from tssr_jax.config.saved import FILE_NAME as CONFIG_FILE
 from tssr_jax.config.saved import load_config
-from tssr_jax.data_pipeline.input_pipeline import users_in_chunks
+from tssr_jax.data_pipeline.eval_batches import users_in_chunks
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.top_k import competing_scores

@@ -11,13 +11,8 @@ from configs import csv
 from tests.support.raw_data import write_csv
 from tssr_jax.config import default
 from tssr_jax.data_pipeline import builder
-from tssr_jax.data_pipeline.input_pipeline import (
-    Cut,
-    EvalBatches,
-    TrainBatches,
-    excluded_classes,
-    make_train_batches,
-)
+from tssr_jax.data_pipeline.eval_batches import EvalBatches, excluded_classes
+from tssr_jax.data_pipeline.input_pipeline import Cut, TrainBatches, make_train_batches
 from tssr_jax.data_pipeline.prepare import prepare
 from tssr_jax.data_pipeline.store import SequenceStore, open_store
 from tssr_jax.data_pipeline.tensorflow_cpu import tf

@@ -1,0 +1,151 @@
+"""Batches of users to rank, by tf.data: their histories, and the item that was held out of each."""
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+
+from tssr_jax.data_pipeline.store import SequenceStore
+from tssr_jax.data_pipeline.streams import Batch, stream, without_conversion
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
+from tssr_jax.data_pipeline.windows import HELD_OUT, EvalSplit
+
+# Fewer batches of users to rank are not worth programs for several widths.
+_SORTED_FROM = 16
+_ITEMS_AT_A_TIME = 2**18
+
+
+class EvalBatches:
+    """All users once, for ranking the item that was held out.
+
+    Users come in the order of the lengths of their histories, if there are several batches. A batch
+    of short histories has narrow windows: a half or a quarter of `max_length`.
+
+    Attributes:
+      users: int64 [num_users], the order in which they come.
+
+    Args:
+      store: the sequences.
+      split: "validation" or "test".
+      batch_size: users per batch; the last one is filled up with rows whose row_mask is False.
+      max_length: L.
+      full_history: exclude the whole seen history from the ranking; if False only the items of
+        the window (the reference's habit).
+      exclude_padding_class: exclude class 0; if False only where the window has padding.
+      keep_seen: exclude no item, and miss no answer.
+      rows: which rows of a batch are read, as in `Cut`.
+    """
+
+    def __init__(
+        self,
+        store: SequenceStore,
+        split: EvalSplit,
+        *,
+        batch_size: int,
+        max_length: int,
+        full_history: bool,
+        exclude_padding_class: bool,
+        keep_seen: bool = False,
+        rows: slice = slice(None),
+    ):
+        self._store = store
+        self._ends = tf.constant(store.lengths - HELD_OUT[split])
+        self._batch_size = batch_size
+        self._max_length = max_length
+        self._exclude_padding_class = exclude_padding_class
+        longest = int(store.lengths.max()) - HELD_OUT[split]
+        self._seen = longest if full_history else min(longest, max_length)
+        self._keep_seen = keep_seen
+        self._rows = range(batch_size)[rows]
+        self.num_users = store.lengths.size
+        self.num_batches = -(-self.num_users // batch_size)
+        self.users = np.arange(self.num_users)
+        if self.num_batches >= _SORTED_FROM:
+            self.users = np.argsort(store.lengths, kind="stable")
+        self._order = tf.constant(self.users)
+
+    def answers(self) -> np.ndarray:
+        """The item that was held out of each user's sequence, in the users' own order."""
+        return np.concatenate(
+            [
+                self._store.rows(users).windows(tf.gather(self._ends, users) + 1, 1)[:, 0]
+                for users in users_in_chunks(np.arange(self.num_users))
+            ]
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yields the batches.
+
+        Each is {"item_sequence" and "times": int32 [rows, L or less], "answers": int32 [rows],
+        "excluded": int32 [rows, width] (-1 where there is nothing), "missed": bool [rows], answers
+        that can't be recommended, since the user has seen them; "row_mask": bool [rows]}. Times are
+        minutes since 1970, and 0 on padding.
+        """
+        for step, batch in enumerate(stream(self._dataset)):
+            width = self._width(step)
+            narrow = {name: batch[name][:, -width:] for name in ("item_sequence", "times")}
+            yield batch | narrow
+
+    def _width(self, step: int) -> int:
+        """How many positions a batch's histories need; one of three numbers."""
+        if self.num_batches < _SORTED_FROM:
+            return self._max_length
+        longest = self.users[min((step + 1) * self._batch_size, self.num_users) - 1]
+        needed = int(self._ends[longest])
+        widths = (-(-self._max_length // 4), -(-self._max_length // 2))
+        return next((width for width in widths if width >= needed), self._max_length)
+
+    @functools.cached_property
+    def _dataset(self) -> tf.data.Dataset:
+        """Traced once, however often it is iterated over."""
+        return tf.data.Dataset.range(self.num_batches).map(
+            without_conversion(self._batch),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+
+    def _batch(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
+        row = tf.range(self._rows.start, self._rows.stop, dtype=tf.int64)
+        position = step * self._batch_size + row
+        users = tf.gather(self._order, tf.minimum(position, self.num_users - 1))
+        ends = tf.gather(self._ends, users)
+        rows = self._store.rows(users)
+        answers = rows.windows(ends + 1, 1)[:, 0]
+        seen = rows.windows(ends, self._seen)
+        missed = tf.reduce_any(seen == answers[:, None], axis=1)
+        if self._keep_seen:
+            seen, missed = seen[:, :0], tf.zeros_like(missed)
+        with_padding = self._exclude_padding_class | (ends < self._max_length)
+        return {
+            "item_sequence": rows.windows(ends, self._max_length),
+            "times": rows.times(ends, self._max_length),
+            "answers": answers,
+            "excluded": excluded_classes(seen, answers, with_padding),
+            "missed": missed,
+            "row_mask": position < self.num_users,
+        }
+
+
+def users_in_chunks(users: np.ndarray, length: int = 1) -> Iterator[tf.Tensor]:
+    """Users int64, in chunks that are small enough for windows of this length in memory."""
+    number = max(1, _ITEMS_AT_A_TIME // length)
+    for start in range(0, users.size, number):
+        yield tf.constant(users[start : start + number], tf.int64)
+
+
+def excluded_classes(seen: tf.Tensor, answers: tf.Tensor, with_padding: tf.Tensor) -> tf.Tensor:
+    """The classes that do not compete in each row's ranking.
+
+    Args:
+      seen: int32 [rows, width], items that the user has seen; 0 where there is none.
+      answers: int32 [rows], which always compete.
+      with_padding: bool [rows], whether class 0 is excluded.
+
+    Returns:
+      int32 [rows, width + 1]; each class once, -1 where there is nothing.
+    """
+    ordered = tf.sort(seen, axis=1)
+    first = tf.concat([tf.ones_like(ordered[:, :1], tf.bool), ordered[:, 1:] > ordered[:, :-1]], 1)
+    counts = first & (ordered > 0) & (ordered != answers[:, None])
+    padding = tf.where(with_padding, 0, -1)[:, None]
+    return tf.concat([tf.where(counts, ordered, -1), padding], axis=1)
