@@ -82,7 +82,7 @@ def test_ranks_and_metrics(case):
     rows = {"item_sequence": sequence, "answers": answers, "excluded": excluded}
     rows["missed"] = np.zeros(len(answers), bool)
     rows["row_mask"] = np.ones(len(sequence), bool)
-    ranks = np.asarray(eval_step(case.params, rows, case.inputs["item_features"]))
+    ranks = np.asarray(eval_step(case.params, rows, case.inputs["item_features"]).ranks)
     np.testing.assert_array_equal(ranks, case.metrics["answer_rank"])
     metrics = ranking_metrics(ranks, cutoffs=case.settings["metric_ks"])
     for k in case.settings["metric_ks"]:

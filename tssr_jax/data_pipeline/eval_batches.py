@@ -53,7 +53,8 @@ class EvalBatches:
         self._batch_size = batch_size
         self._max_length = max_length
         self._exclude_padding_class = exclude_padding_class
-        longest = int(store.lengths.max()) - HELD_OUT[split]
+        # Of all splits, so that their batches have one shape.
+        longest = int(store.lengths.max()) - min(HELD_OUT.values())
         self._seen = longest if full_history else min(longest, max_length)
         self._keep_seen = keep_seen
         self._rows = range(batch_size)[rows]

@@ -22,7 +22,6 @@ from tssr_jax.data_pipeline.input_pipeline import NOTHING_TO_TRAIN_ON
 from tssr_jax.data_pipeline.windows import MINUTES_PER_DAY, held_out_items
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.ranking import Scorer
-from tssr_jax.evaluation.top_k import popularity_scorer
 from tssr_jax.memory.co_occurrence import (
     Events,
     training_events,
@@ -105,6 +104,19 @@ def neighbour_scorer(catalogue: Catalogue, decay: float) -> Scorer:
             return neighbour_scores(neighbours, items, weights, catalogue) + params["popularity"]
 
         return (batch["item_sequence"], batch["times"]), score
+
+    return scorer
+
+
+def popularity_scorer(catalogue: Catalogue) -> Scorer:
+    """Gives every user the same scores, which are its parameters, [num_classes]."""
+
+    def scorer(
+        popularity: jax.Array, batch: Mapping[str, Any], _: Any
+    ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+        places = jnp.minimum(catalogue.classes(), catalogue.num_classes - 1)
+        own = jnp.asarray(popularity, jnp.float32)[places]
+        return batch["row_mask"], lambda rows: jnp.broadcast_to(own, (len(rows), own.size))
 
     return scorer
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,9 +23,13 @@ from tssr_jax.data_pipeline.eval_batches import EvalBatches
 from tssr_jax.data_pipeline.windows import HELD_OUT, EvalSplit
 from tssr_jax.evaluation.baselines import learn_baseline
 from tssr_jax.evaluation.list_metrics import list_metrics
-from tssr_jax.evaluation.metrics import MISSED, popularity_ranks, ranking_metrics
-from tssr_jax.evaluation.ranking import Ranker, Scorer
-from tssr_jax.evaluation.top_k import TopK, popularity_scorer
+from tssr_jax.evaluation.metrics import (
+    MISSED,
+    popular_lists,
+    popularity_ranks,
+    ranking_metrics,
+)
+from tssr_jax.evaluation.ranking import Ranked, Ranker, Scorer, in_own_order
 from tssr_jax.models.shared_ids import ids_as_read
 from tssr_jax.parallel import processes
 from tssr_jax.reporting import make_console, make_progress, metrics_table
@@ -65,14 +68,14 @@ def split_metrics(run: Run, batches: EvalBatches, ranks: np.ndarray) -> Metrics:
     return metrics
 
 
-def evaluate_params(
+def evaluate_params(  # noqa: PLR0917
     run: Run,
     params: Any,
     title: str,
     workdir: epath.Path,
     console: Console,
-    *,
     rank: Ranker | None = None,
+    validation: Ranked | None = None,
 ) -> dict[str, Metrics]:
     """Ranks both held-out splits, writes the results and prints a table.
 
@@ -88,6 +91,7 @@ def evaluate_params(
       workdir: the run's folder.
       console: prints the table.
       rank: ranks the users; by default by the model, with a program that is compiled here.
+      validation: what ranking the validation split by these parameters has found, if it is known.
 
     Returns:
       Metrics of both splits, those of lists (`config.evaluate.list_length`) of the test split only.
@@ -95,50 +99,58 @@ def evaluate_params(
     rank = rank or Ranker(run)
     columns: dict[str, Metrics] = {}
     per_user: dict[str, np.ndarray] = {}
+    known = {"validation": validation} if validation else {}
     with make_progress(console) as progress:
         for split in SPLITS:
             batches = make_eval_batches(run, split)
-            task = progress.add_task(f"Ranking, {split}", total=batches.num_batches, message="")
-            ranks = rank(params, batches, functools.partial(progress.advance, task))
-            columns[split] = split_metrics(run, batches, ranks)
-            per_user |= {f"{split}_rank": ranks, f"{split}_answer": batches.answers()}
-        store = run.sequences
-        per_user["history"] = store.lengths - HELD_OUT["test"]
-        per_user["same_day"] = same_day(store, "test")
-        per_user["counts"] = run.counts
-        if run.config.evaluate.list_length:
-            task = progress.add_task("Lists", total=2 * batches.num_batches, message="")
-            columns["test"] |= _list_metrics(
-                run, params, rank, per_user, functools.partial(progress.advance, task)
-            )
+            if split not in known:
+                task = progress.add_task(f"Ranking, {split}", total=batches.num_batches, message="")
+                known[split] = rank(params, batches, functools.partial(progress.advance, task))
+            columns[split] = split_metrics(run, batches, known[split].ranks)
+            per_user |= {f"{split}_rank": known[split].ranks, f"{split}_answer": batches.answers()}
+    store = run.sequences
+    per_user["history"] = store.lengths - HELD_OUT["test"]
+    per_user["same_day"] = same_day(store, "test")
+    per_user["counts"] = run.counts
+    simple, popular = _simple_metrics(run, learnt=rank.scorer is None)
+    if run.config.evaluate.list_length:
+        lists = known["test"].lists
+        columns["test"] |= _list_metrics(run, params, rank, lists, popular, per_user)
     if processes.is_first():
         for name, metrics in columns.items():
             write_json(workdir / f"{name}_metrics.json", metrics)
         write_arrays(workdir / PER_USER_FILE, per_user)
-    simple = _simple_metrics(run, learnt=rank.scorer is None)
     table = _table(title, columns, simple)
     console.print(table)
     console.print(f"All metrics: {workdir}/test_metrics.json; each user's ranks: {PER_USER_FILE}.")
     return columns
 
 
-def _simple_metrics(run: Run, *, learnt: bool) -> dict[str, Metrics]:
-    """The test metrics of baselines, by name: popularity, and item-kNN beside a learnt model."""
+def _simple_metrics(run: Run, *, learnt: bool) -> tuple[dict[str, Metrics], np.ndarray]:
+    """The test metrics of baselines, and lists by popularity.
+
+    Returns:
+      Metrics by name: popularity, and item-kNN beside a learnt model. Lists [num_users, k] of what
+      the run's training saw most often.
+    """
     config = run.config.copy_and_resolve_references()
     config.baseline.kind = "popularity"  # a baseline counts what the gate's users lend, too
-    run = dataclasses.replace(run, config=config)
+    k = min(config.evaluate.list_length, run.data.num_items)
     counts = training_counts(run.sequences, config, run.data.num_items)
     batches = make_eval_batches(run, "test", all_rows=True)
-    ranks = []
+    ranks, lists = [], []
     for batch in batches:
         own = popularity_ranks(counts, batch["answers"], batch["excluded"])
-        ranks.append(np.where(batch["missed"], MISSED, own)[batch["row_mask"]])
+        real = batch["row_mask"]
+        ranks.append(np.where(batch["missed"], MISSED, own)[real])
+        seen = np.where(batch["missed"], batch["answers"], -1)[:, None]
+        lists.append(popular_lists(run.counts, np.c_[batch["excluded"], seen], k)[real])
     simple = {"popularity": ranking_metrics(np.concatenate(ranks))}
     if learnt and run.config.model_devices == 1 and batches.num_users <= COMPARED_USERS:
-        params, scorer = learn_baseline(run, "item_knn")
-        own = Ranker(run, scorer)(params, make_eval_batches(run, "test"))
-        simple["item-kNN"] = ranking_metrics(own)
-    return simple
+        params, scorer = learn_baseline(dataclasses.replace(run, config=config), "item_knn")
+        found = Ranker(run, scorer)(params, make_eval_batches(run, "test"))
+        simple["item-kNN"] = ranking_metrics(found.ranks)
+    return simple, in_own_order(np.concatenate(lists), batches)
 
 
 def _table(title: str, columns: dict[str, Metrics], simple: dict[str, Metrics]) -> Table:
@@ -152,17 +164,16 @@ def _table(title: str, columns: dict[str, Metrics], simple: dict[str, Metrics]) 
     return metrics_table(title, names, rows, caption)
 
 
-def _list_metrics(
+def _list_metrics(  # noqa: PLR0917
     run: Run,
     params: Any,
     ranker: Ranker,
+    lists: np.ndarray,
+    popular: np.ndarray,
     per_user: dict[str, np.ndarray],
-    on_batch: Callable[[], None],
 ) -> dict[str, float]:
-    """Metrics of the test split's lists."""
-    k, counts = run.config.evaluate.list_length, per_user["counts"]
-    batches = make_eval_batches(run, "test")
-    popular = Ranker(run, popularity_scorer(run.model.classes))
+    """Metrics of the test split's lists; `popular` are those that popularity gives."""
+    counts = per_user["counts"]
     content = ranker.content(params)
     spaces = dict(content.features)
     if ranker.scorer is None and "token_embedding" in params:
@@ -173,9 +184,9 @@ def _list_metrics(
         known_here = None if known is None else processes.to_host(known)[: counts.size]
         vectors["id"] = np.asarray(ids_as_read(vectors["id"], known_here, content.neighbours))
     return list_metrics(
-        TopK(run, ranker, k)(params, batches, on_batch),
+        lists,
         answers=per_user["test_answer"],
-        expected=TopK(run, popular, k)(counts, batches, on_batch),
+        expected=popular,
         history_popularity=history_mean(run.sequences, counts, "test"),
         counts=counts,
         spaces=vectors,

@@ -60,6 +60,27 @@ def popularity_ranks(counts: np.ndarray, answers: np.ndarray, excluded: np.ndarr
     return others - seen.sum(axis=1)
 
 
+def popular_lists(counts: np.ndarray, excluded: np.ndarray, k: int) -> np.ndarray:
+    """The k items that training has seen most often, for each user; ties go to the lower id.
+
+    Args:
+      counts: int [num_items + 1], training frequency of each class; the first is padding.
+      excluded: int [users, width], items that do not compete, filled up with -1 or 0.
+      k: length of a list.
+
+    Returns:
+      int [users, k], 0 where no item is left.
+    """
+    # So many that k of them are left, whatever is excluded.
+    order = 1 + np.argsort(-counts[1:], kind="stable")[: k + excluded.shape[1]]
+    gone = np.zeros((len(excluded), counts.size), bool)
+    np.put_along_axis(gone, np.maximum(excluded, 0), True, axis=1)
+    gone = gone[:, order]
+    first = np.argsort(gone, axis=1, kind="stable")[:, :k]
+    lists = np.where(np.take_along_axis(gone, first, axis=1), 0, order[first])
+    return np.pad(lists, ((0, 0), (0, k - lists.shape[1])))
+
+
 def ranking_metrics(
     ranks: np.ndarray, *, batch_size: int | None = None, cutoffs: Sequence[int] = CUTOFFS
 ) -> dict[str, float | int]:

@@ -1,8 +1,8 @@
-"""Ranks of held-out items among the whole catalogue, by counting."""
+"""Ranks of held-out items among the whole catalogue, by counting, and lists of the best items."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import numpy as np
 
 from tssr_jax.content.trained import TrainedEncoder, parameters_name, scatter
 from tssr_jax.evaluation.metrics import MISSED, competitors_above
+from tssr_jax.evaluation.top_k import best_classes, seen_items
 from tssr_jax.models.apply import head_weights, newest, score
 from tssr_jax.models.content import CONTENT_LAYOUT, Content, Features, as_content
 from tssr_jax.models.recall import Recalled, all_scores, recall
@@ -22,14 +23,28 @@ if TYPE_CHECKING:
 
 # Scores that ranking holds at a time: 32 MiB.
 SCORES_PER_TILE = 2**23
-EvalStep = Callable[[Any, Mapping[str, Any], Content], jax.Array]
 # `scorer(params, batch, content) -> (states, score_rows)`: a tree of [rows, ...], and the function
 # from some of these rows to their scores [rows, shard_classes].
 Scorer = Callable[..., tuple[Any, Callable[[Any], jax.Array]]]
 
 
+class Ranked(NamedTuple):
+    """What a ranking finds, on the devices or the host.
+
+    Attributes:
+      ranks: int32 [rows], 0-based rank of each user's answer.
+      lists: int32 [rows, k], each user's best items, best first; 0 where no item is left.
+    """
+
+    ranks: Any
+    lists: Any
+
+
+EvalStep = Callable[[Any, Mapping[str, Any], Content], Ranked]
+
+
 class RankingBatches(Protocol):
-    """Users to rank, see `data_pipeline.input_pipeline.EvalBatches`."""
+    """Users to rank, see `data_pipeline.eval_batches.EvalBatches`."""
 
     num_users: int
     users: np.ndarray
@@ -79,14 +94,6 @@ def rank(  # noqa: PLR0917
     return competitors_above(scores, answers, jnp.c_[excluded, padding], model.classes)
 
 
-def seen_items(item_sequence: jax.Array, answers: jax.Array | None = None) -> jax.Array:
-    """Distinct items of each history without the answer, int [batch, length]; -1 elsewhere."""
-    ordered = jnp.sort(item_sequence, axis=1)
-    first = jnp.diff(ordered, axis=1, prepend=0) > 0
-    counts = first if answers is None else first & (ordered != answers[:, None])
-    return jnp.where(counts, ordered, -1)
-
-
 def model_scorer(model: TSSR) -> Scorer:
     """Scores by the newest position's state and the model's head, and by its memories."""
 
@@ -107,35 +114,43 @@ def model_scorer(model: TSSR) -> Scorer:
     return scorer
 
 
-def make_eval_step(model: TSSR, scorer: Scorer | None = None) -> EvalStep:
-    """Returns the step of one device, `(params, batch, content) -> ranks`.
+def make_eval_step(model: TSSR, scorer: Scorer | None = None, k: int = 0) -> EvalStep:
+    """Returns the step of one device, `(params, batch, content) -> Ranked`.
 
-    Each device takes its rows of the batch, and returns the ranks of the whole batch, int32
-    [batch], -1 for padding rows.
+    Each device takes its rows of the batch, and returns what is found for the whole batch; -1 in
+    padding rows.
 
     Args:
       model: tells how batch and catalogue lie on the devices.
       scorer: by default the model's.
+      k: length of the lists; 0 makes none.
     """
     catalogue = model.classes
 
-    def ranks(
+    def ranked(
         _: Any, scores: jax.Array, answers: jax.Array, excluded: jax.Array, missed: jax.Array
-    ) -> jax.Array:
+    ) -> Ranked:
         above = competitors_above(scores, answers, excluded, catalogue)
         # The shards' ranks are summed: the one that holds the answer says that it is missed.
         _, here = catalogue.pick_own(scores, answers[:, None])
-        return jnp.where(missed, jnp.where(here[:, 0], MISSED, 0), above)
+        ranks = jnp.where(missed, jnp.where(here[:, 0], MISSED, 0), above)
+        if not k:
+            return Ranked(ranks, jnp.zeros((len(ranks), 0), jnp.int32))
+        # A missed answer has been seen, and is in no list.
+        seen = jnp.where(missed, answers, -1)[:, None]
+        return Ranked(ranks, best_classes(scores, jnp.c_[excluded, seen], k, catalogue)[0])
 
-    fields = ("answers", "excluded", "missed")
-    return make_scores_step(model, ranks, fields, catalogue.own_rows_of_sum, scorer)
+    def own_rows(found: Ranked) -> Ranked:
+        return Ranked(catalogue.own_rows_of_sum(found.ranks), catalogue.own_rows(found.lists))
+
+    return make_scores_step(model, ranked, ("answers", "excluded", "missed"), own_rows, scorer)
 
 
 def make_scores_step(
     model: TSSR,
     function: Callable[..., Any],
     fields: tuple[str, ...],
-    own_rows: Callable[[jax.Array], jax.Array],
+    own_rows: Callable[[Any], Any],
     scorer: Scorer | None = None,
 ) -> Callable[..., Any]:
     """Returns the step of one device, `(params, batch, content) -> results of all rows`.
@@ -145,7 +160,7 @@ def make_scores_step(
       function: `(states, scores, *fields) -> results`, on some rows: the scorer's states, their
         scores [rows, shard_classes], and the batch's fields; a tree of arrays [rows, ...].
       fields: names of the batch's fields.
-      own_rows: maps group-wide results to this device's rows.
+      own_rows: maps the tree of group-wide results to this device's rows.
       scorer: by default the model's.
 
     The step returns the results of the whole batch on all devices, -1 in padding rows.
@@ -160,12 +175,12 @@ def make_scores_step(
             states, *own = rows
             return function(states, score_rows(states), *own)
 
-        def of_batch(found: jax.Array) -> jax.Array:
-            own = own_rows(found)
+        def of_batch(own: jax.Array) -> jax.Array:
             mask = batch["row_mask"].reshape(-1, *[1] * (own.ndim - 1))
             return collectives.all_gather(jnp.where(mask, own, -1), model.rows_axis, 0)
 
-        return jax.tree.map(of_batch, rows_in_tiles(of_tile, rows, catalogue.shard_classes))
+        found = rows_in_tiles(of_tile, rows, catalogue.shard_classes)
+        return jax.tree.map(of_batch, own_rows(found))
 
     return step
 
@@ -188,7 +203,7 @@ def rows_in_tiles(
         return filled.reshape(-1, size, *x.shape[1:])
 
     results = jax.lax.map(function, jax.tree.map(cut, rows))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:number], results)
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] * size, *x.shape[2:])[:number], results)
 
 
 def _catalogue_body(modality: str, encoder: TrainedEncoder, model: TSSR) -> Callable[..., Any]:
@@ -205,9 +220,10 @@ def _catalogue_body(modality: str, encoder: TrainedEncoder, model: TSSR) -> Call
 class Ranker:
     """Ranks users with any parameters; compiles each program once.
 
+    Lists have `config.evaluate.list_length` items.
+
     Attributes:
       scorer: the scorer; None is the model's.
-      inputs: layouts of parameters, batch and content on the devices.
 
     Args:
       run: data, content, model and devices.
@@ -218,8 +234,11 @@ class Ranker:
         devices, layout = run.devices, run.params_layout
         self._run = run
         self.scorer = scorer
-        self.inputs = (WHOLE if scorer else layout, ROWS, CONTENT_LAYOUT)
-        self._eval_step = devices.run(make_eval_step(run.model, scorer), inputs=self.inputs)
+        k = min(run.config.evaluate.list_length, run.data.num_items)
+        self._eval_step = devices.run(
+            make_eval_step(run.model, scorer, k),
+            inputs=(WHOLE if scorer else layout, ROWS, CONTENT_LAYOUT),
+        )
         self._encode = {}
         # A custom scorer reads no encoded content.
         for name, encoder in ({} if scorer else run.trained).items():
@@ -246,18 +265,16 @@ class Ranker:
 
     def __call__(
         self, params: Any, batches: RankingBatches, on_batch: Callable[[], None] = lambda: None
-    ) -> np.ndarray:
-        """0-based rank of each user's answer, int32 [num_users], in the users' own order."""
+    ) -> Ranked:
+        """What is found for all users, on the host, in the users' own order."""
         content = self.content(params)
-        everyone = np.concatenate(list(self._ranks(params, content, batches, on_batch)))
-        everyone = everyone[everyone >= 0]
-        if len(everyone) != batches.num_users:
-            raise RuntimeError(f"{len(everyone)} users were ranked instead of {batches.num_users}")
-        return in_own_order(everyone, batches)
-
-    def _ranks(
-        self, params: Any, content: Content, batches: Iterable[Any], on_batch: Callable[[], None]
-    ) -> Iterable[np.ndarray]:
+        parts = []
         for batch in batches:
-            yield np.asarray(self._eval_step(params, batch, content))
+            found = self._eval_step(params, batch, content)
+            parts.append(Ranked(*map(np.asarray, found)))
             on_batch()
+        ranks, lists = map(np.concatenate, zip(*parts, strict=True))
+        real = ranks >= 0
+        if np.count_nonzero(real) != batches.num_users:
+            raise RuntimeError(f"{real.sum()} users were ranked instead of {batches.num_users}")
+        return Ranked(*(in_own_order(values[real], batches) for values in (ranks, lists)))

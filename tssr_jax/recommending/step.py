@@ -65,6 +65,9 @@ def make_recommend_step(model: TSSR, k: int, stream: Stream = "fused") -> Callab
         found = best_classes(scores, excluded, k, catalogue)
         return Found(*found, states.gate)
 
+    def own_rows(found: Found) -> Found:
+        return jax.tree.map(catalogue.own_rows, found)
+
     def step(
         params: Any,
         batch: Mapping[str, Any],
@@ -72,7 +75,7 @@ def make_recommend_step(model: TSSR, k: int, stream: Stream = "fused") -> Callab
         choice: Choice,
     ) -> Found:
         scorer = chosen_scorer(model, choice, stream)
-        run = make_scores_step(model, best, ("excluded",), catalogue.own_rows, scorer)
+        run = make_scores_step(model, best, ("excluded",), own_rows, scorer)
         return run(params, batch, content)
 
     return step

@@ -32,7 +32,7 @@ from tssr_jax.evaluation.evaluate import (
     make_eval_batches,
     split_metrics,
 )
-from tssr_jax.evaluation.ranking import Ranker
+from tssr_jax.evaluation.ranking import Ranked, Ranker
 from tssr_jax.locks import one_writer
 from tssr_jax.losses.objective import LossConfig, term_weights
 from tssr_jax.models.content import CONTENT_LAYOUT
@@ -143,7 +143,8 @@ def _train(
     if trains_encoder(config):
         save_trained(workdir, run, params, step, trainer.rank.content(params))
     title = f"{workdir}, step {step}"
-    return evaluate_params(run, params, title, workdir, console, rank=trainer.rank)["test"]
+    found = trainer.best_found if step == trainer.progress.best_step else None
+    return evaluate_params(run, params, title, workdir, console, trainer.rank, found)["test"]
 
 
 def compiled_step(run: Run, optimizer: optax.GradientTransformation, layout: Any) -> TrainStep:
@@ -178,6 +179,8 @@ class Trainer:
     Attributes:
       state: the train state.
       progress: the loop's state beside it.
+      best_found: what ranking the validation split found at the best step, if that was in this
+        process; else None.
       rank: ranks users by the model; its program is compiled at the first validation.
 
     Args:
@@ -204,6 +207,7 @@ class Trainer:
         self._run, self._config, self._devices = run, config, run.devices
         self._checkpointer, self._writer, self._console = checkpointer, writer, console
         self.rank = Ranker(run)
+        self.best_found: Ranked | None = None
         self._step = compiled_step(run, start.optimizer, start.layout)
         self._batches = train_batches(run)
         if not self._batches.num_users:
@@ -352,13 +356,14 @@ class Trainer:
         if not self._compiled_evaluation:
             self._log.compiling("the evaluation")
             self._compiled_evaluation = True
-        ranks = self.rank(self.state.eval_params, self._validation)
-        metrics = split_metrics(self._run, self._validation, ranks)
+        found = self.rank(self.state.eval_params, self._validation)
+        metrics = split_metrics(self._run, self._validation, found.ranks)
         record = {f"validation/{name}": value for name, value in metrics.items()}
         self._writer.write(step, {"epoch": step / self._batches.steps_per_epoch} | record)
         value = float(metrics[SELECTION_METRIC])
         if value > self.progress.best_value:
             self.progress = Progress(best_step=step, best_value=value)
+            self.best_found = found
         else:
             self.progress.evaluations_without_improvement += 1
         return value

@@ -224,7 +224,7 @@ def test_ranks_of_unknown_items_are_those_of_their_content(params, batch, featur
     fill = model.classes.padded_classes - KNOWN.size
     known = devices.place(np.pad(KNOWN, (0, fill)), CLASSES)
     run = devices.run(make_eval_step(model), inputs=(sharding.layout(placed), ROWS, CONTENT_LAYOUT))
-    ranks = run(placed, rows, Content({"text": table}, known=known))
+    ranks = run(placed, rows, Content({"text": table}, known=known)).ranks
     scores = np.asarray(dense_logits(params, sequence, features))[:, -1, 1:]
     own = scores[np.arange(len(scores)), answers - 1]
     np.testing.assert_array_equal(ranks, (scores > own[:, None]).sum(axis=1))

@@ -189,9 +189,8 @@ def test_ranks_come_back_in_the_order_of_the_batch(params, batch, features, way,
     def rank(devices):
         model, placed, placed_features = on(devices, config, params, features)
         layout = sharding.layout(placed)
-        return devices.run(make_eval_step(model), inputs=(layout, ROWS, CLASSES))(
-            placed, rows, placed_features
-        )
+        step = devices.run(make_eval_step(model), inputs=(layout, ROWS, CLASSES))
+        return step(placed, rows, placed_features).ranks
 
     alone, ranks = rank(Devices("pmap", 1)), rank(Devices(*way))
     assert ranks.shape == (ROWS_OF_BATCH,)

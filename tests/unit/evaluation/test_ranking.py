@@ -61,7 +61,7 @@ def test_users_are_ranked_some_at_a_time(users_at_a_time, monkeypatch):
         "excluded": np.tile(np.array([0, -1]), (7, 1)),
         "row_mask": np.arange(7) < 6,
     }
-    whole = make_eval_step(model)(params, batch, None)
+    whole = make_eval_step(model)(params, batch, None).ranks
     assert whole[6] == -1 and len(np.unique(whole)) > 3
     monkeypatch.setattr(ranking, "SCORES_PER_TILE", users_at_a_time * 21)
-    np.testing.assert_array_equal(make_eval_step(model)(params, batch, None), whole)
+    np.testing.assert_array_equal(make_eval_step(model)(params, batch, None).ranks, whole)

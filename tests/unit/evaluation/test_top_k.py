@@ -5,7 +5,10 @@ import pytest
 
 from tssr_jax.config import default
 from tssr_jax.evaluation import ranking
-from tssr_jax.evaluation.top_k import best_classes, make_top_k_step, popularity_scorer
+from tssr_jax.evaluation.baselines import popularity_scorer
+from tssr_jax.evaluation.metrics import popular_lists
+from tssr_jax.evaluation.ranking import make_eval_step
+from tssr_jax.evaluation.top_k import best_classes
 from tssr_jax.models.apply import encode, head_weights
 from tssr_jax.models.init import init_params, make_model
 from tssr_jax.parallel import sharding
@@ -26,6 +29,8 @@ def fixture_batch():
     return {
         "item_sequence": rng.integers(1, NUM_ITEMS + 1, (NUM_ROWS, 4)).astype(np.int32),
         "excluded": excluded,
+        "answers": np.full(NUM_ROWS, 7, np.int32),
+        "missed": np.arange(NUM_ROWS) == 9,
         "row_mask": np.arange(NUM_ROWS) != 5,
     }
 
@@ -46,6 +51,16 @@ def by_sorting(scores, excluded, k):
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
+def gone(batch):
+    """What competes in no list: what is excluded, and answers that were seen before."""
+    return np.c_[batch["excluded"], np.where(batch["missed"], batch["answers"], -1)]
+
+
+def test_popular_lists_that_end_early():
+    lists = popular_lists(np.array([9, 5, 7, 7]), np.array([[2, 0, -1], [1, 2, 3]]), 3)
+    assert lists.tolist() == [[3, 1, 0], [0, 0, 0]]
+
+
 @pytest.mark.parametrize(
     ("way", "users_at_a_time"),
     [(("pmap", 1), 24), (("pmap", 1), 5), (("pmap", 8), 24), (("shard_map", 8, 4), 24)],
@@ -59,9 +74,9 @@ def test_the_model_s_lists_are_those_of_a_sort(batch, way, users_at_a_time, monk
     devices = Devices(*way)
     model, params = model_and_params(devices)
     layout = sharding.layout(params)
-    step = devices.run(make_top_k_step(model, 6), inputs=(layout, ROWS, CLASSES))
-    lists = np.asarray(step(devices.place(params, layout), batch, {}))
-    expected = by_sorting(scores, batch["excluded"], 6)
+    step = devices.run(make_eval_step(model, k=6), inputs=(layout, ROWS, CLASSES))
+    lists = np.asarray(step(devices.place(params, layout), batch, {}).lists)
+    expected = by_sorting(scores, gone(batch), 6)
     expected[5] = -1  # a row that only fills the batch
     np.testing.assert_array_equal(lists, expected)
 
@@ -79,8 +94,9 @@ def test_popular_items_that_a_user_has_not_seen(batch):
     devices = Devices("pmap", 8)
     model, _ = model_and_params(devices)
     scorer = popularity_scorer(model.classes)
-    step = devices.run(make_top_k_step(model, 5, scorer), inputs=(WHOLE, ROWS, CLASSES))
-    lists = np.asarray(step(counts, batch, {}))
-    expected = by_sorting(np.tile(counts, (NUM_ROWS, 1)), batch["excluded"], 5)
+    step = devices.run(make_eval_step(model, scorer, 5), inputs=(WHOLE, ROWS, CLASSES))
+    lists = np.asarray(step(counts, batch, {}).lists)
+    expected = by_sorting(np.tile(counts, (NUM_ROWS, 1)), gone(batch), 5)
+    np.testing.assert_array_equal(popular_lists(counts, gone(batch), 5), expected)
     expected[5] = -1
     np.testing.assert_array_equal(lists, expected)
