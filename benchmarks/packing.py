@@ -53,7 +53,8 @@ class Way:
         )
         self._features = run.content
         batches = make_train_batches(run.sequences, config, gate=gate_inputs(run))
-        self._batches: Iterator[Any] = batches.iterate(0)
+        # From the second epoch on, packed batches have the fewest rows.
+        self._batches: Iterator[Any] = batches.iterate(batches.steps_per_epoch)
         self._shapes: set[int] = set()
         self.seconds: list[float] = []
         self.compile_seconds: list[float] = []

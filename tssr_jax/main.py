@@ -65,6 +65,8 @@ def console() -> None:
 def _run(command: object) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax logs every file that it writes.
+    if sys.stdout.isatty():  # what comes next imports TensorFlow and JAX, for some seconds
+        print("Starting ...", flush=True)
     assert callable(command)
     command()
 

@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 
 from tssr_jax.data_pipeline.gate_rows import trained_lengths
-from tssr_jax.data_pipeline.packing import pack_tensors, usual_rows
+from tssr_jax.data_pipeline.packing import PackedRows, pack_tensors, packed_rows
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.streams import Batch, stream, without_conversion
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
@@ -117,14 +117,13 @@ class TrainBatches:
         self._max_length = max_length
         self._seed = seed
         self._time_noise = tuple(time_noise)
-        self._packing = packing
         self._encoders = encoders or {}
         self._held_out = held_out
         self._cut = cut or Cut(batch_size)
         self._rows = range(self._cut.num_rows)[self._cut.rows]
         self.num_users = self._windows.num_users
         self.num_windows = self._windows.number
-        self._usual_rows = self._find_usual_rows() if packing else 0
+        self._packed_rows = self._find_packed_rows() if packing else None
         self.steps_per_epoch = -(-self.num_windows // batch_size)
 
     def iterate(self, start_step: int) -> Iterator[Batch]:
@@ -181,21 +180,23 @@ class TrainBatches:
         inputs = windows[:, :-1]
         batch |= {"item_sequence": inputs, "labels": windows[:, 1:]}
         batch["times"] = times[:, :-1]
-        if self._packing:
+        if self._packed_rows:
             first = self._rows.start * devices // self._cut.num_rows
+            few, most = self._packed_rows
+            numbers = tf.where(epoch > 0, [few, most], most)  # a second program pays later only
             sizes = tf.maximum(sizes - 1, 0)
-            batch["packed"] = pack_tensors(inputs, sizes, devices, first, self._usual_rows)
+            batch["packed"] = pack_tensors(inputs, sizes, devices, first, numbers)
         if self._gate is not None:
             batch["gate"] = self._gate_rows(step)
         return batch
 
-    def _find_usual_rows(self) -> int:
-        """Packed rows of each device, see `packing.usual_rows`."""
+    def _find_packed_rows(self) -> PackedRows:
+        """Packed rows of each device."""
         step = -(-self.num_windows // _MOST_LENGTHS)
         _, ends = self._windows(tf.range(0, self.num_windows, step, dtype=tf.int64))
         sizes = np.minimum(ends.numpy() - 1, self._max_length)
         share = self._cut.num_rows // self._cut.num_devices
-        return usual_rows(sizes, share, self._max_length, self._seed)
+        return packed_rows(sizes, share, self._max_length, self._seed)
 
     def _gate_rows(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
         """This process's share of the rows of the gate's newest step, in turn through all."""

@@ -5,6 +5,9 @@ windows in sequence. The model encodes the packed rows, separates windows by the
 moves the states back to the windows' positions, so that losses do not change.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
@@ -12,13 +15,25 @@ from tssr_jax.data_pipeline.tensorflow_cpu import tf
 # To find how many rows batches need: windows that are packed on trial, the fewest batches, and
 # standard deviations above the mean.
 _WINDOWS_ON_TRIAL, _FEWEST_BATCHES, _DEVIATIONS = 16_384, 16, 5.0
+# A second program has to save at least this share of the rows.
+_WORTH = 0.1
 
 
-def usual_rows(sizes: np.ndarray, share: int, length: int, seed: int) -> int:
-    """How many packed rows nearly all batches need at most, so that they have one shape.
+class PackedRows(NamedTuple):
+    """Into how many rows batches are packed: a step is compiled for each number.
 
-    Random batches are packed on trial. More rows than this are needed about once in a million
-    batches, if numbers of rows are distributed normally.
+    Attributes:
+      few: fit most batches, and make the rows of all together the fewest; from the second epoch on.
+      most: fit nearly all batches: all but one in a million, if the numbers of rows that batches
+        need are distributed normally. (What needs more has as many rows as windows.)
+    """
+
+    few: int
+    most: int
+
+
+def packed_rows(sizes: np.ndarray, share: int, length: int, seed: int) -> PackedRows:
+    """Packs random batches on trial.
 
     Args:
       sizes: int [number], how many items the windows have that batches are drawn from.
@@ -30,8 +45,11 @@ def usual_rows(sizes: np.ndarray, share: int, length: int, seed: int) -> int:
     trials = max(_FEWEST_BATCHES, _WINDOWS_ON_TRIAL // share)
     drawn = rng.choice(sizes, (trials, share), replace=True)
     needed = 1 + _first_fit(drawn, length)[0].max(axis=1)
-    usual = max(needed.max(), needed.mean() + _DEVIATIONS * needed.std())
-    return min(share, int(np.ceil(usual)))
+    bound = max(needed.max(), needed.mean() + _DEVIATIONS * needed.std())
+    most = min(share, int(np.ceil(bound)))
+    few = min(np.unique(needed), key=lambda rows: np.where(needed <= rows, rows, most).mean())
+    saved = 1 - np.where(needed <= few, few, most).mean() / most
+    return PackedRows(int(few) if saved >= _WORTH else most, most)
 
 
 def pack(
@@ -39,7 +57,7 @@ def pack(
     all_sizes: np.ndarray,
     num_parts: int,
     first_part: int = 0,
-    usual: int | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> dict[str, np.ndarray]:
     """Packs the items of left-padded windows.
 
@@ -49,9 +67,8 @@ def pack(
         `num_parts` equal parts. Each part is packed separately.
       num_parts: number of parts, one for each device.
       first_part: index of the part that holds the first of `windows`.
-      usual: rows that a part is packed into; as many as it has windows, if it needs more than
-        these. (A step is compiled for each number of rows.) None: as many as the fullest part
-        needs.
+      numbers: how many rows a part may be packed into, ascending: the first that is enough, or as
+        many as it has windows. None: as many as the fullest part needs.
 
     Returns:
       For all parts of `windows`, int32 [parts * packed_rows, length]: `items`; `segments`, the
@@ -62,16 +79,16 @@ def pack(
     num_rows, length = windows.shape
     share = all_sizes.size // num_parts
     rows_of, starts = _first_fit(all_sizes.reshape(num_parts, share), length)
-    packed_rows = int(rows_of.max()) + 1
-    if usual is not None:
-        packed_rows = usual if packed_rows <= usual else share
+    number = int(rows_of.max()) + 1
+    if numbers is not None:
+        number = next((own for own in numbers if own >= number), share)
     own = slice(first_part * share, first_part * share + num_rows)
     sizes = all_sizes[own, None]
     columns = np.arange(length)
     valid = columns >= length - sizes
     first = (rows_of * length + starts).reshape(-1)[own, None]
     places = first + columns - (length - sizes)
-    part_size = packed_rows * length
+    part_size = number * length
     index = (np.arange(num_rows)[:, None] // share * part_size + places)[valid]
 
     def scattered(values: np.ndarray) -> np.ndarray:
@@ -88,16 +105,16 @@ def pack(
 
 
 def pack_tensors(
-    windows: tf.Tensor, all_sizes: tf.Tensor, num_parts: int, first_part: int, usual: int
+    windows: tf.Tensor, all_sizes: tf.Tensor, num_parts: int, first_part: int, numbers: tf.Tensor
 ) -> dict[str, tf.Tensor]:
     """`pack` inside of a tf.data pipeline."""
     names = ("items", "segments", "positions", "places")
 
-    def run(values: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
-        packed = pack(values, sizes, num_parts, first_part, usual)
+    def run(values: np.ndarray, sizes: np.ndarray, numbers: np.ndarray) -> list[np.ndarray]:
+        packed = pack(values, sizes, num_parts, first_part, numbers.tolist())
         return [packed[name] for name in names]
 
-    tensors = tf.numpy_function(run, [windows, all_sizes], [tf.int32] * len(names))
+    tensors = tf.numpy_function(run, [windows, all_sizes, numbers], [tf.int32] * len(names))
     return {
         name: tf.ensure_shape(tensor, [None, windows.shape[1]])
         for name, tensor in zip(names, tensors, strict=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.support.model_losses import loss_terms, term_weights
 from tests.support.small_model import with_attention
 from tssr_jax.config import default
-from tssr_jax.data_pipeline.packing import pack, usual_rows
+from tssr_jax.data_pipeline.packing import pack, packed_rows
 from tssr_jax.losses.objective import total_loss
 from tssr_jax.models.apply import encode
 from tssr_jax.models.attention import packed_mask
@@ -69,11 +69,11 @@ def test_processes_pack_their_parts_as_one_would():
     np.testing.assert_array_equal(second["places"], whole["places"][4:])
 
 
-def test_a_part_has_the_usual_number_of_rows_or_one_for_each_window():
+def test_a_part_has_the_first_number_of_rows_that_is_enough():
     windows = np.array([[0, 0, 7], [4, 5, 6], [0, 8, 9], [0, 0, 0]], np.int32)
     sizes = np.array([1, 3, 2, 0])
-    for usual, rows in ((None, 2), (2, 2), (3, 3), (1, 4)):
-        packed = pack(windows, sizes, num_parts=1, usual=usual)
+    for numbers, rows in ((None, 2), ([1, 2, 3], 2), ([1, 3], 3), ([1], 4)):
+        packed = pack(windows, sizes, num_parts=1, numbers=numbers)
         assert packed["items"].shape == (rows, 3)
         assert packed["items"][:2].tolist() == [[4, 5, 6], [8, 9, 7]]
         assert not packed["segments"][2:].any()
@@ -81,21 +81,22 @@ def test_a_part_has_the_usual_number_of_rows_or_one_for_each_window():
 
 
 @pytest.mark.parametrize("share", [8, 64, 500])
-def test_nearly_all_batches_have_the_usual_number_of_rows(share):
+def test_nearly_all_batches_have_one_of_two_numbers_of_rows(share):
     rng = np.random.default_rng(0)
     sizes = np.minimum(rng.geometric(0.1, 5_000), 50)
-    usual = usual_rows(sizes, share, 50, seed=3)
-    windows = np.zeros((share, 50), np.int32)
-    rows = {
-        pack(windows, rng.choice(sizes, share, replace=False), 1, usual=usual)["items"].shape[0]
-        for _ in range(300)
-    }
-    assert rows == {usual}
-    # Not many more than the items need: their mean, and what five standard deviations are.
-    deviation = 5 * sizes.std() / np.sqrt(share)
-    assert usual <= 1.1 * share * (sizes.mean() + deviation) / 50 + 2
-    assert usual_rows(np.full(10, 50), share, 50, seed=0) == share
-    assert usual_rows(sizes, share, 50, seed=3) == usual
+    found = packed_rows(sizes, share, 50, seed=3)
+    assert found == packed_rows(sizes, share, 50, seed=3)
+    windows, alone, both = np.zeros((share, 50), np.int32), [], []
+    for _ in range(300):
+        own = rng.choice(sizes, share, replace=False)
+        needed = len(pack(windows, own, 1)["items"])
+        alone.append(len(pack(windows, own, 1, numbers=[found.most])["items"]))
+        both.append(len(pack(windows, own, 1, numbers=found)["items"]))
+        assert needed <= both[-1] <= alone[-1]
+    assert set(alone) == {found.most} and set(both) <= set(found)
+    assert np.mean(both) <= np.mean(alone)
+    # Of one size: all batches are alike.
+    assert packed_rows(np.full(10, 50), share, 50, seed=0) == (share, share)
 
 
 def test_mask_by_hand():
