@@ -145,6 +145,26 @@ def test_a_text_encoder_is_trained_with_the_rest(
             assert moved[name]["query"]["kernel"] > 1e-4
 
 
+def test_programs_are_compiled_once(config, tmp_path, caplog):
+    """Packed batches have one shape in the first epoch, and at most another one later; all users
+    that are ranked one, whichever split they are ranked in."""
+    config.train.update(packing=True, batch_size=8, num_epochs=1)
+    config.evaluate.update(list_length=5, batch_size=16)
+
+    def compiled():
+        with jax.log_compiles():
+            assert train(config, tmp_path / "run")
+        names = [record.args[0] for record in caplog.records if "Compiling" in record.msg]
+        caplog.clear()
+        return [names.count(f"jit({name})") for name in ("train_step", "step")]
+
+    # Beside the model's, the ranking by item-kNN.
+    assert compiled() == [1, 2]
+    config.train.num_epochs = 3
+    steps, rankings = compiled()
+    assert steps in {1, 2} and rankings == 2
+
+
 def test_a_run_with_a_trained_text_encoder_resumes_exactly(config, tmp_path):
     config.content.text.update(trained_layers=-1, micro_batch=4, learning_rate=1e-2)
     config.optimizer.weight_decay = 0.1
