@@ -12,7 +12,9 @@ The program prints a table, writes --output, and fails if anything is WRONG.
 """
 
 import collections
+import concurrent.futures
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -24,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from absl import app, flags
@@ -32,8 +34,11 @@ from rich.console import Console
 from rich.table import Table
 
 _KILLS = flags.DEFINE_integer("kills", 24, "Kills at random moments.", 0)
+_WAYS = flags.DEFINE_integer("ways", 4, "Ways of damage that are tried on a file, of four.", 1, 4)
+_JOBS = flags.DEFINE_integer("jobs", 2, "Faults that are tried at a time.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of moments and places.")
-_ONLY = flags.DEFINE_list("only", None, "Kinds of faults; by default all.")
+_KINDS = ("kills", "damage", "full_disks", "two_writers", "peers", "move")
+_ONLY = flags.DEFINE_list("only", _KINDS, "Kinds of faults.")
 _OUTPUT = flags.DEFINE_string("output", "faults.json", "File with all outcomes.")
 
 _ROOT = Path(__file__).parents[1]
@@ -133,54 +138,103 @@ class Campaign:
         self._require_well(self._good.command("recommend"))
         self._expected = self._good.result()
 
-    def kills(self) -> None:
-        """A kill at a random moment of training; the same command goes on."""
+    def kills(self) -> Iterator[Callable[[Path], None]]:
+        """Kills at random moments of training; the same command goes on."""
         ways = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
         for number in range(_KILLS.value):
-            way = ways[number % len(ways)]
-            place = self._raw.copy(self._folder / "killed")
-            moments = []
-            for _ in range(self._random.choice((1, 1, 3))):
-                moments.append(self._random.uniform(0.5, self._seconds))
-                process = self._start(place.command("train"))
-                time.sleep(moments[-1])
-                process.send_signal(way)
-                process.communicate()
-            after = ", ".join(f"{moment:.1f} s" for moment in moments)
-            self._require("kill", f"{way.name} after {after}", place, "train")
+            times = self._random.choice((1, 1, 3))
+            moments = [self._random.uniform(0.5, self._seconds) for _ in range(times)]
+            yield functools.partial(self._kill, ways[number % len(ways)], moments)
 
-    def damage(self) -> None:
+    def _kill(self, way: signal.Signals, moments: list[float], folder: Path) -> None:
+        place = self._raw.copy(folder)
+        for moment in moments:
+            process = self._start(place.command("train"))
+            time.sleep(moment)
+            process.send_signal(way)
+            process.communicate()
+        after = ", ".join(f"{moment:.1f} s" for moment in moments)
+        self._require("kill", f"{way.name} after {after}", place, "train")
+
+    def damage(self) -> Iterator[Callable[[Path], None]]:
         """Each kind of file: a byte that differs, half of it, nothing of it, none."""
-        files = self._good.copy(self._folder / "damaged")
-        for mode, path in _kinds_of_files(files.folder):
+        for mode, path in _kinds_of_files(self._good.folder):
             size = path.stat().st_size
-            for name, change in _CHANGES.items() if size else ():
-                place = self._good.copy(self._folder / "damaged")
-                if change is None:
-                    path.unlink()
-                else:
-                    path.write_bytes(change(path.read_bytes(), self._random.randrange(size)))
-                fault = f"{path.relative_to(place.folder)}, {name}"
-                self._require("damage", fault, place, mode)
+            for way in self._random.sample(sorted(_CHANGES), _WAYS.value) if size else ():
+                at = self._random.randrange(size)
+                yield functools.partial(self._damage, mode, path, way, at)
 
-    def full_disks(self) -> None:
+    def _damage(self, mode: str, path: Path, way: str, at: int, folder: Path) -> None:
+        place, change = self._good.copy(folder), _CHANGES[way]
+        inside = path.relative_to(self._good.folder)
+        damaged = folder / inside
+        if change is None:
+            damaged.unlink()
+        else:
+            damaged.write_bytes(change(damaged.read_bytes(), at))
+        self._require("damage", f"{inside}, {way}", place, mode)
+
+    def full_disks(self) -> Iterator[Callable[[Path], None]]:
         """Files can't grow beyond a size; later they can."""
         for most in (0, 1_000, 20_000, 200_000):
-            place = self._raw.copy(self._folder / "full")
+            yield functools.partial(self._fill, most)
 
-            def limit(most: int = most) -> None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    def _fill(self, most: int, folder: Path) -> None:
+        place = self._raw.copy(folder)
 
-            process = self._start(place.command("train"), preexec_fn=limit)
-            code, words = _ended(process)
-            outcome = "same" if code == 0 else _told(code, words)
-            self._keep("full disk", f"files of at most {most:,} bytes", outcome, words)
-            self._require("full disk", f"afterwards, {most:,} bytes", place, "train")
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
-    def moves(self) -> None:
+        code, words = _ended(self._start(place.command("train"), preexec_fn=limit))
+        outcome = "same" if code == 0 else _told(code, words)
+        self._keep("full disk", f"files of at most {most:,} bytes", outcome, words)
+        self._require("full disk", f"afterwards, {most:,} bytes", place, "train")
+
+    def two_writers(self) -> Iterator[Callable[[Path], None]]:
+        """Two trainings of one run, at once or one after the other."""
+        for pause in (0.0, 0.5, self._seconds / 2):
+            yield functools.partial(self._write_twice, pause)
+
+    def _write_twice(self, pause: float, folder: Path) -> None:
+        place = self._raw.copy(folder)
+        first = self._start(place.command("train"))
+        time.sleep(pause)
+        second = self._start(place.command("train"))
+        ends = [_ended(process) for process in (first, second)]
+        refused = [words for code, words in ends if code and "Error: " in words]
+        well = sorted(code for code, _ in ends) == [0, 1]
+        well &= place.result() == {"test": self._expected["test"]}
+        outcome = "same" if well and refused else "WRONG"
+        self._keep("two writers", f"{pause:.1f} s apart", outcome, " | ".join(refused))
+
+    def peers(self) -> Iterator[Callable[[Path], None]]:
+        """One of two processes is killed or frozen."""
+        for way, victim in ((signal.SIGKILL, 1), (signal.SIGSTOP, 1), (signal.SIGSTOP, 0)):
+            yield functools.partial(self._lose_peer, way, victim)
+
+    def _lose_peer(self, way: signal.Signals, victim: int, folder: Path) -> None:
+        place = self._raw.copy(folder)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        together = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", "--peer_timeout=10"]
+        together += ["--config.train.num_epochs=100000", "--config.num_devices=0"]
+        together += ["--config.train.early_stopping_patience=0"]
+        both = [
+            self._start(place.command("train", *together, f"--process_id={i}")) for i in range(2)
+        ]
+        deadline = time.monotonic() + _SECONDS
+        while not (folder / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        both[victim].send_signal(way)
+        code, words = _ended(both[1 - victim])
+        both[victim].kill()
+        both[victim].communicate()
+        self._keep("peer", f"{way.name} to process {victim} of 2", _told(code, words), words)
+
+    def move(self) -> None:
         """The run alone, elsewhere: no raw files, no cache."""
         place = Place(self._folder / "moved")
-        shutil.rmtree(place.folder, ignore_errors=True)
         shutil.copytree(self._good.folder / "run", place.folder / "run")
         away = self._good.folder.rename(self._folder / "away")
         try:
@@ -188,46 +242,19 @@ class Campaign:
         finally:
             away.rename(self._good.folder)
 
-    def two_writers(self) -> None:
-        """Two trainings of one run, at once or one after the other."""
-        for pause in (0.0, 0.5, self._seconds / 2):
-            place = self._raw.copy(self._folder / "two")
-            first = self._start(place.command("train"))
-            time.sleep(pause)
-            second = self._start(place.command("train"))
-            ends = [_ended(process) for process in (first, second)]
-            refused = [words for code, words in ends if code and "Error: " in words]
-            well = sorted(code for code, _ in ends) == [0, 1] and place.result() == {
-                "test": self._expected["test"]
-            }
-            outcome = "same" if well and refused else "WRONG"
-            self._keep("two writers", f"{pause:.1f} s apart", outcome, " | ".join(refused))
+    def run(self, names: Sequence[str]) -> None:
+        """Tries the faults of these methods, some at a time, each in a folder of its own."""
+        faults = [fault for name in names if name != "move" for fault in getattr(self, name)()]
 
-    def peers(self) -> None:
-        """One of two processes is killed or frozen."""
-        for way, victim in ((signal.SIGKILL, 1), (signal.SIGSTOP, 1), (signal.SIGSTOP, 0)):
-            place = self._raw.copy(self._folder / "peers")
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
-            together = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", "--peer_timeout=8"]
-            together += ["--config.train.num_epochs=100000", "--config.num_devices=0"]
-            together += ["--config.train.early_stopping_patience=0"]
-            both = [
-                self._start(place.command("train", *together, f"--process_id={i}"))
-                for i in range(2)
-            ]
-            deadline = time.monotonic() + _SECONDS
-            while not (place.folder / "run" / "metrics.jsonl").exists():
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(0.2)
-            both[victim].send_signal(way)
-            code, words = _ended(both[1 - victim])
-            both[victim].kill()
-            both[victim].communicate()
-            fault = f"{way.name} to process {victim} of 2"
-            self._keep("peer", fault, _told(code, words), words)
+        def try_one(number: int) -> None:
+            folder = self._folder / str(number)
+            faults[number](folder)
+            shutil.rmtree(folder, ignore_errors=True)
+
+        with concurrent.futures.ThreadPoolExecutor(_JOBS.value) as pool:
+            list(pool.map(try_one, range(len(faults))))
+        if "move" in names:  # nothing else may read what it takes away
+            self.move()
 
     def _start(self, command: list[str], **options: object) -> subprocess.Popen[str]:
         return subprocess.Popen(  # type: ignore[call-overload]
@@ -329,16 +356,7 @@ def main(_: list[str]) -> None:
     console = Console()
     with tempfile.TemporaryDirectory(prefix="faults-") as temporary:
         campaign = Campaign(Path(temporary), console)
-        kinds: dict[str, Callable[[], None]] = {
-            "kills": campaign.kills,
-            "damage": campaign.damage,
-            "full_disks": campaign.full_disks,
-            "moves": campaign.moves,
-            "two_writers": campaign.two_writers,
-            "peers": campaign.peers,
-        }
-        for name in _ONLY.value or kinds:
-            kinds[name]()
+        campaign.run(_ONLY.value)
     table = Table("fault", "tried", "same", "told", "WRONG")
     by_kind: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for one in campaign.outcomes:

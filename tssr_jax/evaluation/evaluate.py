@@ -15,6 +15,7 @@ from rich.table import Table
 from tssr_jax.adapting import adapted
 from tssr_jax.checkpoints.checkpointer import Checkpointer
 from tssr_jax.config import default_config
+from tssr_jax.config.choices import trains_encoder
 from tssr_jax.config.files import write_arrays, write_json
 from tssr_jax.config.saved import FILE_NAME, load_config, require_same_config, save_config
 from tssr_jax.data_pipeline.cache import can_be_written
@@ -209,7 +210,11 @@ def load_config_here(workdir: epath.Path, raw_dir: str | None = None) -> ml_coll
 
 
 def restore_best(
-    workdir: epath.Path, *, raw_dir: str | None = None, whole_catalogue: bool = False
+    workdir: epath.Path,
+    *,
+    raw_dir: str | None = None,
+    whole_catalogue: bool = False,
+    encoders: bool = False,
 ) -> tuple[Run, Any, int]:
     """Restores a run's best checkpoint: the run, its parameters, and their step.
 
@@ -217,6 +222,8 @@ def restore_best(
       workdir: the run's folder.
       raw_dir: where its raw files are now; None if they have not moved.
       whole_catalogue: put the whole catalogue on each device, even if training cut it.
+      encoders: also content encoders that were trained, for which raw files are needed; else the
+        vectors that they gave may stand for them.
 
     Raises:
       UserError: if `workdir` holds no run, or its data or checkpoints don't fit.
@@ -224,12 +231,13 @@ def restore_best(
     config = load_config_here(workdir, raw_dir)
     parts = 1 if whole_catalogue else config.model_devices
     config.model_devices = math.gcd(parts, config.num_devices or len(jax.devices()))
-    if has_catalogue(workdir):
+    encoders &= trains_encoder(config)
+    if has_catalogue(workdir) and not encoders:
         run = load_run(workdir, config)
     else:
         run = build_run(config)
         require_same_data(run.data, run.content_key, workdir)
-    if found := saved_params(workdir, run):
+    if not encoders and (found := saved_params(workdir, run)):
         return run, *found
     target = run.devices.build(run.initial_params, run.params_layout)
     console = make_console(quiet=not processes.is_first())

@@ -166,5 +166,5 @@ def require_times(
 
 def _some(ids: Sequence[Any]) -> str:
     """The first few, for a message."""
-    some = [repr(shown(one)) for one in ids[:3]]
+    some = [shown(repr(one)) for one in ids[:3]]
     return ", ".join([*some, *(["..."] if len(ids) > 3 else [])]) or "none"

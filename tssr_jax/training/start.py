@@ -58,5 +58,5 @@ def find_start(run: Run, checkpointer: Checkpointer) -> Start:
     if run.config.train.init_from:
         other = epath.Path(run.config.train.init_from).expanduser()
         require_same_sections(run.config, load_config(other), other)
-        state = with_params_of(state, restore_best(other)[1], other)
+        state = with_params_of(state, restore_best(other, encoders=True)[1], other)
     return Start(state, Progress(), optimizer, layout)
