@@ -11,6 +11,9 @@ Without a mode a model is trained. Each mode has its own flags, defined in its c
 import importlib
 import sys
 from collections.abc import Sequence
+from logging import LogRecord
+from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 
@@ -64,11 +67,23 @@ def console() -> None:
 
 def _run(command: object) -> None:
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # Orbax logs every file that it writes.
+        logging.set_verbosity(logging.WARNING)  # Orbax logs every file that it writes,
+        logging.get_absl_handler().addFilter(_not_of_orbax)  # and each error that it raises again
+        sys.unraisablehook = _report_unraisable
     if sys.stdout.isatty():  # what comes next imports TensorFlow and JAX, for some seconds
         print("Starting ...", flush=True)
     assert callable(command)
     command()
+
+
+def _report_unraisable(ignored: Any) -> None:
+    """As Python does; but writes of a save that has failed, which is told, end without a word."""
+    if str(ignored.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(ignored)
+
+
+def _not_of_orbax(record: LogRecord) -> bool:
+    return "orbax" not in Path(record.pathname).parts
 
 
 def _take_mode(argv: list[str]) -> tuple[str | None, list[str]]:

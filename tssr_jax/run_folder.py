@@ -26,9 +26,9 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
-from safetensors.numpy import load, load_file, save, save_file
+from safetensors.numpy import load, load_file, save
 
-from tssr_jax.config.files import read_signed, write_whole
+from tssr_jax.config.files import read_signed, write_tensors, write_whole
 from tssr_jax.data_pipeline import cache, digests
 from tssr_jax.data_pipeline.builder import ITEMS, USERS
 from tssr_jax.data_pipeline.prepare import PreparedData, find_prepared, prepare
@@ -69,7 +69,7 @@ def save_catalogue(
         shutil.copy(data.folder / REPORT, local / REPORT)
         if users:
             shutil.copytree(users / USERS, local / USERS)
-        save_file(_flat(arrays), local / _ARRAYS)
+        write_tensors(local / _ARRAYS, _flat(arrays))
         digests.write(local)
         part = target.with_name(f"{FOLDER}.incomplete")
         if part.exists():

@@ -5,10 +5,13 @@ import io
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from etils import epath
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from tssr_jax.errors import UserError, shown
 
@@ -56,6 +59,18 @@ def write_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
     file = io.BytesIO()
     np.savez_compressed(file, allow_pickle=False, **arrays)
     write_whole(path, file.getvalue())
+
+
+def write_tensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a safetensors file.
+
+    Raises:
+      OSError: if it can't be written.
+    """
+    try:
+        save_file(dict(arrays), path)
+    except SafetensorError as error:
+        raise OSError(f"{path} can't be written: {error}") from error
 
 
 def write_whole(path: epath.Path, content: str | bytes) -> None:

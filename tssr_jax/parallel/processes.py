@@ -41,7 +41,8 @@ def join(
             heartbeat_timeout_seconds=2 * peer_timeout,  # `peers` comes first
         )
     except (RuntimeError, ValueError) as error:
-        raise UserError(
+        # The client of processes that never met can't be shut down: JAX would abort.
+        raise EndsAllError(
             f"Could not join the other processes ({shown(error, 200)}). Outside of a "
             "cluster that JAX knows, give --coordinator=HOST:PORT, --num_processes=N and "
             "--process_id=I to each process."

@@ -24,9 +24,8 @@ import polars as pl
 from etils import epath
 from jax import export
 from jax.experimental import jax2tf
-from safetensors.numpy import save_file
 
-from tssr_jax.config.files import write_json, write_whole
+from tssr_jax.config.files import write_json, write_tensors, write_whole
 from tssr_jax.config.saved import FILE_NAME as CONFIG_FILE
 from tssr_jax.config.saved import load_config
 from tssr_jax.data_pipeline.eval_batches import users_in_chunks
@@ -151,7 +150,7 @@ def _write(part: Path, recommender: Recommender, workdir: epath.Path, request: A
         (part / "recommend.stablehlo").write_bytes(text)
     _items_table(recommender.items).write_parquet(part / "items.parquet")
     if "vectors" in request.formats:
-        save_file(_vectors(recommender), part / "vectors.safetensors")
+        write_tensors(part / "vectors.safetensors", _vectors(recommender))
         users = pl.DataFrame({"user": recommender.run.users().data.user_ids})
         users.write_parquet(part / "users.parquet")
     if "run" in request.formats:
