@@ -323,8 +323,12 @@ def _told(code: int, words: str) -> str:
 def _kinds_of_files(folder: Path) -> Iterator[tuple[str, Path]]:
     """One file of each kind, the largest, and the command that reads it."""
     kinds: dict[tuple[str, ...], Path] = {}
+    checkpoints = folder / "run" / "checkpoints"
+    older = sorted(checkpoints.iterdir(), key=lambda path: int(path.name))[:-1]
     for path in sorted(folder.rglob("*"), key=lambda path: path.stat().st_size):
         parts = path.relative_to(folder).parts
+        if any(step in path.parents for step in older):
+            continue
         if path.is_file() and parts[0] != "raw" and "tensorboard" not in parts:
             names = [part for part in parts[:-1] if not _made_up(part)]
             kinds[*names, path.suffix if _made_up(path.stem) else path.name] = path
