@@ -11,7 +11,7 @@ Without a mode a model is trained. Each mode has its own flags, defined in its c
 import importlib
 import sys
 from collections.abc import Sequence
-from logging import LogRecord
+from logging import ERROR, LogRecord
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def console() -> None:
 def _run(command: object) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax logs every file that it writes,
-        logging.get_absl_handler().addFilter(_not_of_orbax)  # and each error that it raises again
+        logging.get_absl_handler().addFilter(_is_news)  # and each error that it raises again
         sys.unraisablehook = _report_unraisable
     if sys.stdout.isatty():  # what comes next imports TensorFlow and JAX, for some seconds
         print("Starting ...", flush=True)
@@ -82,8 +82,8 @@ def _report_unraisable(ignored: Any) -> None:
         sys.__unraisablehook__(ignored)
 
 
-def _not_of_orbax(record: LogRecord) -> bool:
-    return "orbax" not in Path(record.pathname).parts
+def _is_news(record: LogRecord) -> bool:
+    return record.levelno < ERROR or "orbax" not in Path(record.pathname).parts
 
 
 def _take_mode(argv: list[str]) -> tuple[str | None, list[str]]:

@@ -53,8 +53,9 @@ class _Watch:
         """Ends this process when the coordinator, which is process 0, does not answer."""
         while True:
             time.sleep(_SECONDS)
-            if time.monotonic() - self.answered > self.timeout * _LOST_AFTER:
-                _end(f"process 0 has given no sign of life for {self.timeout:.0f} seconds")
+            silent = time.monotonic() - self.answered
+            if silent > self.timeout * _LOST_AFTER:
+                _end(f"process 0 has given no sign of life for {silent:.0f} seconds")
 
     def _require_others(self, now: float) -> None:
         for key, (value, changed) in self.seen.items():
@@ -65,7 +66,7 @@ class _Watch:
             if ended:
                 _end(f"{name} has ended: {value}")
             if now - changed > self.timeout * _LOST_AFTER:
-                _end(f"{name} has given no sign of life for {self.timeout:.0f} seconds")
+                _end(f"{name} has given no sign of life for {now - changed:.0f} seconds")
 
 
 def watch(timeout: float) -> None:

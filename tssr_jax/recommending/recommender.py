@@ -93,8 +93,7 @@ class Recommender:
 
         Args:
           workdir: the run's folder, or what `tssr export --formats=run` wrote. It has all that is
-            needed; only those of older versions, and of runs whose encoder is trained, need the raw
-            files again.
+            needed; only those of older versions need the raw files again.
           raw_dir: where the raw files are now; None if they have not moved.
           new_items: a table (CSV or Parquet, with the columns of the run's own items) of items that
             training has not seen; the model ranks and reads them by their content.
