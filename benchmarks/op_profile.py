@@ -28,6 +28,7 @@ from rich.table import Table
 
 from benchmarks.cases import CASES, PEAK_FLOPS, Case
 from benchmarks.ours import Training, made_up_run, peak
+from benchmarks.parts import part_of
 from tssr_jax.reporting import make_console
 from tssr_jax.run import Run, build_run
 
@@ -36,31 +37,10 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration in pl
 _STEPS = flags.DEFINE_integer("steps", 5, "Steps of the trace.", lower_bound=1)
 _TRACE = flags.DEFINE_string("trace", "", "Folder for the traces; by default they are not kept.")
 
-# The first pattern that an operation's path contains gives its part. A path names modules and
-# functions, the operation last. Forward, backward and recomputed operations count together.
-PARTS = (
-    ("Adam", r"/optimizer"),
-    ("next-item loss", r"next_item"),
-    ("contrast", r"contrast"),
-    ("dropout", r"dropout"),
-    ("layer norm", r"_norm"),
-    ("attention: projections", r"attention/(query|key|value|out)/"),
-    ("attention: softmax and products", r"attention"),
-    ("feed-forward products", r"ffn/(up|down)/"),
-    ("GELU", r"ffn"),
-    ("item table: gather, scatter", r"token_embedding"),
-    ("content projection, gate", r"content_projection|output_content|gate"),
-    ("loop over the blocks, what it keeps", r"blocks"),
-)
 OF_THE_CATALOGUE = ("Adam", "item table: gather, scatter", "next-item loss")
 _NAMED = re.compile(r"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = .*?op_name=\"(?P<path>[^\"]*)\"", re.M)
 # Operations that only wait for others.
 _WAITING = re.compile(r"^(while|conditional|call)\b")
-
-
-def part_of(path: str) -> str:
-    """The part of the model that an operation belongs to."""
-    return next((part for part, pattern in PARTS if re.search(pattern, path)), "the rest")
 
 
 def floors(case: Case, flops_rate: float, byte_rate: float) -> dict[str, float]:

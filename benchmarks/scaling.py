@@ -23,11 +23,11 @@ from rich.table import Table
 
 from tssr_jax.parallel.devices import CLASSES, ROWS, Devices
 from tssr_jax.reporting import make_console
+from tssr_jax.tools.abstract_step import abstract_step
 from tssr_jax.tools.sizing import (
     BANDWIDTHS,
     GIB,
     StepSize,
-    compile_step,
     find_devices,
     measure,
     step_size,
@@ -53,7 +53,7 @@ class Case:
 
     def __init__(self, config: Any, num_devices: int):
         devices = find_devices(f"cpu:{num_devices}")
-        self._step = compile_step(config, devices, _ITEMS.value, _FEATURES.value)
+        self._step = abstract_step(config, devices, _ITEMS.value, _FEATURES.value).compile()
         self.size: StepSize = measure(self._step, config, devices, _ITEMS.value)
         self.seconds: list[float] = []
         state, batch, features = self._step.args_info[0]

@@ -23,6 +23,7 @@ from tssr_jax.models.layers import product
 from tssr_jax.parallel import collectives
 from tssr_jax.parallel.catalogue import Catalogue
 from tssr_jax.parallel.collectives import Axis
+from tssr_jax.parallel.platform import platform
 
 
 class TileSize(NamedTuple):
@@ -48,8 +49,8 @@ _LARGE = TileSize(1536, 2**25, 2**21)
 
 
 def tile_size(classes: int) -> TileSize:
-    """The tile size for this platform and this number of classes on a device."""
-    if jax.default_backend() != "cpu":
+    """The tile size for the platform and this number of classes on a device."""
+    if platform() != "cpu":
         return _LARGE
     return _SMALL if _SMALL.positions * classes <= _SMALL.scores else _CHUNKED
 

@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from tssr_jax.models.attention import WEIGHTS
 from tssr_jax.models.blocks import SAVED, EncoderBlock
+from tssr_jax.parallel.platform import platform
 
 
 class Encoded(NamedTuple):
@@ -158,7 +159,13 @@ class StreamEncoders(nn.Module):
                 {"params": params}, x, other, mask, deterministic=key is None, rngs=rngs
             )
 
-        return jax.vmap(apply)(params, x, other, keys)
+        own = (params, x, other, keys)
+        if platform() != "tpu":
+            return jax.vmap(apply)(*own)
+        # The TPU's compiler would put the axis of two streams where a register has eight rows, and
+        # leave six of them empty (docs/internals/performance.md).
+        parts = [jax.tree.map(lambda part, i=i: part[i], own) for i in range(len(x))]
+        return jnp.stack([apply(*part) for part in parts])
 
     def _parameters(self, shape: tuple[int, int], d_model: int) -> Mapping[str, Any]:
         """Parameters of all blocks, by their names in a block."""

@@ -18,6 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from tssr_jax.errors import UserError
 from tssr_jax.parallel.catalogue import Catalogue
 from tssr_jax.parallel.collectives import Axis
+from tssr_jax.parallel.platform import compiled_for
 
 DATA_AXIS, MODEL_AXIS = "data", "model"
 # How a body's arguments and results lie on the devices.
@@ -83,6 +84,7 @@ class Devices:
         axes = (DATA_AXIS,) if kind == "pmap" else (DATA_AXIS, MODEL_AXIS)
         grid = np.array(devices).reshape(-1, *(model_devices,) * (len(axes) - 1))
         self._mesh = Mesh(grid, axes, axis_types=(AxisType.Auto,) * len(axes))
+        self._platform: str = devices[0].platform
         self.rows_axis: Axis = DATA_AXIS if kind == "pmap" else axes
         if self._alone:
             self.rows_axis = None
@@ -130,7 +132,7 @@ class Devices:
           *arguments: arrays on the devices; their memory is reused.
         """
         options = None
-        if self._mesh.devices.flat[0].platform == "cpu":
+        if self._platform == "cpu":
             # Optimisation would take seconds, more than it saves in a single run.
             options = {"xla_backend_optimization_level": 1}
         compiled = jax.jit(
@@ -182,7 +184,7 @@ class Devices:
           output: layout of the result; not ROWS.
           donate: indices of the arguments whose memory the result may reuse.
         """
-        body = exactly(body)
+        body = self._for_these(exactly(body))
         if self._alone:
             return jax.jit(body, out_shardings=self.shardings(output), donate_argnums=donate)
         if self._kind == "pmap":
@@ -210,6 +212,16 @@ class Devices:
             return compiled(*placed)
 
         return call
+
+    def _for_these(self, body: Callable[..., Any]) -> Callable[..., Any]:
+        """The body, which knows the platform of these devices while it is traced."""
+
+        @functools.wraps(body)
+        def own(*arguments: Any) -> Any:
+            with compiled_for(self._platform):
+                return body(*arguments)
+
+        return own
 
     def _place_rows(self, batch: Any) -> Any:
         """Puts the rows of this process on its devices; keeps arrays that are there already."""

@@ -15,6 +15,11 @@ _CALLED = re.compile(r"(?:body|calls|true_computation|false_computation)=%?([\w.
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _CHAIN = re.compile(r'chain_id="\d+"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_CONSTANT = re.compile(r"%?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)")
+_BELOW = re.compile(r"ROOT .* compare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_ORIGIN = re.compile(r'op_name="([^"]*)"')
 
 
 class Traffic(NamedTuple):
@@ -64,6 +69,27 @@ def collective_traffic(
     }
 
 
+def estimated_cycles(text: str, unknown_trip_count: int = 1) -> list[tuple[str, int]]:
+    """What the TPU's compiler expects of each operation, over all its turns.
+
+    Args:
+      text: `compiled.as_text()` of a program for TPUs; programs for others have no estimates.
+      unknown_trip_count: how often a loop runs whose number of turns depends on data.
+
+    Returns:
+      Where the operation comes from ("jit(train_step)/.../dot_general"), and its clock cycles.
+    """
+    lines = _lines_by_computation(text)
+    times = _times_called(lines, unknown_trip_count)
+    found = []
+    for name, body in lines.items():
+        for line in body:
+            cycles, origin = _CYCLES.search(line), _ORIGIN.search(line)
+            if cycles:
+                found.append((origin[1] if origin else "", times[name] * int(cycles[1])))
+    return found
+
+
 def _lines_by_computation(text: str) -> dict[str, list[str]]:
     lines: dict[str, list[str]] = {}
     current: list[str] = []
@@ -84,8 +110,7 @@ def _times_called(lines: dict[str, list[str]], unknown_trip_count: int) -> Count
         for line in lines[name]:
             trips = 1
             if " while(" in line:
-                known = _TRIPS.search(line)
-                trips = int(known[1]) if known else unknown_trip_count
+                trips = _turns(line, lines) or unknown_trip_count
             called = _CALLED.findall(line)
             for branches in _BRANCHES.findall(line):
                 called += [branch.strip(" %") for branch in branches.split(",")]
@@ -94,6 +119,17 @@ def _times_called(lines: dict[str, list[str]], unknown_trip_count: int) -> Count
 
     visit("ENTRY", 1)
     return times
+
+
+def _turns(line: str, lines: dict[str, list[str]]) -> int | None:
+    """How often a loop runs that counts from 0; None if that depends on data."""
+    if known := _TRIPS.search(line):
+        return int(known[1])
+    condition = _CONDITION.search(line)
+    of_condition = "\n".join(lines[condition[1]]) if condition else ""
+    below = _BELOW.search(of_condition)
+    constants = dict(_CONSTANT.findall(of_condition))
+    return int(constants[below[1]]) if below and below[1] in constants else None
 
 
 def _result_bytes(match: re.Match[str]) -> int:

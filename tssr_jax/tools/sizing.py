@@ -7,33 +7,24 @@ installed (`pip install jax[tpu]`), by the TPU's own compiler for any slice ("v5
 import os
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 from jax.experimental import topologies
 from rich.table import Table
 
 from tssr_jax.adapting import adapted
 from tssr_jax.config.by_data import filled
-from tssr_jax.config.choices import TRAINED_FIELDS, ranks_by_content, reads_content
+from tssr_jax.config.choices import TRAINED_FIELDS, reads_content
 from tssr_jax.config.validation import validate_config
 from tssr_jax.data_pipeline.prepare import prepare
 from tssr_jax.errors import UserError, shown
 from tssr_jax.losses.next_item import tile_size
-from tssr_jax.memory.popularity import PERIODS, Popularity
-from tssr_jax.memory.scores import Memories, Neighbours
-from tssr_jax.models.content import CONTENT_LAYOUT, Content
-from tssr_jax.models.init import init_params, make_model
-from tssr_jax.parallel import sharding
-from tssr_jax.parallel.devices import ROWS, Devices
+from tssr_jax.parallel.platform import compiled_for
 from tssr_jax.reporting import make_console
-from tssr_jax.tools.hlo import Traffic, collective_traffic
-from tssr_jax.training import gate
-from tssr_jax.training.optimizer import make_optimizer
-from tssr_jax.training.state import create_train_state
-from tssr_jax.training.step import make_train_step
+from tssr_jax.tools.abstract_step import abstract_step
+from tssr_jax.tools.hlo import Traffic, collective_traffic, estimated_cycles
 
 GIB = 2**30
 
@@ -43,14 +34,23 @@ class Chip(NamedTuple):
 
     Attributes:
       memory: bytes of its HBM.
+      peak: multiplications and additions per second, in bfloat16.
+      units: matrix units of 128 x 128.
       link: bytes per second that one of its links sends: the documented interconnect bandwidth of
         a chip (v4 2,400 Gbps, v5e 400 GB/s both ways, v5p 4,800 Gbps) over its 6, 4 or 6 links.
       wraps_at: a dimension of a slice is a ring if its size is a multiple of this.
     """
 
     memory: float
+    peak: float
+    units: int
     link: float
     wraps_at: int
+
+    @property
+    def clock(self) -> float:
+        """Cycles per second: a unit multiplies and adds 128 x 128 numbers in a cycle."""
+        return self.peak / (2 * 128**2 * self.units)
 
     def egress(self, shape: str) -> float:
         """Bytes per second that the worst-placed chip of a slice ("2x4") sends over its links.
@@ -62,9 +62,9 @@ class Chip(NamedTuple):
 
 
 CHIPS = {
-    "v4": Chip(32 * GIB, 50e9, 4),
-    "v5e": Chip(16e9, 50e9, 16),
-    "v5p": Chip(95e9, 100e9, 4),
+    "v4": Chip(32 * GIB, 275e12, 8, 50e9, 4),
+    "v5e": Chip(16e9, 197e12, 4, 50e9, 16),
+    "v5p": Chip(95e9, 459e12, 8, 100e9, 4),
 }
 BANDWIDTHS = ", ".join(f"{name} {chip.link / 1e9:.0f}" for name, chip in CHIPS.items())
 
@@ -75,11 +75,14 @@ class StepSize(NamedTuple):
     Attributes:
       held: bytes of parameters, optimiser state, features and batch.
       temporary: bytes beside these while a step runs.
+      cycles: the compiler's estimate of each operation, see `hlo.estimated_cycles`; collectives
+        have none. [] of processors.
       traffic: by kind of collective.
     """
 
     held: int
     temporary: int
+    cycles: list[tuple[str, int]]
     traffic: dict[str, Traffic]
 
     @property
@@ -92,6 +95,12 @@ class StepSize(NamedTuple):
         return ", ".join(
             f"{kind} {traffic.bytes_sent / 2**20:,.1f}" for kind, traffic in self.traffic.items()
         )
+
+    def compute_milliseconds(self, topology: str) -> str:
+        """Time of all operations, one after the other, on a chip of a slice like "v4:2x2x1"."""
+        chip = CHIPS.get(topology.partition(":")[0])
+        cycles = sum(cycles for _, cycles in self.cycles)
+        return f"{1e3 * cycles / chip.clock:.2f} ms" if chip and cycles else ""
 
     def transfer_milliseconds(self, topology: str) -> str:
         """Time to send these bytes on a slice like "v4:2x2x1", without any other work."""
@@ -133,95 +142,27 @@ def step_size(
       num_items: size of the catalogue.
       feature_dim: width of the content features.
     """
-    compiled = compile_step(config, devices, num_items, feature_dim)
+    compiled = abstract_step(config, devices, num_items, feature_dim).compile()
     return measure(compiled, config, devices, num_items)
 
 
 def measure(
     compiled: Any, config: ml_collections.ConfigDict, devices: Sequence[Any], num_items: int
 ) -> StepSize:
-    """Memory and traffic of a result of `compile_step`.
-
-    Its loss is tiled for the platform that JAX runs on here; a TPU or a GPU uses larger tiles, of
-    up to 128 MiB in place of 16.
-    """
-    memory = compiled.memory_analysis()
+    """Memory, time and traffic of a compiled step; arguments as for `step_size`."""
+    memory, text = compiled.memory_analysis(), compiled.as_text()
     # The one loop whose turns depend on data goes through the positions that have a label.
     positions = -(-config.train.batch_size // len(devices)) * config.model.max_length
     classes = -(-(num_items + 1) // config.model_devices)
-    tiles = -(-positions * config.model_devices // tile_size(classes).positions)
+    with compiled_for(devices[0].platform):
+        size = tile_size(classes).positions
+    tiles = max(1, -(-positions * config.model_devices // size))
     return StepSize(
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes,
-        collective_traffic(compiled.as_text(), len(devices), max(1, tiles)),
+        estimated_cycles(text, tiles),
+        collective_traffic(text, len(devices), tiles),
     )
-
-
-def compile_step(
-    config: ml_collections.ConfigDict, devices: Sequence[Any], num_items: int, feature_dim: int
-) -> Any:
-    """Compiles the step without running it; arguments as for `step_size`."""
-    mesh = Devices("shard_map", 0, config.model_devices, devices)
-    rows = mesh.round_up(config.train.batch_size)
-    model = make_model(config, mesh.catalogue(num_items), mesh.rows_axis)
-    optimizer = make_optimizer(config.optimizer, model.classes)
-    widths = dict.fromkeys(model.modalities, feature_dim) if reads_content(model.streams) else {}
-    features = {
-        name: jax.ShapeDtypeStruct((model.classes.padded_classes, width), jnp.float32)
-        for name, width in widths.items()
-    }
-    known: Any = None
-    if ranks_by_content(model.head, model.streams):
-        known = jax.ShapeDtypeStruct((model.classes.padded_classes,), jnp.bool_)
-    chances: Any = None
-    if config.loss.next_item == "sampled":
-        chances = jax.ShapeDtypeStruct((model.classes.num_classes,), jnp.int32)
-    memories = _memories(config, model.classes.num_classes)
-    near = model.id_neighbours
-    neighbours = _neighbours(model.classes.num_classes, near) if near else None
-    content = Content(
-        features, known=known, chances=chances, memories=memories, neighbours=neighbours
-    )
-
-    def start() -> Any:
-        return create_train_state(init_params(model, widths, config.seed), optimizer, config)
-
-    window = jax.ShapeDtypeStruct((rows, config.model.max_length), jnp.int32)
-    row_mask = jax.ShapeDtypeStruct((rows,), jnp.bool_)
-    batch: dict[str, Any] = {"item_sequence": window, "labels": window, "row_mask": row_mask}
-    if model.memory:
-        number = mesh.round_up(gate.ROWS)
-        own = jax.ShapeDtypeStruct((number, config.model.max_length), jnp.int32)
-        label, score = (jax.ShapeDtypeStruct((number,), kind) for kind in (jnp.int32, jnp.float32))
-        batch["gate"] = {"item_sequence": own, "times": own, "labels": label, "label_scores": score}
-        batch["gate"]["row_mask"] = jax.ShapeDtypeStruct((number,), jnp.bool_)
-    state = jax.eval_shape(start)
-    layout = sharding.layout(state)
-    step: Any = mesh.run(
-        make_train_step(model, optimizer, config),
-        inputs=(layout, ROWS, CONTENT_LAYOUT),
-        output=layout,
-        donate=(0,),
-    )
-    return step.lower(state, batch, content).compile()
-
-
-def _memories(config: ml_collections.ConfigDict, classes: int) -> Any:
-    """Shapes of the memories; None without."""
-    if not tuple(config.model.memory):
-        return None
-    table = _neighbours(classes, config.memory.neighbours)
-    names, of = tuple(config.model.memory), cast(Any, jax.ShapeDtypeStruct)
-    tables = dict.fromkeys((name for name in names if name != "popularity"), table)
-    popularity: Any = None
-    if "popularity" in names:
-        popularity = Popularity(of((PERIODS - 1,), jnp.int32), of((PERIODS, classes), jnp.float32))
-    return Memories(tables, popularity, of((classes,), jnp.float32), of((), jnp.float32))
-
-
-def _neighbours(classes: int, number: int) -> Any:
-    shape = (classes, min(number, classes - 1))
-    return Neighbours(*(jax.ShapeDtypeStruct(shape, kind) for kind in (jnp.int32, jnp.float32)))  # type: ignore[arg-type]
 
 
 def report(
@@ -249,7 +190,17 @@ def report(
     jax.config.update("jax_platforms", "cpu")  # a TPU of this machine is not needed, nor taken
     jax.config.update("jax_num_cpu_devices", max([1, *virtual]))
     table = Table(title=f"A train step, {num_items:,} items, d_model {config.model.d_model}")
-    names = ("devices", "batch", "held", "step", "in all", "of HBM", "MiB sent", "at least")
+    names = (
+        "devices",
+        "batch",
+        "held",
+        "step",
+        "in all",
+        "of HBM",
+        "computing",
+        "MiB sent",
+        "sending",
+    )
     for name in names:
         table.add_column(name, justify="right")
     for topology in topologies_:
@@ -265,15 +216,16 @@ def report(
                 f"{batch:,}",
                 *(f"{value / GIB:.3f} GiB" for value in (size.held, size.temporary, total)),
                 f"{total / chip.memory:.0%}" if chip else "",
+                size.compute_milliseconds(topology),
                 size.describe_traffic(),
                 size.transfer_milliseconds(topology),
             )
     console.print(table)
     console.print(
         "Each device's: held = parameters, optimiser, features, batch; step = what a step needs "
-        "beside them; sent = by collectives in a step (at most: as if every position had a label), "
-        "and the time that takes with all links of the worst-placed chip busy, were nothing else "
-        f"done meanwhile (GB/s of a link as Google documents them: {BANDWIDTHS})."
+        "beside them; computing = the estimate of the TPU's compiler; sent = by collectives in a "
+        "step; sending = the time that takes with all links of the worst-placed chip busy (GB/s of "
+        f"a link as Google documents them: {BANDWIDTHS}). Every position has a label here."
     )
     left_out = _left_out(config)
     if left_out:
@@ -281,7 +233,7 @@ def report(
 
 
 def _left_out(config: ml_collections.ConfigDict) -> list[str]:
-    """Parts of the configuration that `compile_step` ignores."""
+    """Parts of the configuration that `abstract_step` ignores."""
     content = config.content
     some = []
     if reads_content(config.model.streams):

@@ -80,10 +80,14 @@ def test_links_of_the_worst_placed_chip():
     assert CHIPS["v4"].egress("4x4x4") == 6 * 50e9
     assert CHIPS["v5e"].egress("2x4") == 2 * 50e9
     assert CHIPS["v5e"].egress("16x16") == 4 * 50e9
-    size = StepSize(0, 0, {"all-reduce": Traffic(1, 10_000_000), "all-gather": Traffic(2, 2**20)})
+    traffic = {"all-reduce": Traffic(1, 10_000_000), "all-gather": Traffic(2, 2**20)}
+    size = StepSize(0, 0, [("jit(step)/dot", 3_000_000), ("", 6_619)], traffic)
     assert size.describe_traffic() == "all-reduce 9.5, all-gather 1.0"
     assert size.transfer_milliseconds("v5e:16x16") == "0.06 ms"
     assert size.transfer_milliseconds("cpu:8") == ""
+    # v5e: 197 TFLOP/s by four units of 2 * 128^2 in a cycle are 1.503 GHz.
+    assert size.compute_milliseconds("v5e:16x16") == "2.00 ms"
+    assert size.compute_milliseconds("cpu:8") == ""
 
 
 def test_the_report_of_the_command_line():

@@ -16,6 +16,7 @@ from tssr_jax.models.content import Content
 from tssr_jax.models.head import unit
 from tssr_jax.models.init import init_params, make_model
 from tssr_jax.parallel.catalogue import Catalogue
+from tssr_jax.parallel.platform import compiled_for
 
 
 def test_mask_by_hand():
@@ -50,6 +51,31 @@ def test_a_shorter_window_gives_the_same_last_state():
     long = encode(model, params, jnp.array([[0, 0, 0, 4, 5, 6]]), FEATURES)
     short = encode(model, params, jnp.array([[4, 5, 6]]), FEATURES)
     np.testing.assert_allclose(long.fused[:, -1], short.fused[:, -1], atol=1e-6)
+
+
+@pytest.mark.parametrize("streams", [("id", "content"), ("id",)])
+def test_a_program_for_tpus_computes_what_one_for_processors_does(streams):
+    """There the streams' blocks are written out; dropout's masks are the same."""
+    model, params = make(streams=streams)
+    sequence = jnp.array([[0, 1, 2, 3, 4, 5], [4, 6, 1, 2, 9, 8]])
+    weights = jax.random.normal(jax.random.key(5), (2, 6, 8))
+    for key in (None, jax.random.key(3)):
+
+        def fused(params, key=key):
+            features = FEATURES if "content" in streams else None
+            return encode(model, params, sequence, features, dropout_key=key).fused
+
+        def loss(params):
+            return (fused(params) * weights).sum()
+
+        states, gradients = fused(params), jax.grad(loss)(params)
+        with compiled_for("tpu"):
+            np.testing.assert_allclose(fused(params), states, rtol=1e-5, atol=1e-6)
+            others = jax.grad(loss)(params)
+            jaxpr = jax.make_jaxpr(loss)(params)
+        assert str(jaxpr) != str(jax.make_jaxpr(loss)(params))
+        for one, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(others), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

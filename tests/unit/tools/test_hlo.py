@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from tssr_jax.parallel import collectives
-from tssr_jax.tools.hlo import collective_traffic
+from tssr_jax.tools.hlo import collective_traffic, estimated_cycles
 
 BOTH = ("data", "model")
 ROWS = PartitionSpec(BOTH)
@@ -94,3 +94,36 @@ def test_steps_of_one_collective_are_counted_once():
         ]
     )
     assert collective_traffic(text, 4) == {"all-gather": (1, 3 * 8 * 64 * 4 // 4)}
+
+
+# As the TPU's compiler writes a loop of five turns, in which another depends on data.
+OF_A_TPU = """
+%inner (p: (s32[], s32[])) -> (s32[], s32[]) {
+  %dot.1 = f32[8]{0} fusion(%p), metadata={op_name="jit(f)/dot"}, x={"estimated_cycles":"7"}
+}
+
+%inner_condition (p: (s32[], s32[])) -> pred[] {
+  %constant.9 = s32[]{:T(128)} constant(4)
+  %bound = s32[]{:T(128)} get-tuple-element(%p), index=1
+  ROOT %lt.1 = pred[]{:T(512)} compare(%i, %bound), direction=LT
+}
+
+%outer (p: (s32[], f32[])) -> (s32[], f32[]) {
+  %copy.1 = f32[8]{0} copy(%p), x={"estimated_cycles":"100"}
+  %while.2 = (s32[], s32[]) while(%p), condition=%inner_condition, body=%inner
+}
+
+%outer_condition (p: (s32[], f32[])) -> pred[] {
+  %constant.8 = s32[]{:T(128)} constant(5)
+  ROOT %lt.2 = pred[]{:T(512)} compare(%i, %constant.8), direction=LT
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %while.1 = (s32[], f32[]) while(%x), condition=%outer_condition, body=%outer
+}
+"""
+
+
+def test_cycles_of_operations_in_loops():
+    assert estimated_cycles(OF_A_TPU) == [("jit(f)/dot", 5 * 7), ("", 5 * 100)]
+    assert estimated_cycles(OF_A_TPU, unknown_trip_count=3)[0][1] == 5 * 3 * 7
