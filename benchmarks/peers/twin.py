@@ -129,7 +129,7 @@ class Twin(nn.Module):
     def forward(self, sequence: torch.Tensor, features: torch.Tensor | None) -> Outputs:
         """States of histories int64 [batch, length], with a feature table [items + 1, width]."""
         length = sequence.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        causal = torch.ones(length, length, dtype=torch.bool, device=sequence.device).tril()
         mask = (causal & (sequence > 0)[:, None, :])[:, None]
         embedding = self.token_embedding(sequence)
         encoded = embedding + self.position_embedding.weight
@@ -192,7 +192,7 @@ def losses(
     cosines = (
         functional.normalize(other, dim=-1) @ functional.normalize(pooled, dim=-1).T / temperature
     )
-    own = torch.arange(len(sequence))
+    own = torch.arange(len(sequence), device=sequence.device)
     terms["user_text2id"] = functional.cross_entropy(cosines, own)
     terms["user_id2text"] = functional.cross_entropy(cosines.T, own)
     valid = (sequence[:, 1:] > 0).T

@@ -42,10 +42,10 @@ class TileSize(NamedTuple):
 
 # A processor is fastest where a tile's scores stay in its cache (16 MiB; chunks of 8): to compute
 # them twice takes no longer than to write them to memory (docs/internals/performance.md). Larger
-# tiles are for machines whose products are large.
+# tiles are for machines whose products are large: by the estimates of the TPU's compiler.
 _SMALL = TileSize(256, 2**22, 2**21)
 _CHUNKED = TileSize(512, 2**22, 2**21)
-_LARGE = TileSize(1536, 2**25, 2**21)
+_LARGE = TileSize(1536, 2**25, 2**23)
 
 
 def tile_size(classes: int) -> TileSize:

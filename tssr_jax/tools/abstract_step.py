@@ -12,6 +12,7 @@ from tssr_jax.memory.popularity import PERIODS, Popularity
 from tssr_jax.memory.scores import Memories, Neighbours
 from tssr_jax.models.content import CONTENT_LAYOUT, Content
 from tssr_jax.models.init import init_params, make_model
+from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel import sharding
 from tssr_jax.parallel.devices import ROWS, Devices
 from tssr_jax.training import gate
@@ -27,11 +28,15 @@ class AbstractStep(NamedTuple):
       step: `(state, batch, content) -> state`, compiled at its first call.
       start: makes the state before the first step.
       inputs: shapes of state, batch and content.
+      model: the module of one device.
+      devices: how bodies are run on the devices.
     """
 
     step: Any
     start: Any
     inputs: tuple[Any, Any, Content]
+    model: TSSR
+    devices: Devices
 
     def compile(self) -> Any:
         """The compiled step; nothing is run."""
@@ -91,7 +96,7 @@ def abstract_step(
         output=layout,
         donate=(0,),
     )
-    return AbstractStep(step, start, (state, batch, content))
+    return AbstractStep(step, start, (state, batch, content), model, mesh)
 
 
 def _memories(config: ml_collections.ConfigDict, classes: int) -> Any:
