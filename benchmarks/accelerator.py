@@ -233,7 +233,8 @@ def twin() -> Iterator[Row]:
         yield {"note": "left out: --peers_python names no interpreter"}
         return
     given = [case.fields() for case in (*cases(), *([] if _SMALL.value else [RANK]))]
-    seconds = max(0.0, _MINUTES.value * 60 - (time.monotonic() - _START) - 20)
+    left = 60 * _MINUTES.value - (time.monotonic() - _START)
+    seconds = max(0.0, min(180.0, left - 20))
     finished = subprocess.run(
         [_PEERS.value, "-m", "benchmarks.peers.on_device", json.dumps(given), str(seconds)],
         cwd=Path(__file__).parents[1],
