@@ -1,5 +1,7 @@
 """Output of a run: progress bar and tables for people, metrics.jsonl and TensorBoard for tools."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable, Mapping
 

@@ -102,6 +102,12 @@ class Run:
         """The model's parameters before training; zeros for an encoder that is trained."""
         return init_params(self.model, self.feature_widths, self.config.seed, self.pretrained)
 
+    @property
+    def abstract_params(self) -> Any:
+        """Shapes of the parameters, with their shardings."""
+        shapes = jax.eval_shape(self.initial_params)
+        return sharding.placed_shapes(shapes, self.devices.shardings(self.params_layout))
+
     @functools.cached_property
     def params_layout(self) -> Any:
         """How the model's parameters lie on the devices."""

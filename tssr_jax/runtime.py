@@ -47,6 +47,8 @@ def keep_compiled_programs(folder: Path) -> None:
     if jax.config.values["jax_compilation_cache_dir"] is None:
         own = folder / "compiled" / _kind_of_processor()
         jax.config.update("jax_compilation_cache_dir", str(own))
+        # Dozens of small programs take seconds together; JAX leaves them out.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _kind_of_processor() -> str:

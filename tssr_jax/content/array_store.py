@@ -4,6 +4,8 @@ They are stored in TFRecord shards in the cache's folder `images`, written once,
 items of a batch.
 """
 
+from __future__ import annotations
+
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,9 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tssr_jax.data_pipeline import cache, digests, records
-from tssr_jax.data_pipeline.tensorflow_cpu import tf
-
-import tensorflow_datasets as tfds  # isort: skip  (after TensorFlow is set up)
+from tssr_jax.data_pipeline.tensorflow_cpu import tf, tfds
 
 _ROWS, _REPORT, _NOTES = "rows.npy", "report.json", "notes.txt"
 _BYTES_PER_SHARD = 2**28

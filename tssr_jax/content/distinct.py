@@ -1,5 +1,7 @@
 """Inputs of a trainable content encoder for a batch: each distinct item once."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Iterator
 from typing import Any, Protocol

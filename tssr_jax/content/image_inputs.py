@@ -4,6 +4,8 @@ A frozen encoder's vectors are computed once, like those of texts. Frozen stages
 run once as well; their states are kept on disk.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

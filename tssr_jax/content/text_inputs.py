@@ -3,6 +3,8 @@
 Frozen layers run once: their states are cached on disk like features.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 

@@ -8,6 +8,8 @@ Two data sets in one folder, since users and items have different features:
 Times are seconds since 1970. `tfds.builder_from_directory(folder / "users")` reads both anywhere.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -17,27 +19,33 @@ from rich.progress import track
 
 from tssr_jax.data_pipeline import records
 from tssr_jax.data_pipeline.sequences import Sequences
-from tssr_jax.data_pipeline.tensorflow_cpu import tf
-
-import tensorflow_datasets as tfds  # isort: skip  (after TensorFlow is set up)
+from tssr_jax.data_pipeline.tensorflow_cpu import tf, tfds
 
 # Folders of the two data sets.
 USERS, ITEMS = "users", "items"
 # File in the folder of users: int64, the length of each sequence.
 _LENGTHS = "lengths.npy"
-_USERS = {
-    "user_id": tfds.features.Text(),
-    "items": tfds.features.Sequence(tfds.features.Scalar(np.int32)),
-    "times": tfds.features.Sequence(tfds.features.Scalar(np.int64)),
-}
-_SEQUENCE_SPEC = {
-    name: tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64) for name in ("items", "times")
-}
-_ITEMS = {name: tfds.features.Text() for name in ("item_id", "title", "text", "image")}
 _READ_BATCH = 4096
 _EXAMPLES_PER_SHARD = 200_000
 # With more users than this, writing takes long enough for a progress bar.
 _LONG = 50_000
+
+
+def _features_of_users() -> dict[str, object]:
+    numbers = {"items": np.int32, "times": np.int64}
+    lists = {n: tfds.features.Sequence(tfds.features.Scalar(kind)) for n, kind in numbers.items()}
+    return {"user_id": tfds.features.Text(), **lists}
+
+
+def _features_of_items() -> dict[str, object]:
+    return {name: tfds.features.Text() for name in ("item_id", "title", "text", "image")}
+
+
+def _sequence_spec() -> dict[str, object]:
+    return {
+        name: tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
+        for name in ("items", "times")
+    }
 
 
 def write(sequences: Sequences, items: pl.DataFrame, folder: Path) -> None:
@@ -52,9 +60,9 @@ def write(sequences: Sequences, items: pl.DataFrame, folder: Path) -> None:
     users = track(
         _user_examples(sequences), "Writing sequences", num_users, disable=num_users < _LONG
     )
-    _write(users, folder / USERS, _USERS)
+    _write(users, folder / USERS, _features_of_users())
     np.save(folder / USERS / _LENGTHS, sequences.lengths)
-    _write(_item_examples(items), folder / ITEMS, _ITEMS)
+    _write(_item_examples(items), folder / ITEMS, _features_of_items())
 
 
 def _write(examples: Iterable[bytes], folder: Path, features: Mapping[str, object]) -> None:
@@ -70,7 +78,7 @@ def _write(examples: Iterable[bytes], folder: Path, features: Mapping[str, objec
 def read_sequences(folder: Path) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Items int32 and minutes int32 [num_interactions], and offsets int64 [num_users + 1]."""
     items, minutes, lengths = [], [], []
-    for batch in _batches(folder, USERS, _SEQUENCE_SPEC):
+    for batch in _batches(folder, USERS, _sequence_spec()):
         items.append(tf.cast(batch["items"].flat_values, tf.int32))
         minutes.append(_minutes(batch["times"].flat_values))
         lengths.append(batch["items"].row_lengths())
@@ -81,13 +89,6 @@ def read_sequences(folder: Path) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 def _minutes(seconds: tf.Tensor) -> tf.Tensor:
     """Minutes since 1970, int32, which spans 4,000 years in each direction."""
     return tf.cast(seconds // 60, tf.int32)
-
-
-def read_texts(folder: Path, name: str, column: str) -> list[str]:
-    """One column of texts: `user_id` of users, any of items."""
-    spec = {column: tf.io.FixedLenFeature([], tf.string)}
-    batches = _batches(folder, name, spec)
-    return [value.decode() for batch in batches for value in batch[column].numpy()]
 
 
 class SequenceReader:
@@ -107,7 +108,7 @@ class SequenceReader:
     def __call__(self, users: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Items and minutes (int32) of users int64 [rows], side by side, and offsets int64."""
         examples = tf.numpy_function(self._read, [users], tf.string)
-        batch = tf.io.parse_example(tf.ensure_shape(examples, users.shape), _SEQUENCE_SPEC)
+        batch = tf.io.parse_example(tf.ensure_shape(examples, users.shape), _sequence_spec())
         items, times = (batch[name].flat_values for name in ("items", "times"))
         return tf.cast(items, tf.int32), _minutes(times), batch["items"].row_splits
 

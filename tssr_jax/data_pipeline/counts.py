@@ -1,5 +1,7 @@
 """What evaluation counts: popularity of items, answers of the day of the item before."""
 
+from __future__ import annotations
+
 import ml_collections
 import numpy as np
 

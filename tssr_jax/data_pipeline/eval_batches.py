@@ -1,5 +1,7 @@
 """Batches of users to rank, by tf.data: their histories, and the item that was held out of each."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Iterator
 

@@ -5,6 +5,8 @@ network was trained on, the network would look better than it is. So some users 
 training item: no window has it, and the gate learns to predict it.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import ml_collections

@@ -10,6 +10,8 @@ reordered windows is keyed by (seed, step). Leave-one-out
     test         predicts s[-1] from what is before it
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 

@@ -5,6 +5,8 @@ windows in sequence. The model encodes the packed rows, separates windows by the
 moves the states back to the windows' positions, so that losses do not change.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -63,27 +63,27 @@ class PreparedData:
     @functools.cached_property
     def user_ids(self) -> list[str]:
         """The owner's id of user u at index u."""
-        return builder.read_texts(self.folder, "users", "user_id")
+        return records.texts(self.folder / builder.USERS, "user_id")
 
     @functools.cached_property
     def item_ids(self) -> list[str]:
         """The owner's id of item i at index i - 1."""
-        return builder.read_texts(self.folder, "items", "item_id")
+        return records.texts(self.folder / builder.ITEMS, "item_id")
 
     @functools.cached_property
     def titles(self) -> list[str]:
         """Title of item i at index i - 1, "" without one."""
-        return builder.read_texts(self.folder, "items", "title")
+        return records.texts(self.folder / builder.ITEMS, "title")
 
     @functools.cached_property
     def texts(self) -> list[str]:
         """Text of item i at index i - 1, "" without one."""
-        return builder.read_texts(self.folder, "items", "text")
+        return records.texts(self.folder / builder.ITEMS, "text")
 
     @functools.cached_property
     def images(self) -> list[str]:
         """Image of item i at index i - 1: a path below the raw files or a URL, "" without one."""
-        return builder.read_texts(self.folder, "items", "image")
+        return records.texts(self.folder / builder.ITEMS, "image")
 
 
 def prepare(data: ml_collections.ConfigDict) -> PreparedData:

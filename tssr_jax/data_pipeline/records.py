@@ -5,20 +5,23 @@ long for a short sequence. The sizes of all examples are stored as well, so that
 can be read from the middle of a shard.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
+import functools
 import io
 import itertools
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from tssr_jax.data_pipeline.tensorflow_cpu import tf
-
-import tensorflow_datasets as tfds  # isort: skip  (after TensorFlow is set up)
+from tssr_jax.data_pipeline.tensorflow_cpu import tf, tfds
 
 VERSION = "2.0.0"
 SPLIT = "rows"
@@ -26,7 +29,6 @@ SPLIT = "rows"
 _SIZES, _SHARDS = "sizes.npy", "shards.npy"
 # A TFRecord is a length (8 bytes), its checksum (4), the example, and its checksum (4).
 _BEFORE, _AROUND = 12, 16
-tfds.disable_progress_bar()
 
 
 def write(
@@ -100,6 +102,9 @@ def shards(folder: Path) -> list[Path]:
 class RecordReader:
     """Reads single examples, in any order.
 
+    Attributes:
+      number: examples in all.
+
     Args:
       folder: of the data set.
     """
@@ -107,6 +112,7 @@ class RecordReader:
     def __init__(self, folder: Path):
         self._folder = folder
         self._sizes = np.load(folder / _SIZES)
+        self.number = self._sizes.size
         lengths = np.load(folder / _SHARDS)
         self._shard_of = np.repeat(np.arange(lengths.size), lengths)
         ends = np.cumsum(self._sizes + _AROUND)
@@ -132,6 +138,44 @@ class RecordReader:
                     "it is made again."
                 )
         return examples
+
+
+def texts(folder: Path, feature: str) -> list[str]:
+    """A feature of each example of a data set, one string; "" where an example lacks it."""
+    parse = _example_message()
+    read = RecordReader(folder)
+    found = []
+    for index in range(read.number):
+        (serialised,) = read(np.array([index]))
+        values = parse.FromString(serialised).features.feature[feature].bytes_list.value
+        found.append(values[0].decode() if values else "")
+    return found
+
+
+@functools.cache
+def _example_message() -> Any:
+    """TensorFlow's message Example, as far as it holds bytes; TensorFlow need not be imported."""
+    file = descriptor_pb2.FileDescriptorProto(name="example_of_bytes.proto", package="tssr_jax")
+
+    def message(name: str, field: str, repeated: bool, of: str = "") -> Any:
+        own = file.message_type.add(name=name)
+        label = 3 if repeated else 1  # LABEL_REPEATED, LABEL_OPTIONAL
+        kind = (
+            {"type": 11, "type_name": f".tssr_jax.{of}"} if of else {"type": 12}
+        )  # message, bytes
+        own.field.add(name=field, number=1, label=label, **kind)
+        return own
+
+    message("BytesList", "value", repeated=True)
+    message("Feature", "bytes_list", repeated=False, of="BytesList")
+    features = message("Features", "feature", repeated=True, of="Features.FeatureEntry")
+    entry = features.nested_type.add(name="FeatureEntry", options={"map_entry": True})
+    entry.field.add(name="key", number=1, label=1, type=9)  # TYPE_STRING
+    entry.field.add(name="value", number=2, label=1, type=11, type_name=".tssr_jax.Feature")
+    message("Example", "features", repeated=False, of="Features")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tssr_jax.Example"))
 
 
 def example(**features: tf.train.Feature) -> bytes:

@@ -1,5 +1,7 @@
 """The users' sequences, in memory or on disk, and windows over them."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -65,7 +67,7 @@ class SequenceStore:
         self.rows = rows
 
     @classmethod
-    def in_memory(cls, items: tf.Tensor, minutes: tf.Tensor, offsets: tf.Tensor) -> "SequenceStore":
+    def in_memory(cls, items: tf.Tensor, minutes: tf.Tensor, offsets: tf.Tensor) -> SequenceStore:
         """User u owns items[offsets[u]:offsets[u + 1]], at these minutes since 1970."""
 
         def rows(users: tf.Tensor) -> Rows:
@@ -74,7 +76,7 @@ class SequenceStore:
         return cls(np.diff(offsets.numpy()), rows)
 
     @classmethod
-    def on_disk(cls, folder: Path) -> "SequenceStore":
+    def on_disk(cls, folder: Path) -> SequenceStore:
         """Reads sequences from the shards on demand; memory holds a few bytes for each user."""
         reader = builder.SequenceReader(folder)
 

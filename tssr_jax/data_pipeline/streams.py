@@ -1,5 +1,7 @@
 """How a tf.data pipeline is traced, and read as arrays."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from typing import Any
 

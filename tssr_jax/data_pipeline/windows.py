@@ -1,5 +1,7 @@
 """Training windows: which there are, without held-out items, in another order."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Literal
 

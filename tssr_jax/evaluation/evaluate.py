@@ -239,7 +239,7 @@ def restore_best(
         require_same_data(run.data, run.content_key, workdir)
     if not encoders and (found := saved_params(workdir, run)):
         return run, *found
-    target = run.devices.build(run.initial_params, run.params_layout)
+    target = run.abstract_params
     console = make_console(quiet=not processes.is_first())
     num_items = run.data.num_items
     with Checkpointer(workdir, num_items, console.print, reading=True) as checkpointer:

@@ -11,6 +11,8 @@ the user first took it. Everything is counted on training interactions. Memory h
 interactions twice (20 bytes for each) and the result.
 """
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -96,7 +98,7 @@ class Counting(NamedTuple):
     shrinkage: float
 
     @classmethod
-    def from_config(cls, settings: ml_collections.ConfigDict) -> "Counting":
+    def from_config(cls, settings: ml_collections.ConfigDict) -> Counting:
         """That of section `memory` of a configuration."""
         return cls(*(settings[name] for name in cls._fields))
 

@@ -53,6 +53,15 @@ def layout(tree: Any) -> Any:
     return _map(spec, tree)
 
 
+def placed_shapes(shapes: Any, shardings: Any) -> Any:
+    """A tree of `jax.ShapeDtypeStruct`, with the sharding of each."""
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
 def pad_classes(tree: Any, catalogue: Catalogue) -> Any:
     """Pads arrays with zeros from `num_classes` to `padded_classes`."""
 

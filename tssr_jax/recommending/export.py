@@ -11,6 +11,8 @@
 docs/guides/recommending.md shows how each is read.
 """
 
+from __future__ import annotations
+
 import os
 import shutil
 from collections.abc import Callable, Sequence

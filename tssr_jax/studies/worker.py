@@ -6,6 +6,8 @@ Reads DIR/trials/NAME-seed0/config.json, writes result.json beside it; the run i
 call goes on from its last checkpoint.
 """
 
+from __future__ import annotations
+
 import datetime
 import json
 import os

@@ -114,11 +114,7 @@ def abstract_state(run: "Run", optimizer: optax.GradientTransformation) -> tuple
 
     shapes = jax.eval_shape(start)
     layout = sharding.layout(shapes)
-    return jax.tree.map(_described, shapes, run.devices.shardings(layout)), layout
-
-
-def _described(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    return sharding.placed_shapes(shapes, run.devices.shardings(layout)), layout
 
 
 def initial_state(run: "Run", optimizer: optax.GradientTransformation) -> tuple[TrainState, Any]:
