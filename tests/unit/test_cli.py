@@ -51,12 +51,12 @@ import time
 from tssr_jax import cli
 
 def main():
-    try:
-        print("ready", flush=True)
-        time.sleep(60)
-    except BaseException:  # as in a callback, whose exceptions are lost
-        print("lost", flush=True)
-    time.sleep(60)
+    while True:
+        try:
+            print("ready", flush=True)
+            time.sleep(60)
+        except BaseException:  # as in a callback, whose exceptions are lost
+            print("lost", flush=True)
 
 cli.run(main)
 """
