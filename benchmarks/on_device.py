@@ -21,9 +21,11 @@ from tssr_jax.parallel.devices import ROWS
 from tssr_jax.tools.abstract_step import abstract_step
 
 
-def configure(case: dict[str, Any]) -> ml_collections.ConfigDict:
-    """The configuration of a case without data."""
-    config = default.get_config()
+def configure(
+    case: dict[str, Any], config: ml_collections.ConfigDict | None = None
+) -> ml_collections.ConfigDict:
+    """The configuration of a case, by the default one or another, which is changed."""
+    config = default.get_config() if config is None else config
     config.model.update(
         streams=tuple(case["streams"]),
         d_model=case["d_model"],

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from benchmarks import on_device
 from benchmarks.cases import FEATURE_DIM, PEAK_SIZE
 from benchmarks.worker import Repeat, serve
 from configs import paper
-from tssr_jax.config import default
 from tssr_jax.data_pipeline.prepare import PreparedData
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
@@ -30,23 +30,11 @@ from tssr_jax.training.state import initial_state
 
 
 def configure(case: dict[str, Any]) -> ml_collections.ConfigDict:
-    """The configuration of a case."""
-    config = paper.get_config(f"csv:{case['folder']}") if case["folder"] else default.get_config()
-    config.model.update(
-        streams=tuple(case["streams"]),
-        d_model=case["d_model"],
-        d_ffn=case["d_ffn"],
-        num_heads=case["num_heads"],
-        num_unimodal_layers=case["num_unimodal"],
-        num_cross_layers=case["num_cross"],
-        max_length=case["length"],
-    )
-    config.train.batch_size = config.evaluate.batch_size = case["batch"]
+    """The configuration of a case, for one device."""
+    data = paper.get_config(f"csv:{case['folder']}") if case["folder"] else None
+    config = on_device.configure(case, data)
     config.train.packing = bool(case["folder"])
     config.content.text.trained_layers = -1 if case["trained_text"] else 0
-    config.model.keep_products = case["keep_products"]
-    config.loss.next_item = case["next_item"]
-    config.optimizer.lazy_rows = case["lazy_rows"]
     config.num_devices = 1
     return config
 
