@@ -34,12 +34,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cases import CASES, Case
-from benchmarks.on_device import Program, Ranking, configure, median_seconds, peak
+from benchmarks.on_device import Program, Ranking, configure, peak
+from benchmarks.worker import median_seconds
+from tests.support.model_losses import loss_terms, term_weights
 from tests.support.reference_numbers import GoldenCase, case_paths
 from tssr_jax.losses.info_nce import Keys, info_nce
 from tssr_jax.losses.next_item import TileSize, next_item_loss
-from tssr_jax.losses.objective import LossConfig, loss_terms, term_weights, total_loss
-from tssr_jax.models.apply import encode, heads
+from tssr_jax.losses.objective import total_loss
+from tssr_jax.models.apply import encode
 from tssr_jax.models.head import HeadWeights
 from tssr_jax.parallel.devices import exactly
 
@@ -75,21 +77,12 @@ def golden_errors(case: GoldenCase) -> dict[str, float]:
     """The largest differences of a case."""
     model, batch = case.model(), case.batch()
     features = jnp.asarray(case.inputs["item_features"])
-    loss = LossConfig.from_config(case.config())
-    weights = term_weights(model.streams, model.mixing, loss, model.memory)
+    config = case.config()
 
     def total(params: Any) -> Any:
         outputs = encode(model, params, batch["item_sequence"], features)
-        terms = loss_terms(
-            outputs,
-            heads(model, params, features),
-            batch,
-            loss,
-            catalogue=model.classes,
-            rows_axis=None,
-            compute_dtype="float32",
-        )
-        return total_loss(terms, weights), (terms, outputs.fused)
+        terms = loss_terms(model, params, outputs, batch, config)
+        return total_loss(terms, term_weights(config)), (terms, outputs.fused)
 
     run = jax.jit(exactly(jax.value_and_grad(total, has_aux=True)))
     (value, (terms, fused)), grads = run(case.params)

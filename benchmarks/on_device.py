@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 
 from benchmarks.cases import FEATURE_DIM
+from benchmarks.worker import median_seconds
 from tssr_jax.config import default
 from tssr_jax.evaluation.ranking import make_eval_step
 from tssr_jax.losses.drawn_items import cumulative_chances
@@ -161,15 +162,3 @@ def peak(size: int, dtype: str) -> float:
     x = jnp.ones((size, size), dtype)
     product = jax.jit(lambda x: jnp.matmul(x, x, precision="highest"))
     return 2 * size**3 / median_seconds(lambda: jax.block_until_ready(product(x)))
-
-
-def median_seconds(run: Any, repeats: int = 10, seconds: float = 5.0) -> float:
-    """The median of some calls after one that is not timed; fewer where they take long."""
-    run()
-    times: list[float] = []
-    until = time.perf_counter() + seconds
-    while len(times) < repeats and (len(times) < 3 or time.perf_counter() < until):
-        begin = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - begin)
-    return float(np.median(times))

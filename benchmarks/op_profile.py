@@ -29,6 +29,7 @@ from rich.table import Table
 from benchmarks.cases import CASES, PEAK_FLOPS, Case
 from benchmarks.ours import Training, made_up_run, peak
 from benchmarks.parts import part_of
+from benchmarks.worker import median_seconds
 from tssr_jax.reporting import make_console
 from tssr_jax.run import Run, build_run
 
@@ -87,14 +88,8 @@ def seconds_of_operations(folder: Path) -> Iterator[tuple[str, float]]:
 
 
 def rate(work: float, repeat: Callable[[], Any]) -> float:
-    """Work per second, the median of ten repeats."""
-    repeat()
-    seconds = []
-    for _ in range(10):
-        begin = time.perf_counter()
-        repeat()
-        seconds.append(time.perf_counter() - begin)
-    return work / statistics.median(seconds)
+    """Work per second, by the median of some repeats."""
+    return work / median_seconds(repeat)
 
 
 class Copy:

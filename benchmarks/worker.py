@@ -7,6 +7,7 @@ Only the standard library: peers run under an interpreter of their own. A conten
 import json
 import os
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -67,3 +68,15 @@ def _in_a_row(step: Repeat, steps: int) -> Repeat:
         return {"seconds": seconds} | {n: sum(x[n] for x in own) / steps for n in own[0]}
 
     return repeat
+
+
+def median_seconds(run: Callable[[], Any], repeats: int = 10, seconds: float = 5.0) -> float:
+    """The median of some calls after one that is not timed; fewer where they take long."""
+    run()
+    times: list[float] = []
+    until = time.perf_counter() + seconds
+    while len(times) < repeats and (len(times) < 3 or time.perf_counter() < until):
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)

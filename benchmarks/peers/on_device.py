@@ -9,7 +9,6 @@ this in bfloat16 by autocast. Products of float32 are exact (no TF32), as ours a
 
 import contextlib
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import torch
 
 from benchmarks.cases import FEATURE_DIM
 from benchmarks.peers.twin import Sizes, Twin, losses
+from benchmarks.worker import median_seconds
 
 LARGEST_CUTOFF = 100
 WAYS = ("plain", "compiled", "compiled, bfloat16")
@@ -92,21 +92,16 @@ def in_bfloat16(device: str, way: str) -> contextlib.AbstractContextManager[Any]
 
 
 def measure(run: Callable[[], None], device: str) -> dict[str, float]:
-    """Seconds of the first call, and the median of ten more or of five seconds."""
+    """Seconds of the first call, and the median of more."""
 
-    def once() -> float:
-        begin = time.perf_counter()
+    def once() -> None:
         run()
         if device == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - begin
 
-    first = once()
-    times: list[float] = []
-    until = time.perf_counter() + 5
-    while len(times) < 10 and (len(times) < 3 or time.perf_counter() < until):
-        times.append(once())
-    found = {"first": first, "seconds": statistics.median(times)}
+    begin = time.perf_counter()
+    once()
+    found = {"first": time.perf_counter() - begin, "seconds": median_seconds(once)}
     if device == "cuda":
         found["peak_bytes"] = torch.cuda.max_memory_allocated()
     return found

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 
 from tssr_jax.data_pipeline.tensorflow_cpu import tf, tfds
 
@@ -141,14 +142,24 @@ class RecordReader:
 
 
 def texts(folder: Path, feature: str) -> list[str]:
-    """A feature of each example of a data set, one string; "" where an example lacks it."""
-    parse = _example_message()
-    read = RecordReader(folder)
+    """One feature of each example of a data set, a string.
+
+    Raises:
+      OSError: if an example can't be read, or does not have the feature.
+    """
+    parse, read = _example_message(), RecordReader(folder)
     found = []
     for index in range(read.number):
         (serialised,) = read(np.array([index]))
-        values = parse.FromString(serialised).features.feature[feature].bytes_list.value
-        found.append(values[0].decode() if values else "")
+        try:
+            features = parse.FromString(serialised).features.feature
+            (text,) = features[feature].bytes_list.value
+            found.append(text.decode())
+        except (DecodeError, ValueError) as error:  # ValueError: not one text, or not UTF-8
+            raise OSError(
+                f"{folder} is damaged: record {index} has no {feature} that can be read. Delete "
+                "the folder; it is made again."
+            ) from error
     return found
 
 

@@ -21,6 +21,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 
+@functools.cache
 def _import_tensorflow() -> Any:
     import tensorflow  # noqa: PLC0415
 
@@ -29,7 +30,9 @@ def _import_tensorflow() -> Any:
     return tensorflow
 
 
+@functools.cache
 def _import_datasets() -> Any:
+    _import_tensorflow()  # first: datasets would import it without these settings
     import tensorflow_datasets  # noqa: PLC0415
 
     tensorflow_datasets.disable_progress_bar()
@@ -38,7 +41,7 @@ def _import_datasets() -> Any:
 
 class _OnFirstUse:
     def __init__(self, load: Callable[[], Any]) -> None:
-        self._load = functools.cache(load)
+        self._load = load
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._load(), name)

@@ -66,6 +66,9 @@ CHIPS = {
     "v5e": Chip(16e9, 197e12, 4, 50e9, 16),
     "v5p": Chip(95e9, 459e12, 8, 100e9, 4),
 }
+_COLUMNS = (
+    "devices", "batch", "held", "step", "in all", "of HBM", "computing", "MiB sent", "sending"
+)  # fmt: skip
 BANDWIDTHS = ", ".join(f"{name} {chip.link / 1e9:.0f}" for name, chip in CHIPS.items())
 
 
@@ -96,11 +99,9 @@ class StepSize(NamedTuple):
             f"{kind} {traffic.bytes_sent / 2**20:,.1f}" for kind, traffic in self.traffic.items()
         )
 
-    def compute_milliseconds(self, topology: str) -> str:
-        """Time of all operations, one after the other, on a chip of a slice like "v4:2x2x1"."""
-        chip = CHIPS.get(topology.partition(":")[0])
-        cycles = sum(cycles for _, cycles in self.cycles)
-        return f"{1e3 * cycles / chip.clock:.2f} ms" if chip and cycles else ""
+    def compute_seconds(self, chip: Chip) -> float:
+        """Time of all operations, one after the other; 0 without estimates."""
+        return sum(cycles for _, cycles in self.cycles) / chip.clock
 
     def transfer_milliseconds(self, topology: str) -> str:
         """Time to send these bytes on a slice like "v4:2x2x1", without any other work."""
@@ -190,18 +191,7 @@ def report(
     jax.config.update("jax_platforms", "cpu")  # a TPU of this machine is not needed, nor taken
     jax.config.update("jax_num_cpu_devices", max([1, *virtual]))
     table = Table(title=f"A train step, {num_items:,} items, d_model {config.model.d_model}")
-    names = (
-        "devices",
-        "batch",
-        "held",
-        "step",
-        "in all",
-        "of HBM",
-        "computing",
-        "MiB sent",
-        "sending",
-    )
-    for name in names:
+    for name in _COLUMNS:
         table.add_column(name, justify="right")
     for topology in topologies_:
         devices = find_devices(topology)
@@ -216,7 +206,7 @@ def report(
                 f"{batch:,}",
                 *(f"{value / GIB:.3f} GiB" for value in (size.held, size.temporary, total)),
                 f"{total / chip.memory:.0%}" if chip else "",
-                size.compute_milliseconds(topology),
+                f"{1e3 * size.compute_seconds(chip):.2f} ms" if chip else "",
                 size.describe_traffic(),
                 size.transfer_milliseconds(topology),
             )

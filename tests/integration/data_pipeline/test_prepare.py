@@ -239,3 +239,15 @@ def test_tensorflow_datasets_reads_what_was_prepared(data):
     described = tfds.builder_from_directory(prepared.folder / "items" / records.VERSION)
     texts = [row["text"].decode() for row in described.as_dataset(split="rows").as_numpy_iterator()]
     assert texts == prepared.texts
+
+
+def test_a_text_that_can_not_be_read_is_told(data):
+    items = prepare(data).folder / "items"
+    with pytest.raises(OSError, match="record 0 has no colour that can be read"):
+        records.texts(items, "colour")
+    (shard,) = records.shards(items)
+    content = bytearray(shard.read_bytes())
+    content[12:14] = b"\xff\xff"  # the first example comes after a length and its checksum
+    shard.write_bytes(content)
+    with pytest.raises(OSError, match="record 0 has no title that can be read"):
+        records.texts(items, "title")

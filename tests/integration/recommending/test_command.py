@@ -182,8 +182,17 @@ def test_filters_of_files(workdir, tmp_path, capsys):
         run_recommend(workdir, request)
 
 
+WITHOUT_TENSORFLOW = """
+import sys
+sys.modules["tensorflow"] = None  # importing it, which takes four seconds, is an error
+from tssr_jax.main import main
+main()
+"""
+
+
 def test_the_command_line(workdir, tmp_path):
-    command = [sys.executable, "-m", "tssr_jax.main", "--mode=recommend", f"--workdir={workdir}"]
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW, "--mode=recommend"]
+    command.append(f"--workdir={workdir}")
     missing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert missing.returncode == 1 and "--input=FILE and --output=FILE" in missing.stderr
     source, output = write(tmp_path, ".csv"), tmp_path / "lists.csv"
