@@ -3,10 +3,11 @@
     python -m benchmarks.accelerator --output=accelerator.json
     python -m benchmarks.accelerator --small            # a rehearsal on a processor
 
-It needs JAX, Flax, Optax, Orbax, ml_collections, absl, etils and rich, but neither TensorFlow nor
-data nor a network: arrays are made on the spot, golden numbers come from tests/golden. It ends
-after `--minutes`: what did not fit is told, and left out. With PyTorch (`--peers_python`), the twin
-runs the same cases. Everything is written to `--output` after each section.
+It needs JAX, Flax, Optax, Orbax, ml_collections, absl, etils, safetensors and rich. It needs neither
+TensorFlow nor data nor a network: arrays are made on the spot, and golden numbers come from
+tests/golden. After `--minutes` it ends with the next row, and tells which sections it left out.
+With PyTorch (`--peers_python`), the twin runs the same cases. Each row is written to `--output` at
+once.
 
 Sections: golden cases in float32; all devices against one; seconds of a step, use of the peak and
 memory; tile sizes of the next-item loss and of the ring; ranking and exact against approximate
