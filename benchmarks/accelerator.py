@@ -3,8 +3,8 @@
     python -m benchmarks.accelerator --output=accelerator.json
     python -m benchmarks.accelerator --small            # a rehearsal on a processor
 
-It needs JAX, Flax, Optax, Orbax, ml_collections, absl, etils, safetensors and rich. It needs neither
-TensorFlow nor data nor a network: arrays are made on the spot, and golden numbers come from
+It needs JAX, Flax, Optax, Orbax, ml_collections, absl, etils, safetensors and rich. It needs no
+TensorFlow, no data and no network: arrays are made on the spot, and golden numbers come from
 tests/golden. After `--minutes` it ends with the next row, and tells which sections it left out.
 With PyTorch (`--peers_python`), the twin runs the same cases. Each row is written to `--output` at
 once.
