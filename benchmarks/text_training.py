@@ -39,14 +39,14 @@ class EveryPosition(TrainedText):
     """The encoder, called on every position of a batch."""
 
     def distinct_features(
-        self, params: Any, inputs: TextInputs, part: Sequence[jax.Array], axis: Any
+        self, params: Any, inputs: TextInputs, part: jax.Array, axis: Any
     ) -> DistinctFeatures:
         """All positions' vectors, then the mean of each item's, which are equal."""
         del axis
-        (positions,) = part
-        longest = self.buckets[-1]
-        fill = -positions.size % self.texts_at_a_time(longest)
-        vectors = self.encode(params, inputs, jnp.pad(positions, (0, fill)), longest)
+        positions = part
+        fill = self.number_of_rows(positions.size) - positions.size
+        rows = jnp.pad(positions, (0, fill))[:, None]  # one text in each row
+        vectors = self.encode(params, inputs, rows)[:, 0]
         classes = inputs.lengths.size
         total = jax.ops.segment_sum(vectors[: positions.size], positions, classes)
         number = jnp.bincount(positions, length=classes)
@@ -87,7 +87,7 @@ class Way:
     def _next(self) -> Mapping[str, Any]:
         batch = next(self._batches)
         if self._name == "every":
-            batch["distinct"] = {"text": (batch["item_sequence"].reshape(-1),)}
+            batch["distinct"] = {"text": batch["item_sequence"].reshape(-1)}
         return batch
 
     def take(self) -> int:

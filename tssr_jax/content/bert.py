@@ -1,9 +1,10 @@
 """BERT-family text encoder (arXiv 1810.04805) and its weights from model.safetensors."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +58,7 @@ class BertLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, attention_mask: jax.Array) -> jax.Array:
-        """Maps [batch, tokens, hidden] to the same shape; mask bool [batch, tokens] of keys."""
+        """Maps [batch, tokens, hidden] to the same shape; see `Bert.run` for the mask."""
         c = self.config
         batch, tokens, _ = x.shape
         d_head = c.hidden_size // c.num_attention_heads
@@ -67,15 +68,26 @@ class BertLayer(nn.Module):
             .transpose(0, 2, 1, 3)
             for name in ("query", "key", "value")
         )
-        scores = jnp.einsum("bhqd,bhkd->bhqk", q * d_head**-0.5, k)
-        scores = jnp.where(attention_mask[:, None, None, :], scores, -1e9)
-        attended = jnp.einsum("bhqk,bhkd->bhqd", jax.nn.softmax(scores, axis=-1), v)
+        attended = _attention(q * d_head**-0.5, k, v, attention_mask[:, None])
         attended = attended.transpose(0, 2, 1, 3).reshape(x.shape)
         x = x + nn.Dense(c.hidden_size, name="attention_output")(attended)
         x = nn.LayerNorm(c.layer_norm_eps, name="attention_norm", use_fast_variance=False)(x)
-        hidden = nn.gelu(nn.Dense(c.intermediate_size, name="intermediate")(x), approximate=False)
+        hidden = _gelu(nn.Dense(c.intermediate_size, name="intermediate")(x))
         x = x + nn.Dense(c.hidden_size, name="output")(hidden)
         return nn.LayerNorm(c.layer_norm_eps, name="output_norm", use_fast_variance=False)(x)
+
+
+# Recomputed in the backward pass, from less than half of what it would keep.
+@functools.partial(jax.checkpoint, prevent_cse=False)
+def _attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """Attention of heads [batch, heads, tokens, d_head]; `mask` is broadcast over heads."""
+    scores = jnp.where(mask, jnp.einsum("bhqd,bhkd->bhqk", q, k), -1e9)
+    return jnp.einsum("bhqk,bhkd->bhqd", jax.nn.softmax(scores, axis=-1), v)
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False)
+def _gelu(x: jax.Array) -> jax.Array:
+    return nn.gelu(x, approximate=False)
 
 
 class Bert(nn.Module):
@@ -101,32 +113,59 @@ class Bert(nn.Module):
         if self.pooler:
             self.pooler_dense = nn.Dense(c.hidden_size)
 
-    def embed(self, token_ids: jax.Array) -> jax.Array:
-        """Token, position and type embeddings: int [batch, tokens] -> [batch, tokens, hidden]."""
-        x = self.word_embedding(token_ids)
-        positions = self.position_embedding(jnp.arange(token_ids.shape[1]))
-        x = x + positions + self.token_type_embedding(jnp.zeros((), jnp.int32))
-        return self.embedding_norm(x)
+    def embed(self, token_ids: jax.Array, positions: jax.Array | None = None) -> jax.Array:
+        """Token, position and type embeddings.
+
+        Args:
+          token_ids: int [batch, tokens].
+          positions: int [batch, tokens], the place of each token in its text; None if each row is
+            one text.
+
+        Returns:
+          [batch, tokens, hidden].
+        """
+        if positions is None:
+            positions = jnp.arange(token_ids.shape[1])
+        x = self.word_embedding(token_ids) + self.position_embedding(positions)
+        return self.embedding_norm(x + self.token_type_embedding(jnp.zeros((), jnp.int32)))
 
     def run(self, x: jax.Array, attention_mask: jax.Array, first: int, last: int) -> jax.Array:
-        """Layers first..last - 1 on states [batch, tokens, hidden]."""
-        for i in range(first, last):
-            x = getattr(self, f"layer_{i}")(x, attention_mask)
-        return x
+        """Layers first..last - 1, compiled once for all of them.
 
-    def pool(self, x: jax.Array, attention_mask: jax.Array, pooling: str) -> jax.Array:
-        """One vector for each text: [batch, tokens, hidden] -> [batch, hidden].
+        Args:
+          x: states [batch, tokens, hidden].
+          attention_mask: bool [batch, queries, tokens], which tokens a token attends to; one query
+            stands for all.
+          first: the first layer to run.
+          last: the layer to stop before.
+        """
+        layers = [getattr(self, f"layer_{i}") for i in range(first, last)]
+        if self.is_initializing() or not layers:
+            for layer in layers:
+                x = layer(x, attention_mask)
+            return x
+        weights = [layer.variables["params"] for layer in layers]
+
+        def step(x: jax.Array, own: Any) -> tuple[jax.Array, None]:
+            layer = BertLayer(self.config, parent=None)
+            return cast(jax.Array, layer.apply({"params": own}, x, attention_mask)), None
+
+        stacked = jax.tree.map(lambda *own: jnp.stack(own), *weights)
+        return jax.lax.scan(step, x, stacked)[0]
+
+    def pool(self, x: jax.Array, belongs: jax.Array, pooling: str) -> jax.Array:
+        """One vector for each text: [batch, tokens, hidden] -> [batch, texts, hidden].
 
         Args:
           x: last hidden states.
-          attention_mask: bool [batch, tokens].
-          pooling: "mean" over the attended tokens, the state of the first token ("cls"), or the
+          belongs: bool [batch, texts, tokens], the tokens of each text, which are adjacent.
+          pooling: "mean" over the text's tokens, the state of its first token ("cls"), or the
             output of the pretrained "pooler" for it.
         """
         if pooling == "mean":
-            weights = attention_mask[:, :, None].astype(x.dtype)
-            return (x * weights).sum(axis=1) / jnp.maximum(weights.sum(axis=1), 1e-9)
-        first = x[:, 0]
+            total = jnp.einsum("bst,btd->bsd", belongs.astype(x.dtype), x)
+            return total / jnp.maximum(belongs.sum(axis=2, keepdims=True), 1)
+        first = jnp.take_along_axis(x, jnp.argmax(belongs, axis=2)[:, :, None], axis=1)
         return nn.tanh(self.pooler_dense(first)) if pooling == "pooler" else first
 
     def __call__(self, token_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
@@ -139,7 +178,8 @@ class Bert(nn.Module):
         Returns:
           [batch, tokens, hidden_size].
         """
-        x = self.run(self.embed(token_ids), attention_mask, 0, self.config.num_hidden_layers)
+        mask = attention_mask[:, None]
+        x = self.run(self.embed(token_ids), mask, 0, self.config.num_hidden_layers)
         if self.pooler and self.is_initializing():
             self.pooler_dense(x[:, 0])
         return x

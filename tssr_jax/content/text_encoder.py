@@ -5,7 +5,7 @@ Trains either layers of a BERT (all, or the top ones), or low-rank adapters of t
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -40,12 +40,16 @@ class TextInputs(NamedTuple):
 class TrainedText:
     """The trained part of a text encoder; see `TrainedEncoder`.
 
+    Texts lie side by side in rows, so that little padding is computed. A token attends to the
+    tokens of its own text.
+
     Attributes:
       bert: the whole encoder.
       first_layer: the first trained layer; -1 if the embeddings are run as well.
       pooling: see `Bert.pool`.
-      buckets: padded length of each bucket in tokens, ascending; the last one fits all texts.
-      micro_batch: texts of the shortest bucket that are encoded at a time, see `texts_at_a_time`.
+      row_length: tokens of a row; at least those of the longest text.
+      micro_batch: rows of a step whose activations are kept; further rows are encoded a quarter of
+        that at a time, and their activations are computed again in the backward pass.
       lora_rank: rank of the adapters; 0 trains the layers themselves.
       lora_alpha: adapters are scaled by lora_alpha / lora_rank.
     """
@@ -53,7 +57,7 @@ class TrainedText:
     bert: Bert
     first_layer: int
     pooling: str
-    buckets: tuple[int, ...]
+    row_length: int
     micro_batch: int
     lora_rank: int = 0
     lora_alpha: float = 1.0
@@ -74,49 +78,66 @@ class TrainedText:
             return self.num_layers - 1 - int(name.removeprefix("layer_"))
         return 0 if name == "pooler_dense" else self.num_layers
 
-    def texts_at_a_time(self, length: int) -> int:
-        """Number of texts of this length in a micro-batch, for equal numbers of tokens."""
-        return max(1, self.micro_batch * self.buckets[0] // length)
+    @property
+    def further_rows(self) -> int:
+        """Rows that are encoded at a time beyond the first `micro_batch`."""
+        return max(1, self.micro_batch // 4)
 
-    def encode(self, params: Any, inputs: TextInputs, ids: jax.Array, length: int) -> jax.Array:
+    def number_of_rows(self, least: int) -> int:
+        """The number of rows that `encode` accepts next to this number."""
+        further = max(0, least - self.micro_batch)
+        return self.micro_batch + -(-further // self.further_rows) * self.further_rows
+
+    def encode(self, params: Any, inputs: TextInputs, ids: jax.Array) -> jax.Array:
         """Unit vectors of items, zeros for those without text.
 
         Args:
           params: parameters of the trained part.
           inputs: inputs of all classes.
-          ids: int [number], a multiple of `texts_at_a_time`; see `MicroBatches`.
-          length: tokens that the texts have at most.
+          ids: int [rows, texts], the items whose texts share a row; `NO_ITEM` is padding. The
+            number of rows is a `number_of_rows`; rows without a text are last.
 
         Returns:
-          [number, hidden].
+          [rows, texts, hidden].
         """
+        first, further = ids[: self.micro_batch], ids[self.micro_batch :]
+        vectors = self._vectors(params, inputs, first, ())
+        if not further.size:
+            return vectors
+        run = MicroBatches(self._vectors, self.further_rows)
+        return jnp.concatenate(
+            [vectors, run(params, inputs, further, ()).reshape(*further.shape, -1)]
+        )
 
-        def some(params: Any, inputs: TextInputs, ids: jax.Array, _: Any) -> jax.Array:
-            weights = self.merged(params, inputs.base)
-            exists = ids != NO_ITEM
-            place = jnp.where(exists, ids, 0)
-            lengths = jnp.where(exists, inputs.lengths[place], 0)
-            mask = jnp.arange(length) < lengths[:, None]
-            x = inputs.tokens[place, :length]
-            if self.first_layer < 0:
-                x = self._apply(weights, x, method=Bert.embed)
-            layers = (max(0, self.first_layer), self.num_layers)
-            x = self._apply(weights, x, mask, *layers, method=Bert.run)
-            pooled = self._apply(weights, x, mask, self.pooling, method=Bert.pool)
-            return jnp.where(lengths[:, None] > 0, unit_length(pooled), 0.0)
-
-        run = MicroBatches(some, self.texts_at_a_time(length))
-        return run(params, inputs, ids, ()).reshape(ids.size, -1)
+    def _vectors(self, params: Any, inputs: TextInputs, ids: jax.Array, _: Any) -> jax.Array:
+        weights = self.merged(params, inputs.base)
+        exists = ids != NO_ITEM
+        items = jnp.where(exists, ids, 0)
+        lengths = jnp.where(exists, inputs.lengths[items], 0)
+        ends = jnp.cumsum(lengths, axis=1)
+        starts = ends - lengths
+        # Which text each token belongs to; tokens after the last text belong to one more.
+        columns = jnp.arange(self.row_length)
+        text = jnp.sum(columns[:, None] >= ends[:, None, :], axis=2)  # [rows, row_length]
+        own = jnp.minimum(text, ids.shape[1] - 1)
+        offsets = columns - jnp.take_along_axis(starts, own, axis=1)
+        last = inputs.tokens.shape[1] - 1
+        x = inputs.tokens[jnp.take_along_axis(items, own, axis=1), jnp.clip(offsets, 0, last)]
+        if self.first_layer < 0:
+            x = self._apply(weights, x, jnp.clip(offsets, 0, last), method=Bert.embed)
+        mask = text[:, :, None] == text[:, None, :]
+        layers = (max(0, self.first_layer), self.num_layers)
+        x = self._apply(weights, x, mask, *layers, method=Bert.run)
+        belongs = text[:, None, :] == jnp.arange(ids.shape[1])[:, None]  # [rows, texts, row_length]
+        pooled = self._apply(weights, x, belongs, self.pooling, method=Bert.pool)
+        return jnp.where(lengths[:, :, None] > 0, unit_length(pooled), 0.0)
 
     def distinct_features(
-        self, params: Any, inputs: TextInputs, part: Sequence[jax.Array], axis: Axis
+        self, params: Any, inputs: TextInputs, part: jax.Array, axis: Axis
     ) -> DistinctFeatures:
-        """See `TrainedEncoder`; `part` holds the ids of each bucket, int [number]."""
-        vectors = [
-            self.encode(params, inputs, own, length)
-            for length, own in zip(self.buckets, part, strict=True)
-        ]
-        return joined(list(part), vectors, axis)
+        """See `TrainedEncoder`; `part` is int [rows, texts], see `encode`."""
+        vectors = self.encode(params, inputs, part)
+        return joined([part.reshape(-1)], [vectors.reshape(part.size, -1)], axis)
 
     def split(self, params: dict[str, Any], key: jax.Array) -> tuple[dict[str, Any], Any]:
         """Splits the encoder's parameters into those to train and the base of the adapters.

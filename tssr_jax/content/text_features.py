@@ -151,9 +151,9 @@ class TextEncoder:
     def _embed_batch(self, params: dict, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
         mask = jnp.arange(tokens.shape[1]) < lengths[:, None]
         states = self.bert.apply({"params": params}, tokens, mask)
-        arguments = (states, mask, self._pooling)
+        arguments = (states, mask[:, None], self._pooling)
         pooled = self.bert.apply({"params": params}, *arguments, method=Bert.pool)
-        return unit_length(cast(jax.Array, pooled))
+        return unit_length(cast(jax.Array, pooled)[:, 0])
 
 
 def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[tuple[np.ndarray, int, int]]:

@@ -61,7 +61,7 @@ class MicroBatches(NamedTuple):
     branch of a conditional saves its own residuals: measured as 5 GiB for MiniLM on ML-1M.)
 
     Attributes:
-      encode: maps (params, fixed, ids int [size], rows [size, ...]) to a tree of arrays.
+      encode: maps (params, fixed, ids int [size, ...], rows [size, ...]) to a tree of arrays.
       size: of a micro-batch.
     """
 
@@ -74,8 +74,8 @@ class MicroBatches(NamedTuple):
         Args:
           params: parameters, which have a gradient.
           fixed: further inputs, which have none.
-          ids: int [number], a multiple of `size`; `NO_ITEM` is padding. A micro-batch of padding
-            alone is skipped, and its results are zeros.
+          ids: int [number, ...], a multiple of `size`; `NO_ITEM` is padding. A micro-batch of
+            padding alone is skipped, and its results are zeros.
           rows: tree of arrays [number, ...].
 
         Returns:
@@ -88,7 +88,7 @@ class MicroBatches(NamedTuple):
     def _cut(self, ids: jax.Array, rows: Any) -> tuple[jax.Array, jax.Array, Any]:
         """Which micro-batches have an item, and their ids and rows."""
         ids, rows = jax.tree.map(lambda x: x.reshape(-1, self.size, *x.shape[1:]), (ids, rows))
-        return (ids != NO_ITEM).any(axis=1), ids, rows
+        return (ids != NO_ITEM).any(axis=tuple(range(1, ids.ndim))), ids, rows
 
     def _forward(self, params: Any, fixed: Any, ids: jax.Array, rows: Any) -> Any:
         def some_or_none(inputs: tuple[jax.Array, jax.Array, Any]) -> Any:

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support import distinct_gradients
 from tests.support.distinct_gradients import NUM_ITEMS
@@ -11,10 +13,10 @@ from tests.support.raw_data import WORDS, write_text_model
 from tssr_jax.config import default
 from tssr_jax.content import text_inputs
 from tssr_jax.content.bert import Bert, load_params
-from tssr_jax.content.distinct import DistinctItems
 from tssr_jax.content.text_features import TextEncoder, text_features
-from tssr_jax.content.text_inputs import prepare_text
+from tssr_jax.content.text_inputs import packed_texts, prepare_text
 from tssr_jax.content.trained import NO_ITEM, scatter
+from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.training.optimizer import EncoderSteps, make_optimizer
 
 TEXTS = [" ".join(WORDS[(i + j) % 10] for j in range(1 + i % 5)) for i in range(NUM_ITEMS)]
@@ -63,19 +65,25 @@ def test_before_training_vectors_are_the_frozen_features(
 
 
 def test_pooling_by_hand(content, tmp_path):
+    """Two texts in one row, the second of two tokens, and one text in another row."""
     pooler_weights(tmp_path / "model")
     encoder = TextEncoder(tmp_path / "model", 8, "pooler")
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 16)), jnp.float32)
-    mask = jnp.array([[True, True, False], [True, True, True]])
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 16)), jnp.float32)
+    belongs = jnp.array([[[1, 0, 0, 0], [0, 1, 1, 0]], [[0, 0, 0, 0], [1, 1, 1, 1]]], bool)
 
     def pool(how):
-        return encoder.bert.apply({"params": encoder.params}, x, mask, how, method=Bert.pool)
+        variables = {"params": encoder.params}
+        return encoder.bert.apply(variables, x, belongs, how, method=Bert.pool)
 
-    np.testing.assert_allclose(pool("mean")[0], (x[0, 0] + x[0, 1]) / 2, rtol=1e-6)
-    np.testing.assert_array_equal(pool("cls"), x[:, 0])
+    np.testing.assert_allclose(pool("mean")[0, 0], x[0, 0], rtol=1e-6)
+    np.testing.assert_allclose(pool("mean")[0, 1], (x[0, 1] + x[0, 2]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(pool("mean")[1, 1], x[1].mean(0), rtol=1e-5)
+    first = jnp.stack([x[0, 0], x[0, 1], x[1, 0]])
+    chosen = (jnp.array([0, 0, 1]), jnp.array([0, 1, 1]))
+    np.testing.assert_array_equal(pool("cls")[chosen], first)
     dense = load_params(tmp_path / "model", encoder.bert)["pooler_dense"]
-    expected = np.tanh(x[:, 0] @ dense["kernel"] + dense["bias"])
-    np.testing.assert_allclose(pool("pooler"), expected, atol=1e-5)
+    expected = np.tanh(first @ dense["kernel"] + dense["bias"])
+    np.testing.assert_allclose(pool("pooler")[chosen], expected, atol=1e-5)
 
 
 def test_frozen_layers_run_once(content, tmp_path, monkeypatch):
@@ -86,12 +94,43 @@ def test_frozen_layers_run_once(content, tmp_path, monkeypatch):
     np.testing.assert_array_equal(first.inputs.tokens, second.inputs.tokens)
 
 
-def test_distinct_items_are_dealt_out_by_bucket():
-    buckets = np.array([-1, 0, 0, 0, 0, 0, 1, 1, -1])
-    find = DistinctItems(buckets, units=(2, 1))
-    short, long = find(np.array([[0, 5, 1], [7, 3, 1], [8, 8, 2]], np.int32), num_devices=2)
-    assert short.numpy().tolist() == [[1, 3, NO_ITEM, NO_ITEM], [2, 5, NO_ITEM, NO_ITEM]]
-    assert long.numpy().tolist() == [[7], [NO_ITEM]]
+def test_texts_share_rows_by_hand():
+    """The longest that is left, then the shortest that fit."""
+    items, lengths = np.array([1, 2, 3, 4, 5, 6]), np.array([2, 7, 3, 5, 2, 8])
+    rows = packed_texts(items, lengths, row_length=10, texts=3)
+    _ = NO_ITEM
+    assert rows.tolist() == [[6, 1, _], [2, 5, _], [4, 3, _]]
+    rows = packed_texts(items, lengths, row_length=27, texts=3)
+    assert rows.tolist() == [[6, 1, 5], [2, 3, 4]]
+    assert packed_texts(items[:0], lengths[:0], 10, 3).shape == (0, 3)
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=60), st.integers(1, 7))
+def test_rows_hold_each_text_once_and_are_half_full(lengths, texts):
+    lengths = np.array(lengths)
+    rows = packed_texts(np.arange(len(lengths)), lengths, row_length=12, texts=texts)
+    there = rows != NO_ITEM
+    assert sorted(rows[there]) == list(range(len(lengths)))
+    used = np.where(there, lengths[np.where(there, rows, 0)], 0).sum(axis=1)
+    assert used.max() <= 12
+    assert all((used[:-1] > 6) | (there[:-1].sum(axis=1) == texts))
+
+
+def test_a_batch_has_rows_for_any_items_and_deals_them_round_robin(content, tmp_path):
+    text = prepare_text(TEXTS, content, str(tmp_path))
+    items = tf.constant([[0, 5, 1], [7, 3, 1], [8, 8, 2]], tf.int32)  # item 7 has no text
+    both = text.part(items, 2, slice(None)).numpy()
+    first, second = (text.part(items, 2, slice(i, i + 1)).numpy() for i in range(2))
+    np.testing.assert_array_equal(both, np.concatenate([first, second]))
+    assert sorted(both[both != NO_ITEM]) == [1, 2, 3, 5, 8]
+    rows = packed_texts(
+        np.array([1, 2, 3, 5, 8]), text.inputs.lengths[[1, 2, 3, 5, 8]],
+        text.encoder.row_length, both.shape[1],
+    )  # fmt: skip
+    np.testing.assert_array_equal(first[: len(rows[::2])], rows[::2])
+    np.testing.assert_array_equal(second[: len(rows[1::2])], rows[1::2])
+    longest = np.argsort(text.inputs.lengths)[-9:].astype(np.int32).reshape(3, 3)
+    assert text.part(tf.constant(longest), 2, slice(None)).shape == both.shape
 
 
 def naive(text):
@@ -113,8 +152,11 @@ def naive(text):
 @pytest.mark.parametrize("way", [("shard_map", 1), ("pmap", 2), ("shard_map", 4)], ids=str)
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_gradients_are_those_of_encoding_every_position(content, tmp_path, way, lora_rank):
-    content.lora_rank = lora_rank
+    content.update(lora_rank=lora_rank, micro_batch=1)
     text = prepare_text(TEXTS, content, str(tmp_path))
+    items = np.flatnonzero(text.inputs.lengths)
+    lengths = text.inputs.lengths[items]
+    assert len(packed_texts(items, lengths, text.encoder.row_length, 99)) > 2  # further rows
     if lora_rank:  # B begins as zeros, so that A would have no gradient
         rng = np.random.default_rng(0)
         moved = jax.tree.map(lambda x: 0.1 * rng.normal(size=x.shape) + x, text.params)
