@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config = _CONFIG.value
     texts = [text for text in prepare(config.data).texts if text.strip()]
-    folder = text_model_folder(config.content.text, config.data.cache_dir)
+    folder = text_model_folder(config.content.text.model_dir, config.data.cache_dir)
     seconds = []
     for _ in range(_REPEATS.value):
         start = time.perf_counter()

@@ -28,6 +28,7 @@ from tssr_jax.data_pipeline.input_pipeline import NOTHING_TO_TRAIN_ON
 from tssr_jax.data_pipeline.prepare import PreparedData, prepare
 from tssr_jax.data_pipeline.store import SequenceStore, open_store
 from tssr_jax.data_pipeline.windows import held_out_items
+from tssr_jax.engine import IN_PROCESS, Engine
 from tssr_jax.errors import UserError
 from tssr_jax.losses.drawn_items import cumulative_chances
 from tssr_jax.memory.co_occurrence import Events, training_events
@@ -146,12 +147,17 @@ class ItemArrays(NamedTuple):
 OnArrays = Callable[[PreparedData, ItemArrays, str], None]
 
 
-def build_run(config: ml_collections.ConfigDict, on_arrays: OnArrays | None = None) -> Run:
+def build_run(
+    config: ml_collections.ConfigDict,
+    on_arrays: OnArrays | None = None,
+    engine: Engine = IN_PROCESS,
+) -> Run:
     """Prepares data and features (or finds them in the cache) and makes the model.
 
     Args:
       config: of the run.
       on_arrays: called before the arrays go to the devices.
+      engine: encodes texts and pictures.
 
     Raises:
       UserError: if the configuration or the data make no sense.
@@ -165,7 +171,7 @@ def build_run(config: ml_collections.ConfigDict, on_arrays: OnArrays | None = No
         data = prepare(config.data)
         if reads_content(config.model.streams):
             for name in config.content.modalities:
-                prepared = _prepare_content(name, data, config)
+                prepared = _prepare_content(name, data, config, engine)
                 if isinstance(prepared, TextFeatures | ImageFeatures):
                     features[name] = prepared
                 else:
@@ -272,16 +278,16 @@ def _chances(counts: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarra
 
 
 def _prepare_content(
-    modality: str, data: PreparedData, config: ml_collections.ConfigDict
+    modality: str, data: PreparedData, config: ml_collections.ConfigDict, engine: Engine
 ) -> TextFeatures | ImageFeatures | PreparedEncoder:
     """Features by a frozen encoder, or an encoder that is trained."""
     settings, cache_dir = config.content[modality], config.data.cache_dir
     if modality == "text":
         if settings.trained_layers:
             return prepare_text(data.texts, settings, cache_dir, config.seed)
-        return text_features(data.texts, settings, cache_dir)
+        return text_features(data.texts, settings, cache_dir, engine)
     images = (data.images, config.data.raw_dir, settings, cache_dir)
-    return prepare_images(*images) if settings.trained_stages else image_features(*images)
+    return prepare_images(*images) if settings.trained_stages else image_features(*images, engine)
 
 
 def save_data_report(data: PreparedData, content_key: str, workdir: epath.Path) -> None:

@@ -14,6 +14,8 @@ LAYERS = (
     "runtime",
     "reporting",
     "cli",
+    "engine",
+    "engine_flags",
     "parallel",
     "memory",
     "models",

@@ -19,6 +19,7 @@ from rich.progress import track
 from tssr_jax.content import array_store
 from tssr_jax.content.array_store import ArrayStore
 from tssr_jax.content.bert import unit_length
+from tssr_jax.content.blocks import encoded
 from tssr_jax.content.image_encoder import ImagePart, TrainedImages
 from tssr_jax.content.pictures import decoded_images
 from tssr_jax.content.resnet import (
@@ -32,6 +33,7 @@ from tssr_jax.content.resnet import (
 from tssr_jax.content.trained import NO_ITEM
 from tssr_jax.data_pipeline import cache, fetching
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
+from tssr_jax.engine import IN_PROCESS, Engine
 from tssr_jax.errors import UserError
 from tssr_jax.parallel.devices import exactly
 
@@ -123,7 +125,11 @@ class PreparedImages(NamedTuple):
 
 
 def image_features(
-    images: Sequence[str], raw_dir: str, settings: ml_collections.ConfigDict, cache_dir: str
+    images: Sequence[str],
+    raw_dir: str,
+    settings: ml_collections.ConfigDict,
+    cache_dir: str,
+    engine: Engine = IN_PROCESS,
 ) -> ImageFeatures:
     """Features of a catalogue by a frozen encoder, from the cache or new.
 
@@ -132,6 +138,7 @@ def image_features(
       raw_dir: folder (or bucket) of the raw files.
       settings: section `content.image` of the config.
       cache_dir: where pictures and features are kept.
+      engine: encodes the pictures.
     """
     path = _model_file(settings)
     store = decoded_images(images, raw_dir, cache_dir)
@@ -140,19 +147,38 @@ def image_features(
     known = cache.find_array(cache_dir, name)
     if known is not None:
         return ImageFeatures(key, known)
-    config, variables = load_resnet(path)
-    table = np.zeros((len(images) + 1, config.num_features), np.float32)
-
-    @jax.jit
-    @exactly
-    def vectors(variables: Any, pixels: jax.Array) -> jax.Array:
-        return unit_length(cast(jax.Array, ResNet(config).apply(variables, pixels)))
-
-    run = functools.partial(vectors, jax.device_put(variables))
-    for items, results in _in_batches(run, store, "Encoding images"):
-        table[items] = results
+    table = np.zeros((len(images) + 1, load_resnet(path)[0].num_features), np.float32)
+    done = encoded(
+        np.split(store.items, range(_IMAGES_PER_BATCH, store.items.size, _IMAGES_PER_BATCH)),
+        store,
+        functools.partial(_BlockEncoder, path),
+        engine=engine,
+        cache_dir=cache_dir,
+        key=key,
+        description="Encoding images",
+    )
+    for items, vectors in done:
+        table[items] = vectors
     cache.save_array(cache_dir, name, table)
     return ImageFeatures(key, table)
+
+
+class _BlockEncoder:
+    """A worker: unit vectors of pictures uint8 [number, height, width, 3], float32 [number, d]."""
+
+    def __init__(self, path: Path):
+        config, variables = load_resnet(path)
+
+        @jax.jit
+        @exactly
+        def vectors(variables: Any, pixels: jax.Array) -> jax.Array:
+            return unit_length(cast(jax.Array, ResNet(config).apply(variables, pixels)))
+
+        self._vectors = functools.partial(vectors, jax.device_put(variables))
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        fill = [(0, _IMAGES_PER_BATCH - len(pixels)), (0, 0), (0, 0), (0, 0)]
+        return np.asarray(self._vectors(np.pad(pixels, fill)))[: len(pixels)]
 
 
 def prepare_images(

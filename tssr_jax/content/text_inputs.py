@@ -131,7 +131,7 @@ def prepare_text(
     Raises:
       UserError: if the encoder has fewer layers than are to be trained, or there is no text.
     """
-    folder = text_model_folder(settings, cache_dir)
+    folder = text_model_folder(settings.model_dir, cache_dir)
     whole = TextEncoder(folder, settings.max_tokens, settings.pooling)
     layers = whole.bert.config.num_hidden_layers
     if settings.trained_layers > layers:

@@ -1,4 +1,4 @@
-"""Reads histories from a file, one after the other.
+"""Reads histories from a file, or the files of a folder, one after the other.
 
 Memory does not grow with the file, except that users' ids are kept for files with a row for each
 item, to detect users that come again.
@@ -43,8 +43,48 @@ class History(NamedTuple):
     times: list[float] | None = None
 
 
+class Histories:
+    """The histories of a file, or of all files of a folder in the order of their names.
+
+    Attributes:
+      files: each file's histories.
+
+    Args:
+      path: the file or folder.
+      columns: names and format, see `HistoryFile`.
+
+    Raises:
+      UserError: if there is no such file, or no file of histories in the folder.
+    """
+
+    def __init__(self, path: Path, *columns: str):
+        paths = [path]
+        if path.is_dir():
+            paths = sorted(p for p in path.iterdir() if p.is_file() and p.name[0] not in "._")
+            paths = [p for p in paths if p.name.endswith(INPUTS)]
+            if not paths:
+                raise UserError(
+                    f"--input={path}: the folder has no file whose name ends in "
+                    f"{', '.join(INPUTS)}."
+                )
+        self.files = [HistoryFile(own, *columns) for own in paths]
+
+    def count(self) -> int | None:
+        """See `HistoryFile.count`."""
+        counts = [file.count() for file in self.files]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+
+    def __iter__(self) -> Iterator[History]:
+        """See `HistoryFile`."""
+        return itertools.chain.from_iterable(self.files)
+
+
 class HistoryFile:
     """The histories of a file.
+
+    Attributes:
+      path: the file.
 
     Args:
       path: its name ends as one of `INPUTS`.
@@ -69,41 +109,41 @@ class HistoryFile:
             raise UserError(f"--input: there is no file {path}.")
         if not path.name.endswith(INPUTS):
             raise UserError(f"--input is {path}; its name must end in {', '.join(INPUTS)}.")
-        self._path = path
+        self.path = path
         self._columns = (user_column, item_column)
         self._time_column, self._time_format = time_column, time_format
         self._lists = path.suffix == ".parquet" and _LISTS in _parquet_columns(path)
 
     def count(self) -> int | None:
         """Number of histories, for a progress bar; None if the whole file would have to be read."""
-        if self._path.suffix == ".jsonl":
-            with self._path.open("rb") as file:
+        if self.path.suffix == ".jsonl":
+            with self.path.open("rb") as file:
                 return sum(1 for line in file if line.strip())
         if self._lists:
-            return int(pl.scan_parquet(self._path, glob=False).select(pl.len()).collect().item())
+            return int(pl.scan_parquet(self.path, glob=False).select(pl.len()).collect().item())
         return None
 
     def __iter__(self) -> Iterator[History]:
         """Yields histories in the file's order; raises UserError for a malformed line."""
-        if self._path.suffix == ".jsonl":
+        if self.path.suffix == ".jsonl":
             histories = self._from_json_lines()
         else:
             histories = self._from_list_rows() if self._lists else self._from_item_rows()
         for history in histories:
             if None in (history.times or ()):
                 raise UserError(
-                    f"{self._path}: user {shown(history.user)!r} has items without a time."
+                    f"{self.path}: user {shown(history.user)!r} has items without a time."
                 )
             for first, second in itertools.pairwise(history.times or ()):
                 if first > second:
                     raise UserError(
-                        f"{self._path}: the history of user {shown(history.user)!r} is not oldest "
+                        f"{self.path}: the history of user {shown(history.user)!r} is not oldest "
                         f"first: time {second} comes after {first}. Order it, or remove its times."
                     )
             yield history
 
     def _from_json_lines(self) -> Iterator[History]:
-        with self._path.open("rb") as file:
+        with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
@@ -116,16 +156,16 @@ class HistoryFile:
                     history = History(user, [as_id(item) for item in items], _times(fields, items))
                 except (ValueError, KeyError, AttributeError, TypeError, UserError) as error:
                     raise UserError(
-                        f"{self._path}, line {number} is no history ({_told(error)}): it must look "
+                        f"{self.path}, line {number} is no history ({_told(error)}): it must look "
                         'like {"user": "u1", "items": ["i3", "i7"]}, oldest first.'
                     ) from error
                 yield history
 
     def _from_list_rows(self) -> Iterator[History]:
         columns = (self._columns[0], _LISTS)
-        table = pl.scan_parquet(self._path, glob=False)
+        table = pl.scan_parquet(self.path, glob=False)
         names = table.collect_schema().names()
-        require_columns(names, columns, self._path, "")
+        require_columns(names, columns, self.path, "")
         times = pl.col(_TIMES).cast(pl.List(pl.Float64)) if _TIMES in names else pl.lit(None)
         table = table.select(
             pl.col(columns[0]).cast(pl.String), pl.col(_LISTS).cast(pl.List(pl.String)), times
@@ -139,17 +179,17 @@ class HistoryFile:
                     kept, own = _without_empty(items or (), at)
                     yield History(user.strip(), kept, own)
         except IndexError as error:
-            raise UserError(f"{self._path}, row {row}: {shown(error)}.") from error
+            raise UserError(f"{self.path}, row {row}: {shown(error)}.") from error
         except pl.exceptions.PolarsError as error:
             raise UserError(
-                f"{self._path} has no lists of ids in 'items': {shown(error)}"
+                f"{self.path} has no lists of ids in 'items': {shown(error)}"
             ) from error
 
     def _from_item_rows(self) -> Iterator[History]:
         hint = "Rename it, or write histories as JSON lines."
-        timed = self._time_column in tables.column_names(self._path)
+        timed = self._time_column in tables.column_names(self.path)
         needed = (*self._columns, self._time_column) if timed else self._columns
-        chunks = tables.read_chunks(self._path, needed=needed, hint=hint)
+        chunks = tables.read_chunks(self.path, needed=needed, hint=hint)
         rows = (
             (int(line), *row)
             for chunk in chunks
@@ -164,7 +204,7 @@ class HistoryFile:
             self._require_user(user, f"line {line}")
             if user in seen:
                 raise UserError(
-                    f"{self._path}, line {line}: user {shown(user)!r} comes again after others. "
+                    f"{self.path}, line {line}: user {shown(user)!r} comes again after others. "
                     "Put the rows of a user together, oldest first."
                 )
             seen.add(user)
@@ -182,13 +222,13 @@ class HistoryFile:
         times = pl.when(there).then(pl.col(self._time_column)).otherwise(pl.lit(some))
         some_times = Chunk(rows.lines, chunk.select(times.alias(self._time_column)))
         milliseconds = values.parse_timestamps(
-            some_times, self._time_column, self._path, self._time_format
+            some_times, self._time_column, self.path, self._time_format
         )
         return chunk.select(user, item, (milliseconds / values.TICKS).alias("seconds"))
 
     def _require_user(self, user: str | None, where: str) -> None:
         if not user or not user.strip():
-            raise UserError(f"{self._path}, {where}: the user is missing.")
+            raise UserError(f"{self.path}, {where}: the user is missing.")
 
 
 def _times(fields: Any, items: list[Any]) -> list[float] | None:

@@ -6,8 +6,8 @@
 
 import csv
 import json
-import os
 import shutil
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,6 @@ from typing import Any
 
 import polars as pl
 
-from tssr_jax.errors import UserError
 from tssr_jax.recommending.histories import History
 from tssr_jax.recommending.results import Recommendations
 
@@ -37,19 +36,14 @@ class ListsFile:
 
     Args:
       path: its name ends as one of `OUTPUTS`.
-
-    Raises:
-      UserError: if it ends otherwise, or its folder does not exist.
     """
 
     def __init__(self, path: Path):
-        if path.suffix not in OUTPUTS:
-            raise UserError(f"--output is {path}; its name must end in {', '.join(OUTPUTS)}.")
-        if not path.parent.is_dir():
-            raise UserError(f"--output is {path}: there is no folder {path.parent}.")
         self._path = path
-        self._part = path.with_name(f"{path.name}.part-{os.getpid()}")
-        self._chunks = path.with_name(f"{path.name}.chunks-{os.getpid()}")
+        # (Process ids are not unique among the machines that write to a folder.)
+        own = uuid.uuid4().hex[:12]
+        self._part = path.with_name(f".{path.name}.part-{own}")
+        self._chunks = path.with_name(f".{path.name}.chunks-{own}")
         self._number = 0
 
     def __enter__(self) -> "ListsFile":

@@ -1,17 +1,25 @@
 """Recommends for all histories of a file: `tssr recommend`."""
 
+import functools
+import hashlib
 import itertools
+import json
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etils import epath
 
-from tssr_jax.config.saved import load_config
+from tssr_jax.checkpoints.checkpointer import FOLDER
+from tssr_jax.config.saved import FILE_NAME, load_config
+from tssr_jax.data_pipeline import fetching
+from tssr_jax.engine import HERE, Place, open_engine
 from tssr_jax.errors import UserError, shown
-from tssr_jax.recommending.histories import HistoryFile
+from tssr_jax.recommending.histories import Histories, History
 from tssr_jax.recommending.lists_file import ListsFile
+from tssr_jax.recommending.output import Output
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.recommending.results import Recommendations
 from tssr_jax.reporting import make_console, make_progress, pairs_table
@@ -25,8 +33,8 @@ class Request(NamedTuple):
     """Arguments of `tssr recommend`.
 
     Attributes:
-      input: file of histories, see `HistoryFile`.
-      output: file of lists, see `ListsFile`.
+      input: file or folder of histories, see `Histories`.
+      output: file or folder of lists, see `Output`.
       top_k: length of a list.
       keep_seen: see `Recommender.recommend`.
       new_items: table of items that training has not seen; None is none.
@@ -34,10 +42,11 @@ class Request(NamedTuple):
       never: file of the ids that may not be recommended, one a line; None allows all.
       batch_size: histories ranked at a time.
       raw_dir: see `Recommender.from_workdir`.
+      place: where the lists are computed.
     """
 
     input: Path
-    output: Path
+    output: str | Path
     top_k: int = 10
     keep_seen: bool | None = None
     new_items: Path | None = None
@@ -45,10 +54,16 @@ class Request(NamedTuple):
     never: Path | None = None
     batch_size: int = 256
     raw_dir: str | None = None
+    place: Place = HERE
 
 
 class _Report:
-    """What became of the histories."""
+    """What became of the histories.
+
+    Attributes:
+      counts: by outcome.
+      unknown: how often each unknown id occurs.
+    """
 
     def __init__(self, top_k: int):
         self._top_k = top_k
@@ -65,6 +80,13 @@ class _Report:
                 if item in self.unknown or len(self.unknown) < _MOST_UNKNOWN:
                     self.unknown[item] += 1
 
+    def add_report(self, other: "_Report") -> None:
+        """Adds the report of further histories."""
+        self.counts += other.counts
+        for item, times in other.unknown.items():
+            if item in self.unknown or len(self.unknown) < _MOST_UNKNOWN:
+                self.unknown[item] += times
+
     def rows(self, seconds: float) -> list[tuple[str, str]]:
         counts, number = self.counts, self.counts["histories"]
         more = "at least " if len(self.unknown) == _MOST_UNKNOWN else ""
@@ -80,49 +102,133 @@ class _Report:
         return [*rows, ("histories a second", f"{number / seconds:,.0f}")]
 
 
+class _Block(NamedTuple):
+    """The histories of a part of the output."""
+
+    number: int
+    histories: list[History]
+
+
+class _Found(NamedTuple):
+    """What a worker tells of a part that it has written.
+
+    Attributes:
+      report: of its histories.
+      not_known: how many ids of `only` and of `never` are not in the catalogue.
+    """
+
+    report: _Report
+    not_known: tuple[int, int]
+
+
+class _Lister:
+    """A worker: ranks for the histories of blocks, and writes their parts of the output."""
+
+    def __init__(
+        self, workdir: str, request: Request, output: Output, only: Any, never: Any
+    ) -> None:
+        recommender = Recommender.from_workdir(
+            workdir,
+            raw_dir=request.raw_dir,
+            new_items=request.new_items,
+            batch_size=request.batch_size,
+        )
+        known = recommender.items.known
+        self._not_known = (len(known(only or ())[1]), len(known(never or ())[1]))
+        if only is not None or never is not None:
+            recommender = recommender.restricted(only=only, never=never or ())
+        self._recommender, self._request, self._output = recommender, request, output
+
+    def __call__(self, block: _Block) -> _Found:
+        report, request = _Report(self._request.top_k), self._request
+        stream = iter(block.histories)
+        with ListsFile(self._output.part(block.number)) as file:
+            while some := list(itertools.islice(stream, _BATCHES_AT_A_TIME * request.batch_size)):
+                lists = self._recommender.recommend(
+                    [history.items for history in some],
+                    request.top_k,
+                    times=[history.times for history in some],
+                    keep_seen=request.keep_seen,
+                )
+                file.write(some, lists)
+                report.add(lists)
+        return _Found(report, self._not_known)
+
+
 def run_recommend(workdir: epath.Path, request: Request) -> None:
-    """Writes the file of lists and prints what became of the histories.
+    """Writes the lists and prints what became of the histories.
 
     Raises:
       UserError: if the run, a file, or a value makes no sense; there is no output then.
     """
-    if request.output.resolve() == request.input.resolve():
+    output = Output(str(request.output))
+    if Path(request.output).resolve() == request.input.resolve():
         raise UserError(f"--output is --input, {request.input}: name another file.")
     data = load_config(workdir).data
     columns = (data.user_column, data.item_column, data.timestamp_column)
-    histories = HistoryFile(request.input, *columns, data.timestamp_format)
-    output = ListsFile(request.output)
+    histories = Histories(request.input, *columns, data.timestamp_format)
     only, never = (
         None if path is None else _read_ids(path) for path in (request.only, request.never)
     )
-    recommender = Recommender.from_workdir(
-        workdir,
-        raw_dir=request.raw_dir,
-        new_items=request.new_items,
-        batch_size=request.batch_size,
-    )
-    if only is not None or never is not None:
-        recommender = recommender.restricted(only=only, never=never or ())
-    console, report = make_console(), _Report(request.top_k)
-    start, stream = time.perf_counter(), iter(histories)
-    with output, make_progress(console) as progress:
+    make = functools.partial(_Lister, str(workdir), request, output, only, never)
+    console = make_console()
+    found: dict[int, _Found] = {}
+    start, report = time.perf_counter(), _Report(request.top_k)
+    with (
+        output.written(_identity(workdir, request, histories)),
+        open_engine(request.place) as engine,
+        make_progress(console) as progress,
+    ):
         task = progress.add_task("Recommending", total=histories.count(), message="")
-        while some := list(itertools.islice(stream, _BATCHES_AT_A_TIME * request.batch_size)):
-            lists = recommender.recommend(
-                [history.items for history in some],
-                request.top_k,
-                times=[history.times for history in some],
-                keep_seen=request.keep_seen,
-            )
-            output.write(some, lists)
-            report.add(lists)
-            progress.advance(task, len(some))
+        before = Counter[str]()
+
+        def left() -> Iterator[_Block]:
+            for block in _blocks(histories, output.histories_of_a_part):
+                if output.has(block.number):
+                    before["histories"] += len(block.histories)
+                    progress.advance(task, len(block.histories))
+                else:
+                    yield block
+
+        for number, part in engine.map(make, left()):
+            progress.advance(task, part.report.counts["histories"])
+            found[number] = part
+    for number in sorted(found):  # in the order of the histories
+        report.add_report(found[number].report)
     rows = report.rows(time.perf_counter() - start)
-    for path, ids in ((request.only, only), (request.never, never)):
-        if ids is not None:
-            unknown = len(recommender.items.known(ids)[1])
-            rows.append((f"ids of {path} that are not in the catalogue", f"{unknown:,}"))
-    console.print(pairs_table(str(request.output), rows))
+    if before["histories"]:
+        rows.insert(0, ("histories of parts that were there before", f"{before['histories']:,}"))
+    not_known = next(iter(found.values())).not_known if found else (0, 0)
+    for path, number in zip((request.only, request.never), not_known, strict=True):
+        if path is not None:
+            rows.append((f"ids of {path} that are not in the catalogue", f"{number:,}"))
+    console.print(pairs_table(str(output), rows))
+
+
+def _blocks(histories: Histories, size: int) -> Iterator[_Block]:
+    stream = iter(histories)
+    for number in itertools.count():
+        some = list(itertools.islice(stream, size))
+        if not some:
+            return
+        yield _Block(number, some)
+
+
+def _identity(workdir: epath.Path, request: Request, histories: Histories) -> dict[str, Any]:
+    """What lists depend on: those of an interrupted call are kept if it is the same."""
+    folder = workdir / FOLDER
+    steps = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    files = [request.new_items, request.only, request.never]
+    named = [(str(file.path), file.path.stat().st_size) for file in histories.files]
+    return {
+        "run": str(workdir),
+        "config": hashlib.sha256((workdir / FILE_NAME).read_bytes()).hexdigest(),
+        "checkpoints": steps,
+        "input": hashlib.sha256(json.dumps(named).encode()).hexdigest(),
+        "top_k": request.top_k,
+        "keep_seen": request.keep_seen,
+        "filters": [file and fetching.file_sha256(file) for file in files],
+    }
 
 
 def _read_ids(path: Path) -> list[str]:

@@ -15,7 +15,7 @@ from tssr_jax.reporting import make_console, make_progress
 from tssr_jax.studies.budget import require_same_budget
 from tssr_jax.studies.designs import STUDIES, Study
 from tssr_jax.studies.report import write_report
-from tssr_jax.studies.slots import UNHURRIED, News, Pace, Slots, run_trial
+from tssr_jax.studies.slots import UNHURRIED, News, Pace, open_slots, run_trial
 from tssr_jax.studies.trial import LOG_FILE, Trial, make_trials
 from tssr_jax.studies.tuning import tune
 
@@ -65,13 +65,12 @@ def run_study(
     left = [trial for trial in asked if trial.result() is None]
     console.print(f"{study.question} {len(asked)} trials, {len(asked) - len(left)} done before.")
     failed: list[Trial] = []
-    with make_progress(console) as progress, Slots(pace.at_once) as slots:
+    with make_progress(console) as progress, open_slots(pace) as slots:
         done = len(asked) - len(left)
         task = progress.add_task(name, total=len(asked), completed=done, message="")
         news = News(lambda line: progress.update(task, message=line))
         futures = {
-            slots.submit(run_trial, t, pace.minutes, news.of(t.folder.name), slots.stopped): t
-            for t in left
+            slots.submit(run_trial, t, pace.minutes, news.of(t.folder.name), slots): t for t in left
         }
         for future in as_completed(futures):
             trial = futures[future]

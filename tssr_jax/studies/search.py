@@ -32,7 +32,7 @@ from tssr_jax.config.validation import validate_config
 from tssr_jax.errors import UserError, shown
 from tssr_jax.reporting import make_console, make_progress
 from tssr_jax.studies.budget import require_same_budget
-from tssr_jax.studies.slots import UNHURRIED, News, Pace, Slots, run_trial
+from tssr_jax.studies.slots import UNHURRIED, News, Pace, Slots, open_slots, run_trial
 from tssr_jax.studies.space import Dimension, counts, parse_space
 from tssr_jax.studies.trial import TRIALS_FOLDER, Trial
 
@@ -71,7 +71,7 @@ def search(
     study = _open(config, workdir, pace)
     if not study.trials:
         _try_first(study, dimensions, config, console)
-    with make_progress(console) as progress, Slots(pace.at_once) as slots:
+    with make_progress(console) as progress, open_slots(pace) as slots:
         task = progress.add_task("Search", total=num_trials, message="")
         news = News(lambda line: progress.update(task, message=line))
         running: dict[Future[Any], tuple[Any, Trial]] = {}
@@ -79,10 +79,10 @@ def search(
         locks: defaultdict[epath.Path, threading.Lock] = defaultdict(threading.Lock)
         while (done := len(_finished(study))) < num_trials:
             progress.update(task, completed=done)
-            while len(running) < min(pace.at_once, num_trials - done):
+            while len(running) < min(slots.number, num_trials - done):
                 asked = study.ask()
                 trial = _make_trial(asked, dimensions, config, workdir)
-                run = trial, pace.minutes, news.of(trial.variant), slots.stopped
+                run = trial, pace.minutes, news.of(trial.variant), slots
                 future = slots.submit(_value, *run, locks[trial.folder], console)
                 running[future] = asked, trial
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -155,7 +155,9 @@ def _open(config: ml_collections.ConfigDict, workdir: epath.Path, pace: Pace) ->
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         # Running trials count as bad ones, so that concurrent trials get other values.
-        study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=pace.at_once > 1)
+        study.sampler = optuna.samplers.TPESampler(
+            seed=seed, constant_liar=pace.at_once > 1 or pace.place.engine == "ray"
+        )
     again = study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
     for trial in again:
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
@@ -246,7 +248,7 @@ def _value(  # noqa: PLR0917
     trial: Trial,
     minutes: float,
     tell: Any,
-    stopped: threading.Event,
+    slots: Slots,
     lock: threading.Lock,
     console: Console,
 ) -> float | None:
@@ -259,7 +261,7 @@ def _value(  # noqa: PLR0917
             console.print(f"{trial.changes}: {shown(error, 300)}")
             return None
         result = trial.result()
-        if result is None and run_trial(trial, minutes, tell, stopped):
+        if result is None and run_trial(trial, minutes, tell, slots):
             result = trial.result()
     return None if result is None else float(result["metrics"]["validation"][OBJECTIVE])
 

@@ -1,5 +1,6 @@
-"""Trials side by side: each in a process of its own, with its own share of the cores."""
+"""Trials side by side: each in a process of its own, here or on any machine of a Ray cluster."""
 
+import contextlib
 import json
 import os
 import queue
@@ -7,15 +8,21 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+from etils import epath
+
+from tssr_jax.engine import HERE, Place, ray_session, result_of, share_of
 from tssr_jax.errors import UserError
 from tssr_jax.reporting import METRICS_FILE
 from tssr_jax.studies.trial import LOG_FILE, Trial
 
 _SECONDS_BETWEEN_LOOKS = 1.0
+# How often a trial goes on on another machine after its own was lost.
+_RETRIES = 5
 
 
 class Pace(NamedTuple):
@@ -23,14 +30,26 @@ class Pace(NamedTuple):
 
     Attributes:
       minutes: time limit of a trial's training; 0 is no limit.
-      at_once: trials that run side by side, each with its share of the cores.
+      at_once: trials that run side by side on this machine, each with its share of the cores.
+      place: where they run; on Ray as many side by side as there are workers.
     """
 
     minutes: float = 0.0
     at_once: int = 1
+    place: Place = HERE
 
 
 UNHURRIED = Pace()
+
+
+class Process(Protocol):
+    """A training that runs."""
+
+    def poll(self) -> int | None:
+        """Its exit status; None while it runs."""
+
+    def end(self) -> None:
+        """Asks it to save and to end, and waits for that."""
 
 
 class Slots:
@@ -61,16 +80,24 @@ class Slots:
                 f"--trials_at_once={number}, but this process may use {len(cores)} cores: each "
                 "trial needs at least one of its own."
             )
+        shares: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+        for i in range(number):
+            shares.put(cores[i::number])
+
+        def take_cores() -> None:
+            # Of this thread only; a process inherits them from the thread that starts it.
+            os.sched_setaffinity(0, shares.get())
+
+        self._open(number, take_cores if bound else None)
+
+    def _open(self, number: int, first: Callable[[], None] | None = None) -> None:
         self.number = number
         self.stopped = threading.Event()
-        self._shares: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
-        for i in range(number):
-            self._shares.put(cores[i::number])
-        self._threads = ThreadPoolExecutor(number, initializer=self._take_cores if bound else None)
+        self._threads = ThreadPoolExecutor(number, initializer=first)
 
-    def _take_cores(self) -> None:
-        # Of this thread only; a process inherits them from the thread that starts it.
-        os.sched_setaffinity(0, self._shares.get())
+    def start(self, trial: Trial, minutes: float) -> Process:
+        """Starts the process of a trial."""
+        return _LocalProcess(str(trial.folder), minutes)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Calls a function in the next thread that is free."""
@@ -86,6 +113,98 @@ class Slots:
         if kind is not None:
             self.stopped.set()
         self._threads.shutdown(wait=True, cancel_futures=kind is not None)
+
+
+class _LocalProcess:
+    """The process of a trial, whose output goes to its log."""
+
+    def __init__(self, folder: str, minutes: float):
+        command = [
+            *(sys.executable, "-m", "tssr_jax.studies.worker"),
+            *(f"--folder={folder}", f"--minutes={minutes}"),
+        ]
+        with (epath.Path(folder) / LOG_FILE).open("a") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+    def poll(self) -> int | None:
+        """See `Process`."""
+        return self._process.poll()
+
+    def end(self) -> None:
+        """See `Process`."""
+        self._process.terminate()
+        self._process.wait()
+
+
+class RaySlots(Slots):
+    """Threads that each wait for one task of Ray at a time, which runs the process of a trial.
+
+    A trial whose machine is lost goes on from its last checkpoint, on another one.
+
+    Args:
+      ray: the package, connected.
+      place: see `Place`.
+    """
+
+    def __init__(self, ray: Any, place: Place):
+        number, resources = share_of(ray, place.workers)
+        self._ray = ray
+        task = ray.remote(_run_to_its_end)
+        self._task = task.options(max_retries=_RETRIES, scheduling_strategy="SPREAD", **resources)
+        self._open(number)
+
+    def start(self, trial: Trial, minutes: float) -> Process:
+        """See `Slots`."""
+        return _RayProcess(self._ray, self._task.remote(str(trial.folder), minutes))
+
+
+class _RayProcess:
+    """A task that runs the process of a trial."""
+
+    def __init__(self, ray: Any, ref: Any):
+        self._ray, self._ref = ray, ref
+
+    def poll(self) -> int | None:
+        """See `Process`."""
+        done, _ = self._ray.wait([self._ref], timeout=0)
+        return int(result_of(self._ray, self._ref)) if done else None
+
+    def end(self) -> None:
+        """See `Process`."""
+        if self.poll() is None:
+            self._ray.cancel(self._ref)  # as Ctrl-C in the task, which ends its process
+            self._ray.wait([self._ref])
+
+
+def _run_to_its_end(folder: str, minutes: float) -> int:
+    """Runs the process of a trial, and returns its exit status."""
+    process = _LocalProcess(folder, minutes)
+    try:
+        while (status := process.poll()) is None:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        return status
+    finally:
+        process.end()
+
+
+@contextlib.contextmanager
+def open_slots(pace: Pace) -> Iterator[Slots]:
+    """Slots for as many trials side by side as `pace` says.
+
+    Raises:
+      UserError: if this machine has fewer cores than that, or there is no cluster.
+    """
+    if pace.place.engine == "local":
+        with Slots(pace.at_once) as slots:
+            yield slots
+        return
+    if pace.at_once > 1:
+        raise UserError(
+            "--trials_at_once is for --engine=local; on Ray --workers says how many trials run "
+            "side by side, by default one on each machine (or each GPU or TPU)."
+        )
+    with ray_session(pace.place) as ray, RaySlots(ray, pace.place) as slots:
+        yield slots
 
 
 class News:
@@ -114,34 +233,26 @@ class News:
         return tell
 
 
-def run_trial(
-    trial: Trial, minutes: float, tell: Callable[[str], None], stopped: threading.Event
-) -> bool:
+def run_trial(trial: Trial, minutes: float, tell: Callable[[str], None], slots: Slots) -> bool:
     """Runs a trial's process to its end.
 
     Args:
       trial: prepared.
       minutes: time limit of its training; 0 is no limit.
       tell: called with the trial's newest message.
-      stopped: tells the training to save and to end.
+      slots: starts the process, and says when the training must save and end.
 
     Returns:
       Whether the trial has ended with a result.
     """
-    command = [
-        *(sys.executable, "-m", "tssr_jax.studies.worker"),
-        *(f"--folder={trial.folder}", f"--minutes={minutes}"),
-    ]
-    with (trial.folder / LOG_FILE).open("a") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            while process.poll() is None and not stopped.wait(_SECONDS_BETWEEN_LOOKS):
-                tell(_news(trial))
-        finally:
-            process.terminate()
-            process.wait()
-            tell("")
-    return process.returncode == 0 and trial.result() is not None
+    process = slots.start(trial, minutes)
+    try:
+        while (status := process.poll()) is None and not slots.stopped.wait(_SECONDS_BETWEEN_LOOKS):
+            tell(_news(trial))
+    finally:
+        process.end()
+        tell("")
+    return status == 0 and trial.result() is not None
 
 
 def _news(trial: Trial) -> str:

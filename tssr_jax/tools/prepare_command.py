@@ -1,22 +1,39 @@
 """Prepares the data of --config without training, and prints a report.
 
 tssr prepare --config=csv:FOLDER
+tssr prepare --config=csv:FOLDER --features --engine=ray --ray_address=auto
 """
 
 from absl import flags
 
-from tssr_jax import cli
+from tssr_jax import cli, engine_flags
+from tssr_jax.errors import UserError
 
 _CONFIG = cli.config_flag()
 _VERBOSE = flags.DEFINE_bool("verbose", False, "Print all numbers of the report.")
+_FEATURES = flags.DEFINE_bool(
+    "features", False, "Also encode the items' content and count memories, as a training would."
+)
+flags.adopt_module_key_flags(engine_flags)
 
 
 def main() -> None:
     """Prints the report and the folder of the prepared data."""
-    config = cli.required_config(_CONFIG)
+    config, place = cli.required_config(_CONFIG), engine_flags.place()
+    if place.engine != "local" and not _FEATURES.value:
+        raise UserError(
+            f"--engine={place.engine} encodes the items' content: add --features. (Interactions "
+            "are read and ordered by this machine.)"
+        )
     from tssr_jax.data_pipeline import report
     from tssr_jax.data_pipeline.prepare import prepare
 
     prepared = prepare(config.data)
     report.show(prepared.report, everything=_VERBOSE.value)
+    if _FEATURES.value:
+        from tssr_jax.engine import open_engine
+        from tssr_jax.run import build_run
+
+        with open_engine(place) as engine:
+            build_run(config, engine=engine)
     print(prepared.folder)

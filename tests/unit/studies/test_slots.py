@@ -60,11 +60,11 @@ def test_an_exception_stops_what_runs_and_what_waits():
 def test_a_trial_is_stopped_with_its_process(tmp_path):
     trial = Trial("", {}, tiny_config(tmp_path), tmp_path / "trial")
     trial.prepare()
-    stopped = threading.Event()
-    stopped.set()
     words = []
     begin = time.monotonic()
-    assert run_trial(trial, 0.0, words.append, stopped) is False
+    with Slots(1) as slots:
+        slots.stopped.set()
+        assert run_trial(trial, 0.0, words.append, slots) is False
     assert time.monotonic() - begin < 60
     assert words == [""]
 

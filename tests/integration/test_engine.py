@@ -1,0 +1,98 @@
+"""Work in blocks on Ray, on two nodes of one machine: results are those of this process."""
+
+import functools
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.clusters import two_nodes
+from tssr_jax import engine
+from tssr_jax.engine import ThisProcess, open_engine
+from tssr_jax.errors import UserError
+
+pytest.importorskip("ray")
+
+
+class Times:
+    """Multiplies; in a process of its own it tells which."""
+
+    def __init__(self, factor):
+        self._factor = factor
+
+    def __call__(self, block):
+        return self._factor * block, os.getpid()
+
+
+class DiesOnce:
+    """Kills its process at one block, the first time."""
+
+    def __init__(self, folder):
+        self._mark = Path(folder) / "died"
+
+    def __call__(self, block):
+        if block == 3 and not self._mark.exists():
+            self._mark.write_text("")
+            os._exit(1)
+        return block + 1
+
+
+class Refuses:
+    def __call__(self, block):
+        if block == 2:
+            raise UserError("block 2 is not to be had")
+        return block
+
+
+def test_this_process_makes_one_worker_when_it_is_needed():
+    made = []
+
+    def make():
+        made.append(1)
+        return lambda block: block * block
+
+    assert list(ThisProcess().map(make, [])) == [] and not made
+    assert list(ThisProcess().map(make, [1, 2, 3])) == [(0, 1), (1, 4), (2, 9)]
+    assert made == [1]
+
+
+def test_blocks_on_two_nodes():
+    with two_nodes() as place, open_engine(place) as ray_engine:
+        found = dict(ray_engine.map(functools.partial(Times, 3), range(20)))
+        assert {number: value for number, (value, _) in found.items()} == {
+            number: 3 * number for number in range(20)
+        }
+        workers = {pid for _, pid in found.values()}
+        assert len(workers) == 2 and os.getpid() not in workers
+        with pytest.raises(UserError, match=r"^block 2 is not to be had$"):
+            dict(ray_engine.map(Refuses, range(5)))
+        assert dict(ray_engine.map(functools.partial(Times, 1), [])) == {}
+
+
+def test_a_worker_that_dies_is_replaced(tmp_path):
+    with two_nodes() as place, open_engine(place) as ray_engine:
+        found = dict(ray_engine.map(functools.partial(DiesOnce, str(tmp_path)), range(8)))
+    assert (tmp_path / "died").exists()
+    assert found == {number: number + 1 for number in range(8)}
+
+
+def test_other_versions_are_refused(monkeypatch):
+    own = engine._versions() | {"jax": "0.1"}
+    with two_nodes() as place, open_engine(place) as ray_engine:
+        monkeypatch.setattr(engine, "_versions", lambda: own)
+        with pytest.raises(UserError, match=r"has jax [\d.]+ in place of 0\.1: install the same"):
+            dict(ray_engine.map(functools.partial(Times, 3), range(2)))
+
+
+def test_no_cluster_and_no_ray(monkeypatch):
+    with (
+        pytest.raises(UserError, match=r"--ray_address=127\.0\.0\.1:1: there is no Ray cluster"),
+        open_engine(engine.Place("ray", "127.0.0.1:1")),
+    ):
+        pass
+    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
+    with (
+        pytest.raises(UserError, match=r"--engine=ray needs Ray: pip install 'tssr-jax\[ray\]'"),
+        open_engine(engine.Place("ray")),
+    ):
+        pass
