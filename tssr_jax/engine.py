@@ -186,13 +186,16 @@ class OnRay:
 
     A block whose worker is lost is computed again, by another one.
 
+    Attributes:
+      ray: the package, connected.
+
     Args:
       ray: the package, connected.
       workers: see `Place`.
     """
 
     def __init__(self, ray: Any, workers: int):
-        self._ray = ray
+        self.ray = ray
         self._workers = workers
 
     def map(
@@ -213,14 +216,12 @@ class OnRay:
                 yield from self._finished(running, free)
         finally:
             for worker in workers:
-                self._ray.kill(worker)
+                self.ray.kill(worker)
 
     def _start(self, make: Callable[[], Any]) -> list[Any]:
-        number, resources = share_of(self._ray, self._workers)
+        number, resources = share_of(self.ray, self._workers)
         again = {"max_restarts": _RETRIES, "max_task_retries": _RETRIES}
-        actor = self._ray.remote(_Worker).options(
-            **again, **resources, scheduling_strategy="SPREAD"
-        )
+        actor = self.ray.remote(_Worker).options(**again, **resources, scheduling_strategy="SPREAD")
         return [actor.remote(make) for _ in range(number)]
 
     def _require_alike(self, workers: list[Any]) -> None:
@@ -238,7 +239,7 @@ class OnRay:
 
     def _finished(self, running: dict[Any, tuple[int, Any]], free: deque[Any]) -> Iterator[Any]:
         """Waits for a result; yields those that are there."""
-        begin, ray = time.monotonic(), self._ray
+        begin, ray = time.monotonic(), self.ray
         while not (done := ray.wait(list(running), timeout=_SECONDS_OF_PATIENCE)[0]):
             print(
                 f"No worker has answered for {time.monotonic() - begin:.0f} s; {_left(ray)}.",
@@ -251,9 +252,16 @@ class OnRay:
 
 
 def result_of(ray: Any, ref: Any) -> Any:
-    """The result of a task; raises its own error, or UserError where Ray failed."""
-    try:
+    """The result of a task; see `own_errors`."""
+    with own_errors(ray):
         return ray.get(ref)
+
+
+@contextlib.contextmanager
+def own_errors(ray: Any) -> Iterator[None]:
+    """Raises the error of a task itself; UserError where Ray failed."""
+    try:
+        yield
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, Exception) else error from None
     except ray.exceptions.RayError as error:

@@ -10,7 +10,9 @@ Times are seconds since 1970. `tfds.builder_from_directory(folder / "users")` re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,8 @@ USERS, ITEMS = "users", "items"
 # File in the folder of users: int64, the length of each sequence.
 _LENGTHS = "lengths.npy"
 _READ_BATCH = 4096
-_EXAMPLES_PER_SHARD = 200_000
+USERS_PER_SHARD = 200_000  # examples of a file
+_DESCRIPTION = "Implicit feedback as time-ordered sequences, with texts of the items."
 # With more users than this, writing takes long enough for a progress bar.
 _LONG = 50_000
 
@@ -48,31 +51,41 @@ def _sequence_spec() -> dict[str, object]:
     }
 
 
-def write(sequences: Sequences, items: pl.DataFrame, folder: Path) -> None:
+def write(
+    sequences: Sequences,
+    items: pl.DataFrame,
+    folder: Path,
+    write_users: Callable[[Path], list[np.ndarray]] | None = None,
+) -> None:
     """Writes both data sets below `folder`.
 
     Args:
       sequences: the users' sequences.
       items: columns `item`, `title`, `text`, `image`, row i is item i + 1.
       folder: an existing folder.
+      write_users: writes the files of users into a folder, `USERS_PER_SHARD` in each, and returns
+        the sizes of their examples, see `records.write_shard`. By default from `sequences.parts`.
     """
-    num_users = len(sequences.lengths)
-    users = track(
-        _user_examples(sequences), "Writing sequences", num_users, disable=num_users < _LONG
-    )
-    _write(users, folder / USERS, _features_of_users())
+    sizes = (write_users or functools.partial(_write_users, sequences))(folder / USERS)
+    records.finish(folder / USERS, _features_of_users(), sizes, description=_DESCRIPTION)
     np.save(folder / USERS / _LENGTHS, sequences.lengths)
-    _write(_item_examples(items), folder / ITEMS, _features_of_items())
-
-
-def _write(examples: Iterable[bytes], folder: Path, features: Mapping[str, object]) -> None:
     records.write(
-        examples,
-        folder,
-        features,
-        per_shard=_EXAMPLES_PER_SHARD,
-        description="Implicit feedback as time-ordered sequences, with texts of the items.",
+        _item_examples(items),
+        folder / ITEMS,
+        _features_of_items(),
+        per_shard=USERS_PER_SHARD,
+        description=_DESCRIPTION,
     )
+
+
+def _write_users(sequences: Sequences, folder: Path) -> list[np.ndarray]:
+    number = len(sequences.lengths)
+    bar = (_all_examples(sequences), "Writing sequences", number)
+    stream = iter(track(*bar, disable=number < _LONG))
+    shards = range(-(-number // USERS_PER_SHARD))
+    return [
+        records.write_shard(folder, i, itertools.islice(stream, USERS_PER_SHARD)) for i in shards
+    ]
 
 
 def read_sequences(folder: Path) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -119,18 +132,35 @@ def _batches(folder: Path, name: str, spec: Mapping[str, object]) -> Iterator[di
     return iter(serialised.map(lambda batch: tf.io.parse_example(batch, spec)).prefetch(2))
 
 
-def _user_examples(sequences: Sequences) -> Iterator[bytes]:
-    user = 0
+def _all_examples(sequences: Sequences) -> Iterator[bytes]:
+    ends, first, read = np.cumsum(sequences.lengths), 0, 0
     for items, times in sequences.parts():
-        start = 0
-        while start < items.size:
-            end = start + int(sequences.lengths[user])
-            yield records.example(
-                user_id=_text(sequences.user_ids[user]),
-                items=records.integers(items[start:end].tolist()),
-                times=records.integers(times[start:end].tolist()),
-            )
-            user, start = user + 1, end
+        read += items.size
+        some = slice(first, int(np.searchsorted(ends, read, "right")))
+        yield from user_examples(sequences.user_ids[some], sequences.lengths[some], items, times)
+        first = some.stop
+
+
+def user_examples(
+    ids: pl.Series, lengths: np.ndarray, items: np.ndarray, times: np.ndarray
+) -> Iterator[bytes]:
+    """An example for each of some users.
+
+    Args:
+      ids: the owner's ids.
+      lengths: int [users].
+      items: int32, items of one user after the other.
+      times: int64, seconds since 1970.
+    """
+    start = 0
+    for user, length in zip(ids, lengths.tolist(), strict=True):
+        end = start + length
+        yield records.example(
+            user_id=_text(user),
+            items=records.integers(items[start:end].tolist()),
+            times=records.integers(times[start:end].tolist()),
+        )
+        start = end
 
 
 def _item_examples(items: pl.DataFrame) -> Iterator[bytes]:

@@ -77,7 +77,7 @@ def collect(
         counts += np.bincount(user_rank[rows["user"]], minlength=len(counts))
     parts = _partition(encoded, counts, user_rank, item_rank, rows_per_part)
     encoded.unlink()
-    hashes = _hash_ids(user_ids) + np.uint64(tie_seed), _hash_ids(item_ids)
+    hashes = hash_ids(user_ids) + np.uint64(tie_seed), hash_ids(item_ids)
     kept = sum(_order(path, *hashes, drop_repeats) for path in parts)
     num_read = int(counts.sum())
     return Interactions(user_ids, item_ids, tuple(parts), num_read, num_read - kept)
@@ -144,19 +144,33 @@ def _partition(
 
 def _order(path: Path, user_hash: np.ndarray, item_hash: np.ndarray, drop_repeats: bool) -> int:
     """Sorts the file of a part and returns the number of rows that it keeps."""
-    rows = np.fromfile(path, ROW)
-    ties = _mix(_mix(user_hash[rows["user"]]) ^ item_hash[rows["item"]])
-    order = np.lexsort((rows["item"], ties, rows["time"], rows["user"]))
-    rows = rows[order]
-    if drop_repeats:
-        rows = rows[np.concatenate([[True], rows[1:] != rows[:-1]])]
-    ordered = path.with_suffix(".ordered")
-    rows.tofile(ordered)
-    ordered.replace(path)
+    rows = ordered(np.fromfile(path, ROW), user_hash, item_hash, drop_repeats)
+    part = path.with_suffix(".ordered")
+    rows.tofile(part)
+    part.replace(path)
     return rows.size
 
 
-def _hash_ids(ids: pl.Series) -> np.ndarray:
+def ordered(
+    rows: np.ndarray, user_hash: np.ndarray, item_hash: np.ndarray, drop_repeats: bool
+) -> np.ndarray:
+    """Rows by user, then by time, then by a hash of (user, item).
+
+    Args:
+      rows: of `ROW`.
+      user_hash: uint64, `hash_ids` of the users, with the seed of ties added.
+      item_hash: uint64, `hash_ids` of the items.
+      drop_repeats: keep one row where user, item and time are the same.
+    """
+    ties = _mix(_mix(user_hash[rows["user"]]) ^ item_hash[rows["item"]])
+    rows = rows[np.lexsort((rows["item"], ties, rows["time"], rows["user"]))]
+    if drop_repeats and rows.size:
+        rows = rows[np.concatenate([[True], rows[1:] != rows[:-1]])]
+    return rows
+
+
+def hash_ids(ids: pl.Series) -> np.ndarray:
+    """A number of 64 bits for each id, uint64."""
     digests = b"".join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in ids)
     return np.frombuffer(digests, "<u8").astype(np.uint64)
 

@@ -17,6 +17,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 import polars as pl
@@ -24,8 +25,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tssr_jax.data_pipeline import builder, cache, digests, fetching, records, report
 from tssr_jax.data_pipeline.interactions import collect
-from tssr_jax.data_pipeline.sequences import build_sequences
-from tssr_jax.data_pipeline.sources import SOURCES, Dump, RawFiles
+from tssr_jax.data_pipeline.on_ray import OnRay
+from tssr_jax.data_pipeline.sequences import Sequences, build_sequences
+from tssr_jax.data_pipeline.sources import SOURCES, Dump, RawFiles, Source
+from tssr_jax.data_pipeline.sources.base import part_files
 from tssr_jax.data_pipeline.sources.descriptions import with_ids_of_interactions
 from tssr_jax.data_pipeline.texts import describe
 from tssr_jax.data_pipeline.time_range import TimeRange
@@ -86,8 +89,12 @@ class PreparedData:
         return records.texts(self.folder / builder.ITEMS, "image")
 
 
-def prepare(data: ml_collections.ConfigDict) -> PreparedData:
+def prepare(data: ml_collections.ConfigDict, ray: Any = None) -> PreparedData:
     """Loads the data set that section `data` of the config describes, preparing it if needed.
+
+    Args:
+      data: section `data` of the config.
+      ray: the package, connected to a cluster that prepares; None: this process does.
 
     Raises:
       UserError: if the source is unknown, or its files are missing or malformed.
@@ -106,7 +113,7 @@ def prepare(data: ml_collections.ConfigDict) -> PreparedData:
     if found is None:
         cache.remove_leftovers(data.cache_dir)
         name = _name(data, key)
-        _prepare_into(cache.local_folder(data.cache_dir) / name, files, data)
+        _prepare_into(cache.local_folder(data.cache_dir) / name, files, data, ray)
         cache.share(data.cache_dir, name)
         found = find_prepared(data, key)
         assert found is not None
@@ -126,12 +133,12 @@ def _name(data: ml_collections.ConfigDict, key: str) -> str:
     return f"datasets/{data.source}-{key}-{records.VERSION}"
 
 
-def _prepare_into(folder: Path, files: RawFiles, data: ml_collections.ConfigDict) -> None:
+def _prepare_into(folder: Path, files: RawFiles, data: ml_collections.ConfigDict, ray: Any) -> None:
     print(f"Preparing {data.source} from {files.origin} ...", flush=True)
     part = cache.incomplete(folder)
     part.mkdir(parents=True)
     try:
-        _write(part, files, data)
+        _write(part, files, data, ray)
         digests.write(part)
         os.replace(part, folder)
     except OSError as error:
@@ -144,33 +151,43 @@ def _prepare_into(folder: Path, files: RawFiles, data: ml_collections.ConfigDict
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _write(part: Path, files: RawFiles, data: ml_collections.ConfigDict) -> None:
+def _write(part: Path, files: RawFiles, data: ml_collections.ConfigDict, ray: Any) -> None:
     source, dump = SOURCES[data.source], Dump(files, data, Counter[str]())
+    times, on_ray = TimeRange(files.interactions), None
     scratch = part / "scratch"
-    scratch.mkdir()
-    times = TimeRange(files.interactions)
-    interactions = collect(
-        _with_progress(times.checked(source.interactions(dump))),
-        scratch,
-        tie_seed=data.tie_seed,
-        drop_repeats=data.drop_repeats,
-    )
-    sequences = build_sequences(
-        interactions,
-        min_user_interactions=data.min_user_interactions,
-        min_item_interactions=data.min_item_interactions,
-    )
+    if ray is None:
+        sequences = _sequences(source, dump, scratch, times)
+    else:
+        on_ray = OnRay(ray)
+        sequences = on_ray.sequences(data.source, dump, times)
     described = source.items(dump, sequences.item_ids)
     described = with_ids_of_interactions(described, sequences.item_ids, dump)
     fields = data.text_fields or [n for n in described.columns if n not in ("item", "image")]
     items, item_counts = _catalogue(
         sequences.item_ids, describe(described, fields, data.text_field_length)
     )
-    builder.write(sequences, items, part)
-    shutil.rmtree(scratch)
+    builder.write(sequences, items, part, on_ray.write_users if on_ray else None)
+    shutil.rmtree(scratch, ignore_errors=True)
     settings = {k: v for k, v in data.to_dict().items() if k not in _NOT_IN_KEY}
     values = {"origin": files.origin, "settings": settings} | sequences.report | item_counts
     report.write(values | times.report() | dict(dump.counts), sequences, part)
+
+
+def _sequences(source: Source, dump: Dump, scratch: Path, times: TimeRange) -> Sequences:
+    """The sequences, prepared by this process; their parts lie in `scratch`."""
+    scratch.mkdir()
+    data = dump.data
+    interactions = collect(
+        _with_progress(times.checked(source.interactions(dump))),
+        scratch,
+        tie_seed=data.tie_seed,
+        drop_repeats=data.drop_repeats,
+    )
+    return build_sequences(
+        interactions,
+        min_user_interactions=data.min_user_interactions,
+        min_item_interactions=data.min_item_interactions,
+    )
 
 
 def _with_progress(chunks: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -213,12 +230,19 @@ def _key(files: RawFiles, data: ml_collections.ConfigDict) -> str:
         _VERSION,
         SOURCES[data.source].version,
         files.layout,
-        fetching.file_sha256(files.interactions),
-        fetching.file_sha256(files.items),
+        _sha256(files.interactions),
+        _sha256(files.items),
         files.images is not None and _digest(sorted(files.images)),
         settings,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _sha256(path: Path) -> str | list[str]:
+    """Of a file; of each file of a folder, whose names don't count."""
+    if path.is_file():
+        return fetching.file_sha256(path)
+    return [fetching.file_sha256(own) for own in part_files(path)]
 
 
 def _digest(names: list[str]) -> str:

@@ -14,7 +14,7 @@ import io
 import itertools
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,28 +49,59 @@ def write(
       per_shard: examples in a file.
       description: for the builder.
     """
-    target = folder / VERSION
-    target.mkdir(parents=True)
-    sizes, written = array("q"), list[Path]()
-    for some in _runs(examples, per_shard):
-        written.append(target / f"shard-{len(written)}")
-        with tf.io.TFRecordWriter(str(written[-1])) as writer:
-            for one in some:
-                sizes.append(len(one))
-                writer.write(one)
+    runs = enumerate(_runs(examples, per_shard))
+    sizes = [write_shard(folder, number, some) for number, some in runs]
+    finish(folder, features, sizes, description=description)
+
+
+def write_shard(folder: Path, number: int, examples: Iterable[bytes]) -> np.ndarray:
+    """Writes a file of a data set, before the number of files is known.
+
+    Args:
+      folder: of the data set.
+      number: of the file, from 0.
+      examples: serialised tf.train.Example.
+
+    Returns:
+      int64, the size of each example; for `finish`.
+    """
+    sizes, path = array("q"), _unfinished(folder, number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for one in examples:
+            sizes.append(len(one))
+            writer.write(one)
+    return np.array(sizes, np.int64)
+
+
+def _unfinished(folder: Path, number: int) -> Path:
+    return folder / VERSION / f"shard-{number}"
+
+
+def finish(
+    folder: Path, features: Mapping[str, object], sizes: Sequence[np.ndarray], *, description: str
+) -> None:
+    """Names the files that `write_shard` wrote, and describes them.
+
+    Args:
+      folder: of the data set.
+      features: TFDS features by name.
+      sizes: of each file's examples.
+      description: for the builder.
+    """
+    target, lengths = folder / VERSION, [own.size for own in sizes]
     template = tfds.core.ShardedFileTemplate(
         data_dir=target, dataset_name=folder.name, split=SPLIT, filetype_suffix="tfrecord"
     )
-    for index, path in enumerate(written):  # their names tell how many there are
-        path.rename(template.sharded_filepath(shard_index=index, num_shards=len(written)))
-    lengths = [per_shard] * (len(written) - 1)
-    lengths.append(len(sizes) - sum(lengths))
-    np.save(folder / _SIZES, np.array(sizes, np.int64))
+    for index in range(len(sizes)):  # their names tell how many there are
+        name = template.sharded_filepath(shard_index=index, num_shards=len(sizes))
+        _unfinished(folder, index).rename(name)
+    np.save(folder / _SIZES, np.concatenate(sizes))
     np.save(folder / _SHARDS, np.array(lengths, np.int64))
     split = tfds.core.SplitInfo(
         name=SPLIT,
         shard_lengths=lengths,
-        num_bytes=sum(sizes),
+        num_bytes=sum(int(own.sum()) for own in sizes),
         filename_template=template,
     )
     with contextlib.redirect_stdout(io.StringIO()):
@@ -190,8 +221,9 @@ def _example_message() -> Any:
 
 
 def example(**features: tf.train.Feature) -> bytes:
-    """A serialised tf.train.Example."""
-    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+    """A serialised tf.train.Example; equal features give equal bytes, in any process."""
+    message = tf.train.Example(features=tf.train.Features(feature=features))
+    return message.SerializeToString(deterministic=True)
 
 
 def bytes_feature(value: bytes) -> tf.train.Feature:

@@ -7,6 +7,7 @@ so that memory does not limit their number.
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -59,12 +60,12 @@ def build_sequences(
     min_user = max(min_user_interactions, MIN_SEQUENCE_LENGTH)
     num_users, num_items = len(interactions.user_ids), len(interactions.item_ids)
 
-    def pairs() -> Pairs:
-        return ((rows["user"], rows["item"]) for rows in interactions)
+    def counts(users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        pairs = ((rows["user"], rows["item"]) for rows in interactions)
+        return counted(pairs, users, items)
 
-    core = k_core(pairs, num_users, num_items, min_user, min_item_interactions)
-    if not core.users.any():
-        raise UserError(_nothing_left(core, min_user, min_item_interactions, interactions))
+    core = k_core(counts, num_users, num_items, min_user, min_item_interactions)
+    require_some(core, min_user, min_item_interactions, interactions.num_read)
     number = np.cumsum(core.items, dtype=np.int32)  # an item's id in the catalogue
 
     def kept() -> Iterator[np.ndarray]:
@@ -73,14 +74,37 @@ def build_sequences(
     def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return ((number[rows["item"]], rows["time"] // 1000) for rows in kept())
 
+    totals = Counter[str]()
+    for rows in kept():
+        totals.update(neighbours(rows))
+    return Sequences(
+        user_ids=interactions.user_ids.filter(pl.Series(core.users)),
+        item_ids=interactions.item_ids.filter(pl.Series(core.items)),
+        lengths=core.user_counts[core.users],
+        item_counts=core.item_counts[core.items],
+        report=report_of(core, interactions.num_read, interactions.num_repeats, totals),
+        parts=parts,
+    )
+
+
+def report_of(
+    core: "Core", num_read: int, num_repeats: int, totals: Counter[str]
+) -> dict[str, int | float]:
+    """Counts of what was read, dropped and kept, and statistics of the sequences.
+
+    Args:
+      core: of the interactions.
+      num_read: rows that were read.
+      num_repeats: rows dropped because the same user, item and time came before.
+      totals: the sums of `neighbours` over all rows of the core.
+    """
     lengths, item_counts = core.user_counts[core.users], core.item_counts[core.items]
+    num_users, num_items = len(core.users), len(core.items)
     num_kept, short = int(lengths.sum()), core.first_user_counts < MIN_SEQUENCE_LENGTH
-    report: dict[str, int | float] = {
-        "interactions_read": interactions.num_read,
-        "interactions_dropped_as_repeats": interactions.num_repeats,
-        "interactions_dropped_by_k_core": interactions.num_read
-        - interactions.num_repeats
-        - num_kept,
+    return {
+        "interactions_read": num_read,
+        "interactions_dropped_as_repeats": num_repeats,
+        "interactions_dropped_by_k_core": num_read - num_repeats - num_kept,
         "interactions_kept": num_kept,
         "k_core_rounds": core.rounds,
         "users_read": num_users,
@@ -90,42 +114,35 @@ def build_sequences(
         "items_read": num_items,
         "items_dropped_by_k_core": num_items - len(item_counts),
         "items": len(item_counts),
-    }
-    return Sequences(
-        user_ids=interactions.user_ids.filter(pl.Series(core.users)),
-        item_ids=interactions.item_ids.filter(pl.Series(core.items)),
-        lengths=lengths,
-        item_counts=item_counts,
-        report=report | _statistics(kept(), lengths, len(item_counts)),
-        parts=parts,
-    )
-
-
-def _statistics(
-    parts: Iterable[np.ndarray], lengths: np.ndarray, num_items: int
-) -> dict[str, int | float]:
-    """Statistics of the sequences for the report."""
-    neighbours = tied = repeated = repeated_answers = 0
-    for rows in parts:
-        same_user = rows["user"][1:] == rows["user"][:-1]
-        neighbours += int(same_user.sum())
-        tied += int((same_user & (rows["time"][1:] == rows["time"][:-1])).sum())
-        pairs = rows["user"].astype(np.uint64) << np.uint64(32) | rows["item"]
-        order = np.argsort(pairs, kind="stable")
-        again = np.zeros(rows.size, bool)  # the user had the item before
-        again[order[1:]] = pairs[order[1:]] == pairs[order[:-1]]
-        repeated += int(again.sum())
-        ends = np.flatnonzero(np.append(~same_user, True)[: rows.size])
-        repeated_answers += int(again[ends].sum() + again[ends - 1].sum())
-    total = int(lengths.sum())
-    return {
-        "density": total / (len(lengths) * num_items),
+        "density": num_kept / (len(lengths) * len(item_counts)),
         "mean_length": float(lengths.mean()),
         **{f"length_percentile_{p}": int(np.percentile(lengths, p)) for p in (5, 25, 50, 75, 95)},
         "max_length": int(lengths.max()),
-        "share_of_tied_neighbours": tied / max(1, neighbours),
-        "repeated_user_item_pairs": repeated,
-        "share_of_answers_that_the_user_had_before": repeated_answers / (2 * len(lengths)),
+        "share_of_tied_neighbours": totals["tied"] / max(1, totals["neighbours"]),
+        "repeated_user_item_pairs": totals["repeated"],
+        "share_of_answers_that_the_user_had_before": totals["repeated_answers"]
+        / (2 * len(lengths)),
+    }
+
+
+def neighbours(rows: np.ndarray) -> dict[str, int]:
+    """Counts of neighbours in histories, of ties among them, of repeats and repeated answers.
+
+    Args:
+      rows: of `interactions.ROW`, all of some users, in order.
+    """
+    same_user = rows["user"][1:] == rows["user"][:-1]
+    tied = same_user & (rows["time"][1:] == rows["time"][:-1])
+    pairs = rows["user"].astype(np.uint64) << np.uint64(32) | rows["item"]
+    order = np.argsort(pairs, kind="stable")
+    again = np.zeros(rows.size, bool)  # the user had the item before
+    again[order[1:]] = pairs[order[1:]] == pairs[order[:-1]]
+    ends = np.flatnonzero(np.append(~same_user, True)[: rows.size])
+    return {
+        "neighbours": int(same_user.sum()),
+        "tied": int(tied.sum()),
+        "repeated": int(again.sum()),
+        "repeated_answers": int(again[ends].sum() + again[ends - 1].sum()),
     }
 
 
@@ -151,12 +168,17 @@ class Core:
 
 
 def k_core(
-    pairs: Callable[[], Pairs], num_users: int, num_items: int, min_user: int, min_item: int
+    counts: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    num_users: int,
+    num_items: int,
+    min_user: int,
+    min_item: int,
 ) -> Core:
     """Removes users and items with too few interactions until none is left.
 
     Args:
-      pairs: yields all interactions, (users, items) of some at a time, each time it is called.
+      counts: maps the users and items that are left (bool) to their numbers of interactions with
+        each other (int64); see `counted`.
       num_users: users are 0..num_users - 1.
       num_items: items are 0..num_items - 1.
       min_user: least number of interactions of a user.
@@ -166,11 +188,7 @@ def k_core(
     first: tuple[np.ndarray, np.ndarray] | None = None
     rounds = 0
     while True:
-        user_counts, item_counts = np.zeros(num_users, np.int64), np.zeros(num_items, np.int64)
-        for some_users, some_items in pairs():
-            kept = users[some_users] & items[some_items]
-            user_counts += np.bincount(some_users[kept], minlength=num_users)
-            item_counts += np.bincount(some_items[kept], minlength=num_items)
+        user_counts, item_counts = counts(users, items)
         if first is None:
             first = (user_counts, item_counts)
         still_users, still_items = users & (user_counts >= min_user), item_counts >= min_item
@@ -180,11 +198,36 @@ def k_core(
         users, items, rounds = still_users, still_items, rounds + 1
 
 
-def _nothing_left(core: Core, min_user: int, min_item: int, interactions: Interactions) -> str:
+def counted(pairs: Pairs, users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts the interactions of the users and items that are left.
+
+    Args:
+      pairs: all interactions, (users, items) of some at a time.
+      users: bool [num_users], which are left.
+      items: bool [num_items].
+
+    Returns:
+      int64 [num_users] and [num_items]; 0 for those that are not left.
+    """
+    user_counts, item_counts = (np.zeros(left.size, np.int64) for left in (users, items))
+    for some_users, some_items in pairs:
+        kept = users[some_users] & items[some_items]
+        user_counts += np.bincount(some_users[kept], minlength=users.size)
+        item_counts += np.bincount(some_items[kept], minlength=items.size)
+    return user_counts, item_counts
+
+
+def require_some(core: Core, min_user: int, min_item: int, num_read: int) -> None:
+    """Raises UserError if the core is empty."""
+    if not core.users.any():
+        raise UserError(_nothing_left(core, min_user, min_item, num_read))
+
+
+def _nothing_left(core: Core, min_user: int, min_item: int, num_read: int) -> str:
     enough_users = int((core.first_user_counts >= min_user).sum())
     enough_items = int((core.first_item_counts >= min_item).sum())
     return (
-        f"Nothing is left of {interactions.num_read:,} interactions: {enough_users:,} of "
+        f"Nothing is left of {num_read:,} interactions: {enough_users:,} of "
         f"{len(core.users):,} users have at least {min_user}, {enough_items:,} of "
         f"{len(core.items):,} items have at least {min_item}, and after {core.rounds} rounds of "
         "removing the others none had. Lower --config.data.min_user_interactions and "

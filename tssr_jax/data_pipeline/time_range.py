@@ -32,22 +32,41 @@ class TimeRange:
         """The chunks, whose times (`timestamp`, milliseconds) are checked.
 
         Raises:
-          UserError: at a time whose minutes do not fit into an int32, as batches have them; at the
-            end, if more than one in a hundred times is before 1970 or after 2100.
+          UserError: as `add` does; at the end, as `require_plausible` does.
         """
-        start, end = (_milliseconds(year) for year in _YEARS)
         for chunk in chunks:
-            times = chunk["timestamp"]
-            self._require_near(times)
-            if times.len():
-                self._first = min(self._first, int(times.min()))  # type: ignore[arg-type]
-                self._last = max(self._last, int(times.max()))  # type: ignore[arg-type]
-            self._rows += times.len()
-            for name, some in (("before 1970", times < start), ("after 2100", times >= end)):
-                if number := int(some.sum()):
-                    self._outside[name] += number
-                    self._example.setdefault(name, int(times.filter(some)[0]))
+            self.add(chunk["timestamp"])
             yield chunk
+        self.require_plausible()
+
+    def add(self, times: pl.Series) -> None:
+        """Adds times in milliseconds.
+
+        Raises:
+          UserError: at a time whose minutes do not fit into an int32, as batches have them.
+        """
+        self._require_near(times)
+        if times.len():
+            self._first = min(self._first, int(times.min()))  # type: ignore[arg-type]
+            self._last = max(self._last, int(times.max()))  # type: ignore[arg-type]
+        self._rows += times.len()
+        start, end = (_milliseconds(year) for year in _YEARS)
+        for name, some in (("before 1970", times < start), ("after 2100", times >= end)):
+            if number := int(some.sum()):
+                self._outside[name] += number
+                self._example.setdefault(name, int(times.filter(some)[0]))
+
+    def merge(self, other: "TimeRange") -> None:
+        """Adds the times of another range."""
+        self._first = min(self._first, other._first)
+        self._last = max(self._last, other._last)
+        self._rows += other._rows
+        for name, number in other._outside.items():
+            self._outside[name] += number
+        self._example = other._example | self._example
+
+    def require_plausible(self) -> None:
+        """Raises UserError if more than one in a hundred times is before 1970 or after 2100."""
         for name, number in self._outside.items():
             if number > _BULK * self._rows:
                 example = self._example[name]

@@ -7,7 +7,7 @@ tssr prepare --config=csv:FOLDER --features --engine=ray --ray_address=auto
 from absl import flags
 
 from tssr_jax import cli, engine_flags
-from tssr_jax.errors import UserError
+from tssr_jax.engine import OnRay, open_engine, own_errors
 
 _CONFIG = cli.config_flag()
 _VERBOSE = flags.DEFINE_bool("verbose", False, "Print all numbers of the report.")
@@ -20,20 +20,18 @@ flags.adopt_module_key_flags(engine_flags)
 def main() -> None:
     """Prints the report and the folder of the prepared data."""
     config, place = cli.required_config(_CONFIG), engine_flags.place()
-    if place.engine != "local" and not _FEATURES.value:
-        raise UserError(
-            f"--engine={place.engine} encodes the items' content: add --features. (Interactions "
-            "are read and ordered by this machine.)"
-        )
     from tssr_jax.data_pipeline import report
     from tssr_jax.data_pipeline.prepare import prepare
 
-    prepared = prepare(config.data)
-    report.show(prepared.report, everything=_VERBOSE.value)
-    if _FEATURES.value:
-        from tssr_jax.engine import open_engine
-        from tssr_jax.run import build_run
+    with open_engine(place) as engine:
+        if isinstance(engine, OnRay):
+            with own_errors(engine.ray):
+                prepared = prepare(config.data, engine.ray)
+        else:
+            prepared = prepare(config.data)
+        report.show(prepared.report, everything=_VERBOSE.value)
+        if _FEATURES.value:
+            from tssr_jax.run import build_run
 
-        with open_engine(place) as engine:
             build_run(config, engine=engine)
     print(prepared.folder)

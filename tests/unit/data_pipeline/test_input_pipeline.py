@@ -331,7 +331,7 @@ def assert_same_batches(first, second, number=4):
 @pytest.fixture(name="stores")
 def fixture_stores(tmp_path, monkeypatch):
     """The same data in memory and on disk, in several shards."""
-    monkeypatch.setattr(builder, "_EXAMPLES_PER_SHARD", 7)
+    monkeypatch.setattr(builder, "USERS_PER_SHARD", 7)
     data = csv.get_config(str(write_csv(tmp_path / "raw"))).data
     data.cache_dir = str(tmp_path / "cache")
     prepared_data = prepare(data)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tssr_jax.data_pipeline.interactions import collect
-from tssr_jax.data_pipeline.sequences import build_sequences, k_core
+from tssr_jax.data_pipeline.sequences import build_sequences, counted, k_core
 from tssr_jax.errors import UserError
 
 
@@ -112,7 +112,7 @@ def test_k_core_equals_the_naive_one(pairs, min_user, min_item, rows_per_part):
             rows = slice(start, start + rows_per_part)
             yield users[rows], items[rows]
 
-    core = k_core(parts, 8, 8, min_user, min_item)
+    core = k_core(lambda *left: counted(parts(), *left), 8, 8, min_user, min_item)
     kept = core.users[users] & core.items[items]
     assert set(np.flatnonzero(kept)) == naive_k_core(pairs, min_user, min_item)
     assert core.user_counts[core.users].sum() == core.item_counts[core.items].sum() == kept.sum()

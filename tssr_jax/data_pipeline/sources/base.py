@@ -23,7 +23,7 @@ class RawFiles:
     Attributes:
       origin: where they come from, for the report, e.g. "GroupLens" or a folder.
       layout: which of the source's layouts they follow.
-      interactions: the file of interactions.
+      interactions: the file of interactions, or a folder of such files, see `part_files`.
       items: the file of item descriptions.
       images: names of the images that lie there; None where there is no folder of images.
     """
@@ -97,6 +97,8 @@ def find_files(
 ) -> list[Path]:
     """Finds one file of `data.raw_dir` for each list of names: the first that exists.
 
+    Names that end in "/" are those of folders.
+
     Files in a bucket (gs://) are copied to the cache.
 
     Raises:
@@ -110,7 +112,7 @@ def find_files(
     folder = epath.Path(data.raw_dir).expanduser()
     if not folder.is_dir():
         raise UserError(f"{owner}: there is no folder {folder}. {_ELSEWHERE}")
-    names = [next((n for n in some if (folder / n).is_file()), None) for some in choices]
+    names = [next((n for n in some if _is_there(folder, n)), None) for some in choices]
     missing = [_either(some) for some, name in zip(choices, names, strict=True) if name is None]
     if missing:
         found = sorted(p.name for p in folder.iterdir())
@@ -129,12 +131,35 @@ def find_files(
     return [_copy(folder / name, copies / name) for name in found_names]
 
 
+def _is_there(folder: epath.Path, name: str) -> bool:
+    path = folder / name
+    return path.is_dir() if name.endswith("/") else path.is_file()
+
+
+def part_files(path: Path) -> list[Path]:
+    """The file itself; or the files of a folder, in the order of their names.
+
+    Files whose names begin with "." or "_" are left out: Spark and others write such.
+    """
+    if path.is_file():
+        return [path]
+    return sorted(p for p in path.iterdir() if p.is_file() and p.name[0] not in "._")
+
+
 def _either(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _copy(remote: epath.Path, local: Path) -> Path:
-    """Copies a file if it was not copied before, or has changed since."""
+    """Copies a file, or the files of a folder, if not copied before, or changed since."""
+    if remote.is_dir():
+        local.mkdir(exist_ok=True)
+        names = {path.name for path in remote.iterdir() if path.is_file()}
+        for gone in (path for path in local.iterdir() if path.name not in names):
+            gone.unlink()
+        for name in names:
+            _copy(remote / name, local / name)
+        return local
     stat = remote.stat()
     there = epath.Path(local).stat() if local.is_file() else None
     if there is None or (there.length, there.mtime) != (stat.length, stat.mtime):

@@ -3,6 +3,9 @@
     interactions.csv (.csv.gz, .parquet)   user,item,timestamp   one row each, in any order
     items.csv        (.csv.gz, .parquet)   item,title,...        one row for each item
 
+Interactions may be many files: a folder `interactions` (or `interactions.parquet`, ...) of them, as
+Spark writes one.
+
 Names of columns are set in the config (section `data`). Timestamps are seconds since 1970, ISO
 dates, or in `data.timestamp_format`. Without `data.text_fields` an item's text is its title,
 followed by the columns category, categories, genre and genres, where they exist. A column `image`
@@ -34,7 +37,14 @@ class OwnFiles:
                 "holds interactions.csv and items.csv (or .csv.gz, or .parquet)."
             )
         choices = [[name + end for end in _ENDINGS] for name in ("interactions", "items")]
+        choices[0] += [f"interactions{end}/" for end in ("", *_ENDINGS)]
         interactions, items = base.find_files(data, choices, "Source 'csv'")
+        for path in base.part_files(interactions):
+            if not path.name.endswith(_ENDINGS):
+                raise UserError(
+                    f"{path}: files of interactions end in {', '.join(_ENDINGS)}. Remove it, or "
+                    "put a '_' before its name."
+                )
         return base.RawFiles(data.raw_dir, "own", interactions, items)
 
     def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
@@ -44,9 +54,9 @@ class OwnFiles:
             "Rename it, or set --config.data.user_column, item_column or timestamp_column to the "
             "name that it has."
         )
-        path = dump.files.interactions
-        chunks = tables.read_chunks(path, needed=columns, hint=hint)
-        yield from values.parse_interactions(chunks, columns, path, dump.data.timestamp_format)
+        for path in base.part_files(dump.files.interactions):
+            chunks = tables.read_chunks(path, needed=columns, hint=hint)
+            yield from values.parse_interactions(chunks, columns, path, dump.data.timestamp_format)
 
     def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
         """See `Source`."""

@@ -1,0 +1,331 @@
+"""The steps of `interactions` and `sequences` as tasks on a Ray cluster, with equal results.
+
+    chunks of rows -> the catalogue's ids -> pieces, by ranges of users -> parts -> k-core -> files
+
+A part holds all rows of a range of user ids, so that users are numbered within their part, and
+parts follow each other. Rows move once, from chunks to parts. Ray keeps chunks and parts in its
+object store, which spills to disk, and computes those again that were lost with a machine.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from tssr_jax.data_pipeline import builder, interactions, records
+from tssr_jax.data_pipeline.sequences import (
+    MIN_SEQUENCE_LENGTH,
+    Core,
+    Sequences,
+    counted,
+    k_core,
+    neighbours,
+    report_of,
+    require_some,
+)
+from tssr_jax.data_pipeline.sources import SOURCES, Dump
+from tssr_jax.data_pipeline.sources.base import part_files
+from tssr_jax.data_pipeline.time_range import TimeRange
+
+# Rows of users that a chunk names, to cut all users into ranges of about equal numbers of rows.
+_SAMPLE = 256
+# Chunks that are cut into pieces by one task, and tables of ids that one task unites.
+_CHUNKS_OF_A_TASK, _TABLES_OF_A_TASK = 8, 16
+
+
+class _Known(NamedTuple):
+    """What is known of a chunk: its rows, items (distinct, sorted), and some rows' users."""
+
+    rows: int
+    items: pl.Series
+    users: pl.Series
+
+
+class _Part(NamedTuple):
+    """All rows of a range of users, in order.
+
+    Attributes:
+      user_ids: the owner's ids, sorted.
+      rows: of `interactions.ROW`; users count from 0 within the part.
+    """
+
+    user_ids: pl.Series
+    rows: np.ndarray
+
+
+class _Summary(NamedTuple):
+    """Numbers of a part's users, of its rows, and of its rows that are no repeats."""
+
+    users: int
+    rows: int
+    different: int
+
+
+class _Kept(NamedTuple):
+    """What is written of a part.
+
+    Attributes:
+      user_ids: ids of users of the core.
+      lengths: int64, of their histories.
+      items: int32, ids of the catalogue, of one user after the other.
+      times: int64, seconds since 1970.
+    """
+
+    user_ids: pl.Series
+    lengths: np.ndarray
+    items: np.ndarray
+    times: np.ndarray
+
+
+class OnRay:
+    """Prepares the sequences of a dump on a cluster.
+
+    Args:
+      ray: the package, connected.
+    """
+
+    def __init__(self, ray: Any):
+        self._ray = ray
+        self._kept: list[Any] = []
+        self._lengths: list[np.ndarray] = []
+
+    def _do(self, function: Any, *arguments: Any, returns: int | str = 1) -> Any:
+        """Starts a task."""
+        options = {"num_returns": returns, "scheduling_strategy": "SPREAD", "max_retries": 5}
+        return self._ray.remote(function).options(**options).remote(*arguments)
+
+    def sequences(self, source: str, dump: Dump, times: TimeRange) -> Sequences:
+        """See `sequences.build_sequences`; the result has no `user_ids`, and no `parts`.
+
+        Args:
+          source: name of the source.
+          dump: its files and settings; gets the counts of what was read.
+          times: gets the range of times.
+
+        Raises:
+          UserError: as reading and filtering do.
+        """
+        data = dump.data
+        item_ids, parts, told = self._parts(source, dump, times)
+        starts = np.cumsum([0, *(summary.users for summary in told)])
+        num_read = sum(summary.rows for summary in told)
+        num_repeats = num_read - sum(summary.different for summary in told)
+        least = max(data.min_user_interactions, MIN_SEQUENCE_LENGTH)
+        core = k_core(
+            lambda *left: self._counts(parts, starts, *left),
+            int(starts[-1]),
+            len(item_ids),
+            least,
+            data.min_item_interactions,
+        )
+        require_some(core, least, data.min_item_interactions, num_read)
+        totals = self._keep(parts, starts, core)
+        return Sequences(
+            user_ids=pl.Series(dtype=pl.String),
+            item_ids=item_ids.filter(pl.Series(core.items)),
+            lengths=np.concatenate(self._lengths),
+            item_counts=core.item_counts[core.items],
+            report=report_of(core, num_read, num_repeats, totals),
+            parts=lambda: iter(()),
+        )
+
+    def _parts(
+        self, source: str, dump: Dump, times: TimeRange
+    ) -> tuple[pl.Series, list[Any], list["_Summary"]]:
+        """All items, sorted; the parts, in the object store; and what is known of them."""
+        chunks = list(self._chunks(source, dump, times))
+        times.require_plausible()
+        num_rows, items, users = self._summed_up([self._do(_known, chunk) for chunk in chunks])
+        number = max(1, math.ceil(num_rows / interactions.ROWS_PER_PART))
+        pieces = self._pieces(chunks, items, _ranges(users, number))
+        item_ids = self._ray.get(items)
+        hashes = self._ray.put(interactions.hash_ids(item_ids))
+        settings = dump.data.tie_seed, dump.data.drop_repeats, hashes
+        parts = [self._do(_part, *settings, *own, returns=2) for own in pieces]
+        return item_ids, [part for part, _ in parts], self._ray.get([own for _, own in parts])
+
+    def _counts(
+        self, parts: Sequence[Any], starts: np.ndarray, users: np.ndarray, items: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `sequences.counted`."""
+        left, own, total = self._ray.put(items), [], np.zeros(items.size, np.int64)
+        ranges = itertools.pairwise(starts)
+        asked = [
+            self._do(_counts, part, users[start:end], left)
+            for part, (start, end) in zip(parts, ranges, strict=True)
+        ]
+        for ref in asked:
+            user_counts, item_counts = self._ray.get(ref)
+            own.append(user_counts)
+            total += item_counts
+        return np.concatenate(own), total
+
+    def _keep(self, parts: Sequence[Any], starts: np.ndarray, core: Core) -> Counter[str]:
+        """Makes what is written of the parts; returns the sums of `neighbours`."""
+        items, totals = self._ray.put(core.items), Counter[str]()
+        finished = [
+            self._do(_keep, part, core.users[start:end], items, returns=2)
+            for part, (start, end) in zip(parts, itertools.pairwise(starts), strict=True)
+        ]
+        self._kept, self._lengths = [kept for kept, _ in finished], []
+        for lengths, own in self._ray.get([summary for _, summary in finished]):
+            self._lengths.append(lengths)
+            totals.update(own)
+        return totals
+
+    def write_users(self, folder: Path) -> list[np.ndarray]:
+        """Writes the files of users; see `builder.write`. All machines must see the folder."""
+        ends = np.cumsum([lengths.size for lengths in self._lengths])
+        written = []
+        for number in range(-(-int(ends[-1]) // builder.USERS_PER_SHARD)):
+            first = number * builder.USERS_PER_SHARD
+            last = min(first + builder.USERS_PER_SHARD, int(ends[-1]))
+            some, cuts = [], []
+            for part, (start, end) in enumerate(itertools.pairwise([0, *ends])):
+                if max(start, first) < min(end, last):
+                    some.append(self._kept[part])
+                    cuts.append((max(start, first) - start, min(end, last) - start))
+            written.append(self._do(_write, str(folder), number, cuts, *some))
+        return list(self._ray.get(written))
+
+    def _chunks(self, source: str, dump: Dump, times: TimeRange) -> Iterator[Any]:
+        """Chunks of rows, in the object store; each file of several is read by a task."""
+        files = part_files(dump.files.interactions)
+        if len(files) == 1:
+            for chunk in SOURCES[source].interactions(dump):
+                times.add(chunk["timestamp"])
+                yield self._ray.put(chunk)
+            return
+        streams = [
+            self._do(_read, source, _with_file(dump, path), returns="streaming") for path in files
+        ]
+        for stream in streams:
+            refs = list(stream)
+            own, counts = self._ray.get(refs.pop())
+            times.merge(own)
+            dump.counts.update(counts)
+            yield from refs
+
+    def _summed_up(self, known: Sequence[Any]) -> tuple[int, Any, pl.Series]:
+        """The number of rows, all items (distinct, sorted; in the object store), and some users."""
+        told, tables = [], []
+        for ref in known:
+            own = self._ray.get(ref)
+            told.append((own.rows, own.users))
+            tables.append(self._ray.put(own.items))
+        while len(tables) > 1 or not tables:
+            groups = [
+                tables[i : i + _TABLES_OF_A_TASK] for i in range(0, len(tables), _TABLES_OF_A_TASK)
+            ]
+            tables = [self._do(_united, *group) for group in groups or [[]]]
+        users = [own for _, own in told] or [pl.Series(dtype=pl.String)]
+        return sum(rows for rows, _ in told), tables[0], pl.concat(users)
+
+    def _pieces(self, chunks: Sequence[Any], items: Any, ranges: pl.Series) -> list[list[Any]]:
+        """For each range of users its pieces of the chunks."""
+        number, by_task = len(ranges) + 1, []
+        for i in range(0, len(chunks), _CHUNKS_OF_A_TASK):
+            some = chunks[i : i + _CHUNKS_OF_A_TASK]
+            own = self._do(_cut, items, ranges, *some, returns=number)
+            by_task.append([own] if number == 1 else own)
+        return [[own[part] for own in by_task] for part in range(number)]
+
+
+def _with_file(dump: Dump, path: Path) -> Dump:
+    return dump._replace(
+        files=dataclasses.replace(dump.files, interactions=path), counts=Counter[str]()
+    )
+
+
+def _read(source: str, dump: Dump) -> Iterator[Any]:
+    """Chunks of a file's rows; last, the range of its times and the counts of what was read."""
+    times = TimeRange(dump.files.interactions)
+    for chunk in SOURCES[source].interactions(dump):
+        times.add(chunk["timestamp"])
+        yield chunk
+    yield times, dump.counts
+
+
+def _known(chunk: pl.DataFrame) -> _Known:
+    users = chunk["user"].sort()
+    step = max(1, len(users) // _SAMPLE)
+    return _Known(chunk.height, chunk["item"].unique().sort(), users.gather_every(step))
+
+
+def _united(*tables: pl.Series) -> pl.Series:
+    return pl.concat(tables).unique().sort() if tables else pl.Series(dtype=pl.String)
+
+
+def _ranges(users: pl.Series, number: int) -> pl.Series:
+    """The first users of all ranges but the first, from some rows' users."""
+    ordered = users.sort()
+    places = [len(ordered) * i // number for i in range(1, number)]
+    return ordered.gather(places).unique().sort()
+
+
+def _cut(items: pl.Series, ranges: pl.Series, *chunks: pl.DataFrame) -> Any:
+    """Rows by ranges of users, with ranks in place of items' ids."""
+    ranks = pl.DataFrame({"item": items, "rank": np.arange(len(items), dtype=np.uint32)})
+    rows = pl.concat(chunks).join(ranks, on="item", how="left").sort("user")
+    starts = [0, *rows["user"].search_sorted(ranges, side="left").to_list(), rows.height]
+    pieces = [
+        rows[start:end].select("user", "rank", "timestamp")
+        for start, end in itertools.pairwise(starts)
+    ]
+    return pieces if len(pieces) > 1 else pieces[0]
+
+
+def _part(
+    tie_seed: int, drop_repeats: bool, item_hash: np.ndarray, *pieces: pl.DataFrame
+) -> tuple[_Part, _Summary]:
+    table = pl.concat(pieces)
+    user_ids = table["user"].unique().sort()
+    rows = np.empty(table.height, interactions.ROW)
+    rows["user"] = user_ids.search_sorted(table["user"]).to_numpy()
+    rows["item"], rows["time"] = table["rank"].to_numpy(), table["timestamp"].to_numpy()
+    user_hash = interactions.hash_ids(user_ids) + np.uint64(tie_seed)
+    rows = interactions.ordered(rows, user_hash, item_hash, drop_repeats)
+    return _Part(user_ids, rows), _Summary(len(user_ids), table.height, rows.size)
+
+
+def _counts(part: _Part, users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return counted([(part.rows["user"], part.rows["item"])], users, items)
+
+
+def _keep(
+    part: _Part, users: np.ndarray, items: np.ndarray
+) -> tuple[_Kept, tuple[np.ndarray, dict[str, int]]]:
+    """What is written of a part; and its lengths, and counts for the report."""
+    rows = part.rows[users[part.rows["user"]] & items[part.rows["item"]]]
+    lengths = np.bincount(rows["user"], minlength=users.size)[users]
+    number = np.cumsum(items, dtype=np.int32)  # an item's id in the catalogue
+    kept = _Kept(
+        part.user_ids.filter(pl.Series(users)),
+        lengths,
+        number[rows["item"]],
+        rows["time"] // 1000,
+    )
+    return kept, (lengths, neighbours(rows))
+
+
+def _write(folder: str, number: int, cuts: Iterable[tuple[int, int]], *parts: _Kept) -> np.ndarray:
+    """Writes a file of some users of each part; returns the sizes of its examples."""
+
+    def examples() -> Iterator[bytes]:
+        for (first, last), part in zip(cuts, parts, strict=True):
+            starts = np.cumsum([0, *part.lengths])
+            rows = slice(starts[first], starts[last])
+            yield from builder.user_examples(
+                part.user_ids[int(first) : int(last)],
+                part.lengths[first:last],
+                part.items[rows],
+                part.times[rows],
+            )
+
+    return records.write_shard(Path(folder), number, examples())
