@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -99,7 +100,11 @@ def run_way(way: str, folder: Path) -> None:
     store = int(_STORE.value * GIB)
     spill = folder / "spilled"
     spill.mkdir(exist_ok=True)
-    node = {"num_cpus": 1, "object_store_memory": store, "object_spilling_directory": str(spill)}
+    node: dict[str, Any] = {
+        "num_cpus": 1,
+        "object_store_memory": store,
+        "object_spilling_directory": str(spill),
+    }
     cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
     cluster.add_node(**node)
     ray.init(address=cluster.address, log_to_driver=False)

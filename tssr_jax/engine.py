@@ -29,7 +29,7 @@ R = TypeVar("R")
 ENGINES = ("local", "ray")
 # Blocks that a worker has: one that it works on, and the next.
 _BLOCKS_OF_A_WORKER = 2
-# How often a worker, or a block, is started again after its process or its machine was lost.
+# How many workers may be lost in a row, without a result between them.
 _RETRIES = 5
 # After this many seconds without a result, a line tells what the cluster waits for.
 _SECONDS_OF_PATIENCE = 60.0
@@ -184,7 +184,8 @@ def _versions() -> dict[str, str]:
 class OnRay:
     """An engine whose workers are actors of Ray.
 
-    A block whose worker is lost is computed again, by another one.
+    Blocks of a worker that is lost go to the others, and a new one is started in its place, as soon
+    as the cluster has room for it.
 
     Attributes:
       ray: the package, connected.
@@ -202,53 +203,118 @@ class OnRay:
         self, make: Callable[[], Callable[[B], R]], blocks: Iterable[B]
     ) -> Iterator[tuple[int, R]]:
         """See `Engine`."""
-        workers = self._start(make)
-        free = deque(workers * _BLOCKS_OF_A_WORKER)
-        running: dict[Any, tuple[int, Any]] = {}
+        crew, left = _Crew(self.ray, self._workers, make), enumerate(blocks)
+        again: deque[tuple[int, B]] = deque()
         try:
-            self._require_alike(workers)
-            for number, block in enumerate(blocks):
-                while not free:
-                    yield from self._finished(running, free)
-                worker = free.popleft()
-                running[worker.run.remote(block)] = number, worker
-            while running:
-                yield from self._finished(running, free)
+            while True:
+                while crew.free:
+                    block = again.popleft() if again else next(left, None)
+                    if block is None:
+                        break
+                    crew.give(block)
+                if crew.free and not crew.busy:
+                    return  # nothing is left, and nothing is computed
+                for found in crew.wait():
+                    if isinstance(found, _Lost):
+                        again.extend(found.blocks)
+                    else:
+                        yield found
         finally:
-            for worker in workers:
-                self.ray.kill(worker)
+            crew.end()
 
-    def _start(self, make: Callable[[], Any]) -> list[Any]:
-        number, resources = share_of(self.ray, self._workers)
-        again = {"max_restarts": _RETRIES, "max_task_retries": _RETRIES}
-        actor = self.ray.remote(_Worker).options(**again, **resources, scheduling_strategy="SPREAD")
-        return [actor.remote(make) for _ in range(number)]
 
-    def _require_alike(self, workers: list[Any]) -> None:
-        asked = {worker.versions.remote(): (0, worker) for worker in workers}
-        own = _versions()
-        while asked:
-            for _, (host, versions) in self._finished(asked, deque()):
-                other = {n: v for n, v in versions.items() if v != own[n]}
-                if other:
-                    told = ", ".join(f"{n} {v} in place of {own[n]}" for n, v in other.items())
-                    raise UserError(
-                        f"The worker on {host} has {told}: install the same versions on all "
-                        "machines of the cluster."
-                    )
+class _Lost(NamedTuple):
+    """The blocks of a worker that was lost, with their numbers."""
 
-    def _finished(self, running: dict[Any, tuple[int, Any]], free: deque[Any]) -> Iterator[Any]:
-        """Waits for a result; yields those that are there."""
-        begin, ray = time.monotonic(), self.ray
-        while not (done := ray.wait(list(running), timeout=_SECONDS_OF_PATIENCE)[0]):
-            print(
-                f"No worker has answered for {time.monotonic() - begin:.0f} s; {_left(ray)}.",
-                flush=True,
-            )
-        for ref in done:
-            number, worker = running.pop(ref)
-            yield number, result_of(ray, ref)
-            free.append(worker)
+    blocks: list[Any]
+
+
+class _Crew:
+    """Workers on Ray, and what each of them was asked.
+
+    Attributes:
+      free: numbers of workers that take a block, each as often as it takes one.
+      busy: by reference, the worker and the numbered block that it computes.
+    """
+
+    def __init__(self, ray: Any, workers: int, make: Callable[[], Callable[[Any], Any]]):
+        self.free: deque[int] = deque()
+        self.busy: dict[Any, tuple[int, tuple[int, Any]]] = {}
+        self._ray, self._make = ray, ray.put(make)  # put once, for it may hold much
+        number, resources = share_of(ray, workers)
+        options = {"scheduling_strategy": "SPREAD", **resources}
+        self._actor = ray.remote(_Worker).options(**options)
+        self._workers: dict[int, Any] = {}
+        self._starting: dict[Any, int] = {}
+        self._started = self._lost_in_a_row = 0
+        for _ in range(number):
+            self._start()
+
+    def _start(self) -> None:
+        worker = self._workers[self._started] = self._actor.remote(self._make)
+        self._starting[worker.versions.remote()] = self._started
+        self._started += 1
+
+    def give(self, block: tuple[int, Any]) -> None:
+        """Gives a numbered block to the next free worker."""
+        own = self.free.popleft()
+        self.busy[self._workers[own].run.remote(block[1])] = own, block
+
+    def wait(self) -> Iterator[Any]:
+        """Waits; yields (number, result) of blocks that are done, or `_Lost`."""
+        for ref in self._done():
+            starting = ref in self._starting
+            own, block = (self._starting.pop(ref), None) if starting else self.busy.pop(ref)
+            try:
+                with own_errors(self._ray):
+                    result = self._ray.get(ref)
+            except WorkerLostError as error:
+                yield self._lost(own, [block] if block else [], error)
+                continue
+            if block is None:
+                _require_alike(*result)
+                self.free.extend([own] * _BLOCKS_OF_A_WORKER)
+            else:
+                self._lost_in_a_row = 0
+                self.free.append(own)
+                yield block[0], result
+
+    def _lost(self, own: int, blocks: list[Any], error: UserError) -> _Lost:
+        if own in self._workers:  # else it is known by another block
+            del self._workers[own]
+            self.free = deque(worker for worker in self.free if worker != own)
+            self._lost_in_a_row += 1
+            if self._lost_in_a_row > _RETRIES:
+                raise error
+            self._start()
+        return _Lost(blocks)
+
+    def _done(self) -> list[Any]:
+        asked, begin = [*self.busy, *self._starting], time.monotonic()
+        while not (done := self._ray.wait(asked, timeout=_SECONDS_OF_PATIENCE)[0]):
+            waited = f"{time.monotonic() - begin:.0f} s"
+            print(f"No worker has answered for {waited}; {_left(self._ray)}.", flush=True)
+        return list(done)
+
+    def end(self) -> None:
+        """Ends all workers."""
+        for worker in self._workers.values():
+            self._ray.kill(worker)
+
+
+def _require_alike(host: str, versions: dict[str, str]) -> None:
+    own = _versions()
+    other = {name: version for name, version in versions.items() if version != own[name]}
+    if other:
+        told = ", ".join(f"{name} {v} in place of {own[name]}" for name, v in other.items())
+        raise UserError(
+            f"The worker on {host} has {told}: install the same versions on all machines of the "
+            "cluster."
+        )
+
+
+class WorkerLostError(UserError):
+    """A worker's process, or its machine, was lost."""
 
 
 def result_of(ray: Any, ref: Any) -> Any:
@@ -259,15 +325,28 @@ def result_of(ray: Any, ref: Any) -> Any:
 
 @contextlib.contextmanager
 def own_errors(ray: Any) -> Iterator[None]:
-    """Raises the error of a task itself; UserError where Ray failed."""
+    """Raises the error of a task itself; UserError where Ray failed.
+
+    Raises:
+      WorkerLostError: if a worker was lost, more often than it is replaced.
+    """
+    failures = ray.exceptions
+    lost = (
+        *(failures.RayActorError, failures.WorkerCrashedError),
+        *(failures.OutOfMemoryError, failures.NodeDiedError),
+    )
     try:
         yield
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, Exception) else error from None
+    except lost as error:
+        raise WorkerLostError(
+            f"Workers were lost again and again ({shown(error, 300)}). What was complete before "
+            "stays as it was. Where memory was short, give each worker more: fewer --workers."
+        ) from error
     except ray.exceptions.RayError as error:
         raise UserError(
-            f"A worker was lost {_RETRIES + 1} times ({shown(error, 300)}). What was complete "
-            "before stays as it was."
+            f"Ray failed ({shown(error, 300)}). What was complete before stays as it was."
         ) from error
 
 

@@ -157,7 +157,7 @@ def build_run(
     Args:
       config: of the run.
       on_arrays: called before the arrays go to the devices.
-      engine: encodes texts and pictures.
+      engine: encodes texts and pictures, and counts memories.
 
     Raises:
       UserError: if the configuration or the data make no sense.
@@ -179,9 +179,9 @@ def build_run(
     sequences = open_store(data, config.data.in_memory_gib)
     memories, neighbours = None, None
     if tuple(config.model.memory):
-        memories = _memories(config, data, sequences)
+        memories = _memories(config, data, sequences, engine)
     if config.model.id_neighbours:
-        words = word_table(data.texts, config.memory, config.data.cache_dir)
+        words = word_table(data.texts, config.memory, config.data.cache_dir, engine)
         neighbours = sharing(words, config.model.id_neighbours)
     arrays = ItemArrays(
         training_counts(sequences, config, data.num_items),
@@ -240,14 +240,18 @@ def assembled(  # noqa: PLR0917
 
 
 def _memories(
-    config: ml_collections.ConfigDict, data: PreparedData, sequences: SequenceStore
+    config: ml_collections.ConfigDict,
+    data: PreparedData,
+    sequences: SequenceStore,
+    engine: Engine,
 ) -> Memories:
     """What the model reads; tables have a mean highest likeness of 1."""
     names, tables, popularity = tuple(config.model.memory), {}, None
     if "co_occurrence" in names:
-        tables["co_occurrence"] = scaled(co_occurrences(config, data, sequences)[1])
+        tables["co_occurrence"] = scaled(co_occurrences(config, data, sequences, engine)[1])
     if "words" in names:
-        tables["words"] = scaled(word_table(data.texts, config.memory, config.data.cache_dir))
+        words = word_table(data.texts, config.memory, config.data.cache_dir, engine)
+        tables["words"] = scaled(words)
     # Without the interactions that the gate learns to predict.
     ends = trained_lengths(sequences.lengths, config)
     trained = training_events(sequences, held_out_items(config, data.num_items), ends)
@@ -259,12 +263,15 @@ def _memories(
 
 
 def co_occurrences(
-    config: ml_collections.ConfigDict, data: PreparedData, sequences: SequenceStore
+    config: ml_collections.ConfigDict,
+    data: PreparedData,
+    sequences: SequenceStore,
+    engine: Engine = IN_PROCESS,
 ) -> tuple[Events, Neighbours]:
     """The training interactions, and each item's neighbours by co-occurrence."""
     events = training_events(sequences, held_out_items(config, data.num_items))
     settings, cache_dir = config.memory, config.data.cache_dir
-    return events, co_occurrence_table(events, data.num_items, settings, cache_dir)
+    return events, co_occurrence_table(events, data.num_items, settings, cache_dir, engine)
 
 
 def _chances(counts: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:

@@ -2,11 +2,12 @@
 
 import functools
 import os
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.clusters import two_nodes
+from tests.support.clusters import cluster_of_two, two_nodes
 from tssr_jax import engine
 from tssr_jax.engine import ThisProcess, open_engine
 from tssr_jax.errors import UserError
@@ -21,6 +22,7 @@ class Times:
         self._factor = factor
 
     def __call__(self, block):
+        time.sleep(0.2)  # so that the second worker comes in time
         return self._factor * block, os.getpid()
 
 
@@ -35,6 +37,17 @@ class DiesOnce:
             self._mark.write_text("")
             os._exit(1)
         return block + 1
+
+
+class Dies:
+    def __call__(self, block):
+        os._exit(1)
+
+
+class Slow:
+    def __call__(self, block):
+        time.sleep(0.3)
+        return block, os.getppid()  # the process of the node
 
 
 class Refuses:
@@ -74,6 +87,28 @@ def test_a_worker_that_dies_is_replaced(tmp_path):
         found = dict(ray_engine.map(functools.partial(DiesOnce, str(tmp_path)), range(8)))
     assert (tmp_path / "died").exists()
     assert found == {number: number + 1 for number in range(8)}
+
+
+def test_workers_that_always_die_end_the_command():
+    with (
+        two_nodes() as place,
+        open_engine(place) as ray_engine,
+        pytest.raises(UserError, match=r"^Workers were lost again and again \("),
+    ):
+        dict(ray_engine.map(Dies, range(3)))
+
+
+def test_a_node_that_is_lost(tmp_path):
+    """Its blocks are computed by the node that is left, where there is no room for a new worker."""
+    with cluster_of_two() as (place, kill_second), open_engine(place) as ray_engine:
+        found, nodes = {}, set()
+        for number, (value, node) in ray_engine.map(Slow, range(16)):
+            found[number] = value
+            nodes.add(node)
+            if len(found) == 4:
+                assert len(nodes) == 2
+                kill_second()
+    assert found == {number: number for number in range(16)}
 
 
 def test_other_versions_are_refused(monkeypatch):

@@ -37,6 +37,8 @@ from tssr_jax.data_pipeline.time_range import TimeRange
 _SAMPLE = 256
 # Chunks that are cut into pieces by one task, and tables of ids that one task unites.
 _CHUNKS_OF_A_TASK, _TABLES_OF_A_TASK = 8, 16
+# How often a task is done again after its machine was lost.
+_RETRIES = 5
 
 
 class _Known(NamedTuple):
@@ -95,9 +97,12 @@ class OnRay:
         self._kept: list[Any] = []
         self._lengths: list[np.ndarray] = []
 
-    def _do(self, function: Any, *arguments: Any, returns: int | str = 1) -> Any:
-        """Starts a task."""
-        options = {"num_returns": returns, "scheduling_strategy": "SPREAD", "max_retries": 5}
+    def _do(
+        self, function: Any, *arguments: Any, returns: int | str = 1, anywhere: bool = True
+    ) -> Any:
+        """Starts a task; not `anywhere` is where most of its arguments lie."""
+        where = "SPREAD" if anywhere else "DEFAULT"
+        options = {"num_returns": returns, "scheduling_strategy": where, "max_retries": _RETRIES}
         return self._ray.remote(function).options(**options).remote(*arguments)
 
     def sequences(self, source: str, dump: Dump, times: TimeRange) -> Sequences:
@@ -157,20 +162,20 @@ class OnRay:
         left, own, total = self._ray.put(items), [], np.zeros(items.size, np.int64)
         ranges = itertools.pairwise(starts)
         asked = [
-            self._do(_counts, part, users[start:end], left)
+            self._do(_counts, part, users[start:end], left, anywhere=False)
             for part, (start, end) in zip(parts, ranges, strict=True)
         ]
         for ref in asked:
-            user_counts, item_counts = self._ray.get(ref)
+            user_counts, found, number = self._ray.get(ref)
             own.append(user_counts)
-            total += item_counts
+            total[found] += number
         return np.concatenate(own), total
 
     def _keep(self, parts: Sequence[Any], starts: np.ndarray, core: Core) -> Counter[str]:
         """Makes what is written of the parts; returns the sums of `neighbours`."""
         items, totals = self._ray.put(core.items), Counter[str]()
         finished = [
-            self._do(_keep, part, core.users[start:end], items, returns=2)
+            self._do(_keep, part, core.users[start:end], items, returns=2, anywhere=False)
             for part, (start, end) in zip(parts, itertools.pairwise(starts), strict=True)
         ]
         self._kept, self._lengths = [kept for kept, _ in finished], []
@@ -191,7 +196,7 @@ class OnRay:
                 if max(start, first) < min(end, last):
                     some.append(self._kept[part])
                     cuts.append((max(start, first) - start, min(end, last) - start))
-            written.append(self._do(_write, str(folder), number, cuts, *some))
+            written.append(self._do(_write, str(folder), number, cuts, *some, anywhere=False))
         return list(self._ray.get(written))
 
     def _chunks(self, source: str, dump: Dump, times: TimeRange) -> Iterator[Any]:
@@ -294,8 +299,14 @@ def _part(
     return _Part(user_ids, rows), _Summary(len(user_ids), table.height, rows.size)
 
 
-def _counts(part: _Part, users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return counted([(part.rows["user"], part.rows["item"])], users, items)
+def _counts(
+    part: _Part, users: np.ndarray, items: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Counts of the users; and which items were found, and how often."""
+    pairs = [(part.rows["user"], part.rows["item"])]
+    user_counts, item_counts = counted(pairs, users, items)
+    found = np.flatnonzero(item_counts)
+    return user_counts, found, item_counts[found]
 
 
 def _keep(

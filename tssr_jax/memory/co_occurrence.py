@@ -13,6 +13,7 @@ interactions twice (20 bytes for each) and the result.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from tssr_jax.data_pipeline.eval_batches import users_in_chunks
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.data_pipeline.windows import HELD_OUT
+from tssr_jax.engine import IN_PROCESS, Engine
 from tssr_jax.memory.scores import Neighbours
 
 # What follows an item tells more of what to recommend after it than what came before. Better than
@@ -31,6 +33,8 @@ from tssr_jax.memory.scores import Neighbours
 _BACKWARD = 0.5
 # An item's pairs are sorted if the catalogue is this many times as large as their number.
 _SORTED_UP_TO = 5
+# The catalogue is counted in so many ranges, which workers share.
+_RANGES = 64
 
 
 class Events(NamedTuple):
@@ -117,7 +121,11 @@ class Counting(NamedTuple):
 
 
 def co_occurrence_neighbours(
-    events: Events, num_items: int, number: int, counting: Counting
+    events: Events,
+    num_items: int,
+    number: int,
+    counting: Counting,
+    engine: Engine = IN_PROCESS,
 ) -> Neighbours:
     """The neighbours of each item with the highest likeness; all pairs are counted.
 
@@ -126,38 +134,64 @@ def co_occurrence_neighbours(
       num_items: size of the catalogue.
       number: how many neighbours are kept.
       counting: how pairs are counted.
+      engine: counts them, some items at a time.
     """
-    counts = np.bincount(events.items, minlength=num_items + 1)
     number = min(number, num_items)
     neighbours = np.zeros((num_items + 1, number), np.int32)
     likeness = np.zeros((num_items + 1, number), np.float32)
-    for item, others, pairs in _pairs(events, num_items, counting):
-        alike = pairs / counting.denominators(counts[item], counts[others])
-        best = np.argsort(-alike, kind="stable")[:number]
-        neighbours[item, : best.size] = others[best]
-        likeness[item, : best.size] = alike[best]
+    ranges = _ranges(np.bincount(events.items, minlength=num_items + 1))
+    make = functools.partial(_Counter, events, num_items, number, counting)
+    for index, table in engine.map(make, ranges):
+        some = slice(*ranges[index])
+        neighbours[some], likeness[some] = table
     return Neighbours(neighbours, likeness)
 
 
-def _pairs(
-    events: Events, num_items: int, counting: Counting
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Each item that occurs, the items that it occurs with, ascending, and their `c_ij`."""
-    by_item = np.argsort(events.items, kind="stable")
-    ends = np.cumsum(np.bincount(events.items, minlength=num_items + 1))
-    user_of = np.repeat(np.arange(events.offsets.size - 1), np.diff(events.offsets))
-    for item, (first, end) in enumerate(itertools.pairwise(ends), 1):
-        if first == end:
-            continue
-        own = by_item[first:end]
-        starts, stops = events.offsets[user_of[own]], events.offsets[user_of[own] + 1]
-        sizes = stops - starts
-        places = np.repeat(stops - np.cumsum(sizes), sizes) + np.arange(sizes.sum())
-        gaps = events.minutes[places] - np.repeat(events.minutes[own], sizes)
-        weights = counting.pair_weights(gaps)
-        sums = _sums(events.items[places], weights, num_items)
-        others, pairs = (values[sums[0] != item] for values in sums)
-        yield item, others, pairs
+def _ranges(counts: np.ndarray) -> list[tuple[int, int]]:
+    """Ranges of classes with about equal numbers of interactions."""
+    ends = np.cumsum(counts)
+    bounds = np.searchsorted(ends, np.linspace(0, ends[-1], _RANGES + 1)[1:-1])
+    return list(itertools.pairwise(np.unique([0, *bounds, counts.size]).tolist()))
+
+
+class _Counter:
+    """A worker: neighbours of a range of classes."""
+
+    def __init__(self, events: Events, num_items: int, number: int, counting: Counting):
+        self._events, self._num_items = events, num_items
+        self._number, self._counting = number, counting
+        self._counts = np.bincount(events.items, minlength=num_items + 1)
+        self._by_item = np.argsort(events.items, kind="stable")
+        self._user_of = np.repeat(np.arange(events.offsets.size - 1), np.diff(events.offsets))
+
+    def __call__(self, classes: tuple[int, int]) -> Neighbours:
+        first, end = classes
+        neighbours = np.zeros((end - first, self._number), np.int32)
+        likeness = np.zeros((end - first, self._number), np.float32)
+        for item, others, pairs in self._pairs(max(first, 1), end):
+            bottoms = self._counting.denominators(self._counts[item], self._counts[others])
+            alike = pairs / bottoms
+            best = np.argsort(-alike, kind="stable")[: self._number]
+            neighbours[item - first, : best.size] = others[best]
+            likeness[item - first, : best.size] = alike[best]
+        return Neighbours(neighbours, likeness)
+
+    def _pairs(self, first: int, end: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Each item that occurs, the items that it occurs with, ascending, and their `c_ij`."""
+        events, ends = self._events, np.cumsum(self._counts)
+        for item in range(first, end):
+            own = self._by_item[ends[item - 1] : ends[item]]
+            if not own.size:
+                continue
+            users = self._user_of[own]
+            starts, stops = events.offsets[users], events.offsets[users + 1]
+            sizes = stops - starts
+            places = np.repeat(stops - np.cumsum(sizes), sizes) + np.arange(sizes.sum())
+            gaps = events.minutes[places] - np.repeat(events.minutes[own], sizes)
+            weights = self._counting.pair_weights(gaps)
+            sums = _sums(events.items[places], weights, self._num_items)
+            others, pairs = (values[sums[0] != item] for values in sums)
+            yield item, others, pairs
 
 
 def _sums(items: np.ndarray, weights: np.ndarray, num_items: int) -> tuple[np.ndarray, np.ndarray]:

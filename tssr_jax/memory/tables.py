@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from tssr_jax.data_pipeline import cache
+from tssr_jax.engine import IN_PROCESS, Engine
 from tssr_jax.memory.choosing import best_fading
 from tssr_jax.memory.co_occurrence import Counting, Events, co_occurrence_neighbours
 from tssr_jax.memory.scores import Neighbours
@@ -18,7 +19,11 @@ _VERSION = 3
 
 
 def co_occurrence_table(
-    events: Events, num_items: int, settings: ml_collections.ConfigDict, cache_dir: str
+    events: Events,
+    num_items: int,
+    settings: ml_collections.ConfigDict,
+    cache_dir: str,
+    engine: Engine = IN_PROCESS,
 ) -> Neighbours:
     """Neighbours by co-occurrence.
 
@@ -27,11 +32,12 @@ def co_occurrence_table(
       num_items: size of the catalogue.
       settings: section `memory` of the configuration.
       cache_dir: of prepared data.
+      engine: counts.
     """
     number, counting = settings.neighbours, Counting.from_config(settings)
 
     def count() -> Neighbours:
-        return co_occurrence_neighbours(events, num_items, number, counting)
+        return co_occurrence_neighbours(events, num_items, number, counting, engine)
 
     digest = _digest(events, num_items, number, counting)
     return _cached(f"co_occurrence-{digest}", cache_dir, count)
@@ -59,7 +65,10 @@ def chosen_fading(
 
 
 def word_table(
-    texts: Sequence[str], settings: ml_collections.ConfigDict, cache_dir: str
+    texts: Sequence[str],
+    settings: ml_collections.ConfigDict,
+    cache_dir: str,
+    engine: Engine = IN_PROCESS,
 ) -> Neighbours:
     """Neighbours by words.
 
@@ -67,11 +76,12 @@ def word_table(
       texts: text of item i at index i - 1.
       settings: section `memory` of the configuration.
       cache_dir: of prepared data.
+      engine: compares the texts.
     """
     number = settings.neighbours
     values = json.dumps([_VERSION, number, list(texts)])
     name = f"words-{hashlib.sha256(values.encode()).hexdigest()[:20]}"
-    return _cached(name, cache_dir, lambda: word_neighbours(texts, number))
+    return _cached(name, cache_dir, lambda: word_neighbours(texts, number, engine=engine))
 
 
 def _digest(events: Events, *settings: Any) -> str:

@@ -6,6 +6,7 @@ v are TF-IDF vectors over words and pairs of neighbouring words (Salton and Buck
 no interactions, and so covers items that nobody took yet.
 """
 
+import functools
 import itertools
 import re
 from collections import Counter
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import scipy.sparse
 
+from tssr_jax.engine import IN_PROCESS, Engine
 from tssr_jax.memory.scores import Neighbours
 
 _WORD = re.compile(r"\w+")
@@ -25,7 +27,10 @@ _ITEMS_AT_A_TIME = 512
 
 
 def word_neighbours(
-    texts: Sequence[str], number: int, num_weighed: int | None = None
+    texts: Sequence[str],
+    number: int,
+    num_weighed: int | None = None,
+    engine: Engine = IN_PROCESS,
 ) -> Neighbours:
     """The texts that are most like each text.
 
@@ -34,21 +39,38 @@ def word_neighbours(
       number: how many neighbours are kept.
       num_weighed: how many texts, the first ones, tell how rare a term is; by default all. Others
         are compared by the terms that these have.
+      engine: compares the texts, some at a time.
     """
-    vectors = _vectors(texts, len(texts) if num_weighed is None else num_weighed)
-    others = vectors.T.tocsr()
     number = min(number, len(texts))
     neighbours = np.zeros((len(texts) + 1, number), np.int32)
     likeness = np.zeros((len(texts) + 1, number), np.float32)
-    for start in range(0, len(texts), _ITEMS_AT_A_TIME):
-        alike = (vectors[start : start + _ITEMS_AT_A_TIME] @ others).tocsr()
-        for text, (first, end) in enumerate(itertools.pairwise(alike.indptr), start):
+    starts = range(0, len(texts), _ITEMS_AT_A_TIME)
+    weighed = len(texts) if num_weighed is None else num_weighed
+    make = functools.partial(_Comparer, texts, number, weighed)
+    for index, table in engine.map(make, starts):
+        some = slice(starts[index] + 1, starts[index] + 1 + len(table.classes))
+        neighbours[some], likeness[some] = table
+    return Neighbours(neighbours, likeness)
+
+
+class _Comparer:
+    """A worker: neighbours of the texts from one on, `_ITEMS_AT_A_TIME` of them."""
+
+    def __init__(self, texts: Sequence[str], number: int, num_weighed: int):
+        self._number, self._vectors = number, _vectors(texts, num_weighed)
+        self._others = self._vectors.T.tocsr()
+
+    def __call__(self, start: int) -> Neighbours:
+        alike = (self._vectors[start : start + _ITEMS_AT_A_TIME] @ self._others).tocsr()
+        neighbours = np.zeros((alike.shape[0], self._number), np.int32)
+        likeness = np.zeros((alike.shape[0], self._number), np.float32)
+        for row, (first, end) in enumerate(itertools.pairwise(alike.indptr)):
             found, cosines = alike.indices[first:end], alike.data[first:end]
             best = np.lexsort((found, -cosines))
-            best = best[found[best] != text][:number]
-            neighbours[text + 1, : best.size] = found[best] + 1
-            likeness[text + 1, : best.size] = cosines[best] ** _POWER
-    return Neighbours(neighbours, likeness)
+            best = best[found[best] != start + row][: self._number]
+            neighbours[row, : best.size] = found[best] + 1
+            likeness[row, : best.size] = cosines[best] ** _POWER
+        return Neighbours(neighbours, likeness)
 
 
 def _vectors(texts: Sequence[str], num_weighed: int) -> scipy.sparse.csr_array:

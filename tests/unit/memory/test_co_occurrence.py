@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.clusters import LastFirst
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.memory.co_occurrence import (
@@ -115,3 +116,17 @@ def test_there_are_no_more_neighbours_than_items(number):
     events = training_events(store_of([1, 2, 3]))
     found = co_occurrence_neighbours(events, 5, number, cosine(0.0))
     assert found.classes.shape == found.likeness.shape == (6, min(5, number))
+
+
+def test_any_engine_finds_the_same():
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 9, 60)
+    items = np.concatenate([rng.choice(40, n, replace=False) + 1 for n in sizes]).astype(np.int32)
+    minutes = rng.integers(0, 5000, items.size).astype(np.int32)
+    events = Events(np.concatenate([[0], np.cumsum(sizes)]), items, minutes)
+    counting = Counting(0.5, 0.25, 3.0)
+    here = co_occurrence_neighbours(events, 50, 6, counting)
+    there = co_occurrence_neighbours(events, 50, 6, counting, LastFirst())
+    np.testing.assert_array_equal(here.classes, there.classes)
+    np.testing.assert_array_equal(here.likeness, there.likeness)
+    assert (here.likeness > 0).sum() > 100

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tests.support.clusters import LastFirst
 from tssr_jax.memory import words
 from tssr_jax.memory.words import word_neighbours
 
@@ -38,3 +39,11 @@ def test_blocks_change_nothing(monkeypatch):
     parts = word_neighbours(texts, 5)
     np.testing.assert_array_equal(parts.classes, whole.classes)
     np.testing.assert_array_equal(parts.likeness, whole.likeness)
+
+
+def test_any_engine_finds_the_same(monkeypatch):
+    monkeypatch.setattr(words, "_ITEMS_AT_A_TIME", 3)
+    texts = [f"a{i % 3} b{i % 4} c{i % 5} d" for i in range(20)] + [""]
+    here, there = word_neighbours(texts, 4), word_neighbours(texts, 4, engine=LastFirst())
+    np.testing.assert_array_equal(here.classes, there.classes)
+    np.testing.assert_array_equal(here.likeness, there.likeness)
