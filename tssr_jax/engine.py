@@ -9,6 +9,7 @@ can be pickled. A block's result does not depend on where it is computed.
 """
 
 import contextlib
+import importlib
 import importlib.metadata
 import importlib.util
 import logging
@@ -30,12 +31,13 @@ ENGINES = ("local", "ray")
 # Blocks that a worker has: one that it works on, and the next.
 _BLOCKS_OF_A_WORKER = 2
 # How many workers may be lost in a row, without a result between them.
-_RETRIES = 5
+_MOST_LOST = 5
 # After this many seconds without a result, a line tells what the cluster waits for.
 _SECONDS_OF_PATIENCE = 60.0
+# How long a cluster may take to answer at its address.
 _SECONDS_TO_ANSWER = 10.0
 # Packages whose versions results depend on.
-_ALIKE = ("tssr-jax", "jax", "numpy")
+_ALIKE = ("jax", "numpy")
 
 
 class Place(NamedTuple):
@@ -177,8 +179,10 @@ class _Worker:
 
 
 def _versions() -> dict[str, str]:
-    found = {name: importlib.metadata.version(name) for name in _ALIKE}
-    return found | {"Python": ".".join(platform.python_version_tuple()[:2])}
+    python = ".".join(platform.python_version_tuple()[:2])
+    own = importlib.import_module("tssr_jax").__version__
+    others = {name: importlib.metadata.version(name) for name in _ALIKE}
+    return {"Python": python, "tssr-jax": own} | others
 
 
 class OnRay:
@@ -284,7 +288,7 @@ class _Crew:
             del self._workers[own]
             self.free = deque(worker for worker in self.free if worker != own)
             self._lost_in_a_row += 1
-            if self._lost_in_a_row > _RETRIES:
+            if self._lost_in_a_row > _MOST_LOST:
                 raise error
             self._start()
         return _Lost(blocks)

@@ -16,14 +16,18 @@ pytest.importorskip("ray")
 
 
 class Times:
-    """Multiplies; in a process of its own it tells which."""
+    """Multiplies, when two workers are there; tells its process, and that of its node."""
 
-    def __init__(self, factor):
-        self._factor = factor
+    def __init__(self, factor, folder):
+        self._factor, self._folder = factor, Path(folder)
+        (self._folder / f"worker-{os.getpid()}").write_text("")
 
     def __call__(self, block):
-        time.sleep(0.2)  # so that the second worker comes in time
-        return self._factor * block, os.getpid()
+        end = time.monotonic() + 60
+        while len(list(self._folder.glob("worker-*"))) < 2 and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(0.05)
+        return self._factor * block, os.getpid(), os.getppid()
 
 
 class DiesOnce:
@@ -42,12 +46,6 @@ class DiesOnce:
 class Dies:
     def __call__(self, block):
         os._exit(1)
-
-
-class Slow:
-    def __call__(self, block):
-        time.sleep(0.3)
-        return block, os.getppid()  # the process of the node
 
 
 class Refuses:
@@ -69,17 +67,17 @@ def test_this_process_makes_one_worker_when_it_is_needed():
     assert made == [1]
 
 
-def test_blocks_on_two_nodes():
+def test_blocks_on_two_nodes(tmp_path):
     with two_nodes() as place, open_engine(place) as ray_engine:
-        found = dict(ray_engine.map(functools.partial(Times, 3), range(20)))
-        assert {number: value for number, (value, _) in found.items()} == {
+        found = dict(ray_engine.map(functools.partial(Times, 3, str(tmp_path)), range(20)))
+        assert {number: value for number, (value, *_) in found.items()} == {
             number: 3 * number for number in range(20)
         }
-        workers = {pid for _, pid in found.values()}
+        workers = {pid for _, pid, _ in found.values()}
         assert len(workers) == 2 and os.getpid() not in workers
         with pytest.raises(UserError, match=r"^block 2 is not to be had$"):
             dict(ray_engine.map(Refuses, range(5)))
-        assert dict(ray_engine.map(functools.partial(Times, 1), [])) == {}
+        assert dict(ray_engine.map(Refuses, [])) == {}
 
 
 def test_a_worker_that_dies_is_replaced(tmp_path):
@@ -102,13 +100,14 @@ def test_a_node_that_is_lost(tmp_path):
     """Its blocks are computed by the node that is left, where there is no room for a new worker."""
     with cluster_of_two() as (place, kill_second), open_engine(place) as ray_engine:
         found, nodes = {}, set()
-        for number, (value, node) in ray_engine.map(Slow, range(16)):
+        make = functools.partial(Times, 1, str(tmp_path))
+        for number, (value, _, node) in ray_engine.map(make, range(60)):
             found[number] = value
             nodes.add(node)
-            if len(found) == 4:
+            if len(found) == 20:
                 assert len(nodes) == 2
                 kill_second()
-    assert found == {number: number for number in range(16)}
+    assert found == {number: number for number in range(60)}
 
 
 def test_other_versions_are_refused(monkeypatch):
@@ -116,7 +115,7 @@ def test_other_versions_are_refused(monkeypatch):
     with two_nodes() as place, open_engine(place) as ray_engine:
         monkeypatch.setattr(engine, "_versions", lambda: own)
         with pytest.raises(UserError, match=r"has jax [\d.]+ in place of 0\.1: install the same"):
-            dict(ray_engine.map(functools.partial(Times, 3), range(2)))
+            dict(ray_engine.map(Refuses, range(2)))
 
 
 def test_no_cluster_and_no_ray(monkeypatch):

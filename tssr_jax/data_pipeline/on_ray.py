@@ -32,6 +32,7 @@ from tssr_jax.data_pipeline.sequences import (
 from tssr_jax.data_pipeline.sources import SOURCES, Dump
 from tssr_jax.data_pipeline.sources.base import part_files
 from tssr_jax.data_pipeline.time_range import TimeRange
+from tssr_jax.errors import UserError
 
 # Rows of users that a chunk names, to cut all users into ranges of about equal numbers of rows.
 _SAMPLE = 256
@@ -85,7 +86,7 @@ class _Kept(NamedTuple):
     times: np.ndarray
 
 
-class OnRay:
+class RayPreparation:
     """Prepares the sequences of a dump on a cluster.
 
     Args:
@@ -197,7 +198,13 @@ class OnRay:
                     some.append(self._kept[part])
                     cuts.append((max(start, first) - start, min(end, last) - start))
             written.append(self._do(_write, str(folder), number, cuts, *some, anywhere=False))
-        return list(self._ray.get(written))
+        sizes = list(self._ray.get(written))
+        if not records.are_written(folder, len(sizes)):
+            raise UserError(
+                f"Workers wrote files that this machine does not find in {folder}. The machines of "
+                "a cluster must share the folder --config.data.cache_dir."
+            )
+        return sizes
 
     def _chunks(self, source: str, dump: Dump, times: TimeRange) -> Iterator[Any]:
         """Chunks of rows, in the object store; each file of several is read by a task."""

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tssr_jax.data_pipeline import builder, cache, digests, fetching, records, report
 from tssr_jax.data_pipeline.interactions import collect
-from tssr_jax.data_pipeline.on_ray import OnRay
+from tssr_jax.data_pipeline.on_ray import RayPreparation
 from tssr_jax.data_pipeline.sequences import Sequences, build_sequences
 from tssr_jax.data_pipeline.sources import SOURCES, Dump, RawFiles, Source
 from tssr_jax.data_pipeline.sources.base import part_files
@@ -158,7 +158,7 @@ def _write(part: Path, files: RawFiles, data: ml_collections.ConfigDict, ray: An
     if ray is None:
         sequences = _sequences(source, dump, scratch, times)
     else:
-        on_ray = OnRay(ray)
+        on_ray = RayPreparation(ray)
         sequences = on_ray.sequences(data.source, dump, times)
     described = source.items(dump, sequences.item_ids)
     described = with_ids_of_interactions(described, sequences.item_ids, dump)

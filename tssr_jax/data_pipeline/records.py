@@ -74,6 +74,11 @@ def write_shard(folder: Path, number: int, examples: Iterable[bytes]) -> np.ndar
     return np.array(sizes, np.int64)
 
 
+def are_written(folder: Path, number: int) -> bool:
+    """Whether so many files are there that `write_shard` wrote."""
+    return all(_unfinished(folder, i).is_file() for i in range(number))
+
+
 def _unfinished(folder: Path, number: int) -> Path:
     return folder / VERSION / f"shard-{number}"
 

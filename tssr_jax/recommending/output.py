@@ -65,8 +65,16 @@ class Output:
         return self._parts / f"part-{number:06}{self._ending}"
 
     def has(self, number: int) -> bool:
-        """Whether an earlier call has written this part."""
+        """Whether this part is there."""
         return self.part(number).is_file()
+
+    def require(self, number: int) -> None:
+        """Raises UserError if this machine does not find a part that a worker has written."""
+        if not self.has(number):
+            raise UserError(
+                f"--output={self}: a worker wrote {self.part(number)}, which this machine does not "
+                "find. The machines of a cluster must share the folder of the output."
+            )
 
     @contextlib.contextmanager
     def written(self, request: dict[str, Any]) -> Iterator[None]:

@@ -113,10 +113,12 @@ class _Found(NamedTuple):
     """What a worker tells of a part that it has written.
 
     Attributes:
+      number: of the part.
       report: of its histories.
       not_known: how many ids of `only` and of `never` are not in the catalogue.
     """
 
+    number: int
     report: _Report
     not_known: tuple[int, int]
 
@@ -152,7 +154,7 @@ class _Lister:
                 )
                 file.write(some, lists)
                 report.add(lists)
-        return _Found(report, self._not_known)
+        return _Found(block.number, report, self._not_known)
 
 
 def run_recommend(workdir: epath.Path, request: Request) -> None:
@@ -191,6 +193,7 @@ def run_recommend(workdir: epath.Path, request: Request) -> None:
                     yield block
 
         for number, part in engine.map(make, left()):
+            output.require(part.number)
             progress.advance(task, part.report.counts["histories"])
             found[number] = part
     for number in sorted(found):  # in the order of the histories
