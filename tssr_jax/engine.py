@@ -19,8 +19,9 @@ import platform
 import signal
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from tssr_jax.errors import UserError, shown
@@ -30,7 +31,7 @@ R = TypeVar("R")
 ENGINES = ("local", "ray")
 # Blocks that a worker has: one that it works on, and the next.
 _BLOCKS_OF_A_WORKER = 2
-# How many workers may be lost in a row, without a result between them.
+# How many workers may be lost at one block, or while they start.
 _MOST_LOST = 5
 # After this many seconds without a result, a line tells what the cluster waits for.
 _SECONDS_OF_PATIENCE = 60.0
@@ -161,6 +162,11 @@ def _no_cluster(place: Place, error: Exception) -> str:
     )
 
 
+def seen_by_all(path: str) -> str:
+    """A path as workers, which run in another folder, need it."""
+    return path if not path or "://" in path else str(Path(path).expanduser().absolute())
+
+
 class _Worker:
     """Applies a function to blocks, in a process of its own."""
 
@@ -250,7 +256,8 @@ class _Crew:
         self._actor = ray.remote(_Worker).options(**options)
         self._workers: dict[int, Any] = {}
         self._starting: dict[Any, int] = {}
-        self._started = self._lost_in_a_row = 0
+        self._started = self._lost_at_start = 0
+        self._losses = Counter[int]()  # by number of a block
         for _ in range(number):
             self._start()
 
@@ -273,25 +280,30 @@ class _Crew:
                 with own_errors(self._ray):
                     result = self._ray.get(ref)
             except WorkerLostError as error:
-                yield self._lost(own, [block] if block else [], error)
+                self._lost(own, block, error)
+                yield _Lost([block] if block else [])
                 continue
             if block is None:
                 _require_alike(*result)
+                self._lost_at_start = 0
                 self.free.extend([own] * _BLOCKS_OF_A_WORKER)
             else:
-                self._lost_in_a_row = 0
                 self.free.append(own)
                 yield block[0], result
 
-    def _lost(self, own: int, blocks: list[Any], error: UserError) -> _Lost:
+    def _lost(self, own: int, block: tuple[int, Any] | None, error: UserError) -> None:
+        """Starts another worker; raises the error if that was tried too often."""
+        if block is None:
+            self._lost_at_start += 1
+        else:
+            self._losses[block[0]] += 1
+        worst = max(self._lost_at_start - len(self._workers), *self._losses.values(), 0)
+        if worst > _MOST_LOST:
+            raise error
         if own in self._workers:  # else it is known by another block
             del self._workers[own]
             self.free = deque(worker for worker in self.free if worker != own)
-            self._lost_in_a_row += 1
-            if self._lost_in_a_row > _MOST_LOST:
-                raise error
             self._start()
-        return _Lost(blocks)
 
     def _done(self) -> list[Any]:
         asked, begin = [*self.busy, *self._starting], time.monotonic()
@@ -337,7 +349,7 @@ def own_errors(ray: Any) -> Iterator[None]:
     failures = ray.exceptions
     lost = (
         *(failures.RayActorError, failures.WorkerCrashedError),
-        *(failures.OutOfMemoryError, failures.NodeDiedError),
+        *(failures.OutOfMemoryError, failures.NodeDiedError, failures.ObjectLostError),
     )
     try:
         yield

@@ -1,5 +1,6 @@
-"""Encodes a catalogue in blocks, by any engine; keeps finished blocks until all are finished."""
+"""Encodes a catalogue in blocks, by any engine; keeps finished blocks until all is saved."""
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -33,7 +34,7 @@ def encoded(
       read: what an encoder needs of a part.
       make: makes an encoder, see `Engine`.
       engine: applies it.
-      cache_dir: finished blocks are kept there until all are finished.
+      cache_dir: finished blocks are kept there, see `remove_blocks`.
       key: identifies the catalogue and the encoder.
       description: for the progress bar.
 
@@ -41,7 +42,7 @@ def encoded(
       The parts and their results, in any order.
     """
     local = str(cache.local_folder(cache_dir))  # blocks are not for a bucket
-    folder = f"features/{key}-{len(parts)}.blocks"
+    folder = _folder(key, len(parts))
     names = [f"{folder}/{number:06}.npy" for number in range(len(parts))]
     known = [cache.find(local, name) is not None for name in names]
     left = [number for number, found in enumerate(known) if not found]
@@ -55,10 +56,25 @@ def encoded(
                 else:
                     yield number, array
         for index, array in engine.map(make, (read(parts[number]) for number in left)):
-            cache.save_array(local, names[left[index]], array)
+            with contextlib.suppress(FileNotFoundError):  # another process has finished first
+                cache.save_array(local, names[left[index]], array)
             yield left[index], array
 
     bar = track(results(), description, len(parts), disable=len(parts) < _FEW)
     for number, array in bar:
         yield parts[number], array
-    shutil.rmtree(cache.local_folder(local) / folder, ignore_errors=True)
+
+
+def remove_blocks(cache_dir: str, key: str, number: int) -> None:
+    """Removes the blocks of a catalogue; call this when all is saved that they were for.
+
+    Args:
+      cache_dir: see `encoded`.
+      key: see `encoded`.
+      number: of parts.
+    """
+    shutil.rmtree(cache.local_folder(cache_dir) / _folder(key, number), ignore_errors=True)
+
+
+def _folder(key: str, number: int) -> str:
+    return f"features/{key}-{number}.blocks"

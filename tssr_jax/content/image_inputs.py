@@ -19,7 +19,7 @@ from rich.progress import track
 from tssr_jax.content import array_store
 from tssr_jax.content.array_store import ArrayStore
 from tssr_jax.content.bert import unit_length
-from tssr_jax.content.blocks import encoded
+from tssr_jax.content.blocks import encoded, remove_blocks
 from tssr_jax.content.image_encoder import ImagePart, TrainedImages
 from tssr_jax.content.pictures import decoded_images
 from tssr_jax.content.resnet import (
@@ -148,10 +148,12 @@ def image_features(
     if known is not None:
         return ImageFeatures(key, known)
     table = np.zeros((len(images) + 1, load_resnet(path)[0].num_features), np.float32)
+    size = _IMAGES_PER_BATCH
+    parts = np.split(store.items, range(size, store.items.size, size))
     done = encoded(
-        np.split(store.items, range(_IMAGES_PER_BATCH, store.items.size, _IMAGES_PER_BATCH)),
+        parts,
         store,
-        functools.partial(_BlockEncoder, path),
+        functools.partial(_BlockEncoder, path.absolute()),
         engine=engine,
         cache_dir=cache_dir,
         key=key,
@@ -160,6 +162,7 @@ def image_features(
     for items, vectors in done:
         table[items] = vectors
     cache.save_array(cache_dir, name, table)
+    remove_blocks(cache_dir, key, len(parts))
     return ImageFeatures(key, table)
 
 

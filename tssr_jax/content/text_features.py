@@ -19,10 +19,10 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tssr_jax.content.bert import Bert, BertConfig, load_params, unit_length
-from tssr_jax.content.blocks import encoded
+from tssr_jax.content.blocks import encoded, remove_blocks
 from tssr_jax.content.ngrams import ngram_features
 from tssr_jax.data_pipeline import cache, fetching
-from tssr_jax.engine import IN_PROCESS, Engine
+from tssr_jax.engine import IN_PROCESS, Engine, seen_by_all
 from tssr_jax.errors import UserError
 from tssr_jax.parallel.devices import exactly
 
@@ -80,11 +80,17 @@ def _encoded_features(
     token_ids = tokenize(load_tokenizer(folder, settings.max_tokens), [texts[i - 1] for i in rows])
     batches = list(_batches([len(ids) for ids in token_ids], settings.max_tokens))
     table = np.zeros((len(texts) + 1, BertConfig.from_folder(folder).hidden_size), np.float32)
+    size = _BATCHES_OF_A_BLOCK
+    parts = [batches[i : i + size] for i in range(0, len(batches), size)]
     done = encoded(
-        [batches[i : i + _BATCHES_OF_A_BLOCK] for i in range(0, len(batches), _BATCHES_OF_A_BLOCK)],
+        parts,
         lambda part: [_padded(token_ids, batch) for batch in part],
         functools.partial(
-            _BlockEncoder, settings.model_dir, settings.max_tokens, settings.pooling, cache_dir
+            _BlockEncoder,
+            seen_by_all(settings.model_dir),
+            settings.max_tokens,
+            settings.pooling,
+            seen_by_all(cache_dir),
         ),
         engine=engine,
         cache_dir=cache_dir,
@@ -94,6 +100,7 @@ def _encoded_features(
     for part, vectors in done:
         table[rows[np.concatenate([batch.texts for batch in part])]] = vectors
     cache.save_array(cache_dir, name, table)
+    remove_blocks(cache_dir, key, len(parts))
     return TextFeatures(key, table)
 
 

@@ -146,6 +146,8 @@ class RayPreparation:
     ) -> tuple[pl.Series, list[Any], list["_Summary"]]:
         """All items, sorted; the parts, in the object store; and what is known of them."""
         chunks = list(self._chunks(source, dump, times))
+        if not chunks:
+            raise UserError(f"{dump.files.interactions} has no interactions.")
         times.require_plausible()
         num_rows, items, users = self._summed_up([self._do(_known, chunk) for chunk in chunks])
         number = max(1, math.ceil(num_rows / interactions.ROWS_PER_PART))
@@ -197,7 +199,9 @@ class RayPreparation:
                 if max(start, first) < min(end, last):
                     some.append(self._kept[part])
                     cuts.append((max(start, first) - start, min(end, last) - start))
-            written.append(self._do(_write, str(folder), number, cuts, *some, anywhere=False))
+            written.append(
+                self._do(_write, str(folder.absolute()), number, cuts, *some, anywhere=False)
+            )
         sizes = list(self._ray.get(written))
         if not records.are_written(folder, len(sizes)):
             raise UserError(
@@ -215,7 +219,8 @@ class RayPreparation:
                 yield self._ray.put(chunk)
             return
         streams = [
-            self._do(_read, source, _with_file(dump, path), returns="streaming") for path in files
+            self._do(_read, source, _with_file(dump, path.absolute()), returns="streaming")
+            for path in files
         ]
         for stream in streams:
             refs = list(stream)

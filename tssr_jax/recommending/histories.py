@@ -68,6 +68,7 @@ class Histories:
                     f"{', '.join(INPUTS)}."
                 )
         self.files = [HistoryFile(own, *columns) for own in paths]
+        self._several = path.is_dir()
 
     def count(self) -> int | None:
         """See `HistoryFile.count`."""
@@ -76,8 +77,10 @@ class Histories:
         return sum(known) if len(known) == len(counts) else None
 
     def __iter__(self) -> Iterator[History]:
-        """See `HistoryFile`."""
-        return itertools.chain.from_iterable(self.files)
+        """See `HistoryFile`; users that have no id are named by their file and line."""
+        seen: set[str] = set()
+        for file in self.files:
+            yield from file.read(f"{file.path.name}:" if self._several else "", seen)
 
 
 class HistoryFile:
@@ -125,10 +128,22 @@ class HistoryFile:
 
     def __iter__(self) -> Iterator[History]:
         """Yields histories in the file's order; raises UserError for a malformed line."""
+        return self.read("", set())
+
+    def read(self, prefix: str, seen: set[str]) -> Iterator[History]:
+        """Yields histories in the file's order.
+
+        Args:
+          prefix: precedes the number of a line that names no user.
+          seen: users of files before, in files with a row for each item; gets this file's.
+
+        Raises:
+          UserError: for a malformed line, or a user that comes again.
+        """
         if self.path.suffix == ".jsonl":
-            histories = self._from_json_lines()
+            histories = self._from_json_lines(prefix)
         else:
-            histories = self._from_list_rows() if self._lists else self._from_item_rows()
+            histories = self._from_list_rows() if self._lists else self._from_item_rows(seen)
         for history in histories:
             if None in (history.times or ()):
                 raise UserError(
@@ -142,7 +157,7 @@ class HistoryFile:
                     )
             yield history
 
-    def _from_json_lines(self) -> Iterator[History]:
+    def _from_json_lines(self, prefix: str) -> Iterator[History]:
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
@@ -152,7 +167,7 @@ class HistoryFile:
                     items = fields[_LISTS]
                     if not isinstance(items, list):
                         raise TypeError(f"'items' is {shown(items)!r}, no list")
-                    user = as_id(fields.get("user", number))
+                    user = as_id(fields.get("user", f"{prefix}{number}"))
                     history = History(user, [as_id(item) for item in items], _times(fields, items))
                 except (ValueError, KeyError, AttributeError, TypeError, UserError) as error:
                     raise UserError(
@@ -185,7 +200,7 @@ class HistoryFile:
                 f"{self.path} has no lists of ids in 'items': {shown(error)}"
             ) from error
 
-    def _from_item_rows(self) -> Iterator[History]:
+    def _from_item_rows(self, seen: set[str]) -> Iterator[History]:
         hint = "Rename it, or write histories as JSON lines."
         timed = self._time_column in tables.column_names(self.path)
         needed = (*self._columns, self._time_column) if timed else self._columns
@@ -197,7 +212,6 @@ class HistoryFile:
                 chunk.lines, self._with_seconds(chunk, timed).iter_rows(), strict=True
             )
         )
-        seen: set[str] = set()
         for user, group in itertools.groupby(rows, key=lambda row: (row[1] or "").strip()):
             own = list(group)
             line = own[0][0]

@@ -41,12 +41,15 @@ class Output:
     """
 
     def __init__(self, value: str):
-        self._path = path = Path(value).expanduser()
+        self._value = value
+        self._path = path = Path(value).expanduser().absolute()
         self._is_folder = value.endswith("/") or path.is_dir()
         self.histories_of_a_part = _OF_A_FOLDER if self._is_folder else _OF_A_FILE
         self._ending = path.suffix
-        if self._is_folder and not path.suffix:
+        if self._is_folder and path.suffix not in OUTPUTS:
             self._ending = ".jsonl"
+        if value.endswith("/") and path.is_file():
+            raise UserError(f"--output is {value}, but {path} is a file. Name another folder.")
         if self._ending not in OUTPUTS:
             raise UserError(
                 f"--output is {value}; its name must end in {', '.join(OUTPUTS)}, or in / for a "
@@ -58,7 +61,16 @@ class Output:
         self._parts = path if self._is_folder else path.with_name(name)
 
     def __str__(self) -> str:
-        return f"{self._path}/" if self._is_folder else str(self._path)
+        return self._value
+
+    def require_apart(self, histories: Path) -> None:
+        """Raises UserError if the output would replace the input, or be read as input later."""
+        own, other = self._path.resolve(), histories.expanduser().resolve()
+        if own == other or (other.is_dir() and other in own.parents):
+            raise UserError(
+                f"--output={self} is --input, or lies inside of it ({histories}). Name a place "
+                "outside of it."
+            )
 
     def part(self, number: int) -> Path:
         """The file of a part."""
@@ -93,6 +105,7 @@ class Output:
             except BaseException:
                 self._release_if_empty()
                 raise
+            self._remove_leftovers()
             (self._path / _SUCCESS).write_text("")
             return
         self._parts.mkdir()
@@ -123,9 +136,15 @@ class Output:
 
     def _release_if_empty(self) -> None:
         """Removes the folder if no part was written, so that another request can use its name."""
+        self._remove_leftovers()
         if [path.name for path in self._path.iterdir()] == [_REQUEST]:
             (self._path / _REQUEST).unlink()
             self._path.rmdir()
+
+    def _remove_leftovers(self) -> None:
+        """Removes what workers left that ended in the middle of a part."""
+        for path in self._path.glob(".part-*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _join(parts: list[Path], whole: Path) -> None:

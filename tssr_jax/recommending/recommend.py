@@ -6,7 +6,7 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from etils import epath
 from tssr_jax.checkpoints.checkpointer import FOLDER
 from tssr_jax.config.saved import FILE_NAME, load_config
 from tssr_jax.data_pipeline import fetching
-from tssr_jax.engine import HERE, Place, open_engine
+from tssr_jax.engine import HERE, Place, open_engine, seen_by_all
 from tssr_jax.errors import UserError, shown
 from tssr_jax.recommending.histories import Histories, History
 from tssr_jax.recommending.lists_file import ListsFile
@@ -23,6 +23,7 @@ from tssr_jax.recommending.output import Output
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.recommending.results import Recommendations
 from tssr_jax.reporting import make_console, make_progress, pairs_table
+from tssr_jax.run import DATA_FILE
 
 _BATCHES_AT_A_TIME = 4
 # The most distinct unknown ids that are counted separately.
@@ -164,15 +165,18 @@ def run_recommend(workdir: epath.Path, request: Request) -> None:
       UserError: if the run, a file, or a value makes no sense; there is no output then.
     """
     output = Output(str(request.output))
-    if Path(request.output).resolve() == request.input.resolve():
-        raise UserError(f"--output is --input, {request.input}: name another file.")
+    output.require_apart(request.input)
     data = load_config(workdir).data
     columns = (data.user_column, data.item_column, data.timestamp_column)
     histories = Histories(request.input, *columns, data.timestamp_format)
     only, never = (
         None if path is None else _read_ids(path) for path in (request.only, request.never)
     )
-    make = functools.partial(_Lister, str(workdir), request, output, only, never)
+    own = request._replace(
+        raw_dir=request.raw_dir and seen_by_all(request.raw_dir),
+        new_items=request.new_items and request.new_items.absolute(),
+    )
+    make = functools.partial(_Lister, seen_by_all(str(workdir)), own, output, only, never)
     console = make_console()
     found: dict[int, _Found] = {}
     start, report = time.perf_counter(), _Report(request.top_k)
@@ -219,19 +223,25 @@ def _blocks(histories: Histories, size: int) -> Iterator[_Block]:
 
 def _identity(workdir: epath.Path, request: Request, histories: Histories) -> dict[str, Any]:
     """What lists depend on: those of an interrupted call are kept if it is the same."""
-    folder = workdir / FOLDER
-    steps = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    model = [workdir / name for name in (FILE_NAME, DATA_FILE)]
+    model += [path for path in (workdir / FOLDER).rglob("*") if path.is_file()]
+    model += [path for path in workdir.iterdir() if path.name.endswith(".safetensors")]
     files = [request.new_items, request.only, request.never]
-    named = [(str(file.path), file.path.stat().st_size) for file in histories.files]
+    named = [(str(file.path), file.path.stat()) for file in histories.files]
     return {
         "run": str(workdir),
-        "config": hashlib.sha256((workdir / FILE_NAME).read_bytes()).hexdigest(),
-        "checkpoints": steps,
-        "input": hashlib.sha256(json.dumps(named).encode()).hexdigest(),
+        "model": _digest(
+            (str(path), path.stat().length, path.stat().mtime) for path in sorted(model)
+        ),
+        "input": _digest((name, stat.st_size, stat.st_mtime_ns) for name, stat in named),
         "top_k": request.top_k,
         "keep_seen": request.keep_seen,
         "filters": [file and fetching.file_sha256(file) for file in files],
     }
+
+
+def _digest(values: Iterable[Any]) -> str:
+    return hashlib.sha256(json.dumps(list(values)).encode()).hexdigest()
 
 
 def _read_ids(path: Path) -> list[str]:

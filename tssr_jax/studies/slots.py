@@ -15,7 +15,15 @@ from typing import Any, NamedTuple, Protocol
 
 from etils import epath
 
-from tssr_jax.engine import HERE, Place, ray_session, result_of, share_of
+from tssr_jax.engine import (
+    HERE,
+    Place,
+    WorkerLostError,
+    ray_session,
+    result_of,
+    seen_by_all,
+    share_of,
+)
 from tssr_jax.errors import UserError
 from tssr_jax.reporting import METRICS_FILE
 from tssr_jax.studies.trial import LOG_FILE, Trial
@@ -155,7 +163,7 @@ class RaySlots(Slots):
 
     def start(self, trial: Trial, minutes: float) -> Process:
         """See `Slots`."""
-        return _RayProcess(self._ray, self._task.remote(str(trial.folder), minutes))
+        return _RayProcess(self._ray, self._task.remote(seen_by_all(str(trial.folder)), minutes))
 
 
 class _RayProcess:
@@ -167,7 +175,12 @@ class _RayProcess:
     def poll(self) -> int | None:
         """See `Process`."""
         done, _ = self._ray.wait([self._ref], timeout=0)
-        return int(result_of(self._ray, self._ref)) if done else None
+        if not done:
+            return None
+        try:
+            return int(result_of(self._ray, self._ref))
+        except WorkerLostError:
+            return 1  # the trial has failed; others are run
 
     def end(self) -> None:
         """See `Process`."""

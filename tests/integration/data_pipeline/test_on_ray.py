@@ -170,9 +170,23 @@ def test_a_folder_of_interactions_is_one_file_cut(tmp_path):
     data = csv.get_config(str(folder)).data
     data.cache_dir = str(tmp_path / "two")
     assert files(prepare(data).folder / builder.USERS) == expected
+    table[:0].write_parquet(folder / "interactions.parquet" / "part-0.parquet")
+    data.cache_dir = str(tmp_path / "three")
+    assert files(prepare(data).folder / builder.USERS) == expected
+    (folder / "interactions.parquet" / "date=1").mkdir()
+    with pytest.raises(UserError, match="has a folder, date=1"):
+        prepare(data)
+    (folder / "interactions.parquet" / "date=1").rmdir()
     (folder / "interactions.parquet" / "notes.txt").write_text("")
     with pytest.raises(UserError, match=r"notes\.txt: files of interactions end in"):
         prepare(data)
+
+
+def test_a_bucket_is_no_place_for_a_cluster(tmp_path):
+    data = csv.get_config(str(write_csv(tmp_path / "raw"))).data
+    data.cache_dir = "gs://mine/cache"
+    with pytest.raises(UserError, match="a folder that all of its machines share"):
+        prepare(data, EagerRay())
 
 
 def test_the_command_starts_and_ends_ray(tmp_path):

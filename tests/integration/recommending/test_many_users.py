@@ -64,13 +64,14 @@ def test_a_folder_of_lists_holds_parts_and_goes_on(workdir, histories, tmp_path,
         assert b"".join(joined) == whole.read_bytes()
 
     before = parts[1].read_bytes()
+    (folder / ".part-000001.part-dead").write_text("a worker was killed here")
     (folder / "_SUCCESS").unlink()
     parts[1].unlink()
     parts[0].write_text("is not written again")
     capsys.readouterr()
     run_recommend(workdir, request)
     assert parts[1].read_bytes() == before and parts[0].read_text() == "is not written again"
-    assert (folder / "_SUCCESS").exists()
+    assert (folder / "_SUCCESS").exists() and not list(folder.glob(".*"))
     told = " ".join(capsys.readouterr().out.split())
     assert "parts that were there before │ 8" in told and "histories │ 3" in told
     with pytest.raises(UserError, match=r"lists of another request \(top_k was 3, not 4"):
@@ -89,6 +90,35 @@ def test_a_folder_is_refused_if_it_holds_something_else_and_left_if_nothing_come
     with pytest.raises(UserError, match="line 1 is no history"):
         run_recommend(workdir, Request(histories, f"{tmp_path}/new/"))
     assert not (tmp_path / "new").exists()
+
+
+def test_the_input_is_never_written_over(workdir, histories, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "one.jsonl"
+    file.write_text('{"items": ["i1"]}\n')
+    with pytest.raises(UserError, match=r"--output=~/one\.jsonl is --input"):
+        run_recommend(workdir, Request(file, "~/one.jsonl"))
+    with pytest.raises(UserError, match="or lies inside of it"):
+        run_recommend(workdir, Request(histories, histories / "lists.csv"))
+    with pytest.raises(UserError, match=r"is a file\. Name another folder"):
+        run_recommend(workdir, Request(histories, f"{file}/"))
+    assert file.read_text() == '{"items": ["i1"]}\n' and len(list(histories.iterdir())) == 3
+
+
+def test_users_of_several_files(workdir, tmp_path):
+    """A user with rows in two files comes again; users without an id are named by file and line."""
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "a.csv").write_text("user,item\nu1,i1\nu2,i2\n")
+    (folder / "b.csv").write_text("user,item\nu1,i3\n")
+    with pytest.raises(UserError, match=r"b\.csv, line 2: user 'u1' comes again"):
+        run_recommend(workdir, Request(folder, tmp_path / "lists.jsonl"))
+    for path in folder.iterdir():
+        path.unlink()
+    for name in "ab":
+        (folder / f"{name}.jsonl").write_text('{"items": ["i1"]}\n')
+    run_recommend(workdir, Request(folder, tmp_path / "lists.jsonl", top_k=2))
+    assert users_of(tmp_path / "lists.jsonl") == ["a.jsonl:1", "b.jsonl:1"]
 
 
 def test_lists_on_ray_are_those_of_one_machine(workdir, histories, tmp_path, monkeypatch):

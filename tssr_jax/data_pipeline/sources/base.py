@@ -139,11 +139,23 @@ def _is_there(folder: epath.Path, name: str) -> bool:
 def part_files(path: Path) -> list[Path]:
     """The file itself; or the files of a folder, in the order of their names.
 
-    Files whose names begin with "." or "_" are left out: Spark and others write such.
+    What begins with "." or "_" is left out: Spark and others write such.
+
+    Raises:
+      UserError: if the folder has a folder, or no file.
     """
     if path.is_file():
         return [path]
-    return sorted(p for p in path.iterdir() if p.is_file() and p.name[0] not in "._")
+    found = sorted(p for p in path.iterdir() if p.name[0] not in "._")
+    for below in found:
+        if below.is_dir():
+            raise UserError(
+                f"{path} has a folder, {below.name}: put all files of interactions beside each "
+                "other."
+            )
+    if not found:
+        raise UserError(f"{path} is a folder without files of interactions.")
+    return found
 
 
 def _either(names: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from tssr_jax.data_pipeline.sources import base, descriptions, tables, values
 from tssr_jax.errors import UserError
 
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
+_SEVERAL = "own, a folder of interactions"
 _CATEGORIES = ("category", "categories", "genre", "genres")
 
 
@@ -45,7 +46,8 @@ class OwnFiles:
                     f"{path}: files of interactions end in {', '.join(_ENDINGS)}. Remove it, or "
                     "put a '_' before its name."
                 )
-        return base.RawFiles(data.raw_dir, "own", interactions, items)
+        layout = _SEVERAL if interactions.is_dir() else "own"
+        return base.RawFiles(data.raw_dir, layout, interactions, items)
 
     def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
         """See `Source`."""
@@ -54,8 +56,9 @@ class OwnFiles:
             "Rename it, or set --config.data.user_column, item_column or timestamp_column to the "
             "name that it has."
         )
+        several = dump.files.layout == _SEVERAL
         for path in base.part_files(dump.files.interactions):
-            chunks = tables.read_chunks(path, needed=columns, hint=hint)
+            chunks = tables.read_chunks(path, needed=columns, hint=hint, may_be_empty=several)
             yield from values.parse_interactions(chunks, columns, path, dump.data.timestamp_format)
 
     def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:

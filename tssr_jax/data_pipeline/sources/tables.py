@@ -49,6 +49,7 @@ def read_chunks(
     needed: Sequence[str] = (),
     hint: str = "",
     rest: bool = False,
+    may_be_empty: bool = False,
 ) -> Iterator[Chunk]:
     """Reads a table a chunk at a time.
 
@@ -58,6 +59,7 @@ def read_chunks(
       needed: columns that must be there.
       hint: what to do if one of them is missing.
       rest: read other columns, too.
+      may_be_empty: whether a header alone is a table.
 
     Yields:
       Rows, with the number of the line where each begins; with its own number in Parquet.
@@ -71,7 +73,7 @@ def read_chunks(
         rows += chunk.table.height
         if chunk.table.height:
             yield chunk
-    if not rows:
+    if not rows and not may_be_empty:
         raise UserError(f"{path} has a header but no rows.")
 
 
