@@ -223,8 +223,10 @@ def _blocks(histories: Histories, size: int) -> Iterator[_Block]:
 
 def _identity(workdir: epath.Path, request: Request, histories: Histories) -> dict[str, Any]:
     """What lists depend on: those of an interrupted call are kept if it is the same."""
-    model = [workdir / name for name in (FILE_NAME, DATA_FILE)]
-    model += [path for path in (workdir / FOLDER).rglob("*") if path.is_file()]
+    workdir = epath.Path(workdir)
+    model = [path for name in (FILE_NAME, DATA_FILE) if (path := workdir / name).is_file()]
+    steps = (workdir / FOLDER).iterdir() if (workdir / FOLDER).is_dir() else ()
+    model += [path for step in steps for path in step.iterdir() if path.is_file()]
     model += [path for path in workdir.iterdir() if path.name.endswith(".safetensors")]
     files = [request.new_items, request.only, request.never]
     named = [(str(file.path), file.path.stat()) for file in histories.files]
