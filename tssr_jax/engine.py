@@ -111,7 +111,7 @@ def ray_session(place: Place) -> Iterator[Any]:
     if importlib.util.find_spec("ray") is None:
         raise UserError("--engine=ray needs Ray: pip install 'tssr-jax[ray]', on all machines.")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Workers without an accelerator would otherwise lose sight of it even where Ray manages none.
+    # Otherwise Ray hides all accelerators from a process that it gives none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray  # noqa: PLC0415
 
@@ -153,7 +153,7 @@ def _cores() -> int:
 def _no_cluster(place: Place, error: Exception) -> str:
     if not place.ray_address:
         return f"Ray can't be started on this machine: {shown(error, 300)}"
-    if "ersion" in str(error):
+    if "version" in str(error).lower():
         return f"Ray's cluster at {place.ray_address} has other versions: {shown(error, 300)}"
     return (
         f"--ray_address={place.ray_address}: there is no Ray cluster ({shown(error, 200)}). Start "
@@ -288,7 +288,8 @@ class _Crew:
                 self._lost_at_start = 0
                 self.free.extend([own] * _BLOCKS_OF_A_WORKER)
             else:
-                self.free.append(own)
+                if own in self._workers:  # it may be lost since
+                    self.free.append(own)
                 yield block[0], result
 
     def _lost(self, own: int, block: tuple[int, Any] | None, error: UserError) -> None:
@@ -301,7 +302,7 @@ class _Crew:
         if worst > _MOST_LOST:
             raise error
         if own in self._workers:  # else it is known by another block
-            del self._workers[own]
+            self._ray.kill(self._workers.pop(own))  # it may live: what was lost may be its result
             self.free = deque(worker for worker in self.free if worker != own)
             self._start()
 

@@ -3,6 +3,7 @@
 import functools
 import os
 import time
+from collections import Counter, deque
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,43 @@ def test_a_node_that_is_lost(tmp_path):
                 assert len(nodes) == 2
                 kill_second()
     assert found == {number: number for number in range(60)}
+
+
+def test_a_result_of_a_worker_that_was_lost_since_counts(monkeypatch):
+    """The worker gets no further block. (Ray is played: two results, of which one is lost.)"""
+
+    class Played:
+        put, remote = staticmethod(lambda value: value), None
+
+        class exceptions:  # noqa: N801
+            RayError = type("RayError", (Exception,), {})
+            RayTaskError = type("RayTaskError", (RayError,), {})
+            RayActorError = type("RayActorError", (RayError,), {})
+            WorkerCrashedError = OutOfMemoryError = NodeDiedError = RayActorError
+            ObjectLostError = RayActorError
+
+        @staticmethod
+        def wait(asked, timeout):
+            return [ref for ref in ("lost", "done") if ref in asked], []
+
+        @staticmethod
+        def get(ref):
+            if ref == "lost":
+                raise Played.exceptions.RayActorError("dead")
+            return "result"
+
+        @staticmethod
+        def kill(worker):
+            assert worker == "worker"
+
+    crew = engine._Crew.__new__(engine._Crew)
+    crew._ray, crew._workers, crew._starting = Played, {0: "worker"}, {}
+    crew._lost_at_start, crew._losses = 0, Counter()
+    crew.free, crew.busy = deque(), {"lost": (0, (5, "b")), "done": (0, (4, "a"))}
+    monkeypatch.setattr(crew, "_start", lambda: None)
+    lost, done = crew.wait()
+    assert lost.blocks == [(5, "b")] and done == (4, "result")
+    assert not crew.free and not crew.busy and not crew._workers
 
 
 def test_other_versions_are_refused(monkeypatch):
