@@ -77,7 +77,8 @@ class BertLayer(nn.Module):
         return nn.LayerNorm(c.layer_norm_eps, name="output_norm", use_fast_variance=False)(x)
 
 
-# Recomputed in the backward pass, from less than half of what it would keep.
+# The backward pass computes the insides of attention and of GELU again: kept, they would take half
+# as much memory again, and a step more time (docs/internals/performance.md).
 @functools.partial(jax.checkpoint, prevent_cse=False)
 def _attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
     """Attention of heads [batch, heads, tokens, d_head]; `mask` is broadcast over heads."""

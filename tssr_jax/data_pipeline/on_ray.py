@@ -42,14 +42,6 @@ _CHUNKS_OF_A_TASK, _TABLES_OF_A_TASK = 8, 16
 _RETRIES = 5
 
 
-class _Known(NamedTuple):
-    """What is known of a chunk: its rows, items (distinct, sorted), and some rows' users."""
-
-    rows: int
-    items: pl.Series
-    users: pl.Series
-
-
 class _Part(NamedTuple):
     """All rows of a range of users, in order.
 
@@ -101,7 +93,7 @@ class RayPreparation:
     def _do(
         self, function: Any, *arguments: Any, returns: int | str = 1, anywhere: bool = True
     ) -> Any:
-        """Starts a task; not `anywhere` is where most of its arguments lie."""
+        """Starts a task: on any machine, or on the one that holds most of its arguments."""
         where = "SPREAD" if anywhere else "DEFAULT"
         options = {"num_returns": returns, "scheduling_strategy": where, "max_retries": _RETRIES}
         return self._ray.remote(function).options(**options).remote(*arguments)
@@ -149,7 +141,7 @@ class RayPreparation:
         if not chunks:
             raise UserError(f"{dump.files.interactions} has no interactions.")
         times.require_plausible()
-        num_rows, items, users = self._summed_up([self._do(_known, chunk) for chunk in chunks])
+        num_rows, items, users = self._summed_up(chunks)
         number = max(1, math.ceil(num_rows / interactions.ROWS_PER_PART))
         pieces = self._pieces(chunks, items, _ranges(users, number))
         item_ids = self._ray.get(items)
@@ -229,20 +221,15 @@ class RayPreparation:
             dump.counts.update(counts)
             yield from refs
 
-    def _summed_up(self, known: Sequence[Any]) -> tuple[int, Any, pl.Series]:
+    def _summed_up(self, chunks: Sequence[Any]) -> tuple[int, Any, pl.Series]:
         """The number of rows, all items (distinct, sorted; in the object store), and some users."""
-        told, tables = [], []
-        for ref in known:
-            own = self._ray.get(ref)
-            told.append((own.rows, own.users))
-            tables.append(self._ray.put(own.items))
-        while len(tables) > 1 or not tables:
-            groups = [
-                tables[i : i + _TABLES_OF_A_TASK] for i in range(0, len(tables), _TABLES_OF_A_TASK)
-            ]
-            tables = [self._do(_united, *group) for group in groups or [[]]]
-        users = [own for _, own in told] or [pl.Series(dtype=pl.String)]
-        return sum(rows for rows, _ in told), tables[0], pl.concat(users)
+        known = [self._do(_known, chunk, returns=2) for chunk in chunks]
+        tables, size = [items for items, _ in known], _TABLES_OF_A_TASK
+        while len(tables) > 1:
+            groups = [tables[i : i + size] for i in range(0, len(tables), size)]
+            tables = [self._do(_united, *group) for group in groups]
+        told = self._ray.get([own for _, own in known])
+        return sum(rows for rows, _ in told), tables[0], pl.concat([users for _, users in told])
 
     def _pieces(self, chunks: Sequence[Any], items: Any, ranges: pl.Series) -> list[list[Any]]:
         """For each range of users its pieces of the chunks."""
@@ -269,14 +256,15 @@ def _read(source: str, dump: Dump) -> Iterator[Any]:
     yield times, dump.counts
 
 
-def _known(chunk: pl.DataFrame) -> _Known:
+def _known(chunk: pl.DataFrame) -> tuple[pl.Series, tuple[int, pl.Series]]:
+    """A chunk's items (distinct, sorted); and its number of rows, and some rows' users."""
     users = chunk["user"].sort()
     step = max(1, len(users) // _SAMPLE)
-    return _Known(chunk.height, chunk["item"].unique().sort(), users.gather_every(step))
+    return chunk["item"].unique().sort(), (chunk.height, users.gather_every(step))
 
 
 def _united(*tables: pl.Series) -> pl.Series:
-    return pl.concat(tables).unique().sort() if tables else pl.Series(dtype=pl.String)
+    return pl.concat(tables).unique().sort()
 
 
 def _ranges(users: pl.Series, number: int) -> pl.Series:

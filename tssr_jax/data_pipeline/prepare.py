@@ -244,10 +244,10 @@ def _key(files: RawFiles, data: ml_collections.ConfigDict) -> str:
 
 
 def _sha256(path: Path) -> str | list[str]:
-    """Of a file; of each file of a folder, whose names don't count."""
+    """Of a file; of each file of a folder, whose names and order do not count."""
     if path.is_file():
         return fetching.file_sha256(path)
-    return [fetching.file_sha256(own) for own in part_files(path)]
+    return sorted(fetching.file_sha256(own) for own in part_files(path))
 
 
 def _digest(names: list[str]) -> str:
