@@ -11,11 +11,15 @@ _TRIAL_MINUTES = flags.DEFINE_float(
 _TRIALS_AT_ONCE = flags.DEFINE_integer(
     "trials_at_once", 1, "Trials side by side on this machine, each on its share of the cores.", 1
 )
+_PRUNE = flags.DEFINE_bool(
+    "prune", False, "A search ends trials early that fall behind the median of the others."
+)
+flags.declare_key_flag("prune")
 flags.declare_key_flag("trial_minutes")
 flags.declare_key_flag("trials_at_once")
 flags.adopt_module_key_flags(engine_flags)
 
 
-def limits() -> tuple[float, int, Place]:
-    """Minutes that a training may take (0 is no limit), trials at once, and where they run."""
-    return _TRIAL_MINUTES.value, _TRIALS_AT_ONCE.value, engine_flags.place()
+def limits() -> tuple[float, int, Place, bool]:
+    """The values of a `Pace`: minutes of a training, trials at once, where they run, pruning."""
+    return _TRIAL_MINUTES.value, _TRIALS_AT_ONCE.value, engine_flags.place(), _PRUNE.value

@@ -50,6 +50,11 @@ def run_study(
         fail; the others are run, and reported, all the same.
     """
     study, console = _known(name), make_console()
+    if pace.prune and not tune_trials:
+        raise UserError(
+            "--prune ends trials of a search early; a study compares whole trainings. Add "
+            "--tune_trials=8, or leave --prune out."
+        )
     config = adapted(config, console.print)
     start = config.seed + 1 if tune_trials else config.seed
     seeds = range(start, start + num_seeds)

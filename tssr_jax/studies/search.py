@@ -4,12 +4,14 @@ Each trial is a process, as in a study. Test data plays no part: the test metric
 written, but not read.
 """
 
+import functools
 import hashlib
 import json
 import shlex
 import threading
 import warnings
 from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
@@ -32,13 +34,24 @@ from tssr_jax.config.validation import validate_config
 from tssr_jax.errors import UserError, shown
 from tssr_jax.reporting import make_console, make_progress
 from tssr_jax.studies.budget import require_same_budget
-from tssr_jax.studies.slots import UNHURRIED, News, Pace, Slots, open_slots, run_trial
+from tssr_jax.studies.slots import (
+    UNHURRIED,
+    News,
+    Pace,
+    Validations,
+    open_slots,
+    run_trial,
+    validations,
+)
 from tssr_jax.studies.space import Dimension, counts, parse_space
 from tssr_jax.studies.trial import TRIALS_FOLDER, Trial
 
 JOURNAL_FILE = "search.log"
 BEST_FILE = "best.json"
 OBJECTIVE = "ndcg@10"
+# Pruning: trials that end by themselves first, and epochs that each trial has.
+_WHOLE_TRIALS = 5
+_GRACE = 5
 
 
 def search(
@@ -74,7 +87,7 @@ def search(
     with make_progress(console) as progress, open_slots(pace) as slots:
         task = progress.add_task("Search", total=num_trials, message="")
         news = News(lambda line: progress.update(task, message=line))
-        running: dict[Future[Any], tuple[Any, Trial]] = {}
+        running: dict[Future[Any], tuple[Any, Trial, _Curve]] = {}
         # The same values have the same folder: the second trial waits, and finds the result.
         locks: defaultdict[epath.Path, threading.Lock] = defaultdict(threading.Lock)
         while (done := len(_finished(study))) < num_trials:
@@ -82,13 +95,20 @@ def search(
             while len(running) < min(slots.number, num_trials - done):
                 asked = study.ask()
                 trial = _make_trial(asked, dimensions, config, workdir)
-                run = trial, pace.minutes, news.of(trial.variant), slots
-                future = slots.submit(_value, *run, locks[trial.folder], console)
-                running[future] = asked, trial
+                curve = _Curve(asked)
+                run = functools.partial(
+                    run_trial,
+                    minutes=pace.minutes,
+                    tell=news.of(trial.variant),
+                    slots=slots,
+                    hopeless=curve.is_hopeless,
+                )
+                future = slots.submit(_value, trial, curve, run, locks[trial.folder], console)
+                running[future] = asked, trial, curve
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                asked, trial = running.pop(future)
-                _tell(study, asked, trial, future.result(), console)
-    complete = [t for t in study.trials if t.value is not None]
+                asked, trial, curve = running.pop(future)
+                _tell(study, asked, trial, future.result(), curve, console)
+    complete = [t for t in study.trials if t.state.name == "COMPLETE"]
     if not complete:
         raise UserError(
             f"No trial succeeded; what they said is above, and in {workdir / 'trials'}/*/log.txt."
@@ -121,10 +141,49 @@ def _dimensions(config: ml_collections.ConfigDict, console: Console) -> list[Dim
     return [d for d in dimensions if d.field not in unread]
 
 
-def _tell(study: Any, asked: Any, trial: Trial, value: float | None, console: Console) -> None:
+class _Curve:
+    """Tells Optuna the validations of one trial as they come, and asks whether to go on.
+
+    Attributes:
+      pruned: what is told of a trial that was ended early; "" if it was not.
+
+    Args:
+      asked: Optuna's trial.
+    """
+
+    def __init__(self, asked: Any):
+        self._asked, self._told = asked, 0
+        self.pruned = ""
+
+    def tell(self, so_far: Validations) -> Validations:
+        """Tells Optuna the validations that it does not know yet, and returns them."""
+        new, self._told = so_far[self._told :], max(self._told, len(so_far))
+        for epoch, value in new:
+            self._asked.report(value, round(epoch))
+        return new
+
+    def is_hopeless(self, so_far: Validations) -> bool:
+        """Whether the search's pruner ends the trial after these validations."""
+        new = self.tell(so_far)
+        if new and self._asked.should_prune():
+            epoch, value = new[-1]
+            self.pruned = f"ended early, at epoch {epoch:g}, validation {OBJECTIVE} {value:.4f}"
+        return bool(self.pruned)
+
+
+def _tell(  # noqa: PLR0917
+    study: Any, asked: Any, trial: Trial, value: float | None, curve: _Curve, console: Console
+) -> None:
     """Tells Optuna, and the user, what became of a trial."""
-    study.tell(asked, value, state=None if value is not None else _failed_state())
-    outcome = "failed" if value is None else f"validation {OBJECTIVE} {value:.4f}"
+    from optuna.trial import TrialState  # noqa: PLC0415 - an extra
+
+    if value is not None:
+        state, outcome = TrialState.COMPLETE, f"validation {OBJECTIVE} {value:.4f}"
+    elif curve.pruned:
+        state, outcome = TrialState.PRUNED, curve.pruned
+    else:
+        state, outcome = TrialState.FAIL, "failed"
+    study.tell(asked, value, state=state)
     changes = ", ".join(f"{field}={value}" for field, value in trial.changes.items())
     console.print(f"trial {asked.number}, {changes}: {outcome}")
 
@@ -158,6 +217,7 @@ def _open(config: ml_collections.ConfigDict, workdir: epath.Path, pace: Pace) ->
         study.sampler = optuna.samplers.TPESampler(
             seed=seed, constant_liar=pace.at_once > 1 or pace.place.engine == "ray"
         )
+    study.pruner = _pruner() if pace.prune else optuna.pruners.NopPruner()
     again = study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
     for trial in again:
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
@@ -167,6 +227,16 @@ def _open(config: ml_collections.ConfigDict, workdir: epath.Path, pace: Pace) ->
         study.set_user_attr(f"stopped {trial.number}", True)
         study.enqueue_trial(trial.params, skip_if_exists=False)
     return study
+
+
+def _pruner() -> Any:
+    """Ends a trial whose best validation so far is below the median of whole trials at its epoch.
+
+    Not before five trials are whole, and never in the first `_GRACE` epochs.
+    """
+    import optuna  # noqa: PLC0415 - an extra
+
+    return optuna.pruners.MedianPruner(n_startup_trials=_WHOLE_TRIALS, n_warmup_steps=_GRACE)
 
 
 def _mend(journal: epath.Path) -> None:
@@ -223,12 +293,6 @@ def _finished(study: Any) -> list[Any]:
     ]
 
 
-def _failed_state() -> Any:
-    import optuna  # noqa: PLC0415 - an extra
-
-    return optuna.trial.TrialState.FAIL
-
-
 def _make_trial(
     asked: Any,
     dimensions: list[Dimension],
@@ -244,15 +308,14 @@ def _make_trial(
     return Trial(f"trial {asked.number}", changes, own, folder)
 
 
-def _value(  # noqa: PLR0917
+def _value(
     trial: Trial,
-    minutes: float,
-    tell: Any,
-    slots: Slots,
+    curve: _Curve,
+    run: Callable[[Trial], bool],
     lock: threading.Lock,
     console: Console,
 ) -> float | None:
-    """Validation NDCG@10; None if the trial fails, or its values don't go together."""
+    """Validation NDCG@10; None if the trial fails, is pruned, or its values don't go together."""
     with lock:
         try:
             validate_config(trial.config)
@@ -261,8 +324,10 @@ def _value(  # noqa: PLR0917
             console.print(f"{trial.changes}: {shown(error, 300)}")
             return None
         result = trial.result()
-        if result is None and run_trial(trial, minutes, tell, slots):
+        if result is None and run(trial):
             result = trial.result()
+    if result is not None:
+        curve.tell(validations(trial))  # the last ones, or all of a trial that had ended before
     return None if result is None else float(result["metrics"]["validation"][OBJECTIVE])
 
 

@@ -31,6 +31,9 @@ from tssr_jax.studies.trial import LOG_FILE, Trial
 _SECONDS_BETWEEN_LOOKS = 1.0
 # How often a trial goes on on another machine after its own was lost.
 _RETRIES = 5
+_VALIDATION = "validation/ndcg@10"
+# Epoch and NDCG@10 of each validation, in order.
+Validations = list[tuple[float, float]]
 
 
 class Pace(NamedTuple):
@@ -40,11 +43,13 @@ class Pace(NamedTuple):
       minutes: time limit of a trial's training; 0 is no limit.
       at_once: trials that run side by side on this machine, each with its share of the cores.
       place: where they run; on Ray as many side by side as there are workers.
+      prune: whether a search ends trials early that fall behind the others.
     """
 
     minutes: float = 0.0
     at_once: int = 1
     place: Place = HERE
+    prune: bool = False
 
 
 UNHURRIED = Pace()
@@ -246,7 +251,13 @@ class News:
         return tell
 
 
-def run_trial(trial: Trial, minutes: float, tell: Callable[[str], None], slots: Slots) -> bool:
+def run_trial(
+    trial: Trial,
+    minutes: float,
+    tell: Callable[[str], None],
+    slots: Slots,
+    hopeless: Callable[[Validations], bool] = lambda _: False,
+) -> bool:
     """Runs a trial's process to its end.
 
     Args:
@@ -254,6 +265,7 @@ def run_trial(trial: Trial, minutes: float, tell: Callable[[str], None], slots: 
       minutes: time limit of its training; 0 is no limit.
       tell: called with the trial's newest message.
       slots: starts the process, and says when the training must save and end.
+      hopeless: called with the validations so far, about once a second; True ends the training.
 
     Returns:
       Whether the trial has ended with a result.
@@ -262,20 +274,31 @@ def run_trial(trial: Trial, minutes: float, tell: Callable[[str], None], slots: 
     try:
         while (status := process.poll()) is None and not slots.stopped.wait(_SECONDS_BETWEEN_LOOKS):
             tell(_news(trial))
+            if hopeless(validations(trial)):
+                break
     finally:
         process.end()
         tell("")
     return status == 0 and trial.result() is not None
 
 
-def _news(trial: Trial) -> str:
-    """The newest line of its metrics, in words."""
+def validations(trial: Trial) -> Validations:
+    """Epoch and validation NDCG@10 of each validation that a trial has written so far."""
+    return [(r["epoch"], r[_VALIDATION]) for r in _metrics(trial) if _VALIDATION in r]
+
+
+def _metrics(trial: Trial) -> list[dict[str, float]]:
     path = trial.run / METRICS_FILE
-    lines = path.read_text().splitlines() if path.exists() else []
-    try:
-        record = json.loads(lines[-1]) if lines else {}
-    except json.JSONDecodeError:
-        record = {}  # it is being written
-    value = record.get("validation/ndcg@10")
+    text = path.read_text() if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]  # the last line may be half written
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def _news(trial: Trial) -> str:
+    """The newest record of its training, in words."""
+    records = _metrics(trial)
+    if not records:
+        return "preparing"
+    value = records[-1].get(_VALIDATION)
     rank = "" if value is None else f", validation NDCG@10 {value:.4f}"
-    return f"epoch {record['epoch']:g}{rank}" if record else "preparing"
+    return f"epoch {records[-1]['epoch']:g}{rank}"

@@ -12,7 +12,7 @@ from tssr_jax.config import default
 from tssr_jax.errors import UserError
 from tssr_jax.studies import search as search_module
 from tssr_jax.studies.search import JOURNAL_FILE, search
-from tssr_jax.studies.slots import Pace
+from tssr_jax.studies.slots import Pace, validations
 from tssr_jax.studies.space import Dimension, counts, parse_space
 
 
@@ -108,7 +108,7 @@ def test_it_finds_what_is_better_and_goes_on(config, tmp_path, monkeypatch, caps
     """Trials are not run: the objective is a function of the step size, best at 0.01."""
     ran = []
 
-    def run_trial(trial, minutes, tell, stopped):
+    def run_trial(trial, *_, **__):
         rate = trial.config.optimizer.learning_rate
         ran.append(rate)
         if len(ran) == 3:
@@ -137,10 +137,69 @@ def test_it_finds_what_is_better_and_goes_on(config, tmp_path, monkeypatch, caps
     assert "failed" in told and "the last line is cut" in told
 
 
+# Validation NDCG@10 at epochs 1, 2, ... of five whole trials, whose medians are 3, 4, ... 9 and 10.
+WHOLE = [[rate + epoch for epoch in range(8)] for rate in (1, 2, 3, 4, 5)]
+CURVES = [
+    # Below the median everywhere: each trial has five epochs, the fifth ends it.
+    ([0, 1, 1, 1, 1, 1, 1, 1], 5),
+    # A late one, whose best so far is above the median when it counts.
+    ([0, 0, 0, 0, 7.5, 8.5, 20, 6], None),
+    # It falls behind the median of six, 9.5 at epoch 7; whole, it would have won.
+    ([9, 9, 9, 9, 9, 9, 9, 100], 7),
+]
+
+
+@pytest.mark.parametrize("prune", [True, False])
+def test_pruning_by_hand(config, tmp_path, monkeypatch, capsys, prune):
+    """The pruner asks for the best so far, and compares it with the median of whole trials."""
+    curves = WHOLE + [curve for curve, _ in CURVES]
+    ran, ended = [], []
+
+    def run_trial(trial, *_, hopeless, **__):
+        curve = curves[len(ran)]
+        ran.append(trial)
+        for epoch in range(1, len(curve) + 1):
+            write_validations(trial, curve[:epoch])
+            if hopeless(validations(trial)):
+                ended.append((len(ran) - 1, epoch))
+                return False
+        result = {"metrics": {"validation": {"ndcg@10": max(curve)}}}
+        (trial.folder / "result.json").write_text(json.dumps(result))
+        return True
+
+    monkeypatch.setattr(search_module, "run_trial", run_trial)
+    search(config, tmp_path / "search", len(curves), Pace(prune=prune))
+    expected = [(5 + i, epoch) for i, (_, epoch) in enumerate(CURVES) if epoch]
+    assert ended == (expected if prune else [])
+    best = json.loads((tmp_path / "search" / "best.json").read_text())
+    winner = ran[6] if prune else ran[7]
+    assert best["validation"] == {"ndcg@10": 20 if prune else 100}
+    assert best["changes"] == winner.changes and best["trials"] == len(ran) - len(ended)
+    told = capsys.readouterr().out
+    assert ("ended early, at epoch 7, validation ndcg@10 9.0000" in told) == prune
+    # All are done: the same command only reads them, and a pruned one is not tried again.
+    search(config, tmp_path / "search", len(curves), Pace(prune=prune))
+    assert len(ran) == len(curves)
+
+
+def write_validations(trial, values):
+    """Writes metrics.jsonl as a training does, with records of losses in between."""
+    trial.run.mkdir(exist_ok=True)
+    lines = [
+        json.dumps(record)
+        for i, value in enumerate(values)
+        for record in (
+            {"epoch": i + 1, "train/total": 1},
+            {"epoch": i + 1, "validation/ndcg@10": value},
+        )
+    ]
+    (trial.run / "metrics.jsonl").write_text("\n".join([*lines, '{"epoch": 9, "valid']))
+
+
 def test_own_values_outside_the_space_are_told(config, tmp_path, monkeypatch, capsys):
     ran = []
 
-    def run_trial(trial, minutes, tell, stopped):
+    def run_trial(trial, *_, **__):
         ran.append(trial.config.model.dropout_rate)
         result = {"metrics": {"validation": {"ndcg@10": 0.5}}}
         (trial.folder / "result.json").write_text(json.dumps(result))
@@ -163,7 +222,7 @@ def test_choices_may_be_tuples(config, tmp_path, monkeypatch, capsys):
     """The first trial has the configuration's own; a search that goes on reads them from a file."""
     ran = []
 
-    def run_trial(trial, *_):
+    def run_trial(trial, *_, **__):
         ran.append(trial.config.model.streams)
         value = 0.1 * len(trial.config.model.streams) + (trial.config.model.streams == ("sum",))
         result = {"metrics": {"validation": {"ndcg@10": value}}}
@@ -181,7 +240,7 @@ def test_choices_may_be_tuples(config, tmp_path, monkeypatch, capsys):
 
 
 def test_another_configuration_is_not_mixed_in(config, tmp_path, monkeypatch):
-    def run_trial(trial, *_):
+    def run_trial(trial, *_, **__):
         result = {"metrics": {"validation": {"ndcg@10": 0.5}}}
         (trial.folder / "result.json").write_text(json.dumps(result))
         return True
@@ -203,7 +262,7 @@ def test_another_configuration_is_not_mixed_in(config, tmp_path, monkeypatch):
 def test_where_no_trial_succeeded_they_are_tried_again(config, tmp_path, monkeypatch):
     ran = []
 
-    def run_trial(trial, *_):
+    def run_trial(trial, *_, **__):
         ran.append(trial.config.optimizer.learning_rate)
         if len(ran) <= 2:
             return False  # for a cause that goes away
@@ -231,7 +290,7 @@ def test_trials_side_by_side(config, tmp_path, monkeypatch):
     """Two wait for each other, so they must run at once; there are never more than asked for."""
     both, ran = threading.Barrier(2, timeout=60), []
 
-    def run_trial(trial, minutes, tell, stopped):
+    def run_trial(trial, *_, **__):
         both.wait()
         ran.append(trial.config.optimizer.learning_rate)
         result = {"metrics": {"validation": {"ndcg@10": ran[-1]}}}
@@ -246,7 +305,7 @@ def test_trials_side_by_side(config, tmp_path, monkeypatch):
 def test_values_that_do_not_go_together_are_told_and_the_others_run(
     config, tmp_path, monkeypatch, capsys
 ):
-    def run_trial(trial, minutes, tell, stopped):
+    def run_trial(trial, *_, **__):
         result = {"metrics": {"validation": {"ndcg@10": 0.5}}}
         (trial.folder / "result.json").write_text(json.dumps(result))
         return True
@@ -264,7 +323,7 @@ def test_values_that_do_not_go_together_are_told_and_the_others_run(
 def test_the_same_values_are_run_once(config, tmp_path, monkeypatch):
     ran = []
 
-    def run_trial(trial, minutes, tell, stopped):
+    def run_trial(trial, *_, **__):
         ran.append(trial.folder)
         result = {"metrics": {"validation": {"ndcg@10": 0.5}}}
         (trial.folder / "result.json").write_text(json.dumps(result))

@@ -137,7 +137,7 @@ def test_only_some_variants_are_run(tmp_path, monkeypatch):
     """Trials are not run; the report has those that ended at any time."""
     config, ran = tiny_config(tmp_path), []
 
-    def run_trial(trial, *_):
+    def run_trial(trial, *_, **__):
         ran.append(trial.variant)
         (trial.folder / "result.json").write_text(json.dumps({"metrics": {"test": {"ndcg@10": 1}}}))
         return True
@@ -207,6 +207,29 @@ def test_trials_on_ray_and_their_end(tmp_path, monkeypatch):
             assert run_trial(trial, 0.0, stop_when_it_trains, slots) is False
         assert list((trial.run / "checkpoints").iterdir()) and trial.result() is None
         assert "Stopped by SIGTERM" in (trial.folder / LOG_FILE).read_text()
+
+
+def test_a_hopeless_training_is_ended_and_saved(tmp_path):
+    config = tiny_config(tmp_path)
+    config.train.update(num_epochs=1_000_000, early_stopping_patience=0)
+    trial = Trial("long", {}, config, tmp_path / "long")
+    trial.prepare()
+    seen = []
+
+    def after_two(so_far):
+        seen.append(so_far)
+        return len(so_far) >= 2
+
+    with open_slots(Pace()) as slots:
+        assert run_trial(trial, 0.0, lambda _: None, slots, after_two) is False
+    assert [epoch for epoch, _ in seen[-1]][:2] == [1, 2] and seen[0] == []
+    assert list((trial.run / "checkpoints").iterdir()) and trial.result() is None
+    assert "Stopped by SIGTERM" in (trial.folder / LOG_FILE).read_text()
+
+
+def test_pruning_is_for_searches(tmp_path):
+    with pytest.raises(UserError, match="--prune ends trials of a search early"):
+        run_study("ablation", tiny_config(tmp_path), tmp_path / "study", 1, pace=Pace(prune=True))
 
 
 @pytest.mark.slow

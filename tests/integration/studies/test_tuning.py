@@ -30,7 +30,7 @@ def fixture_ran(monkeypatch):
     """What was run, as folder of the search or None, and configuration."""
     ran = []
 
-    def run_trial(trial, *_):
+    def run_trial(trial, *_, **__):
         searched = trial.folder.parent.parent.name if trial.variant.startswith("trial") else None
         ran.append((searched, trial.config))
         # The smallest step size is best, and the largest decay; dropout does not matter.
