@@ -10,6 +10,7 @@ object store, which spills to disk, and computes those again that were lost with
 import dataclasses
 import itertools
 import math
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -180,9 +181,9 @@ class RayPreparation:
         return totals
 
     def write_users(self, folder: Path) -> list[np.ndarray]:
-        """Writes the files of users; see `builder.write`. All machines must see the folder."""
+        """Writes the files of users, which tasks make; see `builder.write`."""
         ends = np.cumsum([lengths.size for lengths in self._lengths])
-        written = []
+        made: list[Any] = []
         for number in range(-(-int(ends[-1]) // builder.USERS_PER_SHARD)):
             first = number * builder.USERS_PER_SHARD
             last = min(first + builder.USERS_PER_SHARD, int(ends[-1]))
@@ -191,15 +192,13 @@ class RayPreparation:
                 if max(start, first) < min(end, last):
                     some.append(self._kept[part])
                     cuts.append((max(start, first) - start, min(end, last) - start))
-            written.append(
-                self._do(_write, str(folder.absolute()), number, cuts, *some, anywhere=False)
-            )
-        sizes = list(self._ray.get(written))
-        if not records.are_written(folder, len(sizes)):
-            raise UserError(
-                f"Workers wrote files that this machine does not find in {folder}. The machines of "
-                "a cluster must share the folder --config.data.cache_dir."
-            )
+            made.append(self._do(_made, cuts, *some, anywhere=False))
+        sizes = []
+        for number in range(len(made)):
+            content, own = self._ray.get(made[number])
+            made[number] = None  # frees the file in the object store
+            records.save_shard(folder, number, content)
+            sizes.append(own)
         return sizes
 
     def _chunks(self, source: str, dump: Dump, times: TimeRange) -> Iterator[Any]:
@@ -325,8 +324,8 @@ def _keep(
     return kept, (lengths, neighbours(rows))
 
 
-def _write(folder: str, number: int, cuts: Iterable[tuple[int, int]], *parts: _Kept) -> np.ndarray:
-    """Writes a file of some users of each part; returns the sizes of its examples."""
+def _made(cuts: Iterable[tuple[int, int]], *parts: _Kept) -> tuple[np.ndarray, np.ndarray]:
+    """A file of some users of each part, as uint8; and the sizes of its examples."""
 
     def examples() -> Iterator[bytes]:
         for (first, last), part in zip(cuts, parts, strict=True):
@@ -339,4 +338,6 @@ def _write(folder: str, number: int, cuts: Iterable[tuple[int, int]], *parts: _K
                 part.times[rows],
             )
 
-    return records.write_shard(Path(folder), number, examples())
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = records.write_shard(Path(folder), 0, examples())
+        return records.read_shard(Path(folder), 0), sizes

@@ -107,11 +107,6 @@ def prepare(data: ml_collections.ConfigDict, ray: Any = None) -> PreparedData:
         raise UserError(
             f"--config.data.repeated_items is {data.repeated_items!r}; it is 'error' or 'first'."
         )
-    if ray is not None and "://" in data.cache_dir:
-        raise UserError(
-            f"--config.data.cache_dir={data.cache_dir}: a cluster prepares into a folder that all "
-            "of its machines share, not into a bucket. (Copy it there afterwards.)"
-        )
     files = SOURCES[data.source].locate(data)
     key = _key(files, data)
     found = find_prepared(data, key)

@@ -74,9 +74,16 @@ def write_shard(folder: Path, number: int, examples: Iterable[bytes]) -> np.ndar
     return np.array(sizes, np.int64)
 
 
-def are_written(folder: Path, number: int) -> bool:
-    """Whether so many files are there that `write_shard` wrote."""
-    return all(_unfinished(folder, i).is_file() for i in range(number))
+def read_shard(folder: Path, number: int) -> np.ndarray:
+    """The bytes of a file that `write_shard` wrote, as uint8."""
+    return np.fromfile(_unfinished(folder, number), np.uint8)
+
+
+def save_shard(folder: Path, number: int, content: np.ndarray) -> None:
+    """Writes a file of a data set from what `read_shard` returned on another machine."""
+    path = _unfinished(folder, number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content.tofile(path)
 
 
 def _unfinished(folder: Path, number: int) -> Path:

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from configs import csv
+from tests.support import buckets
 from tests.support.clusters import two_nodes
 from tests.support.eager_ray import EagerRay
 from tests.support.raw_data import write_csv
@@ -182,11 +183,16 @@ def test_a_folder_of_interactions_is_one_file_cut(tmp_path):
         prepare(data)
 
 
-def test_a_bucket_is_no_place_for_a_cluster(tmp_path):
+def test_a_bucket_gets_what_a_cluster_prepares(ray, tmp_path, monkeypatch):
+    """Workers send what they made: nothing but the raw files is on a disk that they share."""
     data = csv.get_config(str(write_csv(tmp_path / "raw"))).data
-    data.cache_dir = "gs://mine/cache"
-    with pytest.raises(UserError, match="a folder that all of its machines share"):
-        prepare(data, EagerRay())
+    data.cache_dir = str(tmp_path / "one")
+    expected = prepare(data).folder
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    buckets.stand_in(monkeypatch, tmp_path / "bucket")
+    data.cache_dir = "gs://b/cache"
+    copied = tmp_path / "bucket" / "cache" / "datasets" / prepare(data, ray).folder.name
+    assert files(copied) == files(expected)
 
 
 def test_the_command_starts_and_ends_ray(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs import csv
+from tests.support import buckets
 from tests.support.raw_data import write_csv
 from tests.support.runs import run_command
 from tssr_jax.data_pipeline import builder, cache, records
@@ -30,10 +31,8 @@ def fixture_data(tmp_path):
 @pytest.fixture(name="bucket")
 def fixture_bucket(data, tmp_path, monkeypatch):
     """A folder that stands for the bucket of the cache."""
-    as_epath, bucket = cache.epath.Path, tmp_path / "bucket"
-    monkeypatch.setattr(
-        cache.epath, "Path", lambda path: as_epath(str(path).replace("gs://b", str(bucket)))
-    )
+    bucket = tmp_path / "bucket"
+    buckets.stand_in(monkeypatch, bucket)
     data.cache_dir = "gs://b/cache"
     return bucket
 
