@@ -33,5 +33,10 @@ def main() -> None:
         if _FEATURES.value:
             from tssr_jax.run import build_run
 
+            if isinstance(engine, OnRay):
+                import jax
+
+                jax.config.update("jax_platforms", "cpu")  # accelerators are for the workers
+                config.update(num_devices=1, model_devices=1)  # features do not depend on them
             build_run(config, engine=engine)
     print(prepared.folder)
