@@ -43,6 +43,14 @@ _CHUNKS_OF_A_TASK, _TABLES_OF_A_TASK = 8, 16
 _RETRIES = 5
 
 
+class _Known(NamedTuple):
+    """What is told of a chunk: its number of rows, users of some of them, and its bytes."""
+
+    rows: int
+    users: pl.Series
+    size: int
+
+
 class _Part(NamedTuple):
     """All rows of a range of users, in order.
 
@@ -142,7 +150,8 @@ class RayPreparation:
         if not chunks:
             raise UserError(f"{dump.files.interactions} has no interactions.")
         times.require_plausible()
-        num_rows, items, users = self._summed_up(chunks)
+        num_rows, items, users, largest = self._summed_up(chunks)
+        self._require_room(largest * min(len(chunks), _CHUNKS_OF_A_TASK))
         number = max(1, math.ceil(num_rows / interactions.ROWS_PER_PART))
         pieces = self._pieces(chunks, items, _ranges(users, number))
         item_ids = self._ray.get(items)
@@ -220,15 +229,36 @@ class RayPreparation:
             dump.counts.update(counts)
             yield from refs
 
-    def _summed_up(self, chunks: Sequence[Any]) -> tuple[int, Any, pl.Series]:
-        """The number of rows, all items (distinct, sorted; in the object store), and some users."""
+    def _require_room(self, size: int) -> None:
+        """Raises UserError if a task that reads so many bytes has no room: Ray would wait."""
+        stores = [
+            node["Resources"].get("object_store_memory", 0)
+            for node in self._ray.nodes()
+            if node["Alive"]
+        ]
+        needed = 2 * size  # for what it reads, and for what it returns
+        if min(stores) < needed:
+            raise UserError(
+                f"A machine of the cluster has an object store of {min(stores) / 2**20:,.0f} MiB; "
+                f"preparing these interactions needs {math.ceil(needed / 2**20):,} MiB. Start Ray "
+                f"there with --object-store-memory={needed}."
+            )
+
+    def _summed_up(self, chunks: Sequence[Any]) -> tuple[int, Any, pl.Series, int]:
+        """What is known of chunks.
+
+        Returns:
+          Number of rows; all items (distinct, sorted; in the object store); some users; and bytes
+          of the largest chunk.
+        """
         known = [self._do(_known, chunk, returns=2) for chunk in chunks]
         tables, size = [items for items, _ in known], _TABLES_OF_A_TASK
         while len(tables) > 1:
             groups = [tables[i : i + size] for i in range(0, len(tables), size)]
             tables = [self._do(_united, *group) for group in groups]
         told = self._ray.get([own for _, own in known])
-        return sum(rows for rows, _ in told), tables[0], pl.concat([users for _, users in told])
+        some = pl.concat([own.users for own in told])
+        return sum(own.rows for own in told), tables[0], some, max(own.size for own in told)
 
     def _pieces(self, chunks: Sequence[Any], items: Any, ranges: pl.Series) -> list[list[Any]]:
         """For each range of users its pieces of the chunks."""
@@ -255,11 +285,12 @@ def _read(source: str, dump: Dump) -> Iterator[Any]:
     yield times, dump.counts
 
 
-def _known(chunk: pl.DataFrame) -> tuple[pl.Series, tuple[int, pl.Series]]:
-    """A chunk's items (distinct, sorted); and its number of rows, and some rows' users."""
+def _known(chunk: pl.DataFrame) -> tuple[pl.Series, _Known]:
+    """A chunk's items (distinct, sorted); and what is told of its rows."""
     users = chunk["user"].sort()
     step = max(1, len(users) // _SAMPLE)
-    return chunk["item"].unique().sort(), (chunk.height, users.gather_every(step))
+    own = _Known(chunk.height, users.gather_every(step), int(chunk.estimated_size()))
+    return chunk["item"].unique().sort(), own
 
 
 def _united(*tables: pl.Series) -> pl.Series:

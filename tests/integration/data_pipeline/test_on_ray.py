@@ -142,6 +142,14 @@ def test_a_worker_that_dies_in_the_middle(ray, tmp_path, monkeypatch):
     assert mark.exists()
 
 
+def test_an_object_store_that_is_too_small_is_told(tmp_path):
+    """Ray would wait for room for ever."""
+    data = small_data(tmp_path / "raw", [("a", f"i{i}", i) for i in range(9)], 1)
+    data.cache_dir = str(tmp_path / "cache")
+    with pytest.raises(UserError, match=r"object store of 0 MiB; .* needs 1 MiB.*--object-store-"):
+        prepare(data, EagerRay(store=10))
+
+
 def test_errors_of_files_are_those_of_one_process(ray, tmp_path):
     data = small_data(tmp_path / "raw", [("a", f"i{i}", i) for i in range(9)], 2)
     data.cache_dir = str(tmp_path / "cache")
