@@ -355,16 +355,23 @@ def own_errors(ray: Any) -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, Exception) else error from None
+        cause = error.cause if isinstance(error.cause, Exception) else error
+        if isinstance(cause, ray.exceptions.RayError):
+            raise _ray_failed(cause) from error
+        raise cause from None
     except lost as error:
         raise WorkerLostError(
             f"Workers were lost again and again ({shown(error, 300)}). What was complete before "
             "stays as it was. Where memory was short, give each worker more: fewer --workers."
         ) from error
     except ray.exceptions.RayError as error:
-        raise UserError(
-            f"Ray failed ({shown(error, 300)}). What was complete before stays as it was."
-        ) from error
+        raise _ray_failed(error) from error
+
+
+def _ray_failed(error: Exception) -> UserError:
+    return UserError(
+        f"Ray failed ({shown(error, 300)}). What was complete before stays as it was."
+    )
 
 
 def share_of(ray: Any, workers: int) -> tuple[int, dict[str, Any]]:

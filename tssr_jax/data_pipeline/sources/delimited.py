@@ -2,6 +2,8 @@ r"""Reads delimited text by RFC 4180, without losing a row.
 
 - A field that begins with a double quote ends at the next one; two of them stand for one. Such a
   field may hold separators and line ends. A quote inside of another field is a character.
+- A field of a needed column (an id, a time) may not hold line ends, and no field may hold what look
+  like rows: a quote is missing there, and rows would be lost.
 - Every row has as many fields as the header. Empty lines are skipped.
 - Files in which a backslash escapes quotes are read, if they can't be read by RFC 4180.
 
@@ -78,7 +80,7 @@ def read_delimited(
     header = _header(path, form, needed, first)
     require_columns(header.names, needed, path, hint)
     wanted = [i for i, name in enumerate(header.names) if rest or name in needed]
-    splitter = _Splitter(path, header, wanted, form.quoted)
+    splitter = _Splitter(path, header, wanted, [header.names.index(name) for name in needed])
     for block in itertools.chain([first], blocks):
         if block.line <= header.lines:  # the first one
             content = block.content.split(b"\n", header.lines)[-1]
@@ -103,6 +105,11 @@ def _header(path: Path, form: Format, needed: Sequence[str], block: Block) -> He
         if line.strip():
             break
     text, separator = line.decode(), form.separator
+    if form.quoted and text.count('"') % 2:
+        raise UserError(
+            f"{path}, line {number}: the header has a quote that is not closed in its line: "
+            f"{shown(text)}"
+        )
     names = _fields(text, separator, form.quoted)
     if separator == "," and not set(needed) <= set(names):
         for other in _OTHER_SEPARATORS:
@@ -137,9 +144,9 @@ def require_columns(names: Sequence[str], needed: Sequence[str], path: Path, hin
 class _Splitter:
     """Splits blocks of lines into rows of the wanted columns."""
 
-    def __init__(self, path: Path, header: Header, wanted: list[int], quoted: bool):
+    def __init__(self, path: Path, header: Header, wanted: list[int], needed: list[int]):
         self._path, self._header = path, header
-        self._wanted, self._quoted = wanted, quoted
+        self._wanted, self._needed = wanted, needed
         self._names = [header.names[i] for i in wanted]
         self._escaped = False  # whether a backslash escapes quotes
 
@@ -209,7 +216,11 @@ class _Splitter:
             if row is None:
                 return self._chunk(rows, lines)
             if row and (len(row) > 1 or row[0].strip()):
-                self._require_width(start, len(row))
+                try:
+                    self._require_width(start, len(row))
+                    self._require_one_row(start, row, source.lines_of_row)
+                except UserError as error:
+                    raise _QuoteError(error) from error
                 rows.append([row[i] or None for i in self._wanted])
                 lines.append(start)
 
@@ -232,6 +243,25 @@ class _Splitter:
         )
 
 
+    def _require_one_row(self, line: int, row: list[str], lines: list[str]) -> None:
+        """Raises UserError if a row over several lines has probably swallowed others."""
+        if len(lines) == 1:
+            return
+        separators = len(self._header.names) - 1
+        broken = next((self._header.names[i] for i in self._needed if "\n" in row[i]), "")
+        if broken:
+            told = f"column {broken!r} holds a line end"
+        elif separators and all(own.count(self._header.separator) == separators for own in lines):
+            told = "each of these lines looks like a row of its own"
+        else:
+            return
+        raise UserError(
+            f"{self._path}, lines {line} to {line + len(lines) - 1}: a quoted field goes on over "
+            f"{len(lines)} lines, and {told}. Is a quote missing, or one too many? Double quotes "
+            "inside of a quoted field; write a space for a line end in a text."
+        )
+
+
 class _QuoteError(Exception):
     """A row that is not by RFC 4180.
 
@@ -247,6 +277,9 @@ class _QuoteError(Exception):
 class _Lines:
     """The lines of a block, and further ones for as long as a row is not at its end.
 
+    Attributes:
+      lines_of_row: the lines of the row that is read.
+
     Args:
       block: the first lines.
       more: takes further blocks from here.
@@ -257,7 +290,7 @@ class _Lines:
         self._blocks, self._more, self._escaped = [block], more, escaped
         self._lines = self._of(block)
         self._next = block.line  # number of the next line
-        self._row = block.line  # number of the line where the row begins
+        self.lines_of_row: list[str] = []
 
     def _of(self, block: Block) -> Iterator[bytes]:
         content = _with_doubled_quotes(block.content) if self._escaped else block.content
@@ -269,23 +302,23 @@ class _Lines:
 
     def begin_row(self) -> int:
         """Tells that a row has ended; returns the number of the line where the next one begins."""
-        self._row = self._next
-        return self._row
+        self.lines_of_row = []
+        return self._next
 
     def __iter__(self) -> "_Lines":
         return self
 
     def __next__(self) -> str:
         line = next(self._lines, None)
-        in_a_row = self._next > self._row
-        if line is None and in_a_row and (block := next(self._more, None)):
+        if line is None and self.lines_of_row and (block := next(self._more, None)):
             self._blocks.append(block)
             self._lines = self._of(block)
             line = next(self._lines, None)
         if line is None:
             raise StopIteration
         self._next += 1
-        return line.decode() + "\n"
+        self.lines_of_row.append(line.decode())
+        return self.lines_of_row[-1] + "\n"
 
 
 def _with_doubled_quotes(content: bytes) -> bytes:
