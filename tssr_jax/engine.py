@@ -369,9 +369,7 @@ def own_errors(ray: Any) -> Iterator[None]:
 
 
 def _ray_failed(error: Exception) -> UserError:
-    return UserError(
-        f"Ray failed ({shown(error, 300)}). What was complete before stays as it was."
-    )
+    return UserError(f"Ray failed ({shown(error, 300)}). What was complete before stays as it was.")
 
 
 def share_of(ray: Any, workers: int) -> tuple[int, dict[str, Any]]:

@@ -215,7 +215,7 @@ class RayPreparation:
         files = part_files(dump.files.interactions)
         if len(files) == 1:
             for chunk in SOURCES[source].interactions(dump):
-                times.add(chunk["timestamp"])
+                times.add(chunk)
                 yield self._ray.put(chunk)
             return
         streams = [
@@ -280,7 +280,7 @@ def _read(source: str, dump: Dump) -> Iterator[Any]:
     """Chunks of a file's rows; last, the range of its times and the counts of what was read."""
     times = TimeRange(dump.files.interactions)
     for chunk in SOURCES[source].interactions(dump):
-        times.add(chunk["timestamp"])
+        times.add(chunk)
         yield chunk
     yield times, dump.counts
 

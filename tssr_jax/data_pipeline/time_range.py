@@ -7,15 +7,21 @@ from pathlib import Path
 import polars as pl
 
 from tssr_jax.data_pipeline.sources.values import LATEST, TICKS
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 
-_YEARS = (1970, 2100)
+# Times of 1970 are those of another unit (minutes, hours, days of a spreadsheet), or missing ones,
+# where others are of these years.
+_OTHERS_FROM = 1980
+_LAST_YEAR = 2100
 # Above this share, times outside of these years are no single mistakes.
 _BULK = 0.01
+_IN_1970 = f"of 1970, where others are after {_OTHERS_FROM}"
+_ODD = ("before 1970", _IN_1970, f"after {_LAST_YEAR}")
+_LIKELY = "likely"
 
 
 class TimeRange:
-    """Times of interactions: the first, the last, and how many are before 1970 or after 2100.
+    """Times of interactions: the first, the last, and how many are of years that are unlikely.
 
     Args:
       path: the file of interactions, for errors.
@@ -25,8 +31,8 @@ class TimeRange:
         self._path = path
         self._first, self._last = 2**62, -(2**62)
         self._rows = 0
-        self._outside = dict.fromkeys(("before 1970", "after 2100"), 0)
-        self._example: dict[str, int] = {}
+        self._number = dict.fromkeys((*_ODD, _LIKELY), 0)
+        self._example: dict[str, str] = {}
 
     def checked(self, chunks: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         """The chunks, whose times (`timestamp`, milliseconds) are checked.
@@ -35,62 +41,88 @@ class TimeRange:
           UserError: as `add` does; at the end, as `require_plausible` does.
         """
         for chunk in chunks:
-            self.add(chunk["timestamp"])
+            self.add(chunk)
             yield chunk
         self.require_plausible()
 
-    def add(self, times: pl.Series) -> None:
-        """Adds times in milliseconds.
+    def add(self, chunk: pl.DataFrame) -> None:
+        """Adds the times (`timestamp`, milliseconds) of interactions.
 
         Raises:
           UserError: at a time whose minutes do not fit into an int32, as batches have them.
         """
-        self._require_near(times)
+        self._require_near(chunk)
+        times = chunk["timestamp"]
         if times.len():
             self._first = min(self._first, int(times.min()))  # type: ignore[arg-type]
             self._last = max(self._last, int(times.max()))  # type: ignore[arg-type]
         self._rows += times.len()
-        start, end = (_milliseconds(year) for year in _YEARS)
-        for name, some in (("before 1970", times < start), ("after 2100", times >= end)):
-            if number := int(some.sum()):
-                self._outside[name] += number
-                self._example.setdefault(name, int(times.filter(some)[0]))
+        start, second, others, end = map(_milliseconds, (1970, 1971, _OTHERS_FROM, _LAST_YEAR))
+        self._number[_LIKELY] += int(times.is_between(others, end).sum())
+        some = times < start, times.is_between(start, second, "left"), times >= end
+        for name, rows in zip(_ODD, some, strict=True):
+            if number := int(rows.sum()):
+                self._number[name] += number
+                self._example.setdefault(name, _told(chunk.filter(rows)))
 
     def merge(self, other: "TimeRange") -> None:
         """Adds the times of another range."""
         self._first = min(self._first, other._first)
         self._last = max(self._last, other._last)
         self._rows += other._rows
-        for name, number in other._outside.items():
-            self._outside[name] += number
+        for name, number in other._number.items():
+            self._number[name] += number
         self._example = other._example | self._example
 
     def require_plausible(self) -> None:
-        """Raises UserError if more than one in a hundred times is before 1970 or after 2100."""
-        for name, number in self._outside.items():
+        """Checks the years of all times.
+
+        Raises:
+          UserError: if more than one in a hundred times is before 1970, of 1970 where others are of
+            later decades, or after 2100. Fewer are told.
+        """
+        for name in _ODD:
+            number = self._number[name]
+            if not number or (name == _IN_1970 and not self._number[_LIKELY]):
+                continue
+            told = (
+                f"{self._path} has {number:,} of {self._rows:,} times {name}, such as "
+                f"{self._example[name]}"
+            )
             if number > _BULK * self._rows:
-                example = self._example[name]
+                more = " Does the column have two units?" if name == _IN_1970 else ""
                 raise UserError(
-                    f"{self._path} has {number:,} of {self._rows:,} times {name}, such as "
-                    f"{example / TICKS:.15g} ({_date(example)}). Times must be seconds since 1970, "
-                    "or dates; convert the column if it has another unit."
+                    f"{told}. Times must be seconds since 1970, or dates; convert the column if it "
+                    f"has another unit.{more}"
                 )
+            print(f"{told}.", flush=True)
 
     def report(self) -> dict[str, str]:
         """For the report: dates of the first and of the last interaction (UTC)."""
         return {"first_date": _date(self._first), "last_date": _date(self._last)}
 
-    def _require_near(self, times: pl.Series) -> None:
-        far = times.filter(times.abs() > TICKS * LATEST)
-        if not len(far):
+    def _require_near(self, chunk: pl.DataFrame) -> None:
+        far = chunk.filter(pl.col("timestamp").abs() > TICKS * LATEST)
+        if far.is_empty():
             return
-        rows = self._rows + times.len() - len(far)
+        rows = self._rows + chunk.height - far.height
         two = f"{rows:,} other times are not: the column has two units. " if rows else ""
         raise UserError(
-            f"{self._path} has the time {far[0] // TICKS}, which in seconds since 1970 is "
-            f"thousands of years away. {two}These are probably milliseconds or microseconds: "
-            "convert the column to seconds."
+            f"{self._path} has the time {far['timestamp'][0] // TICKS}{_of(far)}, which in seconds "
+            f"since 1970 is thousands of years away. {two}These are probably milliseconds or "
+            "microseconds (convert the column to seconds), or a date that stands for none."
         )
+
+
+def _told(rows: pl.DataFrame) -> str:
+    """The first time, and whose it is."""
+    time = rows["timestamp"][0]
+    return f"{time / TICKS:.15g} ({_date(time)}){_of(rows)}"
+
+
+def _of(rows: pl.DataFrame) -> str:
+    user, item = (shown(repr(rows[name][0]), 50) for name in ("user", "item"))
+    return f" of user {user} and item {item}"
 
 
 def _milliseconds(year: int) -> int:

@@ -236,7 +236,7 @@ class HistoryFile:
         times = pl.when(there).then(pl.col(self._time_column)).otherwise(pl.lit(some))
         some_times = Chunk(rows.lines, chunk.select(times.alias(self._time_column)))
         milliseconds = values.parse_timestamps(
-            some_times, self._time_column, self.path, self._time_format
+            some_times, self._time_column, self.path, self._time_format, settable=True
         )
         return chunk.select(user, item, (milliseconds / values.TICKS).alias("seconds"))
 

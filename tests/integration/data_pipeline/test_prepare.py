@@ -64,7 +64,9 @@ def test_what_was_prepared_equals_the_raw_files(data):
 def test_milliseconds_are_told(data):
     path = Path(data.raw_dir) / "interactions.csv"
     path.write_text(path.read_text().replace(",1000\n", ",1700000000000\n", 1))
-    with pytest.raises(UserError, match=r"has the time 1700000000000, .* probably milliseconds"):
+    with pytest.raises(
+        UserError, match=r"has the time 1700000000000 of user .* probably milliseconds"
+    ):
         prepare(data)
     assert folders(data) == []
 

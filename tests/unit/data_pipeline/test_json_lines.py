@@ -5,8 +5,11 @@ from collections import Counter
 
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tssr_jax.data_pipeline.sources import json_lines, text_files
+from tssr_jax.data_pipeline.sources.ids import DIFFERENCES, NUMBER, loose
 from tssr_jax.errors import UserError
 
 
@@ -84,6 +87,48 @@ def test_a_wanted_object_is_found_however_its_id_is_written(records, line):
         (2, "a/b", "T")
     ]
     assert counts["item_rows_of_other_items"] == 2
+
+
+ODD = st.text(st.sampled_from("ab'\"\\/\t{}:, é\u200b"), min_size=1, max_size=6).filter(str.strip)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(ODD, min_size=1, max_size=4, unique_by=str.strip), st.booleans(), st.booleans())
+def test_any_id_is_found(records, ids, python, inner):
+    """Nothing decides but the object itself, however an id is escaped or quoted."""
+    objects = [{"inner": {"id": "x"}, "id": item} if inner else {"id": item} for item in ids]
+    # A Python literal begins with {' here.
+    lines = [repr(one) if python else json.dumps(one) for one in objects]
+    found, counts = records(lines, [item.strip() for item in ids])
+    assert [record["id"] for _, record in found] == [item.strip() for item in ids]
+    assert not counts["item_rows_of_other_items"]
+
+
+def test_ids_written_alike_are_handed_on(records):
+    """`descriptions` mends or names them; others are left out."""
+    lines = [f'{{"id": "{item}"}}' for item in (" i0 ", "I1", "\u200bi2", "i9", "0", "1.0")]
+    found, counts = records([*lines, '{"id": 2.0}'], ["i0", "i1", "i2", "000", "1", "2"])
+    assert [r["id"] for _, r in found] == ["i0", "I1", "\u200bi2", "0", "1.0", "2.0"]
+    assert counts["item_rows_of_other_items"] == 1
+
+
+@pytest.mark.parametrize("value", ['{"$oid": "u"}', '["u"]', "true"])
+def test_an_id_that_is_no_text_is_malformed(read, value):
+    with pytest.raises(UserError, match=r"line 2: .*'a' is neither a string nor a number"):
+        read(f'{{"a": "u"}}\n{{"a": {value}}}\n')
+    assert read('{"a": "[u]"}\n{"a": "true"}\n')[1] == [("[u]", None), ("true", None)]
+
+
+IDS = st.text(st.sampled_from("aAsß\u017féÉe\u0301\u200b\u00a0\x00 .019ﬁ"), max_size=6)
+
+
+@settings(max_examples=500, deadline=None)
+@given(IDS, IDS)
+def test_ids_that_differ_as_is_told_have_one_loose_form(one, other):
+    forms = pl.DataFrame({"item": [one, other]}).select(NUMBER.alias("number"), **DIFFERENCES)
+    alike = [n for n in forms.columns if forms[n][0] == forms[n][1] and forms[n][0] is not None]
+    if alike:
+        assert loose(one) == loose(other)
 
 
 def test_ids_that_are_numbers(records):

@@ -1,6 +1,7 @@
 """Times: formats as Python reads them, and units that are plausible."""
 
 import datetime
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -77,7 +78,8 @@ def test_one_digit_is_read_as_python_does():
 
 
 def seconds(*values):
-    return iter([pl.DataFrame({"timestamp": [1000 * value for value in values]})])
+    table = pl.DataFrame({"timestamp": [1000 * value for value in values]})
+    return iter([table.with_columns(user=pl.lit("u"), item=pl.lit("i"))])
 
 
 def test_the_range_is_reported():
@@ -91,10 +93,58 @@ def test_the_range_is_reported():
     [
         ([1_700_000_000, 1_700_000_000_000], "1 other times are not: the column has two units"),
         ([1_700_000_000_000], "thousands of years away. These are probably milliseconds"),
-        ([17_000_000_000] * 3, r"3 of 3 times after 2100, such as 17000000000 \(2508-09-16\)"),
+        (
+            [17_000_000_000] * 3,
+            r"3 of 3 times after 2100, such as 17000000000 \(2508-09-16\) of user 'u' and item 'i'",
+        ),
+        # Minutes, days of a spreadsheet, and hours, beside seconds.
+        ([28_000_000, 1_700_000_000], r"1 of 2 times of 1970, .* 28000000 \(1970-11-21\) of user"),
+        ([45_000, 1_700_000_000], "of 1970, .* Does the column have two units"),
+        ([470_000, *[1_700_000_000] * 50], "1 of 51 times of 1970"),
         ([-1_700_000_000, 5], r"1 of 2 times before 1970, such as -1700000000 \(1916-02-18\)"),
     ],
 )
 def test_implausible_times_are_told(values, message):
     with pytest.raises(UserError, match=f"file.csv has .*{message}"):
         list(TimeRange("file.csv").checked(seconds(*values)))
+
+
+def test_few_times_without_a_value_are_told(capsys):
+    times = TimeRange("file.csv")
+    list(times.checked(seconds(0, *[1_700_000_000] * 100)))
+    assert (
+        "1 of 101 times of 1970, where others are after 1980, such as 0 " in capsys.readouterr().out
+    )
+    list(TimeRange("file.csv").checked(seconds(0, 1, 5, 1000)))  # no unit is known to be wrong
+    assert not capsys.readouterr().out
+
+
+def test_numbers_of_milliseconds():
+    def read(*values):
+        chunk = Chunk(np.arange(7, 7 + len(values)), pl.DataFrame({"t": values}, strict=False))
+        return parse_timestamps(chunk, "t", Path("file.json"), ticks=1000).to_list()
+
+    assert read("1700000000123", "1.7e12", "2024-01-31", "0", "1700000000123.9") == [
+        1_700_000_000_123, 1_700_000_000_000, 1_706_659_200_000, 0, 1_700_000_000_123,
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="line 8: column 't' holds 1700000000, where milliseconds"):
+        read("1700000000123", "1700000000")
+
+
+def test_other_sources_are_not_told_of_a_flag_that_they_do_not_read():
+    chunk = Chunk(np.arange(1, 2), pl.DataFrame({"t": ["x"]}))
+    for form in ("", "%Y"):
+        with pytest.raises(UserError) as told:
+            parse_timestamps(chunk, "t", Path("f"), form)
+        assert "--config" not in str(told.value)
+
+
+@pytest.mark.parametrize("form", ["%d %d", "%Y-%m-%d %Q", "%"])
+def test_a_format_that_python_cannot_read_is_told(form):
+    with pytest.raises(UserError, match=r"timestamp_format is .*, which strptime can't read"):
+        parsed(["1 2"], form)
+
+
+def test_a_fraction_of_a_day_counts():
+    form = "%Y-%m-%d.%f"
+    assert parsed(["2024-01-31.250000"], form) == [1_706_659_200_250]

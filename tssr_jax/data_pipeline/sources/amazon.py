@@ -101,7 +101,7 @@ EDITIONS: dict[str, _Edition] = {
 class Amazon:
     """Reads one category of one year from `data.raw_dir`."""
 
-    version = 2
+    version = 3
 
     def locate(self, data: ml_collections.ConfigDict) -> base.RawFiles:
         """Finds reviews and descriptions."""
@@ -119,8 +119,7 @@ class Amazon:
         columns = (edition.user, edition.item, edition.time)
         bad_lines = json_lines.BadLines(path, dump.data.max_bad_lines, dump.counts)
         chunks = json_lines.read_chunks(bad_lines, columns)
-        for chunk in values.parse_interactions(chunks, columns, path):
-            yield chunk.with_columns(pl.col("timestamp") // edition.ticks)
+        yield from values.parse_interactions(chunks, columns, path, ticks=edition.ticks)
 
     def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
         """See `Source`."""

@@ -112,7 +112,11 @@ def find_files(
     folder = epath.Path(data.raw_dir).expanduser()
     if not folder.is_dir():
         raise UserError(f"{owner}: there is no folder {folder}. {_ELSEWHERE}")
-    names = [next((n for n in some if _is_there(folder, n)), None) for some in choices]
+    there = [[n for n in some if _is_there(folder, n)] for some in choices]
+    names = [some[0] if some else None for some in there]
+    for some in there:
+        if len(some) > 1:
+            print(f"{folder} has {' and '.join(some)}: {some[0]} is read.", flush=True)
     missing = [_either(some) for some, name in zip(choices, names, strict=True) if name is None]
     if missing:
         found = sorted(p.name for p in folder.iterdir())

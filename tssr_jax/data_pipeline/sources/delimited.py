@@ -242,7 +242,6 @@ class _Splitter:
             f"{more if width > expected else fewer}"
         )
 
-
     def _require_one_row(self, line: int, row: list[str], lines: list[str]) -> None:
         """Raises UserError if a row over several lines has probably swallowed others."""
         if len(lines) == 1:

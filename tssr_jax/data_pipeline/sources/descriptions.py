@@ -6,24 +6,11 @@ import numpy as np
 import polars as pl
 
 from tssr_jax.data_pipeline.sources.base import Dump
+from tssr_jax.data_pipeline.sources.ids import DIFFERENCES, ID, NUMBER
 from tssr_jax.errors import UserError, shown
 
 _ROW = "\0row"  # no file's column is called that
-_ID = pl.col("item")
-# Whole numbers, maybe with zeros in front or as floats: programs that take ids for numbers change
-# them so. The number itself is what counts.
-_NUMBER = _ID.str.extract(r"^0*([0-9]+)(?:\.0+)?$")
-_VISIBLE = _ID.str.replace_all(r"\p{Cf}", "").str.replace_all("\u00a0", " ").str.strip_chars()
-# Ways in which ids may differ that are told, but not mended.
-_DIFFERENCES = {
-    "in letter case": _ID.str.to_lowercase(),
-    "in their Unicode form (NFC and NFD)": _ID.str.normalize("NFC"),
-    "in invisible characters": _VISIBLE,
-    "in letter case, Unicode form or invisible characters": _VISIBLE.str.normalize(
-        "NFKC"
-    ).str.to_lowercase(),
-}
-_MOST_NAMED = 5
+_MOST_NAMED = 3
 
 
 def unique_items(
@@ -61,7 +48,8 @@ def unique_items(
 def with_ids_of_interactions(items: pl.DataFrame, wanted: pl.Series, dump: Dump) -> pl.DataFrame:
     """The descriptions, with ids as interactions write them.
 
-    Ids that are one number, as "3", "003" and "3.0" are, are taken as one.
+    Ids that are one number, as "3", "003" and "3.0" are, are taken as one. If interactions write
+    some of their ids in two such ways, that is told: they stay two items.
 
     Args:
       items: column `item` (unique), and fields.
@@ -71,28 +59,32 @@ def with_ids_of_interactions(items: pl.DataFrame, wanted: pl.Series, dump: Dump)
     Raises:
       UserError: if more than half of the wanted items have no description; names an id of each.
     """
+    _tell_of_two_ways(wanted, dump)
     items = _mended(items, wanted, dump)
     missing = wanted.to_frame("item").join(items, on="item", how="anti")
     if missing.is_empty():
         return items
     others = items.select("item").join(wanted.to_frame("item"), on="item", how="anti")
-    found = {name: _alike(missing, others, form) for name, form in _DIFFERENCES.items()}
+    found = {name: _alike(missing, others, form) for name, form in DIFFERENCES.items()}
     difference, alike = max(found.items(), key=lambda named: named[1].height)
     pair, files = alike.row(0) if alike.height else None, dump.files
     if 2 * missing.height > wanted.len():
         if pair:
-            told = f"Ids differ {difference}: {pair[0]!a} there, {pair[1]!a} here."
+            told = f"Ids differ {difference}: {_ascii(pair[0])} there, {_ascii(pair[1])} here."
         else:
-            there = shown(repr(missing["item"].min()))
-            here = shown(repr(others["item"].min())) if others.height else "none"
-            told = f"For example {there} has no row here, and {here} has no interaction."
+            told = f"For example {_ascii(missing['item'].min())} has no row here"
+            if others.height:
+                told += f", and {_ascii(others['item'].min())} has no interaction"
+            told += "."
         raise UserError(
             f"{files.items} describes {wanted.len() - missing.height:,} of {wanted.len():,} items "
             f"of {files.interactions}. {told} Write ids alike in both files; as they are, most "
             "texts would be lost."
         )
     if pair:
-        named = ", ".join(shown(ascii(name)) for name in alike["other"][:_MOST_NAMED])
+        named = "; ".join(
+            f"{_ascii(one)} and {_ascii(other)}" for one, other in alike[:_MOST_NAMED].rows()
+        )
         print(
             f"{files.interactions} and {files.items} write ids differently, {difference}: "
             f"{alike.height:,} items have no description for that reason ({named}).",
@@ -101,11 +93,30 @@ def with_ids_of_interactions(items: pl.DataFrame, wanted: pl.Series, dump: Dump)
     return items
 
 
+def _ascii(item: object) -> str:
+    """An id for a message, with escapes for what may not be seen."""
+    return shown(ascii(item), 50)
+
+
+def _tell_of_two_ways(wanted: pl.Series, dump: Dump) -> None:
+    """Tells of ids of interactions that are one number."""
+    numbers = wanted.to_frame("item").with_columns(number=NUMBER).drop_nulls("number")
+    several = numbers.filter(pl.col("number").is_duplicated()).sort("number", "item")
+    if several.height:
+        first, second = several["item"][:2]
+        print(
+            f"{dump.files.interactions} writes ids of items in two ways: {_ascii(first)} and "
+            f"{_ascii(second)} are two items, and {several.height:,} ids are like that. If they "
+            "are one, write them alike.",
+            flush=True,
+        )
+
+
 def _mended(items: pl.DataFrame, wanted: pl.Series, dump: Dump) -> pl.DataFrame:
     missing = wanted.to_frame("item").join(items, on="item", how="anti")
     others = items.select("item").join(wanted.to_frame("item"), on="item", how="anti")
-    alike = _alike(missing, others, _NUMBER)
-    alike = alike.filter(_ID.is_unique() & pl.col("other").is_unique())
+    alike = _alike(missing, others, NUMBER)
+    alike = alike.filter(ID.is_unique() & pl.col("other").is_unique())
     if alike.is_empty():
         return items
     first, second = alike.row(0)

@@ -5,8 +5,8 @@
     images/010/0108775015.jpg   first three digits, then all ten; some articles have none
 
 Both tables may be compressed (.gz). Article ids have ten digits; leading zeros that a program has
-dropped are restored. An unnamed index column in front is ignored. All columns of articles.csv are
-fields for `data.text_fields`.
+dropped are restored, and a ".0" that one has added is removed. An unnamed index column in front is
+ignored. All columns of articles.csv are fields for `data.text_fields`.
 """
 
 from collections.abc import Iterator
@@ -41,21 +41,27 @@ class Hm:
         path = dump.files.interactions
         chunks = tables.read_chunks(path, needed=_COLUMNS, hint=_HINT)
         for chunk in values.parse_interactions(chunks, _COLUMNS, path):
-            yield chunk.with_columns(pl.col("item").str.zfill(_DIGITS))
+            yield chunk.with_columns(_with_all_digits(pl.col("item")))
 
     def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
         """See `Source`."""
         del wanted
         path = dump.files.items
         rows = tables.read_table(path, needed=("article_id",), hint=_HINT)
-        ids = values.parse_ids(rows, "article_id", path).str.zfill(_DIGITS)
-        table = rows.table.select(ids.alias("item"), pl.exclude("article_id", ""))
+        ids = values.parse_ids(rows, "article_id", path).alias("item")
+        table = rows.table.select(ids, pl.exclude("article_id", ""))
+        table = table.with_columns(_with_all_digits(pl.col("item")))
         items = descriptions.unique_items(table, dump, rows.lines)
         there = dump.files.images or ()
         images = [
             f"images/{i[:3]}/{i}.jpg" if f"{i[:3]}/{i}" in there else None for i in items["item"]
         ]
         return items.with_columns(image=pl.Series(images, dtype=pl.String))
+
+
+def _with_all_digits(ids: pl.Expr) -> pl.Expr:
+    """Ids of ten digits; ".0" behind a number is removed."""
+    return ids.str.replace(r"^([0-9]+)\.0+$", "$1").str.zfill(_DIGITS)
 
 
 def _names_of_images(folder: epath.Path) -> frozenset[str]:

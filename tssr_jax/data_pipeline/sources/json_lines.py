@@ -13,11 +13,14 @@ import numpy as np
 import polars as pl
 
 from tssr_jax.data_pipeline.sources.delimited import Chunk
+from tssr_jax.data_pipeline.sources.ids import loose
 from tssr_jax.data_pipeline.sources.text_files import Block, read_blocks
 from tssr_jax.errors import UserError, shown
 
 BAD_LINES = "lines_skipped_as_malformed"
 # An escaped surrogate; without its other half it can't be written as UTF-8.
+# How polars writes objects, lists, and true or false; strings may look alike.
+_MAYBE_NO_TEXT = r"^(?:[\[{]|true$|false$)"
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -90,32 +93,36 @@ def read_chunks(bad_lines: BadLines, fields: Sequence[str]) -> Iterator[Chunk]:
 def read_records(
     bad_lines: BadLines, id_field: str, wanted: pl.Series
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Reads the objects that have a wanted id; counts the others.
+    """Reads the objects that have a wanted id, or one alike; counts the others.
 
     A line is JSON or, if it is not, a Python literal, as Amazon's of 2014 are.
 
     Args:
       bad_lines: names the file, and skips malformed lines.
-      id_field: name of the field with the id, a string or a whole number.
+      id_field: name of the field with the id, a string or a number.
       wanted: ids.
 
     Yields:
-      Line number, and object; its id is a string.
+      Line number, and object; its id is a string without white space around it. Objects whose id
+      is written otherwise, but alike (`ids.loose`), are among them.
 
     Raises:
       UserError: as for `read_chunks`.
     """
-    known = set(wanted)
-    pattern = re.compile(rf"""["']{id_field}["']\s*:\s*["']([^"']*)["']""")
+    known = {loose(item) for item in wanted}
+    named = re.compile(rf"""["']{id_field}["']\s*:""")
+    plain = re.compile(rf"""["']{id_field}["']\s*:\s*(?:"([^"\\]*)"|'([^'\\]*)')""")
     for block in _objects(bad_lines.path):
         for number, content in enumerate(block.lines(), block.line):
             if not content.strip():
                 continue
             text = content.decode()
-            # Saves time, and decides nothing: an id may be escaped, or that of an inner object.
-            if "\\u" not in text and "\\/" not in text:
-                ids = pattern.findall(text)
-                if ids and known.isdisjoint(ids):
+            # Saves time, and decides nothing: skips objects with plain strings as ids (also those
+            # of inner objects) of which none is wanted.
+            if "\\u" not in text:
+                ids = [one or other for one, other in plain.findall(text)]
+                all_plain = bool(ids) and len(ids) == len(named.findall(text))
+                if all_plain and known.isdisjoint(map(loose, ids)):
                     bad_lines.counts["item_rows_of_other_items"] += 1
                     continue
             try:
@@ -127,7 +134,7 @@ def read_records(
                 bad_lines.skip(number, content, error)
                 continue
             bad_lines.kept(1)
-            if record[id_field] in known:
+            if loose(record[id_field]) in known:
                 yield number, record
             else:
                 bad_lines.counts["item_rows_of_other_items"] += 1
@@ -147,16 +154,27 @@ def _object(text: str) -> dict[str, Any]:
 
 def _id(record: dict[str, Any], field: str) -> str:
     value = record.get(field)
-    if isinstance(value, bool) or not isinstance(value, str | int):
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"no object with a field {field!r}")
-    return str(value)
+    return str(value).strip()
 
 
 def _parse(content: bytes, fields: Sequence[str], rows: int) -> pl.DataFrame:
     table = pl.read_ndjson(io.BytesIO(content), schema=dict.fromkeys(fields, pl.String))
     if table.height != rows:
         raise ValueError(f"{rows} lines have {table.height} objects")
+    if table.select(pl.any_horizontal(pl.all().str.contains(_MAYBE_NO_TEXT)).any()).item():
+        for line in content.split(b"\n"):
+            if line.strip():
+                _require_texts(json.loads(line), fields)
     return table
+
+
+def _require_texts(record: dict[str, Any], fields: Sequence[str]) -> None:
+    """Raises ValueError if a field is neither a string nor a number: polars writes JSON then."""
+    for field in fields:
+        if isinstance(record.get(field), bool | list | dict):
+            raise ValueError(f"field {field!r} is neither a string nor a number")
 
 
 def _objects(path: Path) -> Iterator[Block]:

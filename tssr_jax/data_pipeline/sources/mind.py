@@ -32,6 +32,8 @@ _NEWS = (
     "title_entities",
     "entities",
 )
+# Items of an impression, separated by spaces, each with "-1" or "-0".
+_LABELLED = r"^ *[^\s,]+-[01](?: +[^\s,]+-[01])* *$"
 _TIME = "%m/%d/%Y %I:%M:%S %p"
 _HINT = "Is this the file as MIND publishes it?"
 
@@ -56,18 +58,27 @@ class Mind:
         for rows in tables.read_chunks(path, form, needed=_BEHAVIORS[1:]):
             time = values.parse_timestamps(rows, "time", path, _TIME)
             user = values.parse_ids(rows, "user", path)
-            impressions.append(rows.table.with_columns(user=user, time=time))
+            line = pl.Series("line", rows.lines)
+            impressions.append(rows.table.with_columns(line, user=user, time=time))
         whole = pl.concat(impressions).sort("time", maintain_order=True)
-        clicks = whole["impressions"].str.contains(r"-[01](?: |$)").fill_null(False)
-        if not clicks.any():
+        labelled = whole["impressions"].str.contains(_LABELLED)  # null where there is none
+        if not labelled.any():
             raise UserError(
                 f"{path} does not tell which items were clicked: no impression looks like N1-1 or "
                 "N1-0. These are probably the test behaviors, which nothing can be learnt from; "
                 "take those of the training or the validation set."
             )
+        if not labelled.all():
+            first = whole.filter(~labelled)
+            raise UserError(
+                f"{path}, line {first['line'][0]}: not every item of the impressions "
+                f"{shown(repr(first['impressions'][0]))} tells by -1 or -0 whether it was clicked; "
+                f"{first.height:,} of {whole.height:,} lines are like that. Are test behaviors "
+                "among those of training?"
+            )
         dump.counts["impressions_read"] += whole.height
-        first = whole.unique("user", keep="first", maintain_order=True)
-        history = first.select(
+        earliest = whole.unique("user", keep="first", maintain_order=True)
+        history = earliest.select(
             "user",
             item=pl.col("history").fill_null("").str.split(" "),
             timestamp="time",
@@ -75,12 +86,12 @@ class Mind:
         places = pl.int_ranges(pl.col("item").list.len(), 0, -1, dtype=pl.Int64)
         history = history.with_columns(back=places).explode("item", "back")
         yield _named(history.with_columns(pl.col("timestamp") - values.TICKS * pl.col("back")))
-        shown = whole.select(
+        offered = whole.select(
             "user",
             item=pl.col("impressions").fill_null("").str.split(" "),
             timestamp="time",
         ).explode("item")
-        clicked = shown.filter(pl.col("item").str.ends_with("-1"))
+        clicked = offered.filter(pl.col("item").str.ends_with("-1"))
         yield _named(clicked.with_columns(pl.col("item").str.strip_suffix("-1")))
 
     def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
@@ -97,10 +108,17 @@ class Mind:
 def _columns(path: Path, *choices: tuple[str, ...]) -> tuple[str, ...]:
     """The choice that has as many columns as the file's first line."""
     first = next(read_blocks(path)).lines()[0].decode()
+    if not any(character.isdigit() for character in first):
+        raise UserError(
+            f"{path} begins with a header line, {shown(repr(first))}; MIND's files have none. "
+            "Remove it."
+        )
     width = first.count("\t") + 1
     for columns in choices:
         if len(columns) == width:
             return columns
+    if width > len(choices[-1]) == len(_NEWS[:5]) and width < len(_NEWS):
+        return _NEWS[:width]
     wanted = "; or ".join(", ".join(columns) for columns in choices)
     raise UserError(
         f"{path} has {width} columns, separated by tabs, in its first line {shown(repr(first))}. "

@@ -59,7 +59,8 @@ class OwnFiles:
         several = dump.files.layout == _SEVERAL
         for path in base.part_files(dump.files.interactions):
             chunks = tables.read_chunks(path, needed=columns, hint=hint, may_be_empty=several)
-            yield from values.parse_interactions(chunks, columns, path, dump.data.timestamp_format)
+            form = dump.data.timestamp_format
+            yield from values.parse_interactions(chunks, columns, path, form, settable=True)
 
     def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
         """See `Source`."""

@@ -1,5 +1,6 @@
 """Reads tables, all columns as strings: delimited text (`delimited`) and Parquet."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,23 +129,36 @@ def _as_texts(
             if kind.time_zone is not None:
                 column = column.dt.convert_time_zone("UTC")
             column = column.dt.strftime("%Y-%m-%d %H:%M:%S%.f")
-        elif isinstance(kind, pl.List | pl.Array) and _is_text(kind.inner):
+        elif isinstance(kind, pl.List | pl.Array) and _is_text(kind.inner) and rest:
             column = column.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True)
         elif kind == pl.Binary:  # text without its type, as older programs write it
-            column = column.map_batches(_decode, return_dtype=pl.String)
+            decode = functools.partial(_decode, path=path, needed=name in needed)
+            column = column.map_batches(decode, return_dtype=pl.String)
         elif not _is_text(kind):
+            told = f"{path}: column {name!r} is of type {shown(kind)}, which has no text"
             if name in needed:
-                raise UserError(
-                    f"{path}: column {name!r} is of type {shown(kind)}, which has no text. "
-                    "Write it as strings or numbers."
-                )
+                raise UserError(f"{told}. Write it as strings or numbers.")
+            print(f"{told}: it is left out.", flush=True)
             continue
         columns.append(column)
     return columns
 
 
-def _decode(values: pl.Series) -> pl.Series:
-    texts = [None if value is None else value.decode(errors="replace") for value in values]
+def _decode(values: pl.Series, path: Path, needed: bool) -> pl.Series:
+    """Texts of bytes; where they are not UTF-8, that is told, or raised if they are needed."""
+    texts: list[str | None] = []
+    bad: bytes | None = None
+    for value in values:
+        try:
+            texts.append(None if value is None else value.decode())
+        except UnicodeDecodeError:
+            texts.append(None)
+            bad = value if bad is None else bad
+    if bad is not None:
+        told = f"{path}: column {values.name!r} holds bytes that are not UTF-8 ({shown(repr(bad))})"
+        if needed:
+            raise UserError(f"{told}. Write it as strings.")
+        print(f"{told}: they are left out.", flush=True)
     return pl.Series(values.name, texts, pl.String)
 
 

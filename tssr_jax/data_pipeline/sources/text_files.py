@@ -18,6 +18,7 @@ from tssr_jax.errors import UserError, shown
 BLOCK_BYTES = 16 * 2**20
 _GZIP = b"\x1f\x8b"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 
 class Block(NamedTuple):
@@ -76,20 +77,28 @@ def read_blocks(path: Path, encoding: str = "") -> Iterator[Block]:
 
 def _unicode(path: Path) -> Iterator[bytes]:
     """The bytes of a file without a byte order mark; those of UTF-16 as UTF-8."""
-    decode, first = None, True
+    decoder, first = None, True
     for content in _bytes(path):
+        if first and content.startswith(_UTF32):
+            raise UserError(f"{path} is UTF-32. Convert it: iconv -f utf32 -t utf8.")
         if first and content.startswith(_UTF16):
             print(f"{path} is UTF-16.", flush=True)
-            decode = codecs.getincrementaldecoder("utf-16")().decode
-        if decode:
-            try:
-                content = decode(content).encode()  # noqa: PLW2901
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path} begins as UTF-16 does, but is not: {shown(error)}."
-                ) from error
+            decoder = codecs.getincrementaldecoder("utf-16")()
+        if decoder:
+            content = _from_utf16(path, decoder, content)  # noqa: PLW2901
         yield content.removeprefix(codecs.BOM_UTF8) if first else content
         first = False
+    if decoder:
+        _from_utf16(path, decoder, b"", final=True)
+
+
+def _from_utf16(
+    path: Path, decoder: codecs.IncrementalDecoder, content: bytes, *, final: bool = False
+) -> bytes:
+    try:
+        return decoder.decode(content, final).encode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} begins as UTF-16 does, but is not: {shown(error)}.") from error
 
 
 def _bytes(path: Path) -> Iterator[bytes]:

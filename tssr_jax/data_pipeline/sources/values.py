@@ -9,11 +9,13 @@ from pathlib import Path
 import polars as pl
 
 from tssr_jax.data_pipeline.sources.delimited import Chunk
+from tssr_jax.data_pipeline.sources.ids import WHITE_SPACE
 from tssr_jax.errors import UserError, shown
 
 TICKS = 1_000  # ticks in a second, for stored times
 _MAX_SECONDS = 2**53  # float64 holds every whole number up to here, int64 its ticks
 LATEST = 60 * 2**31  # seconds; minutes of later times do not fit into an int32
+_YEAR = 366 * 86_400  # seconds
 _ISO = (
     "%Y-%m-%d",
     "%Y-%m-%d %H:%M:%S%.f",
@@ -24,6 +26,7 @@ _ISO = (
     "%Y-%m-%dT%H:%M",
 )
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_FLAG = "--config.data.timestamp_format"
 _MILLISECOND = datetime.timedelta(milliseconds=1)
 # Parts of formats of `datetime.strptime` that polars reads alike, as patterns of what both accept.
 # (In polars %f counts nanoseconds, and %y begins with another year.)
@@ -37,7 +40,13 @@ _NO_ID = ("", "nan", "null", "none", "<na>")  # written by programs for a missin
 
 
 def parse_interactions(
-    chunks: Iterable[Chunk], columns: tuple[str, str, str], path: Path, time_format: str = ""
+    chunks: Iterable[Chunk],
+    columns: tuple[str, str, str],
+    path: Path,
+    time_format: str = "",
+    *,
+    settable: bool = False,
+    ticks: int = 1,
 ) -> Iterator[pl.DataFrame]:
     """Parses users, items and times of a table into common columns.
 
@@ -46,6 +55,8 @@ def parse_interactions(
       columns: names of the columns of users, items and times.
       path: the file they come from, for errors.
       time_format: as for `parse_timestamps`.
+      settable: as for `parse_timestamps`.
+      ticks: as for `parse_timestamps`.
     """
     user, item, time = columns
     for chunk in chunks:
@@ -53,14 +64,16 @@ def parse_interactions(
             {
                 "user": parse_ids(chunk, user, path),
                 "item": parse_ids(chunk, item, path),
-                "timestamp": parse_timestamps(chunk, time, path, time_format),
+                "timestamp": parse_timestamps(
+                    chunk, time, path, time_format, settable=settable, ticks=ticks
+                ),
             }
         )
 
 
 def parse_ids(chunk: Chunk, column: str, path: Path) -> pl.Series:
     """Stripped, non-empty strings; raises UserError with the line of the first empty one."""
-    ids = chunk.table[column].cast(pl.String).str.strip_chars()
+    ids = chunk.table[column].cast(pl.String).str.strip_chars(WHITE_SPACE)
     row = _first(ids.is_null() | ids.str.to_lowercase().is_in(_NO_ID))
     if row is not None:
         found = "is empty" if not ids[row] else f"holds {shown(ids[row])!r}, which is no id"
@@ -71,7 +84,15 @@ def parse_ids(chunk: Chunk, column: str, path: Path) -> pl.Series:
     return ids
 
 
-def parse_timestamps(chunk: Chunk, column: str, path: Path, time_format: str = "") -> pl.Series:
+def parse_timestamps(
+    chunk: Chunk,
+    column: str,
+    path: Path,
+    time_format: str = "",
+    *,
+    settable: bool = False,
+    ticks: int = 1,
+) -> pl.Series:
     """Milliseconds since 1970 from seconds, or from ISO dates or date-times (UTC without a zone).
 
     Args:
@@ -79,15 +100,20 @@ def parse_timestamps(chunk: Chunk, column: str, path: Path, time_format: str = "
       column: its name.
       path: the file it comes from, for the error.
       time_format: format of times in another form, as `datetime.strptime` reads it; "" is none.
+      settable: whether it comes from `data.timestamp_format`, for errors.
+      ticks: how many of its units numbers have in a second, 1 or 1000.
 
     Raises:
-      UserError: if a time can't be read; names the first line and its value.
+      UserError: if a time can't be read, or is a number of seconds where milliseconds belong;
+        names the first line and its value.
     """
     texts = chunk.table[column].cast(pl.String).str.strip_chars()
     if time_format:
         times = _by_distinct(texts, lambda distinct: _from_format(distinct, time_format))
     else:
-        times = _from_seconds(texts)
+        times = _from_numbers(texts, ticks)
+        if ticks > 1:
+            _require_ticks(chunk, column, path, times)
         if times.null_count():
             dates = _by_distinct(texts, lambda distinct: _from_dates(distinct, _ISO))
             times = pl.select(pl.coalesce(times, dates)).to_series()
@@ -95,26 +121,41 @@ def parse_timestamps(chunk: Chunk, column: str, path: Path, time_format: str = "
     if row is not None:
         raise UserError(
             f"{path}, line {chunk.lines[row]}: column {column!r} holds "
-            f"{shown(repr(texts[row]))}, which is "
-            + (
-                f"not of the format {time_format!r} (--config.data.timestamp_format)."
-                if time_format
-                else "neither a number of seconds since 1970 nor a date like 2024-01-31, "
-                "2024-01-31 23:59:59 or 2024-01-31T23:59:59+02:00. "
-                "--config.data.timestamp_format names another format."
-            )
+            f"{shown(repr(texts[row]))}, which is {_no_time(time_format, settable)}"
         )
     return times
 
 
-def _from_seconds(texts: pl.Series) -> pl.Series:
+def _no_time(time_format: str, settable: bool) -> str:
+    if time_format:
+        return f"not of the format {time_format!r}" + (f" ({_FLAG})." if settable else ".")
+    told = (
+        "neither a number of seconds since 1970 nor a date like 2024-01-31, 2024-01-31 23:59:59 or "
+        "2024-01-31T23:59:59+02:00."
+    )
+    return f"{told} {_FLAG} names another format." if settable else told
+
+
+def _require_ticks(chunk: Chunk, column: str, path: Path, times: pl.Series) -> None:
+    """Raises UserError at a number of milliseconds that is in 1970: it counts seconds."""
+    row = _first((times.abs() < TICKS * _YEAR).fill_null(False) & (times != 0))
+    if row is not None:
+        found = shown(chunk.table[column][row])
+        raise UserError(
+            f"{path}, line {chunk.lines[row]}: column {column!r} holds {found}, where milliseconds "
+            "since 1970 belong. Is it in seconds? Fetch the file as its owner publishes it."
+        )
+
+
+def _from_numbers(texts: pl.Series, ticks: int) -> pl.Series:
     whole, numbers = (texts.cast(kind, strict=False) for kind in (pl.Int64, pl.Float64))
     # Numbers that are not written as whole numbers ("1.5", "1e9") are read as floats. (They are
     # rounded to the microsecond first: .123 as a float may be slightly less.)
-    cut = ((numbers.fill_nan(None) * 1e6).round() / (1_000_000 // TICKS)).floor()
+    factor = TICKS // ticks
+    cut = ((numbers.fill_nan(None) * factor * 1e3).round() / 1e3).floor()
     fits = (numbers.abs() < _MAX_SECONDS).fill_null(False)
     return pl.select(
-        pl.when(fits).then(pl.coalesce(whole * TICKS, cut.cast(pl.Int64, strict=False)))
+        pl.when(fits).then(pl.coalesce(whole * factor, cut.cast(pl.Int64, strict=False)))
     ).to_series()
 
 
@@ -143,7 +184,10 @@ def _from_format(texts: pl.Series, form: str) -> pl.Series:
     """Times by a format of `datetime.strptime`, null where it does not fit."""
     parts = _PART.findall(form)
     times = pl.select(pl.lit(None, pl.Int64).repeat_by(texts.len()).explode()).to_series()
-    if {"%Y", "%m", "%d"} <= set(parts) and all(p in _ALIKE or p[0] != "%" for p in parts):
+    of_a_day = {"%H", "%M", "%S", ".%f"} & set(parts)
+    whole = {"%Y", "%m", "%d"} <= set(parts) and (not of_a_day or "%H" in parts)
+    whole = whole and len(set(parts) & set(_ALIKE)) == sum(part in _ALIKE for part in parts)
+    if whole and all(p in _ALIKE or p[0] != "%" for p in parts):
         pattern = "".join(_ALIKE.get(part, re.escape(part)) for part in parts)
         alike = texts.str.contains(f"^{pattern}$")
         with contextlib.suppress(pl.exceptions.ComputeError):  # a format that is not polars'
@@ -160,11 +204,11 @@ def _strptime(text: str | None, form: str) -> int | None:
         return None
     try:
         time = datetime.datetime.strptime(text, form)
-    except ValueError as error:
-        if any(words in str(error) for words in ("bad directive", "stray %")):
+    except (ValueError, re.error) as error:  # re.error: a directive that comes twice
+        of_format = any(words in str(error) for words in ("bad directive", "stray %"))
+        if of_format or isinstance(error, re.error):
             raise UserError(
-                f"--config.data.timestamp_format is {form!r}, which strptime can't read: "
-                f"{shown(error)}."
+                f"{_FLAG} is {form!r}, which strptime can't read: {shown(error)}."
             ) from error
         return None
     if time.tzinfo is None:

@@ -21,7 +21,7 @@ _COLUMNS = ("user_id", "business_id", "date")
 class Yelp:
     """Reads reviews and businesses from `data.raw_dir`."""
 
-    version = 1
+    version = 2
 
     def locate(self, data: ml_collections.ConfigDict) -> base.RawFiles:
         """Finds the two files."""
@@ -47,21 +47,22 @@ class Yelp:
             rows.append(
                 (
                     record["business_id"],
-                    record.get("name"),
-                    join(record.get("categories")),
-                    record.get("city"),
-                    record.get("state"),
+                    *(join(record.get(name)) for name in ("name", "categories", "city", "state")),
                 )
             )
         names = ("item", "name", "categories", "city", "state")
-        table = pl.DataFrame(rows, dict.fromkeys(names, pl.String), orient="row", strict=False)
+        table = pl.DataFrame(rows, dict.fromkeys(names, pl.String), orient="row")
         return descriptions.unique_items(table, dump, lines)
 
 
 def join(value: object, separator: str = ", ") -> str | None:
-    """A string as it is, a list of strings (or of lists of them) joined, None for anything else."""
+    """The texts and numbers of a value, and of the lists and objects in it; None without any."""
     if isinstance(value, str):
         return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, dict):
+        value = list(value.values())
     if isinstance(value, list):
         parts = [part for part in (join(v, separator) for v in value) if part]
         return separator.join(dict.fromkeys(parts)) or None
