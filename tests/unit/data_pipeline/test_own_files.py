@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shutil
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -10,6 +11,7 @@ import polars as pl
 import pytest
 
 from configs import csv
+from tests.support import buckets
 from tests.support.raw_layouts import Raw
 from tssr_jax.data_pipeline.prepare import prepare
 from tssr_jax.data_pipeline.sources import base
@@ -235,13 +237,10 @@ def test_csv_needs_a_folder(tmp_path):
 
 
 def test_files_of_a_bucket_are_copied_once_and_again_when_they_change(tmp_path, monkeypatch):
-    """A folder stands for the bucket."""
-    as_epath, bucket = base.epath.Path, tmp_path / "bucket"
+    bucket = tmp_path / "bucket"
     bucket.mkdir()
     (bucket / "items.csv").write_text("old")
-    monkeypatch.setattr(
-        base.epath, "Path", lambda path: as_epath(str(path).replace("gs://b", str(bucket)))
-    )
+    buckets.stand_in(monkeypatch, bucket)
     data = ml_collections.ConfigDict({"raw_dir": "gs://b", "cache_dir": str(tmp_path / "cache")})
 
     def find(name="items.csv"):
@@ -290,7 +289,7 @@ def test_single_ids_that_differ_are_named(folder, capsys):
     assert read_csv(folder).described.height == 3
     told = capsys.readouterr().out
     assert r"Unicode form (NFC and NFD): 1 items have no description" in told
-    assert r"'cafe\u0301'" in told
+    assert r"('caf\xe9' and 'cafe\u0301')" in told
 
 
 def test_ids_as_floats_are_mended(folder):
@@ -301,3 +300,60 @@ def test_ids_as_floats_are_mended(folder):
     )
     rows = read_csv(folder).described.select("item", "title").rows()
     assert rows == [("1.0", "A"), ("2.0", "B"), ("3", "C")]
+
+
+def test_ids_that_interactions_write_in_two_ways_are_told(folder, capsys):
+    write_own(
+        folder,
+        "user,item,timestamp\nu,3,1\nu,3.0,2\nu,4,3\n",
+        "item,title\n3,A\n4,B\n",
+    )
+    read_csv(folder)
+    told = capsys.readouterr().out
+    assert "ids of items in two ways: '3' and '3.0' are two items, and 2 ids are like that" in told
+
+
+def test_bytes_that_are_no_text_are_told(tmp_path, capsys):
+    table = {"user": ["u", "u"], "item": [b"a", b"\xe9"], "timestamp": [1, 2]}
+    pl.DataFrame(table).write_parquet(tmp_path / "interactions.parquet")
+    items = {"item": ["a", "b"], "title": ["A", "B"], "category": [b"\xe9", b"toy"]}
+    pl.DataFrame(items).write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(UserError, match=r"column 'item' holds bytes .* \(b'.xe9'\)"):
+        read_csv(tmp_path)
+    pl.DataFrame(table | {"item": ["a", "b"]}).write_parquet(tmp_path / "interactions.parquet")
+    assert read_csv(tmp_path, text_fields=("title",)).described["text"].to_list() == ["A", "B"]
+    assert "column 'category' holds bytes" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"column 'category' holds bytes"):
+        read_csv(tmp_path, text_fields=("title", "category"))
+
+
+def test_lists_are_no_ids(tmp_path):
+    table = {"user": ["u", "u"], "item": [["a"], ["b"]], "timestamp": [1, 2]}
+    pl.DataFrame(table).write_parquet(tmp_path / "interactions.parquet")
+    pl.DataFrame({"item": ["a"], "title": ["A"]}).write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(UserError, match=r"column 'item' is of type List.*, which has no text"):
+        read_csv(tmp_path)
+
+
+def test_a_second_file_of_interactions_is_told(folder, capsys):
+    shutil.copy(folder / "interactions.csv", folder / "interactions.csv.gz")
+    read_csv(folder)
+    told = capsys.readouterr().out
+    assert "interactions.csv and interactions.csv.gz: interactions.csv is read" in told
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_cut_character_of_utf16_is_told(folder, newline):
+    text = (folder / "interactions.csv").read_text().replace("\n", newline)
+    (folder / "interactions.csv").write_bytes(text.encode("utf-16") + b"x")
+    with pytest.raises(UserError, match="begins as UTF-16 does, but is not"):
+        read_csv(folder)
+    (folder / "interactions.csv").write_bytes(text.encode("utf-32"))
+    with pytest.raises(UserError, match="is UTF-32"):
+        read_csv(folder)
+
+
+def test_white_space_is_what_python_strips(folder):
+    space = "".join(c for c in map(chr, range(0x3001)) if c.isspace() and c not in "\n\r")
+    write_own(folder, f"user,item,timestamp\nu,i1{space},1\n", "item,title\ni1,A\n")
+    assert read_csv(folder).interactions["item"].to_list() == ["i1"]

@@ -328,6 +328,83 @@ def test_mind_that_does_not_tell_clicks(tmp_path):
         Raw(config)
 
 
+def test_mind_with_some_impressions_without_clicks(tmp_path):
+    """Test behaviors among others, commas between items, a header line."""
+    config = write_layout("mind", tmp_path)
+    behaviors = tmp_path / "behaviors.tsv"
+    content = behaviors.read_bytes()
+    lines = content.splitlines(keepends=True)
+    for old, new in ((b"-0", b""), (b" ", b",")):
+        parts = lines[4].split(b"\t")
+        parts[4] = parts[4].replace(old, new, 1)
+        behaviors.write_bytes(b"".join([*lines[:4], b"\t".join(parts), *lines[5:]]))
+        with pytest.raises(UserError, match=r"line 5: not every item of .*; 1 of 80"):
+            Raw(config)
+    behaviors.write_bytes(b"impression\tuser\ttime\thistory\timpressions\n" + content)
+    with pytest.raises(UserError, match=r"begins with a header line, .*impression.*Remove it"):
+        Raw(config)
+
+
+@pytest.mark.parametrize("width", [6, 7])
+def test_mind_news_without_the_last_columns(tmp_path, width):
+    config = write_layout("mind", tmp_path)
+    expected = Raw(config)
+    news = tmp_path / "news.tsv"
+    rows = [line.split("\t") for line in news.read_text().splitlines()]
+    news.write_text("".join("\t".join([*row, "", "", ""][:width]) + "\n" for row in rows))
+    assert Raw(config).described.equals(expected.described)
+
+
+def test_hm_ids_that_are_floats_in_one_file(tmp_path):
+    config = write_layout("hm", tmp_path)
+    expected = Raw(config)
+    number = re.compile(rb",0(1087750[0-9]+),")
+    edit(tmp_path / "transactions_train.csv", lambda c: number.sub(rb",\1.0,", c))
+    assert Raw(config).interactions.equals(expected.interactions)
+
+
+def test_seconds_where_amazon_has_milliseconds(tmp_path):
+    config = write_layout("amazon-2023", tmp_path)
+    file = next(path for path in tmp_path.glob("*.jsonl*") if "meta" not in path.name)
+    time = re.compile(rb'("timestamp": ?[0-9]{10})[0-9]{3}')
+    edit(file, lambda c: time.sub(rb"\1", c, count=1))
+    with pytest.raises(UserError, match=r"line 1: column 'timestamp' holds 1[0-9]{9}, where milli"):
+        Raw(config)
+
+
+@pytest.mark.parametrize("name", ["yelp", "amazon-2018"])
+def test_ids_that_json_files_write_differently(tmp_path, name, capsys):
+    """One in other letters is named; all of them are an error; white space is nothing."""
+    config = write_layout(name, tmp_path)
+    expected = Raw(config)
+    field = b"business_id" if name == "yelp" else b"asin"
+    file = next(
+        path for path in tmp_path.iterdir() if "business" in path.name or "meta" in path.name
+    )
+    item = re.compile(rb'("' + field + rb'": ?")([^"]+)"')
+    edit(file, lambda c: item.sub(rb'\1 \2 "', c))
+    assert Raw(config).described.equals(expected.described)
+    edit(file, lambda c: item.sub(lambda m: m[1] + m[2].swapcase() + b'"', c, count=1))
+    Raw(config)
+    assert "differently, in letter case: 1 items have no description" in capsys.readouterr().out
+    edit(file, lambda c: item.sub(lambda m: m[1] + m[2].swapcase() + b'"', c))
+    with pytest.raises(UserError, match="Ids differ in letter case"):
+        Raw(config)
+
+
+def test_names_of_json_that_are_numbers_or_lists(tmp_path):
+    config = write_layout("yelp", tmp_path)
+    file = tmp_path / "yelp_academic_dataset_business.json"
+    text, number = (
+        re.compile(rb'("business_id": ?"b7".*?"name": ?)' + value)
+        for value in (b'"[^"]*"', b"2048")
+    )
+    edit(file, lambda c: text.sub(rb"\g<1>2048", c))
+    assert Raw(config).row("b7")["title"] == "2048"
+    edit(file, lambda c: number.sub(rb'\g<1>["A", {"b": "B"}]', c))
+    assert Raw(config).row("b7")["title"] == "A, B"
+
+
 def test_amazon_2014_as_json_and_times_as_strings(tmp_path):
     config = write_layout("amazon-2014", tmp_path)
     expected = Raw(config)
