@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -10,6 +11,7 @@ from rich.progress import track
 
 from tssr_jax.data_pipeline import cache
 from tssr_jax.engine import Engine
+from tssr_jax.errors import UserError
 
 P = TypeVar("P")
 B = TypeVar("B")
@@ -78,3 +80,13 @@ def remove_blocks(cache_dir: str, key: str, number: int) -> None:
 
 def _folder(key: str, number: int) -> str:
     return f"features/{key}-{number}.blocks"
+
+
+def require_finite(table: np.ndarray, weights: Path) -> None:
+    """Raises UserError if a row of features [number, width] has NaN or infinite values."""
+    bad = np.flatnonzero(~np.isfinite(table).all(axis=1))
+    if bad.size:
+        raise UserError(
+            f"The encoder in {weights} gives NaN or infinite values for {bad.size:,} of "
+            f"{len(table) - 1:,} items: its weights are damaged. Fetch them anew."
+        )

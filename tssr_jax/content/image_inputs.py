@@ -19,7 +19,7 @@ from rich.progress import track
 from tssr_jax.content import array_store
 from tssr_jax.content.array_store import ArrayStore
 from tssr_jax.content.bert import unit_length
-from tssr_jax.content.blocks import encoded, remove_blocks
+from tssr_jax.content.blocks import encoded, remove_blocks, require_finite
 from tssr_jax.content.image_encoder import ImagePart, TrainedImages
 from tssr_jax.content.pictures import decoded_images
 from tssr_jax.content.resnet import (
@@ -161,6 +161,7 @@ def image_features(
     )
     for items, vectors in done:
         table[items] = vectors
+    require_finite(table, path)
     cache.save_array(cache_dir, name, table)
     remove_blocks(cache_dir, key, len(parts))
     return ImageFeatures(key, table)

@@ -19,7 +19,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tssr_jax.content.bert import Bert, BertConfig, load_params, unit_length
-from tssr_jax.content.blocks import encoded, remove_blocks
+from tssr_jax.content.blocks import encoded, remove_blocks, require_finite
 from tssr_jax.content.ngrams import ngram_features
 from tssr_jax.data_pipeline import cache, fetching
 from tssr_jax.engine import IN_PROCESS, Engine, seen_by_all
@@ -99,6 +99,7 @@ def _encoded_features(
     )
     for part, vectors in done:
         table[rows[np.concatenate([batch.texts for batch in part])]] = vectors
+    require_finite(table, folder)
     cache.save_array(cache_dir, name, table)
     remove_blocks(cache_dir, key, len(parts))
     return TextFeatures(key, table)

@@ -16,39 +16,36 @@ def write(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a folder's files; None if nothing is, or if it has no digests.
-
-    (Folders of older versions have none.)
-    """
+    """What is wrong with a folder's files; None if nothing is."""
     try:
-        digests = read(folder)
-    except (ValueError, TypeError):
+        digests = _read(folder)
+    except FileNotFoundError:
+        return f"{FILE} is missing; older versions wrote none"
+    except (ValueError, TypeError, RecursionError):
         return f"{FILE} is not readable"
-    if digests is None:
-        return None
-    missing = sorted(digests.keys() - set(_names(folder)))
-    if missing:
+    there = _names(folder)
+    if missing := sorted(digests.keys() - set(there)):
         return f"{missing[0]} is missing"
+    # Systems put hidden files into folders.
+    if others := [name for name in there if name not in digests and "/." not in f"/{name}"]:
+        return f"{others[0]} does not belong there"
     changed = [name for name, digest in digests.items() if file_sha256(folder / name) != digest]
     return f"{changed[0]} has changed" if changed else None
 
 
-def read(folder: Path) -> dict[str, str] | None:
-    """The digests by relative path; None if the folder has none."""
+def of_records(folder: Path) -> str:
+    """A key of the records (TFRecord files) in a folder, wherever it lies."""
+    some = {name: digest for name, digest in _read(folder).items() if ".tfrecord-" in name}
+    return hashlib.sha256(json.dumps(some, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _read(folder: Path) -> dict[str, str]:
+    """The digests by relative path."""
     path = folder / FILE
-    if not path.is_file():
-        return None
     digests = json.loads(path.read_text())
     if not isinstance(digests, dict):
         raise TypeError(f"{path} is no object")
     return digests
-
-
-def of_records(folder: Path) -> str:
-    """A key of the records (TFRecord files) in a folder, wherever it lies."""
-    digests = read(folder) or {name: file_sha256(folder / name) for name in _names(folder)}
-    some = {name: digest for name, digest in digests.items() if ".tfrecord-" in name}
-    return hashlib.sha256(json.dumps(some, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def _names(folder: Path) -> list[str]:
