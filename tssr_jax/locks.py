@@ -20,7 +20,7 @@ from typing import Any
 
 from etils import epath
 
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 
 FILE = "writer.lock"
 RENEWED_AFTER, STALE_AFTER = 60.0, 300.0  # seconds
@@ -36,7 +36,7 @@ def one_writer(folder: epath.Path) -> Iterator[None]:
       UserError: if another process has locked it; names its machine and number. Or if its path has
         a character that checkpoints can't have.
     """
-    _require_plain(folder)
+    require_plain(folder)
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     held = _lease(folder / FILE) if "://" in str(folder) else _flock(folder / FILE)
@@ -51,7 +51,7 @@ def one_writer(folder: epath.Path) -> Iterator[None]:
 
 def require_no_writer(folder: epath.Path) -> None:
     """Raises UserError as `one_writer` would. It takes no lock itself."""
-    _require_plain(folder)
+    require_plain(folder)
     path = folder / FILE
     if not path.exists():
         return
@@ -67,14 +67,31 @@ def require_no_writer(folder: epath.Path) -> None:
             _require_stale(path)
 
 
-def _require_plain(folder: epath.Path) -> None:
+def require_plain(folder: epath.Path) -> None:
+    """Raises UserError if a run's folder has a name by which checkpoints can't be read."""
+    require_utf8(str(folder), "--workdir")
     # Orbax takes these for patterns of paths.
     found = [character for character in "[]\\" if character in str(folder.absolute())]
     if found:
         raise UserError(
-            f"{folder} has a {found[0]!r}: checkpoints that are written there can't be read again. "
-            "Choose another --workdir."
+            f"{folder} has a {found[0]!r}: checkpoints can't be read there. Choose another "
+            "--workdir; rename the folder if the run is there already."
         )
+
+
+def require_utf8(path: str, flag: str) -> None:
+    """Raises UserError if a path is not UTF-8, as libraries want it.
+
+    Args:
+      path: as Python has it, with surrogates for bytes that are not.
+      flag: names it.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{flag}={shown(ascii(path))} is not UTF-8. Choose a folder whose whole path is."
+        ) from None
 
 
 @contextlib.contextmanager

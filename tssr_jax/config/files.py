@@ -36,7 +36,7 @@ def read_signed(path: epath.Path) -> dict[str, Any]:
     """
     try:
         fields = json.loads(path.read_text())
-    except ValueError as error:  # also what is not UTF-8
+    except (ValueError, RecursionError) as error:  # also what is not UTF-8
         raise UserError(f"{path} is damaged ({shown(error)}). Copy it anew.") from error
     if not isinstance(fields, dict):
         raise UserError(f"{path} is damaged (it holds no object). Copy it anew.")

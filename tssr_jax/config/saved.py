@@ -130,7 +130,7 @@ def _without_removed(fields: dict[str, Any], path: epath.Path) -> dict[str, Any]
     for name, same in _REMOVED.items():
         if fields.get(name, same) != same:
             raise UserError(
-                f"{path} has {name}={fields[name]!r}, which this version no longer has "
+                f"{path} has {name}={shown(repr(fields[name]))}, which this version no longer has "
                 "(CHANGELOG.md, Removed): use the version that trained the run."
             )
     if fields.get("baseline.kind") == "item_knn" and "baseline.decay" in fields:

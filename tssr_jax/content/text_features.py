@@ -23,7 +23,7 @@ from tssr_jax.content.blocks import encoded, remove_blocks, require_finite
 from tssr_jax.content.ngrams import ngram_features
 from tssr_jax.data_pipeline import cache, fetching
 from tssr_jax.engine import IN_PROCESS, Engine, seen_by_all
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 from tssr_jax.parallel.devices import exactly
 
 TOKENS_PER_BATCH = 2048
@@ -192,7 +192,13 @@ class TextEncoder:
 
 def load_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
     """The tokenizer of a folder; it cuts texts at `max_tokens`, [CLS] and [SEP] included."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the library raises no other
+        raise UserError(
+            f"{folder / 'tokenizer.json'} is no tokenizer, or is damaged ({shown(error)}). Fetch "
+            "it anew."
+        ) from error
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_tokens)
     return tokenizer

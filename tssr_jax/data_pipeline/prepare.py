@@ -107,6 +107,14 @@ def prepare(data: ml_collections.ConfigDict, ray: Any = None) -> PreparedData:
         raise UserError(
             f"--config.data.repeated_items is {data.repeated_items!r}; it is 'error' or 'first'."
         )
+    for name in ("raw_dir", "cache_dir"):
+        try:
+            data[name].encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"--config.data.{name} is {data[name]!a}, which is not UTF-8. Choose a folder "
+                "whose whole path is."
+            ) from None
     files = SOURCES[data.source].locate(data)
     key = _key(files, data)
     found = find_prepared(data, key)

@@ -23,8 +23,13 @@ def write(values: dict, sequences: Sequences, folder: Path) -> None:
     (folder / FILE).write_text(json.dumps(values, indent=2) + "\n")
 
 
-def summary(values: dict) -> list[str]:
-    """The summary of a report, at most ten lines."""
+def summary(values: dict, *, keep_seen: bool = False) -> list[str]:
+    """The summary of a report, at most ten lines.
+
+    Args:
+      values: the report.
+      keep_seen: `config.evaluate.keep_seen`.
+    """
     dropped = values["interactions_read"] - values["interactions_kept"]
     lines = [
         f"{values['users']:,} users, {values['items']:,} items, {values['interactions_kept']:,} "
@@ -47,9 +52,12 @@ def summary(values: dict) -> list[str]:
         lines.append(f"{share:.0%} of neighbours in a history have equal times: a hash orders them")
     again = values["share_of_answers_that_the_user_had_before"]
     if again > _MANY_REPEATS:
+        told = f"{again:.0%} of the answers are items that the user had before: they "
         lines.append(
-            f"{again:.0%} of the answers are items that the user had before: they count as missed, "
-            "unless --config.evaluate.keep_seen=True lets them be recommended"
+            f"{told} may be recommended (evaluate.keep_seen=True)"
+            if keep_seen
+            else f"{told} count as missed, unless --config.evaluate.keep_seen=True lets them be "
+            "recommended"
         )
     return lines
 

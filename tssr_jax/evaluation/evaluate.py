@@ -31,6 +31,7 @@ from tssr_jax.evaluation.metrics import (
     ranking_metrics,
 )
 from tssr_jax.evaluation.ranking import Ranked, Ranker, Scorer, in_own_order
+from tssr_jax.locks import require_plain
 from tssr_jax.models.shared_ids import ids_as_read
 from tssr_jax.parallel import processes
 from tssr_jax.reporting import make_console, make_progress, metrics_table
@@ -228,6 +229,7 @@ def restore_best(
     Raises:
       UserError: if `workdir` holds no run, or its data or checkpoints don't fit.
     """
+    require_plain(workdir)
     config = load_config_here(workdir, raw_dir)
     parts = 1 if whole_catalogue else config.model_devices
     config.model_devices = math.gcd(parts, config.num_devices or len(jax.devices()))

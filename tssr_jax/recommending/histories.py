@@ -13,8 +13,7 @@ the form that the data has.
 """
 
 import itertools
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +21,10 @@ import polars as pl
 
 from tssr_jax.data_pipeline.sources import tables, values
 from tssr_jax.data_pipeline.sources.delimited import Chunk, require_columns
+from tssr_jax.data_pipeline.sources.json_lines import parse_object
+from tssr_jax.data_pipeline.sources.text_files import read_blocks
 from tssr_jax.errors import UserError, shown
-from tssr_jax.recommending.items import as_id
+from tssr_jax.recommending.items import as_id, require_seconds
 
 INPUTS = (".jsonl", ".csv", ".csv.gz", ".parquet")
 _LISTS, _TIMES = "items", "times"
@@ -145,31 +146,38 @@ class HistoryFile:
         else:
             histories = self._from_list_rows() if self._lists else self._from_item_rows(seen)
         for history in histories:
-            if None in (history.times or ()):
-                raise UserError(
-                    f"{self.path}: user {shown(history.user)!r} has items without a time."
-                )
-            for first, second in itertools.pairwise(history.times or ()):
+            user, times = shown(repr(history.user)), history.times or ()
+            if None in times:
+                raise UserError(f"{self.path}: user {user} has items without a time.")
+            try:
+                require_seconds(times)
+            except UserError as error:
+                raise UserError(f"{self.path}, user {user}: {error}") from error
+            for first, second in itertools.pairwise(times):
                 if first > second:
                     raise UserError(
-                        f"{self.path}: the history of user {shown(history.user)!r} is not oldest "
-                        f"first: time {second} comes after {first}. Order it, or remove its times."
+                        f"{self.path}: the history of user {user} is not oldest first: time "
+                        f"{second} comes after {first}. Order it, or remove its times."
                     )
             yield history
 
     def _from_json_lines(self, prefix: str) -> Iterator[History]:
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, 1):
+        if not self.path.stat().st_size:
+            return
+        for block in read_blocks(self.path):
+            for number, line in enumerate(block.lines(), block.line):
                 if not line.strip():
                     continue
                 try:
-                    fields = json.loads(line)
+                    fields = parse_object(line.decode())
                     items = fields[_LISTS]
                     if not isinstance(items, list):
                         raise TypeError(f"'items' is {shown(items)!r}, no list")
                     user = as_id(fields.get("user", f"{prefix}{number}"))
+                    if not user:
+                        raise ValueError("its user is empty")
                     history = History(user, [as_id(item) for item in items], _times(fields, items))
-                except (ValueError, KeyError, AttributeError, TypeError, UserError) as error:
+                except (ValueError, KeyError, TypeError, UserError) as error:
                     raise UserError(
                         f"{self.path}, line {number} is no history ({_told(error)}): it must look "
                         'like {"user": "u1", "items": ["i3", "i7"]}, oldest first.'
@@ -181,7 +189,7 @@ class HistoryFile:
         table = pl.scan_parquet(self.path, glob=False)
         names = table.collect_schema().names()
         require_columns(names, columns, self.path, "")
-        times = pl.col(_TIMES).cast(pl.List(pl.Float64)) if _TIMES in names else pl.lit(None)
+        times = _seconds(table.collect_schema()) if _TIMES in names else pl.lit(None)
         table = table.select(
             pl.col(columns[0]).cast(pl.String), pl.col(_LISTS).cast(pl.List(pl.String)), times
         )
@@ -243,6 +251,16 @@ class HistoryFile:
     def _require_user(self, user: str | None, where: str) -> None:
         if not user or not user.strip():
             raise UserError(f"{self.path}, {where}: the user is missing.")
+
+
+def _seconds(schema: Mapping[str, pl.DataType]) -> pl.Expr:
+    """The column of lists of times, of numbers or of dates, as seconds since 1970."""
+    kind = getattr(schema[_TIMES], "inner", None)
+    times = pl.col(_TIMES)
+    if isinstance(kind, pl.Datetime | pl.Date):
+        seconds = pl.element().cast(pl.Datetime("us")).dt.epoch("us") / 1e6
+        return times.list.eval(seconds)
+    return times.cast(pl.List(pl.Float64))
 
 
 def _times(fields: Any, items: list[Any]) -> list[float] | None:

@@ -12,6 +12,8 @@ import numpy as np
 from tssr_jax.errors import UserError, shown
 from tssr_jax.memory.scores import NOW
 
+# What names an item: an id of the data, or the whole number that it is.
+ItemId = str | int
 # Minutes of later times do not fit into an int32.
 MOST_SECONDS = 60.0 * 2**31
 
@@ -48,7 +50,7 @@ class Items:
     def _class_of(self) -> dict[str, int]:
         return {item: i for i, item in enumerate(self.ids, 1)}
 
-    def known(self, ids: Iterable[str]) -> tuple[list[int], list[str]]:
+    def known(self, ids: Iterable[ItemId]) -> tuple[list[int], list[str]]:
         """The classes of those ids that exist, in their order, and the ids that don't."""
         classes, unknown = [], []
         for item in require_list(ids):
@@ -59,7 +61,9 @@ class Items:
                 classes.append(found)
         return classes, unknown
 
-    def read(self, history: Sequence[str], seconds: Sequence[float] | None = None) -> KnownHistory:
+    def read(
+        self, history: Sequence[ItemId], seconds: Sequence[float] | None = None
+    ) -> KnownHistory:
         """What the catalogue has of a history.
 
         Args:
@@ -78,11 +82,11 @@ class Items:
             [str(item) for place, item, _ in found if place is None],
         )
 
-    def find(self, item: str | int) -> int | None:
+    def find(self, item: ItemId) -> int | None:
         """The class of one id; None if there is none. See `as_id`."""
         return self._class_of.get(as_id(item))
 
-    def class_of(self, item: str) -> int:
+    def class_of(self, item: ItemId) -> int:
         """The class of one id; raises UserError if there is none."""
         found = self.find(item)
         if found is None:
@@ -91,7 +95,7 @@ class Items:
             )
         return found
 
-    def mask(self, ids: Iterable[str], name: str) -> np.ndarray:
+    def mask(self, ids: Iterable[ItemId], name: str) -> np.ndarray:
         """Which classes are among these ids, bool [num_items + 1].
 
         Raises:
@@ -136,15 +140,27 @@ def as_id(value: Any) -> str:
     raise UserError(f"{shown(repr(value))} is no id of an item: ids are strings or whole numbers.")
 
 
-def require_list(ids: Iterable[str]) -> Iterable[str]:
+def require_list(ids: Iterable[ItemId]) -> list[ItemId]:
     """The ids; raises UserError for a single string, which would be read as ids of one letter."""
     if isinstance(ids, str | bytes):
-        raise UserError(f"{shown(repr(ids))} is one id where a list of ids belongs: [{ids!r}].")
-    return ids
+        raise UserError(
+            f"{shown(repr(ids))} is one id where a list of ids belongs: put it into []."
+        )
+    if not isinstance(ids, Iterable):
+        raise UserError(f"{shown(repr(ids))} is no list of ids.")
+    return list(ids)
+
+
+def require_number(top_k: Any) -> int:
+    """A length of lists; raises UserError if it is no whole number from 1 on."""
+    whole = isinstance(top_k, numbers.Integral) and not isinstance(top_k, bool)
+    if not whole or top_k < 1:
+        raise UserError(f"top_k is {shown(repr(top_k))}; it must be a whole number, at least 1.")
+    return int(top_k)
 
 
 def require_times(
-    histories: Sequence[Sequence[str]], times: Sequence[Sequence[float] | None]
+    histories: Sequence[Sequence[ItemId]], times: Sequence[Sequence[float] | None]
 ) -> None:
     """Raises UserError if times don't fit to histories, or are not ascending."""
     if len(times) != len(histories):
@@ -152,19 +168,27 @@ def require_times(
     for history, own in zip(histories, times, strict=True):
         if own is None:
             continue
+        require_seconds(own)
         if len(own) != len(history):
             raise UserError(
                 f"A history of {len(history)} items has {len(own)} times: it needs one for each."
-            )
-        if any(at is None or not abs(at) < MOST_SECONDS for at in own):
-            raise UserError(
-                f"Times of a history are not seconds since 1970: {_some(own)}. (Milliseconds?)"
             )
         if any(first > second for first, second in itertools.pairwise(own)):
             raise UserError(f"Times of a history are not ascending: {_some(own)}.")
 
 
+def require_seconds(times: Sequence[float]) -> None:
+    """Raises UserError unless times are seconds since 1970."""
+    if isinstance(times, str | bytes) or not isinstance(times, Iterable):
+        raise UserError(f"Times of a history are {shown(repr(times))}, no list of seconds.")
+    for at in times:
+        if not isinstance(at, numbers.Real) or not abs(at) < MOST_SECONDS:
+            raise UserError(
+                f"Times of a history are not seconds since 1970: {shown(repr(at))}. (Milliseconds?)"
+            )
+
+
 def _some(ids: Sequence[Any]) -> str:
     """The first few, for a message."""
-    some = [shown(repr(one)) for one in ids[:3]]
+    some = [shown(repr(one), 40) for one in ids[:3]]
     return ", ".join([*some, *(["..."] if len(ids) > 3 else [])]) or "none"

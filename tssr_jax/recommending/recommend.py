@@ -15,6 +15,7 @@ from etils import epath
 from tssr_jax.checkpoints.checkpointer import FOLDER
 from tssr_jax.config.saved import FILE_NAME, load_config
 from tssr_jax.data_pipeline import fetching
+from tssr_jax.data_pipeline.sources.text_files import read_blocks
 from tssr_jax.engine import HERE, Place, open_engine, seen_by_all
 from tssr_jax.errors import UserError, shown
 from tssr_jax.recommending.histories import Histories, History
@@ -99,7 +100,9 @@ class _Report:
             ("item ids skipped, not in the catalogue", f"{counts['unknown']:,}"),
             ("different ones among them", f"{more}{len(self.unknown):,}"),
         ]
-        rows += [(f"  {item}", f"{times:,}") for item, times in self.unknown.most_common(3)]
+        rows += [
+            (f"  {shown(item, 60)}", f"{times:,}") for item, times in self.unknown.most_common(3)
+        ]
         return [*rows, ("histories a second", f"{number / seconds:,.0f}")]
 
 
@@ -250,13 +253,8 @@ def _read_ids(path: Path) -> list[str]:
     """The ids of a file, one a line."""
     if not path.is_file():
         raise UserError(f"There is no file {path}: it should hold ids of items, one a line.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 ({shown(error)}). Convert it: iconv -f latin1 -t utf8."
-        ) from error
-    ids = [line.strip() for line in text.split("\n") if line.strip()]
+    lines = (line for block in read_blocks(path) for line in block.lines())
+    ids = [own for line in lines if (own := line.decode().strip())]
     if not ids:
         raise UserError(f"{path} is empty: it should hold ids of items, one a line.")
     return ids

@@ -21,7 +21,14 @@ from tssr_jax.models.head import unit
 from tssr_jax.models.shared_ids import ids_as_read
 from tssr_jax.parallel.devices import ROWS, WHOLE, exactly
 from tssr_jax.recommending.because import reasons
-from tssr_jax.recommending.items import Items, KnownHistory, require_times
+from tssr_jax.recommending.items import (
+    ItemId,
+    Items,
+    KnownHistory,
+    require_list,
+    require_number,
+    require_times,
+)
 from tssr_jax.recommending.new_items import read_new_items, with_new_items
 from tssr_jax.recommending.results import Explanation, Reason, Recommendations, ScoredItem
 from tssr_jax.recommending.step import Choice, Found, Stream, make_recommend_step
@@ -121,7 +128,7 @@ class Recommender:
         return self._params, self._content, self._choice
 
     def restricted(
-        self, *, only: Iterable[str] | None = None, never: Iterable[str] = ()
+        self, *, only: Iterable[ItemId] | None = None, never: Iterable[ItemId] = ()
     ) -> "Recommender":
         """A recommender with a smaller choice of items.
 
@@ -168,7 +175,7 @@ class Recommender:
 
     def recommend(
         self,
-        histories: Sequence[Sequence[str]],
+        histories: Sequence[Sequence[ItemId]],
         top_k: int = 10,
         *,
         times: Sequence[Sequence[float] | None] | None = None,
@@ -189,8 +196,8 @@ class Recommender:
             passed nothing of the other stream, or by the stream's own expert.
 
         Raises:
-          UserError: if top_k is below 1, a history is no list of ids, the model has no such stream
-            beside another, or times don't fit or are not ascending.
+          UserError: if top_k is no number from 1 on, a history is no list of ids, the model has no
+            such stream beside another, or times don't fit or are not ascending.
         """
         if stream != "fused" and len(self.model.streams) < 2:
             raise UserError(
@@ -201,9 +208,8 @@ class Recommender:
                 "The model projects the concatenation of its streams: none is scored by itself; "
                 "ask for 'fused'."
             )
-        if top_k < 1:
-            raise UserError(f"top_k is {top_k}; it must be at least 1.")
-        top_k = min(top_k, len(self.items.ids))
+        top_k = min(require_number(top_k), len(self.items.ids))
+        histories = [require_list(history) for history in histories]
         times = [None] * len(histories) if times is None else times
         if keep_seen is None:
             keep_seen = self.run.config.evaluate.keep_seen
@@ -226,7 +232,7 @@ class Recommender:
         return results
 
     def similar_items(
-        self, item: str, top_k: int = 10, space: Space = "scores"
+        self, item: ItemId, top_k: int = 10, space: Space = "scores"
     ) -> tuple[ScoredItem, ...]:
         """The items that are most similar to an item, scored by the cosine of their vectors.
 
@@ -238,8 +244,7 @@ class Recommender:
         Raises:
           UserError: if the item is unknown or has no vector there, or top_k is below 1.
         """
-        if top_k < 1:
-            raise UserError(f"top_k is {top_k}; it must be at least 1.")
+        top_k = require_number(top_k)
         of, vectors = self.items.class_of(item), self._unit_vectors(space)
         if not vectors[of].any():
             raise UserError(f"Item {shown(item)!r} has no vector of {space!r}: nothing is like it.")
@@ -276,7 +281,7 @@ class Recommender:
             )
         return np.concatenate([np.asarray(table) for table in tables], axis=1)
 
-    def explain(self, history: Sequence[str]) -> Explanation:
+    def explain(self, history: Sequence[ItemId]) -> Explanation:
         """What the model looks at in a history.
 
         Raises:
@@ -308,7 +313,10 @@ class Recommender:
         )
 
     def because(
-        self, history: Sequence[str], items: Sequence[str], times: Sequence[float] | None = None
+        self,
+        history: Sequence[ItemId],
+        items: Sequence[ItemId],
+        times: Sequence[float] | None = None,
     ) -> tuple[tuple[Reason, ...], ...]:
         """Because of which items of a history memories speak for other items, strongest first.
 
@@ -324,7 +332,8 @@ class Recommender:
         Raises:
           UserError: if one of `items` is unknown, or times don't fit.
         """
-        places = [self.items.class_of(item) for item in items]
+        places = [self.items.class_of(item) for item in require_list(items)]
+        history = require_list(history)
         require_times([history], [times])
         known = self.items.read(history, times)
         return reasons(self.model, self._params, self._content.memories, self.items, known, places)

@@ -105,7 +105,14 @@ async def _where(_: Request, error: Exception) -> Response:
     """Lists the problems of a body, without its input, which may not be valid text."""
     assert isinstance(error, RequestValidationError)
     some = error.errors()[:_MOST_PROBLEMS]
-    problems = [{name: one[name] for name in ("type", "loc", "msg")} for one in some]
+    problems = [
+        {
+            "type": one["type"],
+            "loc": [shown(part) if isinstance(part, str) else part for part in one["loc"]],
+            "msg": shown(one["msg"], 300),
+        }
+        for one in some
+    ]
     text = json.dumps({"detail": problems}, ensure_ascii=True, default=str)
     return Response(text, 422, media_type="application/json")
 

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from tssr_jax.recommending.items import require_times
+from tssr_jax.recommending.items import ItemId, require_times
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.recommending.results import Recommendations
 from tssr_jax.recommending.step import Stream
@@ -19,7 +19,7 @@ from tssr_jax.recommending.step import Stream
 class _Waiting:
     """A request's histories with their times, and where their lists go."""
 
-    histories: Sequence[Sequence[str]]
+    histories: Sequence[Sequence[ItemId]]
     times: Sequence[Sequence[float] | None]
     top_k: int
     lists: asyncio.Future[list[Recommendations]]
@@ -42,7 +42,7 @@ class Batcher:
 
     async def recommend(
         self,
-        histories: Sequence[Sequence[str]],
+        histories: Sequence[Sequence[ItemId]],
         top_k: int,
         *,
         times: Sequence[Sequence[float] | None] | None = None,

@@ -10,7 +10,7 @@ MOST_FILTERED = 10_000
 LONGEST_LIST = 200
 LONGEST_ID = 500
 
-ItemId = Annotated[str, Field(min_length=1, max_length=LONGEST_ID, examples=["i3"])]
+ItemId = Annotated[str, Field(min_length=1, max_length=LONGEST_ID, examples=["i3"])] | int
 History = Annotated[list[ItemId], Field(max_length=MOST_ITEMS, examples=[["i3", "i4"]])]
 Times = Annotated[
     list[Annotated[float, Field(ge=-1e11, le=1e11)]],

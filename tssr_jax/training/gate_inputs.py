@@ -30,8 +30,8 @@ def gate_inputs(run: Run) -> GateInputs | None:
     rows = gate_rows(run.sequences, config, run.data.num_items)
     if not len(rows.users):
         raise UserError(
-            "--config.model.memory needs users with 5 interactions at least, whose newest training "
-            "item its gate learns from; there are none. Set it to ()."
+            "--config.model.memory needs users with 5 interactions at least whose newest training "
+            "item, from which its gate learns, is new to them; there are none. Set it to ()."
         )
     label_scores: np.ndarray = np.zeros(len(rows.users))
     if "co_occurrence" in run.model.memory:

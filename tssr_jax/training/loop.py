@@ -120,7 +120,7 @@ def _train(
     run = build_run(config, keep)
     if processes.is_first():
         save_config(config, workdir)  # last: it makes the folder a run's workdir
-    for line in report.summary(run.data.report):
+    for line in report.summary(run.data.report, keep_seen=config.evaluate.keep_seen):
         console.print(line)
     checkpoints = Checkpointer(workdir, run.data.num_items, console.print)
     with checkpoints as checkpointer, stop or StopRequest() as request:

@@ -77,6 +77,22 @@ def test_times_are_read_where_there_are_any(tmp_path):
     table = table.with_columns(times=pl.Series([[60.0, 90.5], [], [86400.0]]))
     table.write_parquet(tmp_path / "histories.parquet")
     assert list(HistoryFile(tmp_path / "histories.parquet")) == TIMED
+    for unit in ("ms", "us", "ns"):
+        dates = pl.col("times").list.eval((pl.element() * 1e6).cast(pl.Datetime("us")))
+        dates = dates.cast(pl.List(pl.Datetime(unit)))
+        table.with_columns(dates).write_parquet(tmp_path / "histories.parquet")
+        assert list(HistoryFile(tmp_path / "histories.parquet")) == TIMED
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_json_lines_are_read_as_all_text_is(tmp_path, encoding, newline):
+    path = tmp_path / "histories.jsonl"
+    lines = ['{"user": "\u00fc", "items": ["i1"]}', "", '{"items": ["i2"]}', ""]
+    path.write_bytes(newline.join(lines).encode(encoding))
+    assert list(HistoryFile(path)) == [("\u00fc", ["i1"], None), ("3", ["i2"], None)]
+    path.write_bytes(b"")
+    assert not list(HistoryFile(path))
 
 
 @pytest.mark.parametrize(
@@ -95,6 +111,12 @@ def test_times_are_read_where_there_are_any(tmp_path):
         ("x.jsonl", '{"items": [1.5]}\n', "line 1 is no history .1.5 is no id"),
         ("x.jsonl", "[1]\n", "line 1 is no history"),
         ("x.jsonl", '{"items": "50"}\n', "line 1 is no history .'items' is '50', no list"),
+        ("x.jsonl", '{"items": ["i1"], "user": " "}\n', "line 1 is no history .its user is empty"),
+        ("x.jsonl", '{"items": ["i1"], "user": "\\ud83d"}\n', "line 1 is no history"),
+        ("x.jsonl", "[" * 100_000 + "\n", "line 1 is no history"),
+        ("x.jsonl", '{"items": ["a"], "times": [1700000000000]}\n', "x.jsonl, user '1': Times of"),
+        ("x.jsonl", '{"items": ["a"], "times": [NaN]}\n', "x.jsonl, user '1': Times of"),
+        ("x.csv", 'user,item\n"a,i1\nb,i2\nc",i3\n', "lines 2 to 4: .* 'user' holds a line end"),
         ("x.parquet", "no table", "x.parquet is not a readable Parquet file"),
         ("x.csv", "user,item\na,i1\n , i2\n", "line 3: the user is missing"),
         ("x.csv", "user,item\na,i1\nb,i2\na,i3\n", "line 4: user 'a' comes again"),

@@ -127,7 +127,7 @@ def test_a_smaller_choice(recommender):
 def test_a_list_is_no_longer_than_the_catalogue(recommender):
     (longest,) = recommender.recommend([["i1"]], top_k=500)
     assert len(longest.items) == 19
-    with pytest.raises(UserError, match="top_k is 0; it must be at least 1"):
+    with pytest.raises(UserError, match="top_k is 0; it must be a whole number, at least 1"):
         recommender.recommend([["i1"]], top_k=0)
 
 
@@ -136,7 +136,8 @@ def test_ids_as_files_and_programs_write_them(recommender):
     assert recommender.recommend([(" i1", "i2\n")], top_k=3) == expected
     assert recommender.recommend([[7]], top_k=3)[0].unknown == ("7",)
     for wrong, message in (
-        (["i1"], r"'i1' is one id where a list of ids belongs: \['i1'\]"),
+        (["i1"], r"'i1' is one id where a list of ids belongs: put it"),
+        ([None], "None is no list of ids"),
         ([[None]], "None is no id of an item"),
         ([[1.5]], "1.5 is no id of an item"),
     ):
@@ -144,6 +145,15 @@ def test_ids_as_files_and_programs_write_them(recommender):
             recommender.recommend(wrong)
     with pytest.raises(UserError, match="is one id where a list"):
         recommender.explain("i1")
+    with pytest.raises(UserError, match="is one id where a list"):
+        recommender.because(["i1"], "i2")
+    assert recommender.recommend(iter([iter(["i1", "i2"])]), top_k=3) == expected
+    for top_k in ("5", 2.5, True, -1):
+        with pytest.raises(UserError, match="it must be a whole number, at least 1"):
+            recommender.recommend([["i1"]], top_k=top_k)
+    for times in (["1"], "1", [float("nan")], [1e13]):
+        with pytest.raises(UserError, match="Times of a history are"):
+            recommender.recommend([["i1"]], times=[times])
 
 
 @pytest.mark.parametrize("space", ["scores", "id", "content"])

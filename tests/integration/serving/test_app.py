@@ -90,7 +90,8 @@ def test_titles_are_searched(client, recommender):
         {"histories": [[]] * 65},
         {"histories": [["i1"] * 1001]},
         {"histories": [[""]]},
-        {"histories": [[3]]},
+        {"histories": [[3.5]]},
+        {"histories": [[True]]},
         {"histories": [["i1"]], "top_k": 0},
         {"histories": [["i1"]], "top_k": "5"},
         {"histories": [["i1"]], "topk": 5},
@@ -101,12 +102,19 @@ def test_what_makes_no_sense_is_refused(client, wrong):
     assert client.post("/recommend", json=wrong).status_code == 422
 
 
+def test_ids_may_be_whole_numbers_and_wrong_names_are_told_in_short(client):
+    answer = client.post("/recommend", json={"histories": [[3, " i1 "]]}).json()
+    assert answer["results"][0]["unknown"] == ["3"] and not answer["results"][0]["popular"]
+    answer = client.post("/recommend", json={"histories": [["i1"]], "x" * 5000: 1})
+    assert answer.status_code == 422 and len(answer.text) < 500
+
+
 def test_a_body_that_is_no_json(client):
     for body in (b"{", b"\xff", b"[" * 2000, b'{"histories": [["\\ud800"]]}', b'{"\\ud800": 1}'):
         headers = {"Content-Type": "application/json"}
         answer = client.post("/recommend", content=body, headers=headers)
         assert answer.status_code in {400, 422} and answer.json()["detail"]
-    many = {"histories": [[1] * 1000] * 64}
+    many = {"histories": [[1.5] * 1000] * 64}
     assert len(client.post("/recommend", json=many).json()["detail"]) == 20
 
 

@@ -92,6 +92,12 @@ def test_encodings_and_ends_of_lines(tmp_path, newline, encoding, packed, small_
     assert lines == [2, 3] and rows == [("1", "Café"), ("2", "b\x0bc\x85d")]
 
 
+def test_carriage_returns_with_a_line_feed_at_the_end(tmp_path, small_blocks):
+    """Some programs add one to a file of an old system."""
+    assert read(tmp_path, "a,b\r1,2\r3,4\r\n")[1] == [("1", "2"), ("3", "4")]
+    assert read(tmp_path, "a,b\r1,2\r3,4\n")[1] == [("1", "2"), ("3", "4")]
+
+
 def test_what_is_not_utf_8_is_told(tmp_path, small_blocks):
     for line, content in ((3, b"a,b\n1,x\n2,\xe9\n"), (4, "a,b\n1,é\n2,x\n".encode() + b"3,\xe9")):
         with pytest.raises(UserError, match=rf"line {line} is not UTF-8 \(byte 0xe9 at its place"):

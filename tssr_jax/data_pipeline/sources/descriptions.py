@@ -35,10 +35,10 @@ def unique_items(
         first, second = clash.filter(pl.col("item") == clash["item"][0]).rows(named=True)[:2]
         field = next(name for name in items.columns if first[name] != second[name])
         raise UserError(
-            f"{dump.files.items}: item {shown(first['item'])!r} is described differently in lines "
-            f"{lines[first[_ROW]]} and {lines[second[_ROW]]} ({field}: "
-            f"{shown(first[field])!r} and {shown(second[field])!r}). Keep one row for each item, "
-            "or set --config.data.repeated_items=first."
+            f"{dump.files.items}: item {shown(first['item'], 60)!r} is described differently in "
+            f"lines {lines[first[_ROW]]} and {lines[second[_ROW]]} ({field}: "
+            f"{shown(first[field], 80)!r} and {shown(second[field], 80)!r}). Keep one row for each "
+            "item, or set --config.data.repeated_items=first."
         )
     kept = distinct.unique("item", keep="first", maintain_order=True)
     dump.counts["item_rows_that_disagree"] += distinct.height - kept.height

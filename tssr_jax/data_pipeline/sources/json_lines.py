@@ -126,11 +126,9 @@ def read_records(
                     bad_lines.counts["item_rows_of_other_items"] += 1
                     continue
             try:
-                record = _object(text)
+                record = parse_object(text)
                 record[id_field] = _id(record, id_field)
-                if _HALF_CHARACTER.search(text):
-                    json.dumps(record, ensure_ascii=False, default=str).encode()
-            except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+            except ValueError as error:
                 bad_lines.skip(number, content, error)
                 continue
             bad_lines.kept(1)
@@ -140,13 +138,23 @@ def read_records(
                 bad_lines.counts["item_rows_of_other_items"] += 1
 
 
-def _object(text: str) -> dict[str, Any]:
+def parse_object(text: str) -> dict[str, Any]:
+    """An object, written as JSON or as a Python literal.
+
+    Raises:
+      ValueError: if it is none, or holds half a character, which can't be written.
+    """
     try:
-        found = json.loads(text)
-    except ValueError:
-        if not text.lstrip().startswith("{'"):
-            raise
-        found = ast.literal_eval(text.strip())
+        try:
+            found = json.loads(text)
+        except ValueError:
+            if not text.lstrip().startswith("{'"):
+                raise
+            found = ast.literal_eval(text.strip())
+        if _HALF_CHARACTER.search(text):
+            json.dumps(found, ensure_ascii=False, default=str).encode()
+    except (SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(shown(error)) from error
     if not isinstance(found, dict):
         raise ValueError("no object")
     return found

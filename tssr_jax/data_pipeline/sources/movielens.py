@@ -152,6 +152,8 @@ def _read_movies_dat(path: Path, encoding: str) -> Chunk:
                 raise UserError(f"{path}, line {number}: {told} is not 'MovieID::Title::Genres'.")
             numbers.append(number)
             rows.append(fields)
+    if not rows:
+        raise UserError(f"{path} has no movies.")
     table = pl.DataFrame(rows, schema=["item", "title", "genres"], orient="row")
     return Chunk(np.array(numbers, np.int64), table.with_columns(_spell_out("genres", "|")))
 

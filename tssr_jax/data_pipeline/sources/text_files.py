@@ -133,8 +133,10 @@ class _Reader:
     def end_of_lines(self, content: bytes) -> int:
         """Where the last whole line ends; 0 if none does."""
         if not self._seen:
-            self._seen = b"\n" in content
-            if not self._seen and b"\r" in content[:-1]:  # a line feed may follow the last byte
+            # A line feed may follow the last byte; and some programs end the file by one.
+            whole = content[:-1]
+            self._seen = b"\n" in whole or (content.endswith(b"\n") and b"\r" not in whole[:-1])
+            if not self._seen and b"\r" in whole:
                 self.newline, self._seen = b"\r", True
                 print(f"{self._path} has lines that end with a carriage return only.", flush=True)
         return content.rfind(self.newline) + 1
