@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from tssr_jax.checkpoints.alone import read_alone
 from tssr_jax.checkpoints.corruption import DamagedError, damage, one_line
 from tssr_jax.checkpoints.fingerprint import fingerprints
 from tssr_jax.errors import UserError, shown
@@ -153,7 +153,7 @@ class Checkpointer:
     def _read_back(self) -> None:
         """Reads the newest saved parameters, so that it is known that they can be read.
 
-        (Where there are several processes, they read its progress only.)
+        (Where there are several processes, the first one does.)
 
         Raises:
           UserError: if it can't be written, or not be read.
@@ -165,9 +165,8 @@ class Checkpointer:
         (step, shapes), self._unread = self._unread, None
         try:
             fields = self._fields(step)
-            if jax.process_count() == 1:
-                target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
-                self._restore_arrays(step, "params", target, fields)
+            if processes.is_first():
+                self._read_alone(step, "params", shapes, fields)
         except DamagedError as error:
             raise UserError(
                 f"The checkpoint {self._folder / str(step)} was written, but can't be read back "
@@ -297,13 +296,27 @@ class Checkpointer:
         if saved.keys() != fields[_FINGERPRINTS][item].keys():
             raise DamagedError(f"the list of arrays of {item} is not what was written")
         self._require_same_shapes(saved, _shapes(target), step)
+        if jax.process_count() > 1:
+            self._require_whole(step, item, target, fields)
         # Not strict: the number of classes is padded to a multiple of the shards.
         tree = self._restore(step, item, ocp.args.StandardRestore(target, strict=False))
-        found, written = fingerprints(tree), fields[_FINGERPRINTS][item]
-        for name in written:
-            if found.get(name) != written[name]:
-                raise DamagedError(f"{item}/{name} is not what was written")
+        _require_written(tree, item, fields)
         return tree
+
+    def _require_whole(self, step: int, item: str, target: Any, fields: dict[str, Any]) -> None:
+        """Raises DamagedError in all processes if the first one finds damage."""
+        reason = ""
+        if processes.is_first():
+            try:
+                self._read_alone(step, item, target, fields)
+            except DamagedError as error:
+                reason = str(error)
+        if processes.any_says(bool(reason)):
+            raise DamagedError(reason or "the first process can't read it")
+
+    def _read_alone(self, step: int, item: str, target: Any, fields: dict[str, Any]) -> None:
+        """Reads arrays by this process alone; raises DamagedError."""
+        _require_written(read_alone(self._folder / str(step) / item, target), item, fields)
 
     def _restore(self, step: int, item: str, args: Any) -> Any:
         with damage():
@@ -346,6 +359,14 @@ class Checkpointer:
                     f"shape {there} in the checkpoint and {here} in the model. It was written "
                     "with another configuration or another catalogue."
                 )
+
+
+def _require_written(tree: Any, item: str, fields: dict[str, Any]) -> None:
+    """Raises DamagedError if arrays that were read are not those that were written."""
+    found, written = fingerprints(tree), fields[_FINGERPRINTS][item]
+    for name in written:
+        if found.get(name) != written[name]:
+            raise DamagedError(f"{item}/{name} is not what was written")
 
 
 def _progress(fields: dict[str, Any]) -> Progress:

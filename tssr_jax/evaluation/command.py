@@ -17,7 +17,7 @@ def main() -> None:
     from tssr_jax.config.saved import load_config
 
     of_baseline = load_config(workdir).baseline.kind
-    _PROCESSES.join()
-    from tssr_jax.evaluation.evaluate import evaluate, evaluate_baseline
+    with _PROCESSES.joined():
+        from tssr_jax.evaluation.evaluate import evaluate, evaluate_baseline
 
-    (evaluate_baseline if of_baseline else evaluate)(workdir, _RAW_DIR.value)
+        (evaluate_baseline if of_baseline else evaluate)(workdir, _RAW_DIR.value)

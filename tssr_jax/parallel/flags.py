@@ -1,5 +1,7 @@
 """Flags of the commands that several processes run together."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from absl import flags
@@ -16,17 +18,21 @@ class ProcessFlags(NamedTuple):
     process_id: flags.FlagHolder[int | None]
     peer_timeout: flags.FlagHolder[int]
 
-    def join(self) -> None:
-        """Connects this process with the others, if the flags ask for it.
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[None]:
+        """Connects this process with the others for the block, if the flags ask for it.
 
         Raises:
           UserError: if the others can't be found or reached.
         """
-        if self.multihost.value or self.coordinator.value:
-            from tssr_jax.parallel.processes import join  # noqa: PLC0415 - slow to import
+        if not (self.multihost.value or self.coordinator.value):
+            yield
+            return
+        from tssr_jax.parallel.processes import joined  # noqa: PLC0415 - slow to import
 
-            others = self.coordinator.value, self.num_processes.value, self.process_id.value
-            join(*others, self.peer_timeout.value)
+        others = self.coordinator.value, self.num_processes.value, self.process_id.value
+        with joined(*others, self.peer_timeout.value):
+            yield
 
 
 def process_flags(verb: str) -> ProcessFlags:

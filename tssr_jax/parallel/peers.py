@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import jax
@@ -29,17 +30,17 @@ class _Watch:
     timeout: float
     answered: float = dataclasses.field(default_factory=time.monotonic)
     seen: dict[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
+    over: threading.Event = dataclasses.field(default_factory=threading.Event)
 
-    def beat(self) -> NoReturn:
+    def beat(self) -> None:
         """Gives signs of life, and reads those of the others."""
         count = 0
-        while True:
+        while not (count and self.over.wait(_SECONDS)):
             count += 1
             try:
                 _write(self.client, str(jax.process_index()), str(count))
                 found = dict(self.client.key_value_dir_get(_FOLDER))
             except jax.errors.JaxRuntimeError:  # `look` ends this process, should it last
-                time.sleep(_SECONDS)
                 continue
             now = self.answered = time.monotonic()
             for key, value in found.items():
@@ -47,12 +48,10 @@ class _Watch:
                 if before is None or before[0] != value:
                     self.seen[key] = (value, now)
             self._require_others(now)
-            time.sleep(_SECONDS)
 
-    def look(self) -> NoReturn:
+    def look(self) -> None:
         """Ends this process when the coordinator, which is process 0, does not answer."""
-        while True:
-            time.sleep(_SECONDS)
+        while not self.over.wait(_SECONDS):
             silent = time.monotonic() - self.answered
             if silent > self.timeout * _LOST_AFTER:
                 _end(f"process 0 has given no sign of life for {silent:.0f} seconds")
@@ -64,16 +63,29 @@ class _Watch:
             if process == str(jax.process_index()):
                 continue
             if ended:
-                _end(f"{name} has ended: {value}")
+                told = value.rstrip(".")
+                _end(f"{name} has ended: {told}")
             if now - changed > self.timeout * _LOST_AFTER:
                 _end(f"{name} has given no sign of life for {now - changed:.0f} seconds")
 
 
-def watch(timeout: float) -> None:
-    """Ends this process, from now on, when another one is silent for `timeout` seconds, or ends."""
+@contextlib.contextmanager
+def watched(timeout: float) -> Iterator[None]:
+    """Ends this process, in the block, when another one is silent for `timeout` seconds, or ends.
+
+    The block must end in all processes at about one time.
+    """
     own = _Watch(distributed.global_state.client, timeout)
-    for target in (own.beat, own.look):
-        threading.Thread(target=target, daemon=True).start()
+    threads = [threading.Thread(target=target, daemon=True) for target in (own.beat, own.look)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        # A thread that is in a call of the client when Python ends would abort the process.
+        own.over.set()
+        for thread in threads:
+            thread.join(5 * _SECONDS)
 
 
 def tell_end(reason: str) -> None:

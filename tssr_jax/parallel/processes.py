@@ -16,10 +16,13 @@ from tssr_jax.parallel import peers
 _SECONDS_TO_BE_TOLD = 3.0
 
 
-def join(
+@contextlib.contextmanager
+def joined(
     coordinator: str | None, num_processes: int | None, process_id: int | None, peer_timeout: int
-) -> None:
-    """Connects this process with the others, before any device is touched.
+) -> Iterator[None]:
+    """Connects this process with the others for the block, before any device is touched.
+
+    All leave it together.
 
     Args:
       coordinator: HOST:PORT of process 0; None detects all three arguments from the environment:
@@ -47,7 +50,9 @@ def join(
             "cluster that JAX knows, give --coordinator=HOST:PORT, --num_processes=N and "
             "--process_id=I to each process."
         ) from error
-    peers.watch(peer_timeout)
+    with peers.watched(peer_timeout):
+        yield
+        wait_for_all("the end")
 
 
 @contextlib.contextmanager

@@ -21,13 +21,13 @@ def main() -> None:
     # Invalid settings, and another writer, are told before slow imports.
     validate_config(config)
     require_no_writer(workdir)
-    _PROCESSES.join()
-    if config.baseline.kind:
-        from tssr_jax.evaluation.evaluate import run_baseline
+    with _PROCESSES.joined():
+        if config.baseline.kind:
+            from tssr_jax.evaluation.evaluate import run_baseline
 
-        with one_writer(workdir):
-            run_baseline(config, workdir)
-    else:
-        from tssr_jax.training.loop import train
+            with one_writer(workdir):
+                run_baseline(config, workdir)
+        else:
+            from tssr_jax.training.loop import train
 
-        train(config, workdir)
+            train(config, workdir)

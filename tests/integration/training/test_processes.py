@@ -170,6 +170,27 @@ def test_checkpoints_move_from_eight_devices_to_one_to_two_processes(config, tmp
     )
 
 
+def test_damage_in_the_part_of_one_process_makes_all_fall_back(config, tmp_path):
+    """Each process writes its own file; the second one's, of the newest checkpoint, is cut."""
+    config.train.num_epochs = 2
+    cut = "--config.parallel=shard_map", "--config.model_devices=4"
+    outputs_of(start_processes(config, tmp_path / "run", 2, *cut))
+    newest = newest_step(tmp_path / "run")
+    files = (tmp_path / "run" / "checkpoints" / str(newest)).rglob("ocdbt.process_1/d/*")
+    for path in files:
+        path.write_bytes(bytes(path.stat().st_size))
+    config.train.num_epochs = 3
+    first, second = outputs_of(start_processes(config, tmp_path / "run", 2, *cut))
+    told = " ".join(first.split())
+    assert "is damaged: it can't be read" in told and "the one before it is used" in told
+    assert f"Resuming at step {newest // 2}" in first and "is damaged" not in second
+    config.num_devices, config.train.num_epochs = 1, 3
+    train(config, tmp_path / "alone")
+    np.testing.assert_allclose(
+        losses_of(tmp_path / "run"), losses_of(tmp_path / "alone"), rtol=1e-4
+    )
+
+
 def test_a_sigterm_to_one_process_stops_all_at_the_same_step(config, tmp_path):
     config.train.update(num_epochs=4000, epochs_per_evaluation=4000, log_every_steps=5)
     config.train.early_stopping_patience = 0
