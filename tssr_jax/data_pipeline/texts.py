@@ -1,6 +1,7 @@
 """Items' texts from the fields of their descriptions, as section `data` of the config asks."""
 
 import html
+import re
 from collections.abc import Sequence
 
 import polars as pl
@@ -44,6 +45,14 @@ def describe(items: pl.DataFrame, fields: Sequence[str], field_length: int) -> p
     text = pl.select(pl.concat_str(renamed, separator=SEPARATOR, ignore_nulls=True)).to_series()
     image = items["image"].fill_null("") if "image" in items.columns else pl.lit("")
     return items.select("item", title=parts[0], text=text, image=image)
+
+
+def has_text(markup: str) -> bool:
+    """Whether anything is left of a text without tags, scripts and comments."""
+    if "<" in markup:
+        for pattern in _NO_TEXT:
+            markup = re.sub(pattern, " ", markup)
+    return bool(markup.strip())
 
 
 def _clean(texts: pl.Series, length: int) -> pl.Series:

@@ -401,7 +401,7 @@ def test_names_of_json_that_are_numbers_or_lists(tmp_path):
     )
     edit(file, lambda c: text.sub(rb"\g<1>2048", c))
     assert Raw(config).row("b7")["title"] == "2048"
-    edit(file, lambda c: number.sub(rb'\g<1>["A", {"b": "B"}]', c))
+    edit(file, lambda c: number.sub(rb'\g<1>["A", "<!-- x -->", {"b": "B"}, "<b> </b>"]', c))
     assert Raw(config).row("b7")["title"] == "A, B"
 
 

@@ -14,6 +14,7 @@ import ml_collections
 import polars as pl
 
 from tssr_jax.data_pipeline.sources import base, descriptions, json_lines, values
+from tssr_jax.data_pipeline.texts import has_text
 
 _COLUMNS = ("user_id", "business_id", "date")
 
@@ -64,6 +65,6 @@ def join(value: object, separator: str = ", ") -> str | None:
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
-        parts = [part for part in (join(v, separator) for v in value) if part]
+        parts = [part for part in (join(v, separator) for v in value) if part and has_text(part)]
         return separator.join(dict.fromkeys(parts)) or None
     return None
