@@ -23,6 +23,7 @@ from tssr_jax.runtime import ending_signals, leave_terminal
 # signal counts as the first (a terminal and a program like `timeout` may both send it).
 _SECONDS_IN_NATIVE_CODE, _SECONDS_OF_CLEANING_UP = 3.0, 60.0
 _SECONDS_OF_ONE_CTRL_C = 0.5
+_SECONDS_UNTIL_AGAIN = 0.1
 
 
 class _Terminated(BaseException):
@@ -101,8 +102,13 @@ def run(
                 raise UserError(f"Unexpected argument {argv[1]!r}; flags start with --.")
             for number in ending_signals():
                 signal.signal(number, terminate)
-            _end_soon_after_ctrl_c(goes_on)
-            main()
+            interrupted = _end_soon_after_ctrl_c(goes_on)
+            try:
+                main()
+            except Exception as error:
+                if interrupted.is_set():  # libraries raise others in the place of Ctrl-C's
+                    raise KeyboardInterrupt from error
+                raise
         except _Terminated as ended:
             print(f"Stopped by {ended}. {goes_on}".strip())
         except EndsAllError as error:
@@ -114,21 +120,29 @@ def run(
         except OSError as error:
             stop(f"{shown(error, 300)}. What was complete before stays as it was.")
         except KeyboardInterrupt:
-            stop(f"interrupted. {goes_on}".strip())
+            # Without Python's own end: a thread that compiles would crash in it.
+            print(f"Error: interrupted. {goes_on}".strip(), file=sys.stderr, flush=True)
+            sys.stdout.flush()
+            os._exit(1)
 
     app.run(guarded, list(sys.argv if argv is None else argv), flags_parser=_parse_flags)
 
 
-def _end_soon_after_ctrl_c(goes_on: str) -> None:
+def _end_soon_after_ctrl_c(goes_on: str) -> threading.Event:
     """Ends the program soon after Ctrl-C, whatever it does, and at once after a second one.
 
     Python raises KeyboardInterrupt only when the main thread returns from native code, which may
     compile for a minute; and code that catches too much can lose it. Files are written whole or not
     at all, so ending at any moment loses no complete file.
+
+    An ending signal that comes inside of a callback, where exceptions are lost, is sent once more.
+
+    Returns:
+      What is set when Ctrl-C has come.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return
     noticed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        return noticed
 
     def interrupt(*_: object) -> NoReturn:
         noticed.set()
@@ -147,6 +161,18 @@ def _end_soon_after_ctrl_c(goes_on: str) -> None:
         timer.daemon = True
         timer.start()
 
+    report = sys.unraisablehook
+
+    def again(ignored: Any) -> None:
+        if issubclass(ignored.exc_type, KeyboardInterrupt):
+            later(_SECONDS_UNTIL_AGAIN, lambda: os.kill(os.getpid(), signal.SIGINT))
+        elif issubclass(ignored.exc_type, _Terminated):
+            number = signal.Signals[str(ignored.exc_value)]
+            later(_SECONDS_UNTIL_AGAIN, lambda: os.kill(os.getpid(), number))
+        else:
+            report(ignored)
+
+    sys.unraisablehook = again
     reader, writer = socket.socketpair()
     writer.setblocking(False)
 
@@ -166,6 +192,7 @@ def _end_soon_after_ctrl_c(goes_on: str) -> None:
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     # The thread holds the writer, which would be closed otherwise.
     threading.Thread(target=watch, args=(writer,), daemon=True).start()
+    return noticed
 
 
 def stop(message: str) -> NoReturn:

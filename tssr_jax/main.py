@@ -8,9 +8,10 @@
 Without a mode a model is trained. Each mode has its own flags, defined in its command module.
 """
 
+import functools
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from logging import ERROR, LogRecord
 from pathlib import Path
 from typing import Any
@@ -69,17 +70,17 @@ def _run(command: object) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax logs every file that it writes,
         logging.get_absl_handler().addFilter(_is_news)  # and each error that it raises again
-        sys.unraisablehook = _report_unraisable
+        sys.unraisablehook = functools.partial(_report_unraisable, sys.unraisablehook)
     if sys.stdout.isatty():  # what comes next imports TensorFlow and JAX, for some seconds
         print("Starting ...", flush=True)
     assert callable(command)
     command()
 
 
-def _report_unraisable(ignored: Any) -> None:
-    """As Python does; but writes of a save that has failed, which is told, end without a word."""
+def _report_unraisable(report: Callable[[Any], object], ignored: Any) -> None:
+    """Reports it; but writes of a save that has failed, which is told, end without a word."""
     if str(ignored.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(ignored)
+        report(ignored)
 
 
 def _is_news(record: LogRecord) -> bool:

@@ -316,6 +316,13 @@ def save_data_report(data: PreparedData, content_key: str, workdir: epath.Path) 
     write_signed(workdir / DATA_FILE, report)
 
 
+def identity_of_data(workdir: epath.Path) -> dict[str, str]:
+    """What tells a run's data from others: one of the two is the same if the data are."""
+    path = workdir / DATA_FILE
+    saved = read_signed(path) if path.exists() else {}
+    return {name: saved[name] for name in ("key", "records") if name in saved}
+
+
 def require_same_data(data: PreparedData, content_key: str | None, workdir: epath.Path) -> None:
     """Raises UserError if the run in `workdir` was trained on other data.
 

@@ -4,6 +4,7 @@
     catalogue/report.json           of the preparation
     catalogue/arrays.safetensors    what the model reads of the items, and their training counts
     catalogue/users/                sequences for evaluation, only if an export asked for them
+    catalogue/run.json              which data they belong to
     catalogue/digests.json          SHA-256 of all these
     params.safetensors              the best parameters, only in a run that was exported, or whose
                                     encoder was trained
@@ -12,6 +13,7 @@ Nothing here tells what a single user did, unless sequences were asked for.
 """
 
 import functools
+import hashlib
 import json
 import shutil
 import struct
@@ -28,7 +30,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load, load_file, save
 
-from tssr_jax.config.files import read_signed, write_tensors, write_whole
+from tssr_jax.config.files import read_signed, write_json, write_tensors, write_whole
 from tssr_jax.data_pipeline import cache, digests
 from tssr_jax.data_pipeline.builder import ITEMS, USERS
 from tssr_jax.data_pipeline.prepare import PreparedData, find_prepared, prepare
@@ -46,22 +48,30 @@ from tssr_jax.runtime import keep_compiled_programs
 FOLDER = "catalogue"
 _ARRAYS = "arrays.safetensors"
 # Of runs without checkpoints, or with an encoder in them.
-_PARAMS, _STEP = "params.safetensors", "step"
+_PARAMS, _STEP, _DIGEST = "params.safetensors", "step", "sha256"
+_OWNER = "run.json"
 
 
 def save_catalogue(
-    workdir: epath.Path, data: PreparedData, arrays: ItemArrays, *, users: Path | None = None
+    workdir: epath.Path,
+    data: PreparedData,
+    arrays: ItemArrays,
+    *,
+    keep: bool = False,
+    users: Path | None = None,
 ) -> None:
-    """Writes workdir/catalogue, whole or not at all; leaves one that is whole as it is.
+    """Writes workdir/catalogue, whole or not at all; data.json is there already.
 
     Args:
       workdir: the run's folder, here or gs://.
       data: the prepared data set.
       arrays: what the model reads of the items.
+      keep: leave one that is whole as it is: the run goes on.
       users: a prepared data set whose sequences are kept as well; None keeps none.
     """
     target = workdir / FOLDER
-    if has_catalogue(workdir) and ("://" in str(target) or not digests.damage(Path(target))):
+    whole = has_catalogue(workdir) and ("://" in str(target) or not digests.damage(Path(target)))
+    if keep and whole:
         return
     with tempfile.TemporaryDirectory() as temporary:
         local = Path(temporary)
@@ -70,6 +80,7 @@ def save_catalogue(
         if users:
             shutil.copytree(users / USERS, local / USERS)
         write_tensors(local / _ARRAYS, _flat(arrays))
+        write_json(epath.Path(local) / _OWNER, _owner(workdir))
         digests.write(local)
         part = target.with_name(f"{FOLDER}.incomplete")
         if part.exists():
@@ -106,6 +117,9 @@ def load_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> Run:
         )
     keep_compiled_programs(cache.local_folder(config.data.cache_dir))
     saved = read_signed(workdir / DATA_FILE)
+    owner = folder / _OWNER  # older versions wrote none
+    if owner.exists():
+        _require_own(json.loads(owner.read_text()), workdir, workdir / FOLDER)
     data = PreparedData(saved["key"], folder, json.loads((folder / REPORT).read_text()))
 
     @functools.cache
@@ -153,7 +167,31 @@ def save_trained(
     save_catalogue(workdir, run.data, arrays, users=users)
     flat = flatten_dict(host, sep="/")
     flat = {name: np.ascontiguousarray(values) for name, values in flat.items()}
-    write_whole(workdir / _PARAMS, save(flat, {_STEP: str(step)}))
+    _, tensors = _header_and_tensors(save(flat))
+    about = {_STEP: str(step), _DIGEST: hashlib.sha256(tensors).hexdigest()}
+    about |= {name: str(value) for name, value in _owner(workdir).items()}
+    write_whole(workdir / _PARAMS, save(flat, about))
+
+
+def _owner(workdir: epath.Path) -> dict[str, Any]:
+    """What parts of a run's folder must have in common."""
+    saved = read_signed(workdir / DATA_FILE)
+    return {name: saved[name] for name in ("records", "features_key") if saved.get(name)}
+
+
+def _require_own(owner: Mapping[str, Any], workdir: epath.Path, part: epath.Path) -> None:
+    """Raises UserError if a part of a run's folder is of a run on other data."""
+    if any(owner.get(name, value) != value for name, value in _owner(workdir).items()):
+        raise UserError(
+            f"{part} is not of the run in {workdir}: it belongs to other data. Copy the whole run "
+            "anew."
+        )
+
+
+def _header_and_tensors(content: bytes) -> tuple[dict[str, Any], bytes]:
+    """The two parts of a safetensors file; raises ValueError or struct.error if it has none."""
+    (size,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + size]), content[8 + size :]
 
 
 def remove_trained(workdir: epath.Path) -> None:
@@ -175,10 +213,14 @@ def saved_params(workdir: epath.Path, run: Run) -> tuple[Any, int] | None:
     content = path.read_bytes()
     try:
         params = unflatten_dict(load(content), sep="/")
-        (size,) = struct.unpack("<Q", content[:8])
-        step = int(json.loads(content[8 : 8 + size])["__metadata__"][_STEP])
+        header, tensors = _header_and_tensors(content)
+        about = header["__metadata__"]
+        step, digest = int(about[_STEP]), about.get(_DIGEST)  # older versions wrote no digest
+        if digest not in (None, hashlib.sha256(tensors).hexdigest()):
+            raise ValueError("its digest is another")
     except (SafetensorError, ValueError, KeyError, struct.error) as error:
         raise UserError(f"{path} is damaged ({shown(error)}). Copy it anew.") from error
+    _require_own(about, workdir, path)
     expected = jax.eval_shape(run.initial_params)
     params = sharding.pad_classes(params, run.model.classes)
     found, wanted = (

@@ -58,9 +58,13 @@ def _kind_of_processor() -> str:
     return hashlib.sha256(described.encode()).hexdigest()[:12]
 
 
-def end_with_parent(seconds_between_looks: float = 1.0) -> None:
-    """Has this process get a SIGTERM when the process that started it is gone, however it ended."""
-    parent = os.getppid()
+def end_with_parent(parent: int, seconds_between_looks: float = 1.0) -> None:
+    """Has this process get a SIGTERM when the process that started it is gone, however it ended.
+
+    Args:
+      parent: its number; it may be gone already.
+      seconds_between_looks: how often to look.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -92,7 +92,8 @@ def test_an_exported_run(place, tmp_path, sequences, monkeypatch):
         else:
             files = {path.name for path in (*here.iterdir(), *(here / "catalogue").iterdir())}
             of_run = {"config.json", "data.json", "params.safetensors", "catalogue"}
-            assert files == of_run | {"items", "report.json", "arrays.safetensors", "digests.json"}
+            of_items = {"items", "report.json", "arrays.safetensors", "run.json", "digests.json"}
+            assert files == of_run | of_items
             with pytest.raises(UserError, match="there is no folder"):
                 evaluate(here)
     finally:
@@ -140,6 +141,7 @@ def test_a_cache_that_cannot_be_made_is_replaced_and_told(place, tmp_path, capsy
         ("catalogue/arrays.safetensors", lambda content: content[:-8] + b"\0" * 8),
         ("catalogue/items/sizes.npy", lambda content: content[:-1] + b"\7"),
         ("params.safetensors", lambda content: content[:-4]),
+        ("params.safetensors", lambda content: content[:-40] + b"\1" + content[-39:]),
     ],
 )
 def test_damage_is_told(place, tmp_path, name, change):
@@ -148,6 +150,44 @@ def test_damage_is_told(place, tmp_path, name, change):
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(UserError, match=rf"{name.split('/')[0]} is damaged"):
         lists_of(tmp_path / "out" / "run")
+
+
+def test_parts_of_other_data_are_told(tmp_path):
+    """A run is begun anew on other data where parts of the old one are left; and parts are mixed.
+
+    Both data sets have as many items, so that all shapes are equal.
+    """
+    runs = {}
+    for name in ("one", "two"):
+        config = tiny_config(tmp_path / name)
+        config.train.num_epochs = 1
+        raw = tmp_path / name / "raw" / "items.csv"
+        if name == "two":
+            raw.write_text(raw.read_text().replace("\n", " too\n").replace("title too", "title"))
+        runs[name] = tmp_path / name / "run"
+        train(config, runs[name])
+        run_export(runs[name], ExportRequest(tmp_path / name / "out", ("run",)))
+    shutil.copytree(runs["one"], tmp_path / "anew")
+    (tmp_path / "anew" / "config.json").unlink()  # as a start that failed leaves it
+    shutil.rmtree(tmp_path / "anew" / "checkpoints")
+    train(config, tmp_path / "anew")
+    assert lists_of(tmp_path / "anew") == lists_of(runs["two"])
+    for part in ("catalogue", "checkpoints", "params.safetensors"):
+        own = "out/run" if part == "params.safetensors" else "run"
+        mixed = tmp_path / f"mixed-{part}"
+        shutil.copytree(tmp_path / "one" / own, mixed)
+        shutil.rmtree(mixed / part, ignore_errors=True)
+        copy = shutil.copy if part == "params.safetensors" else shutil.copytree
+        copy(tmp_path / "two" / own / part, mixed / part)
+        with pytest.raises(UserError, match=f"{part}.* not of (the|this) run"):
+            lists_of(mixed)
+
+
+def test_a_folder_without_data_json_is_told(place, tmp_path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    (tmp_path / "run" / "data.json").unlink()
+    with pytest.raises(UserError, match=r"data\.json does not exist. Copy the whole folder"):
+        lists_of(tmp_path / "run")
 
 
 def test_a_compressed_file_is_the_same_data(tmp_path):

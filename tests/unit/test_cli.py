@@ -5,6 +5,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from tests.support.runs import ROOT
 
 PROGRAM = """
@@ -85,3 +87,72 @@ def test_a_sigterm_cleans_up_and_exits_0_with_a_message():
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     assert output.startswith("cleaned up\nStopped by SIGTERM.")
+
+
+LOST = """
+import gc, time
+from tssr_jax import cli
+
+def main():
+    gc.callbacks.append(lambda *_: time.sleep(0.15))  # where exceptions are lost
+    print("ready", flush=True)
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        gc.collect()
+        time.sleep(0.1)
+
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "told"), [(signal.SIGINT, 1, "interrupted"), (signal.SIGTERM, 0, "")]
+)
+def test_a_signal_that_was_lost_in_a_callback_comes_again(number, status, told):
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOST],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.1)
+    begin = time.monotonic()
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=50)
+    assert time.monotonic() - begin < 30
+    assert process.returncode in {status, 130} and told in errors and "Traceback" not in errors
+    assert number == signal.SIGINT or "Stopped by SIGTERM" in output
+
+
+INSTEAD = """
+import time
+from tssr_jax import cli
+
+def main():
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    except BaseException as error:
+        raise ImportError("initialization failed") from error  # as C modules do
+
+cli.run(main)
+"""
+
+
+def test_another_error_in_the_place_of_ctrl_c_is_told_as_ctrl_c():
+    process = subprocess.Popen(
+        [sys.executable, "-c", INSTEAD], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1 and errors.startswith(b"Error: interrupted")
+    assert b"Traceback" not in errors
+
+
+def test_a_worker_ends_whose_parent_is_gone_before_it_looks():
+    program = "import time; from tssr_jax.runtime import end_with_parent; end_with_parent(1, 0.1)"
+    process = subprocess.Popen([sys.executable, "-c", f"{program}; time.sleep(60)"], cwd=ROOT)
+    assert process.wait(timeout=30) == -signal.SIGTERM

@@ -29,10 +29,11 @@ from tssr_jax.checkpoints.fingerprint import fingerprints
 from tssr_jax.errors import UserError, shown
 from tssr_jax.parallel import processes
 from tssr_jax.parallel.sharding import class_dimension, path_names
+from tssr_jax.run import identity_of_data
 
 FOLDER = "checkpoints"
-# Saved with the progress: the catalogue's size, and checksums that detect damage.
-_NUM_ITEMS = "num_items"
+# Saved with the progress: the catalogue's size, the data, and checksums that detect damage.
+_NUM_ITEMS, _DATA = "num_items", "data"
 _FINGERPRINTS = "fingerprints"
 _CHECKSUM = "checksum"
 Shape = tuple[int | str, ...]
@@ -91,6 +92,7 @@ class Checkpointer:
         self._num_items = num_items
         self._report = report
         self._folder = epath.Path(workdir / FOLDER).absolute()
+        self._data = identity_of_data(workdir)
         # Step and shapes of the newest parameters that were saved and not read back yet.
         self._unread: tuple[int, Any] | None = None
         self._policy = _KeepNewestAndBest()
@@ -135,7 +137,7 @@ class Checkpointer:
         self._read_back()
         items = {"params": params, "rest": rest}
         fields: dict[str, Any] = dataclasses.asdict(progress)
-        fields[_NUM_ITEMS] = self._num_items
+        fields[_NUM_ITEMS], fields[_DATA] = self._num_items, self._data
         fields[_FINGERPRINTS] = {name: fingerprints(tree) for name, tree in items.items()}
         fields[_CHECKSUM] = _checksum(fields)
         self._policy.best_steps[step] = progress.best_step
@@ -287,6 +289,12 @@ class Checkpointer:
                 f"The checkpoint {self._folder / str(step)} does not fit the data: it was written "
                 f"for a catalogue of {fields[_NUM_ITEMS]:,} items, this one has "
                 f"{self._num_items:,}."
+            )
+        other = fields.get(_DATA) or {}
+        if other and self._data and not other.items() & self._data.items():
+            raise UserError(
+                f"The checkpoint {self._folder / str(step)} is not of this run: it was trained on "
+                "other data. Copy the whole folder of the run anew."
             )
         return fields
 

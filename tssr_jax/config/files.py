@@ -36,6 +36,8 @@ def read_signed(path: epath.Path) -> dict[str, Any]:
     """
     try:
         fields = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist. Copy the whole folder of the run.") from error
     except (ValueError, RecursionError) as error:  # also what is not UTF-8
         raise UserError(f"{path} is damaged ({shown(error)}). Copy it anew.") from error
     if not isinstance(fields, dict):

@@ -84,8 +84,11 @@ def load_tensors(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows tensors, storages and dictionaries; refuses every other name."""
+class _Unpickler(pickle._Unpickler):
+    """Knows tensors, storages and dictionaries; refuses every other name.
+
+    (Written in Python: the one in C allocates memory for an index that a file only names.)
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         """See pickle.Unpickler."""

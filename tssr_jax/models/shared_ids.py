@@ -73,6 +73,7 @@ def ids_as_read(table: Any, known: Any, neighbours: Neighbours | None = None) ->
       known: bool [classes], items that training has seen; None if all are.
       neighbours: items that share id vectors, see `shared_vectors`; None without.
     """
+    table = jnp.asarray(table)
     if known is not None:
         table = table * jnp.asarray(known, jnp.float32)[:, None]
     if neighbours is None:

@@ -1,6 +1,9 @@
 """Coordination of processes that train together: writing, ordering, common decisions."""
 
 import contextlib
+import os
+import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -35,12 +38,16 @@ def joined(
     Raises:
       UserError: if the others can't be found or reached.
     """
+    # JAX itself would abort, with a dump of C++ frames.
+    late = threading.Timer(peer_timeout, _end_alone, (peer_timeout,))
+    late.daemon = True
+    late.start()
     try:
         jax.distributed.initialize(
             coordinator,
             num_processes,
             process_id,
-            initialization_timeout=peer_timeout,
+            initialization_timeout=2 * peer_timeout,
             heartbeat_timeout_seconds=2 * peer_timeout,  # `peers` comes first
         )
     except (RuntimeError, ValueError) as error:
@@ -50,9 +57,22 @@ def joined(
             "cluster that JAX knows, give --coordinator=HOST:PORT, --num_processes=N and "
             "--process_id=I to each process."
         ) from error
+    finally:
+        late.cancel()
     with peers.watched(peer_timeout):
         yield
         wait_for_all("the end")
+
+
+def _end_alone(seconds: int) -> None:
+    print(
+        f"Error: Not all processes have come within {seconds} seconds (--peer_timeout). Start all "
+        "of them, with the same --coordinator and --num_processes, and another --process_id each; "
+        "look whether their machines reach each other.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
 
 
 @contextlib.contextmanager

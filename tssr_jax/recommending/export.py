@@ -178,9 +178,9 @@ def _save_run(
     target, run = epath.Path(folder), recommender.run
     params, content, _ = recommender.tables
     users = run.users().data.folder if sequences else None
-    save_trained(target, run, params, recommender.step, content, users=users)
     for name in (DATA_FILE, CONFIG_FILE):
         write_whole(target / name, (workdir / name).read_bytes())
+    save_trained(target, run, params, recommender.step, content, users=users)
 
 
 def scores_program(recommender: Recommender) -> Callable[[Any, jax.Array], jax.Array]:

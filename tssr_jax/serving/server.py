@@ -80,18 +80,19 @@ def allowed_hosts(host: str, asked: Sequence[str] | None) -> tuple[str, ...]:
     """
     if asked:
         return tuple(asked)
-    # (The check can't read the address ::1, whose header has brackets and colons.)
-    return _LOOPBACK[:2] if host in _LOOPBACK[:2] else ("*",)
+    # Versions of Starlette have one of these for the name of [::1]:8000.
+    return (*_LOOPBACK, "[::1]", "[") if host in _LOOPBACK else ("*",)
 
 
 class TimedHeads(H11Protocol):
-    """Closes connections that send no whole head of a request in time.
+    """Closes connections that send no whole head of a request, or read no answer, in time.
 
     (`limits.Timeout` begins where a head has ended.)
     """
 
     seconds = 10.0
     _timer: asyncio.TimerHandle | None = None
+    _unread = 0  # bytes of answers that were not read when the time was up
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the time of the first head."""
@@ -116,7 +117,12 @@ class TimedHeads(H11Protocol):
 
     def _end(self) -> None:
         answering = self.cycle is not None and not self.cycle.response_complete
-        if not answering and not self.transport.is_closing():
+        before, self._unread = self._unread, self.transport.get_write_buffer_size()
+        if self._unread and self._unread == before:
+            self.transport.abort()  # to close it would wait until all is read
+        elif self._unread:
+            self._start()
+        elif not answering and not self.transport.is_closing():
             self.transport.close()
 
 

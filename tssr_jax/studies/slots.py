@@ -134,7 +134,7 @@ class _LocalProcess:
     def __init__(self, folder: str, minutes: float):
         command = [
             *(sys.executable, "-m", "tssr_jax.studies.worker"),
-            *(f"--folder={folder}", f"--minutes={minutes}"),
+            *(f"--folder={folder}", f"--minutes={minutes}", f"--parent={os.getpid()}"),
         ]
         with (epath.Path(folder) / LOG_FILE).open("a") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)

@@ -1,6 +1,6 @@
 """The process of one trial: trains, evaluates, measures what it cost.
 
-    python -m tssr_jax.studies.worker --folder=DIR/trials/NAME-seed0 --minutes=60
+    python -m tssr_jax.studies.worker --folder=DIR/trials/NAME-seed0 --minutes=60 --parent=$$
 
 Reads DIR/trials/NAME-seed0/config.json, writes result.json beside it; the run is in run/. A second
 call goes on from its last checkpoint.
@@ -38,6 +38,7 @@ LATENCY_REQUESTS = 50
 LIST_LENGTH = 10
 
 _FOLDER = flags.DEFINE_string("folder", None, "Folder of the trial.", required=True)
+_PARENT = flags.DEFINE_integer("parent", None, "Ends when this process is gone.", required=True)
 _MINUTES = flags.DEFINE_float("minutes", 0.0, "Training ends after this many; 0 is no limit.", 0)
 
 
@@ -132,7 +133,7 @@ def main() -> None:
     logging.set_verbosity(logging.WARNING)
     # A terminal sends Ctrl-C to all its processes; the study asks its trials to save by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
+    end_with_parent(_PARENT.value)
     run(epath.Path(_FOLDER.value), _MINUTES.value)
 
 

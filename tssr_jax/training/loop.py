@@ -115,7 +115,7 @@ def _train(
             if trains_encoder(config):
                 remove_trained(workdir)
             else:
-                save_catalogue(workdir, data, arrays)
+                save_catalogue(workdir, data, arrays, keep=resuming)
 
     run = build_run(config, keep)
     if processes.is_first():

@@ -18,14 +18,16 @@ from tssr_jax.serving.service import Limits
 def test_a_name_of_elsewhere_is_refused(recommender):
     hosts = allowed_hosts("127.0.0.1", None)
     with TestClient(create_app(recommender, "run", Limits(allowed_hosts=hosts))) as client:
-        for host, status in (("localhost:8000", 200), ("127.0.0.1", 200), ("evil.example", 400)):
+        good = ("localhost:8000", "127.0.0.1", "[::1]:8000")
+        for host, status in (*((name, 200) for name in good), ("evil.example", 400)):
             assert client.get("/healthz", headers={"Host": host}).status_code == status
 
 
 def test_which_names_are_allowed():
     assert allowed_hosts("0.0.0.0", None) == ("*",)
     assert allowed_hosts("0.0.0.0", ["shop.example"]) == ("shop.example",)
-    assert allowed_hosts("localhost", None) == ("127.0.0.1", "localhost")
+    assert allowed_hosts("localhost", None) == allowed_hosts("::1", None)
+    assert "*" not in allowed_hosts("::1", None)
 
 
 def test_bodies_that_wait_for_their_ends_are_bounded():
@@ -60,16 +62,24 @@ def test_bodies_that_wait_for_their_ends_are_bounded():
     assert slow == [200, 503] and third == after == 200
 
 
+LARGE = 2**26
+
+
 @pytest.fixture(name="port")
 def fixture_port(monkeypatch):
-    """A server that answers after 0.6 seconds, and waits 0.3 seconds for a head."""
+    """A server that answers after 0.6 seconds, and waits 0.3 seconds for a head.
+
+    The path /large has LARGE bytes.
+    """
     monkeypatch.setattr(TimedHeads, "seconds", 0.3)
 
     async def app(scope, receive, send):
         assert scope["type"] == "http"
         await asyncio.sleep(0.6)
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+        large = scope["path"] == "/large"
+        status = 200 if large else 204
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(LARGE if large else 0)})
 
     config = uvicorn.Config(app, port=0, http=TimedHeads, log_level="error", lifespan="off")
     server = uvicorn.Server(config)
@@ -96,3 +106,28 @@ def test_a_head_that_does_not_end_closes_the_connection(port):
         return time.monotonic() - begin
 
     assert asyncio.run(run()) < 5
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_an_answer_that_is_not_read_is_given_up(port, reads):
+    """One that is read slowly is not: a part each 0.05 seconds."""
+
+    async def run():
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**16)
+        writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        if not reads:
+            writer.transport.pause_reading()
+            await asyncio.sleep(3)
+            writer.transport.resume_reading()
+        total, part = 0, b"x"
+        while part:
+            try:
+                part = await reader.read(2**21)
+            except ConnectionError:
+                break
+            total += len(part)
+            await asyncio.sleep(0.001)
+        return total
+
+    assert (asyncio.run(run()) > LARGE) == reads

@@ -126,6 +126,17 @@ def test_a_process_that_is_lost_ends_the_others_with_one_paragraph(
     assert "Fatal" not in errors and "Traceback" not in errors and "@  " not in errors
 
 
+@pytest.mark.parametrize("there", [0, 1])
+def test_a_process_that_never_comes_is_told(config, tmp_path, there):
+    processes = start_processes(config, tmp_path / "run", 2, "--peer_timeout=5")
+    processes[1 - there].kill()
+    _, errors = processes[there].communicate(timeout=60)
+    processes[1 - there].communicate()
+    assert processes[there].returncode == 1
+    assert "Not all processes have come within 5 seconds" in errors
+    assert "Fatal" not in errors and "Traceback" not in errors and "@  " not in errors, errors
+
+
 def test_an_error_of_one_process_is_told_by_all(config, tmp_path):
     away = ("--config.data.raw_dir=/nowhere",)
     processes = start_processes(config, tmp_path / "run", 2, of_last=away)

@@ -141,3 +141,12 @@ def test_what_does_not_go_with_shared_ids(fields, message):
     config.update_from_flattened_dict(fields)
     with pytest.raises(UserError, match=message):
         validate_config(config)
+
+
+@pytest.mark.parametrize("streams", [("id",), ("id", "content"), ("sum",)], ids=str)
+def test_training_ends_with_metrics_of_lists(tmp_path, streams):
+    """Each kind of stream: their id vectors, as they are read, tell how alike lists are."""
+    config = config_of(tmp_path, **{"model.streams": streams})
+    config.train.num_epochs, config.evaluate.list_length = 1, 5
+    metrics = train(config, tmp_path / "run")
+    assert 0 < metrics["diversity_id@5"] < 2

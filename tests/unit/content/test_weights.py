@@ -3,6 +3,7 @@
 import pickle
 import shutil
 import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -138,3 +139,13 @@ def test_missing_and_broken_files(tmp_path):
     shutil.copy(FILES / "zip.pth", tmp_path / "named_wrongly.safetensors")
     with pytest.raises(UserError, match="as safetensors"):
         load_tensors(tmp_path / "named_wrongly.safetensors")
+
+
+def test_an_index_that_a_file_only_names_takes_no_memory(tmp_path):
+    """LONG_BINPUT: what was read is to be remembered under the number 2^28 - 1."""
+    path = tmp_path / "weights.pth"
+    archive(path, b"\x80\x02}r\xff\xff\xff\x0f.")
+    tracemalloc.start()
+    assert not load_tensors(path)
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
