@@ -31,6 +31,8 @@ from tssr_jax.studies.trial import LOG_FILE, Trial
 _SECONDS_BETWEEN_LOOKS = 1.0
 # How often a trial goes on on another machine after its own was lost.
 _RETRIES = 5
+# In the folder of a trial on Ray: its training is to save and to end.
+_STOP_FILE = "stop"
 _VALIDATION = "validation/ndcg@10"
 # Epoch and NDCG@10 of each validation, in order.
 Validations = list[tuple[float, float]]
@@ -168,14 +170,16 @@ class RaySlots(Slots):
 
     def start(self, trial: Trial, minutes: float) -> Process:
         """See `Slots`."""
-        return _RayProcess(self._ray, self._task.remote(seen_by_all(str(trial.folder)), minutes))
+        (trial.folder / _STOP_FILE).unlink(missing_ok=True)
+        ref = self._task.remote(seen_by_all(str(trial.folder)), minutes)
+        return _RayProcess(self._ray, ref, trial.folder / _STOP_FILE)
 
 
 class _RayProcess:
     """A task that runs the process of a trial."""
 
-    def __init__(self, ray: Any, ref: Any):
-        self._ray, self._ref = ray, ref
+    def __init__(self, ray: Any, ref: Any, stop: epath.Path):
+        self._ray, self._ref, self._stop = ray, ref, stop
 
     def poll(self) -> int | None:
         """See `Process`."""
@@ -190,17 +194,20 @@ class _RayProcess:
     def end(self) -> None:
         """See `Process`."""
         if self.poll() is None:
-            self._ray.cancel(self._ref)  # as Ctrl-C in the task, which ends its process
+            self._stop.touch()
+            # For a task that has not begun. In one that has, it is as Ctrl-C, which may be lost.
+            self._ray.cancel(self._ref)
             self._ray.wait([self._ref])
+        self._stop.unlink(missing_ok=True)
 
 
 def _run_to_its_end(folder: str, minutes: float) -> int:
-    """Runs the process of a trial, and returns its exit status."""
-    process = _LocalProcess(folder, minutes)
+    """Runs the process of a trial until it ends, or is to stop; returns its exit status."""
+    process, stop = _LocalProcess(folder, minutes), epath.Path(folder) / _STOP_FILE
     try:
-        while (status := process.poll()) is None:
+        while (status := process.poll()) is None and not stop.exists():
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-        return status
+        return 1 if status is None else status
     finally:
         process.end()
 
