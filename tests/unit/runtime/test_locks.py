@@ -49,9 +49,15 @@ def test_another_writer_is_refused_until_the_first_is_dead(tmp_path, holder):
 @pytest.mark.parametrize("name", ["exp[1]", "a]", "a\\b", "a[b/c"])
 def test_paths_that_checkpoints_can_not_have(tmp_path, name):
     for refuse in (locks.require_no_writer, lambda f: locks.one_writer(f).__enter__()):
-        with pytest.raises(UserError, match=r"can't be read again. Choose another --workdir"):
+        with pytest.raises(UserError, match=r"can't be read there. Choose another --workdir"):
             refuse(epath.Path(tmp_path / name))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_path_that_is_not_utf8(tmp_path):
+    name = os.fsdecode(b"run-\xff")
+    with pytest.raises(UserError, match=r"--workdir='.*run-\\udcff' is not UTF-8"):
+        locks.require_no_writer(epath.Path(tmp_path / name))
 
 
 def test_a_folder_can_be_locked_again(tmp_path):
