@@ -9,6 +9,7 @@ from tssr_jax.config import default
 from tssr_jax.content import text_features as module
 from tssr_jax.content.text_features import text_features
 from tssr_jax.engine import open_engine
+from tssr_jax.errors import UserError
 
 TEXTS = [" ".join(WORDS[(i + j) % 10] for j in range(1 + i % 6)) for i in range(60)]
 TEXTS[6] = ""
@@ -65,3 +66,18 @@ def test_vectors_on_ray_are_those_of_this_process(settings, tmp_path):
         there = text_features(TEXTS, settings, str(tmp_path / "there"), engine)
     assert here.key == there.key and here.table.any()
     np.testing.assert_array_equal(there.table, here.table)
+
+
+def test_an_encoder_that_gives_nan_is_told(settings, tmp_path, monkeypatch):
+    """Its features are not kept."""
+    encode = module._BlockEncoder.__call__
+
+    def broken(self, block):
+        vectors = np.array(encode(self, block))
+        vectors[-1, 0] = np.nan
+        return vectors
+
+    monkeypatch.setattr(module._BlockEncoder, "__call__", broken)
+    with pytest.raises(UserError, match=r"gives NaN or infinite values for [0-9]+ of 60 items"):
+        text_features(TEXTS, settings, str(tmp_path / "cache"))
+    assert not list((tmp_path / "cache" / "features").glob("*.npy"))

@@ -118,6 +118,13 @@ def test_a_vector_does_not_depend_on_its_batch(content, monkeypatch):
     np.testing.assert_allclose(encoder.encode(["game"])[0], together[3], atol=1e-6)
 
 
+def test_a_cut_tokenizer_is_told(content, tmp_path):
+    path = Path(content.model_dir) / "tokenizer.json"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"tokenizer\.json is no tokenizer, or is damaged"):
+        text_features(["red"], content, str(tmp_path))
+
+
 def test_broken_model_folders(content, tmp_path):
     folder = Path(content.model_dir)
     (folder / "model.safetensors").write_bytes(b"cut")
