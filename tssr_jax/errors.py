@@ -19,3 +19,18 @@ def shown(value: Any, most: int = 120) -> str:
     """Data, or the words of a library, as a message has them: in one line, cut if it is long."""
     text = " ".join(str(value).split())
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def require_utf8(path: str, flag: str) -> None:
+    """Raises UserError if a path is not UTF-8, as libraries want it.
+
+    Args:
+      path: as Python has it, with surrogates for bytes that are not UTF-8.
+      flag: names it.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{flag}={shown(ascii(path))} is not UTF-8. Choose a folder whose whole path is."
+        ) from None

@@ -20,7 +20,7 @@ from typing import Any
 
 from etils import epath
 
-from tssr_jax.errors import UserError, shown
+from tssr_jax.errors import UserError, require_utf8
 
 FILE = "writer.lock"
 RENEWED_AFTER, STALE_AFTER = 60.0, 300.0  # seconds
@@ -77,21 +77,6 @@ def require_plain(folder: epath.Path) -> None:
             f"{folder} has a {found[0]!r}: checkpoints can't be read there. Choose another "
             "--workdir; rename the folder if the run is there already."
         )
-
-
-def require_utf8(path: str, flag: str) -> None:
-    """Raises UserError if a path is not UTF-8, as libraries want it.
-
-    Args:
-      path: as Python has it, with surrogates for bytes that are not.
-      flag: names it.
-    """
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise UserError(
-            f"{flag}={shown(ascii(path))} is not UTF-8. Choose a folder whose whole path is."
-        ) from None
 
 
 @contextlib.contextmanager

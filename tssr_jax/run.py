@@ -316,11 +316,24 @@ def save_data_report(data: PreparedData, content_key: str, workdir: epath.Path) 
     write_signed(workdir / DATA_FILE, report)
 
 
-def identity_of_data(workdir: epath.Path) -> dict[str, str]:
-    """What tells a run's data from others: one of the two is the same if the data are."""
+def identity_of(workdir: epath.Path) -> dict[str, str]:
+    """What the parts of a run's folder have in common: its data, by key and records; its content.
+
+    Empty where there is no data.json.
+    """
     path = workdir / DATA_FILE
     saved = read_signed(path) if path.exists() else {}
-    return {name: saved[name] for name in ("key", "records") if name in saved}
+    return {name: saved[name] for name in ("key", "records", "features_key") if name in saved}
+
+
+def are_alike(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether two identities are of one run's data; what one of them lacks is not compared.
+
+    Data are the same if the raw files are, or if their prepared records are.
+    """
+    same = {name: one[name] == other[name] for name in one.keys() & other.keys()}
+    by_data = [same[name] for name in ("key", "records") if name in same]
+    return same.get("features_key", True) and (any(by_data) or not by_data)
 
 
 def require_same_data(data: PreparedData, content_key: str | None, workdir: epath.Path) -> None:

@@ -42,7 +42,16 @@ from tssr_jax.memory.scores import Memories, Neighbours
 from tssr_jax.models.content import Content
 from tssr_jax.parallel import processes, sharding
 from tssr_jax.parallel.sharding import ENCODER_SUFFIX
-from tssr_jax.run import DATA_FILE, ItemArrays, Run, Users, assembled, require_same_data
+from tssr_jax.run import (
+    DATA_FILE,
+    ItemArrays,
+    Run,
+    Users,
+    are_alike,
+    assembled,
+    identity_of,
+    require_same_data,
+)
 from tssr_jax.runtime import keep_compiled_programs
 
 FOLDER = "catalogue"
@@ -80,7 +89,7 @@ def save_catalogue(
         if users:
             shutil.copytree(users / USERS, local / USERS)
         write_tensors(local / _ARRAYS, _flat(arrays))
-        write_json(epath.Path(local) / _OWNER, _owner(workdir))
+        write_json(epath.Path(local) / _OWNER, identity_of(workdir))
         digests.write(local)
         part = target.with_name(f"{FOLDER}.incomplete")
         if part.exists():
@@ -169,19 +178,12 @@ def save_trained(
     flat = {name: np.ascontiguousarray(values) for name, values in flat.items()}
     _, tensors = _header_and_tensors(save(flat))
     about = {_STEP: str(step), _DIGEST: hashlib.sha256(tensors).hexdigest()}
-    about |= {name: str(value) for name, value in _owner(workdir).items()}
-    write_whole(workdir / _PARAMS, save(flat, about))
-
-
-def _owner(workdir: epath.Path) -> dict[str, Any]:
-    """What parts of a run's folder must have in common."""
-    saved = read_signed(workdir / DATA_FILE)
-    return {name: saved[name] for name in ("records", "features_key") if saved.get(name)}
+    write_whole(workdir / _PARAMS, save(flat, about | identity_of(workdir)))
 
 
 def _require_own(owner: Mapping[str, Any], workdir: epath.Path, part: epath.Path) -> None:
     """Raises UserError if a part of a run's folder is of a run on other data."""
-    if any(owner.get(name, value) != value for name, value in _owner(workdir).items()):
+    if not are_alike(owner, identity_of(workdir)):
         raise UserError(
             f"{part} is not of the run in {workdir}: it belongs to other data. Copy the whole run "
             "anew."

@@ -29,7 +29,7 @@ from tssr_jax.checkpoints.fingerprint import fingerprints
 from tssr_jax.errors import UserError, shown
 from tssr_jax.parallel import processes
 from tssr_jax.parallel.sharding import class_dimension, path_names
-from tssr_jax.run import identity_of_data
+from tssr_jax.run import are_alike, identity_of
 
 FOLDER = "checkpoints"
 # Saved with the progress: the catalogue's size, the data, and checksums that detect damage.
@@ -92,7 +92,7 @@ class Checkpointer:
         self._num_items = num_items
         self._report = report
         self._folder = epath.Path(workdir / FOLDER).absolute()
-        self._data = identity_of_data(workdir)
+        self._data = identity_of(workdir)
         # Step and shapes of the newest parameters that were saved and not read back yet.
         self._unread: tuple[int, Any] | None = None
         self._policy = _KeepNewestAndBest()
@@ -290,8 +290,7 @@ class Checkpointer:
                 f"for a catalogue of {fields[_NUM_ITEMS]:,} items, this one has "
                 f"{self._num_items:,}."
             )
-        other = fields.get(_DATA) or {}
-        if other and self._data and not other.items() & self._data.items():
+        if not are_alike(fields.get(_DATA, {}), self._data):
             raise UserError(
                 f"The checkpoint {self._folder / str(step)} is not of this run: it was trained on "
                 "other data. Copy the whole folder of the run anew."

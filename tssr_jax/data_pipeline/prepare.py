@@ -32,7 +32,7 @@ from tssr_jax.data_pipeline.sources.base import part_files
 from tssr_jax.data_pipeline.sources.descriptions import with_ids_of_interactions
 from tssr_jax.data_pipeline.texts import describe
 from tssr_jax.data_pipeline.time_range import TimeRange
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, require_utf8
 
 _VERSION = 3
 # Settings that are not in the key: they do not affect the result, or files are hashed instead.
@@ -108,13 +108,7 @@ def prepare(data: ml_collections.ConfigDict, ray: Any = None) -> PreparedData:
             f"--config.data.repeated_items is {data.repeated_items!r}; it is 'error' or 'first'."
         )
     for name in ("raw_dir", "cache_dir"):
-        try:
-            data[name].encode()
-        except UnicodeEncodeError:
-            raise UserError(
-                f"--config.data.{name} is {data[name]!a}, which is not UTF-8. Choose a folder "
-                "whose whole path is."
-            ) from None
+        require_utf8(data[name], f"--config.data.{name}")
     files = SOURCES[data.source].locate(data)
     key = _key(files, data)
     found = find_prepared(data, key)

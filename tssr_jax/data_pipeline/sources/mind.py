@@ -98,7 +98,8 @@ class Mind:
         """See `Source`."""
         del wanted
         path = dump.files.items
-        columns = _columns(path, _NEWS, _NEWS[:5])
+        # What follows the abstract may be missing, one column after the other.
+        columns = _columns(path, *(_NEWS[:width] for width in range(len(_NEWS), 4, -1)))
         rows = tables.read_table(path, Format("\t", columns, quoted=False))
         fields = ("title", "category", "subcategory", "abstract")
         table = rows.table.select(*fields, item=values.parse_ids(rows, "item", path))
@@ -117,9 +118,7 @@ def _columns(path: Path, *choices: tuple[str, ...]) -> tuple[str, ...]:
     for columns in choices:
         if len(columns) == width:
             return columns
-    if width > len(choices[-1]) == len(_NEWS[:5]) and width < len(_NEWS):
-        return _NEWS[:width]
-    wanted = "; or ".join(", ".join(columns) for columns in choices)
+    wanted = "; or ".join(", ".join(columns) for columns in (choices[0], choices[-1]))
     raise UserError(
         f"{path} has {width} columns, separated by tabs, in its first line {shown(repr(first))}. "
         f"Columns must be {wanted}. {_HINT}"

@@ -129,7 +129,8 @@ def _as_texts(
             if kind.time_zone is not None:
                 column = column.dt.convert_time_zone("UTC")
             column = column.dt.strftime("%Y-%m-%d %H:%M:%S%.f")
-        elif isinstance(kind, pl.List | pl.Array) and _is_text(kind.inner) and rest:
+        # Lists are texts of items; a table of which only ids and times are read has none.
+        elif rest and isinstance(kind, pl.List | pl.Array) and _is_text(kind.inner):
             column = column.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True)
         elif kind == pl.Binary:  # text without its type, as older programs write it
             decode = functools.partial(_decode, path=path, needed=name in needed)

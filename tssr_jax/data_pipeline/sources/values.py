@@ -184,10 +184,11 @@ def _from_format(texts: pl.Series, form: str) -> pl.Series:
     """Times by a format of `datetime.strptime`, null where it does not fit."""
     parts = _PART.findall(form)
     times = pl.select(pl.lit(None, pl.Int64).repeat_by(texts.len()).explode()).to_series()
-    of_a_day = {"%H", "%M", "%S", ".%f"} & set(parts)
-    whole = {"%Y", "%m", "%d"} <= set(parts) and (not of_a_day or "%H" in parts)
-    whole = whole and len(set(parts) & set(_ALIKE)) == sum(part in _ALIKE for part in parts)
-    if whole and all(p in _ALIKE or p[0] != "%" for p in parts):
+    directives = [part for part in parts if part[0] == "%" or part in _ALIKE]
+    named = set(directives)
+    # A date; a time of the day only with hours; nothing twice, and nothing that polars lacks.
+    of_polars = {"%Y", "%m", "%d"} <= named <= set(_ALIKE) and len(named) == len(directives)
+    if of_polars and ("%H" in named or not named & {"%M", "%S", ".%f"}):
         pattern = "".join(_ALIKE.get(part, re.escape(part)) for part in parts)
         alike = texts.str.contains(f"^{pattern}$")
         with contextlib.suppress(pl.exceptions.ComputeError):  # a format that is not polars'
@@ -205,8 +206,8 @@ def _strptime(text: str | None, form: str) -> int | None:
     try:
         time = datetime.datetime.strptime(text, form)
     except (ValueError, re.error) as error:  # re.error: a directive that comes twice
-        of_format = any(words in str(error) for words in ("bad directive", "stray %"))
-        if of_format or isinstance(error, re.error):
+        about_format = ("bad directive", "stray %", "redefinition")
+        if any(words in str(error) for words in about_format):
             raise UserError(
                 f"{_FLAG} is {form!r}, which strptime can't read: {shown(error)}."
             ) from error
