@@ -293,8 +293,8 @@ def _prepare_content(
         if settings.trained_layers:
             return prepare_text(data.texts, settings, cache_dir, config.seed)
         return text_features(data.texts, settings, cache_dir, engine)
-    images = (data.images, config.data.raw_dir, settings, cache_dir)
-    return prepare_images(*images) if settings.trained_stages else image_features(*images, engine)
+    make = prepare_images if settings.trained_stages else image_features
+    return make(data.images, config.data.raw_dir, settings, cache_dir, engine)
 
 
 def save_data_report(data: PreparedData, content_key: str, workdir: epath.Path) -> None:

@@ -138,10 +138,10 @@ def image_features(
       raw_dir: folder (or bucket) of the raw files.
       settings: section `content.image` of the config.
       cache_dir: where pictures and features are kept.
-      engine: encodes the pictures.
+      engine: decodes and encodes the pictures.
     """
     path = _model_file(settings)
-    store = decoded_images(images, raw_dir, cache_dir)
+    store = decoded_images(images, raw_dir, cache_dir, engine)
     key = _key(store, path)
     name = f"features/{key}.npy"
     known = cache.find_array(cache_dir, name)
@@ -190,6 +190,7 @@ def prepare_images(
     raw_dir: str,
     settings: ml_collections.ConfigDict,
     cache_dir: str,
+    engine: Engine = IN_PROCESS,
 ) -> PreparedImages:
     """Decodes the pictures and loads the encoder.
 
@@ -198,6 +199,7 @@ def prepare_images(
       raw_dir: folder (or bucket) of the raw files.
       settings: section `content.image` of the config.
       cache_dir: where pictures and states are kept.
+      engine: decodes the pictures.
 
     Raises:
       UserError: if the encoder has fewer stages than are to be trained, or there is no picture.
@@ -211,7 +213,7 @@ def prepare_images(
             f"{path} has {stages} stages (-1 trains all of them and the stem)."
         )
     first = -1 if settings.trained_stages < 0 else stages - settings.trained_stages
-    store = decoded_images(images, raw_dir, cache_dir)
+    store = decoded_images(images, raw_dir, cache_dir, engine)
     key = _key(store, path)
     if first >= 0:
         store = _frozen_states(store, (config, variables), first, f"{key}-{first}", cache_dir)

@@ -6,12 +6,13 @@ noted with the reason, and treated as absent.
 """
 
 import errno
+import functools
 import hashlib
 import json
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from rich.progress import track
 from tssr_jax.content import array_store
 from tssr_jax.content.array_store import ArrayStore
 from tssr_jax.content.resnet import CROP, RESIZE
+from tssr_jax.engine import IN_PROCESS, Engine, seen_by_all
 from tssr_jax.errors import UserError, shown
 
 _VERSION = 1
@@ -31,8 +33,10 @@ _NO_PICTURE = (SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 _MOST_OBLONG = 64
 _THREADS = min(16, 2 * (os.cpu_count() or 1))
-# With more pictures than this, decoding takes long enough for a progress bar.
-_LONG = 200
+# Pictures of a block: 10 MB of pixels.
+_OF_A_BLOCK = 64
+# Fewer blocks take no time worth a progress bar.
+_FEW = 4
 
 
 class _Decoded(NamedTuple):
@@ -41,7 +45,9 @@ class _Decoded(NamedTuple):
     reason: str = ""
 
 
-def decoded_images(images: Sequence[str], raw_dir: str, cache_dir: str) -> ArrayStore:
+def decoded_images(
+    images: Sequence[str], raw_dir: str, cache_dir: str, engine: Engine = IN_PROCESS
+) -> ArrayStore:
     """The decoded pictures of a catalogue, from the cache or new.
 
     Args:
@@ -49,12 +55,13 @@ def decoded_images(images: Sequence[str], raw_dir: str, cache_dir: str) -> Array
         are not fetched; they count as missing.
       raw_dir: folder (or bucket) of the raw files.
       cache_dir: where the store is kept.
+      engine: decodes the pictures.
 
     Returns:
       A store of uint8 [224, 224, 3], RGB.
 
     Raises:
-      UserError: if no picture can be read.
+      UserError: if no picture can be read, or a worker does not find one that this machine finds.
     """
     root = epath.Path(raw_dir).expanduser()
     key = _key(images, root)
@@ -62,7 +69,7 @@ def decoded_images(images: Sequence[str], raw_dir: str, cache_dir: str) -> Array
     if store is not None:
         return store
     counts, notes = Counter[str](images=0, images_missing=0, images_broken=0), list[str]()
-    pictures = _readable(images, root, counts, notes)
+    pictures = _readable(images, root, engine, counts, notes)
     first = next(pictures, None)
     if first is None:
         raise UserError(
@@ -86,34 +93,54 @@ def decoded_images(images: Sequence[str], raw_dir: str, cache_dir: str) -> Array
 
 
 def _readable(
-    images: Sequence[str], root: epath.Path, counts: Counter[str], notes: list[str]
+    images: Sequence[str],
+    root: epath.Path,
+    engine: Engine,
+    counts: Counter[str],
+    notes: list[str],
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(item, pixels) of the pictures that can be read; counts and notes the others."""
     named = [(i + 1, name) for i, name in enumerate(images) if name]
     counts["items_without_image"] = len(images) - len(named)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        results = _in_order(pool, root, [name for _, name in named])
-        bar = track(results, "Decoding images", len(named), disable=len(named) < _LONG)
-        for (item, name), result in zip(named, bar, strict=True):
-            if result.pixels is not None:
-                counts["images"] += 1
-                yield item, result.pixels
-                continue
-            counts["images_missing" if result.missing else "images_broken"] += 1
-            notes.append(f"item {item}, {name}: {result.reason}")
+    for (item, name), result in zip(named, _decoded(named, root, engine), strict=True):
+        if result.pixels is not None:
+            counts["images"] += 1
+            yield item, result.pixels
+            continue
+        if result.missing and "://" not in name and (root / name).is_file():
+            raise UserError(
+                f"A worker does not find the picture {root / name}, which this machine finds. All "
+                "machines need the raw files under one path (--config.data.raw_dir)."
+            )
+        counts["images_missing" if result.missing else "images_broken"] += 1
+        notes.append(f"item {item}, {name}: {result.reason}")
 
 
-def _in_order(
-    pool: ThreadPoolExecutor, root: epath.Path, names: Sequence[str]
+def _decoded(
+    named: Sequence[tuple[int, str]], root: epath.Path, engine: Engine
 ) -> Iterator[_Decoded]:
-    """Yields results in order, and decodes only a few ahead."""
-    ahead: deque[Future[_Decoded]] = deque()
-    for name in names:
-        ahead.append(pool.submit(_decode, root, name))
-        if len(ahead) > 4 * _THREADS:
-            yield ahead.popleft().result()
-    while ahead:
-        yield ahead.popleft().result()
+    """The results of these items' pictures, in order."""
+    names = [name for _, name in named]
+    blocks = [names[i : i + _OF_A_BLOCK] for i in range(0, len(names), _OF_A_BLOCK)]
+    done = engine.map(functools.partial(_BlockDecoder, seen_by_all(str(root))), blocks)
+    early: dict[int, list[_Decoded]] = {}  # blocks that came before those in front of them
+    following = 0
+    for number, results in track(done, "Decoding images", len(blocks), disable=len(blocks) < _FEW):
+        early[number] = results
+        while following in early:
+            yield from early.pop(following)
+            following += 1
+
+
+class _BlockDecoder:
+    """A worker: decodes pictures by name, several at a time."""
+
+    def __init__(self, root: str):
+        self._root = epath.Path(root)
+
+    def __call__(self, names: Sequence[str]) -> list[_Decoded]:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return list(pool.map(functools.partial(_decode, self._root), names))
 
 
 def _decode(root: epath.Path, name: str) -> _Decoded:

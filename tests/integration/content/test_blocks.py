@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from tests.support.clusters import two_nodes
-from tests.support.raw_data import WORDS, write_text_model
+from tests.support.raw_data import WORDS, write_images, write_text_model
 from tssr_jax.config import default
 from tssr_jax.content import text_features as module
+from tssr_jax.content.pictures import decoded_images
 from tssr_jax.content.text_features import text_features
 from tssr_jax.engine import open_engine
 from tssr_jax.errors import UserError
@@ -64,8 +65,14 @@ def test_vectors_on_ray_are_those_of_this_process(settings, tmp_path):
     here = text_features(TEXTS, settings, str(tmp_path / "here"))
     with two_nodes() as place, open_engine(place) as engine:
         there = text_features(TEXTS, settings, str(tmp_path / "there"), engine)
+        names = [f"{i}.png" for i in range(130)]
+        write_images(tmp_path, names[:-2])
+        pictures = decoded_images(names, str(tmp_path), str(tmp_path / "there"), engine)
     assert here.key == there.key and here.table.any()
     np.testing.assert_array_equal(there.table, here.table)
+    expected = decoded_images(names, str(tmp_path), str(tmp_path / "here"))
+    assert pictures.counts == expected.counts and pictures.items.size == 128
+    np.testing.assert_array_equal(pictures(pictures.items), expected(expected.items))
 
 
 def test_an_encoder_that_gives_nan_is_told(settings, tmp_path, monkeypatch):

@@ -78,6 +78,44 @@ def test_decoded_once_until_a_file_changes(tmp_path, monkeypatch):
     assert (changed(np.array([2])) != first(np.array([2]))).any()
 
 
+class _Backwards:
+    """An engine that is done with the last block first."""
+
+    def map(self, make, blocks):
+        function = make()
+        yield from reversed([(number, function(block)) for number, block in enumerate(blocks)])
+
+
+def test_blocks_may_be_done_in_any_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_OF_A_BLOCK", 2)
+    names = [f"{i}.png" for i in range(5)]
+    write_images(tmp_path, names)
+    names.insert(2, "none.png")
+    expected = decode(names, tmp_path, tmp_path)
+    other = str(tmp_path / "other")
+    store = decoded_images(names, str(tmp_path), other, _Backwards())
+    np.testing.assert_array_equal(store.rows, expected.rows)
+    assert store.counts == expected.counts
+    np.testing.assert_array_equal(store(store.items), expected(expected.items))
+    assert (store.folder / "notes.txt").read_text() == (expected.folder / "notes.txt").read_text()
+
+
+class _Elsewhere:
+    """An engine whose workers have no raw files."""
+
+    def map(self, make, blocks):
+        del make
+        elsewhere = module._BlockDecoder("/nowhere")
+        yield from ((number, elsewhere(block)) for number, block in enumerate(blocks))
+
+
+def test_a_worker_without_the_raw_files_is_told(tmp_path):
+    write_images(tmp_path, ["a.png"])
+    with pytest.raises(UserError, match="All machines need the raw files under one path"):
+        decoded_images(["a.png"], str(tmp_path), str(tmp_path / "cache"), _Elsewhere())
+    assert not list((tmp_path / "cache").glob("images/*"))
+
+
 def test_no_picture_at_all(tmp_path):
     for names in (["none.jpg", ""], [""]):
         with pytest.raises(UserError, match=r"None of the \d items has a picture that can be read"):
