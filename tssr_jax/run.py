@@ -15,9 +15,11 @@ from tssr_jax.adapting import adapted
 from tssr_jax.config.choices import ranks_by_content, reads_content
 from tssr_jax.config.files import read_signed, write_signed
 from tssr_jax.config.validation import validate_config
+from tssr_jax.content.blocks import FeatureTable
 from tssr_jax.content.distinct import PreparedEncoder
-from tssr_jax.content.image_inputs import ImageFeatures, image_features, prepare_images
-from tssr_jax.content.text_features import TextFeatures, text_features
+from tssr_jax.content.image_inputs import image_features, prepare_images
+from tssr_jax.content.own_vectors import own_vectors
+from tssr_jax.content.text_features import text_features
 from tssr_jax.content.text_inputs import prepare_text
 from tssr_jax.content.trained import TrainedEncoder, parameters_name
 from tssr_jax.data_pipeline import digests
@@ -166,13 +168,13 @@ def build_run(
     config = adapted(config)
     keep_compiled_programs(local_folder(config.data.cache_dir))
     encoders: dict[str, PreparedEncoder] = {}
-    features: dict[str, TextFeatures | ImageFeatures] = {}
+    features: dict[str, FeatureTable] = {}
     with processes.first_goes_first("prepare"):
         data = prepare(config.data)
         if reads_content(config.model.streams):
             for name in config.content.modalities:
                 prepared = _prepare_content(name, data, config, engine)
-                if isinstance(prepared, TextFeatures | ImageFeatures):
+                if isinstance(prepared, FeatureTable):
                     features[name] = prepared
                 else:
                     encoders[name] = prepared
@@ -189,7 +191,8 @@ def build_run(
         memories,
         neighbours,
     )
-    keys = {name: part.key for name, part in (*features.items(), *encoders.items())}
+    keys = {name: table.key for name, table in features.items()}
+    keys |= {name: prepared.key for name, prepared in encoders.items()}
     key = "-".join(keys[name] for name in sorted(keys))
     if on_arrays:
         on_arrays(data, arrays, key)
@@ -286,8 +289,10 @@ def _chances(counts: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarra
 
 def _prepare_content(
     modality: str, data: PreparedData, config: ml_collections.ConfigDict, engine: Engine
-) -> TextFeatures | ImageFeatures | PreparedEncoder:
-    """Features by a frozen encoder, or an encoder that is trained."""
+) -> FeatureTable | PreparedEncoder:
+    """Features by a frozen encoder, or the user's own; or an encoder that is trained."""
+    if modality == "vectors":
+        return own_vectors(data.item_ids, config.data)
     settings, cache_dir = config.content[modality], config.data.cache_dir
     if modality == "text":
         if settings.trained_layers:

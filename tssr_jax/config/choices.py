@@ -7,12 +7,12 @@ import ml_collections
 # `model.streams`: all sets that make sense. ("id", "content") is TSSR.
 STREAMS = ("id", "content", "sum")
 STREAM_SETS = (("id", "content"), ("id",), ("content",), ("sum",))
-# `content.modalities`: one or two of these.
-MODALITIES = ("text", "image")
+# `content.modalities`: some of these.
+MODALITIES = ("text", "image", "vectors")
 # `model.memory`: any of these.
 MEMORIES = ("co_occurrence", "words", "popularity")
-# The field that says how much of a modality's encoder is trained.
-TRAINED_FIELDS = {"text": "trained_layers", "image": "trained_stages"}
+# The field that says how much of a modality's encoder is trained; one's own vectors have none.
+_TRAINED_FIELDS = {"text": "trained_layers", "image": "trained_stages"}
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "parallel": ("pmap", "shard_map"),
@@ -36,11 +36,22 @@ def reads_content(streams: Sequence[str]) -> bool:
     return bool({"content", "sum"} & set(streams))
 
 
+def trained_fields(content: ml_collections.ConfigDict) -> dict[str, int]:
+    """The fields by which encoders are trained, e.g. {"text.trained_layers": 2}.
+
+    Args:
+      content: section `content` of the config.
+    """
+    return {
+        f"{name}.{field}": content[name][field]
+        for name, field in _TRAINED_FIELDS.items()
+        if name in content.modalities and content[name][field]
+    }
+
+
 def trains_encoder(config: ml_collections.ConfigDict) -> bool:
     """Whether an encoder of content is trained."""
-    return reads_content(config.model.streams) and any(
-        config.content[name][TRAINED_FIELDS[name]] for name in config.content.modalities
-    )
+    return reads_content(config.model.streams) and bool(trained_fields(config.content))
 
 
 def ranks_by_content(head: str, streams: Sequence[str]) -> bool:

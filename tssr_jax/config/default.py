@@ -87,9 +87,11 @@ def _data() -> ml_collections.ConfigDict:
 
 def _content() -> ml_collections.ConfigDict:
     content = ml_collections.ConfigDict()
-    # What the content stream knows of an item: ("text",), ("image",) or ("text", "image").
+    # What the content stream knows of an item: some of "text", "image" and "vectors". These are
+    # your own: vectors.npy or vectors.safetensors in the folder of raw files, with the items' ids
+    # in vectors.txt; or a column `vector` of items.parquet.
     content.modalities = ("text",)
-    # How two modalities become one vector: the "sum" of their projections, or a "gate" between.
+    # How modalities become one vector: the "sum" of their projections; or a "gate" between two.
     content.fusion = "sum"
     content.text = _text()
     content.image = _image()

@@ -10,9 +10,9 @@ from tssr_jax.config.choices import (
     MEMORIES,
     MODALITIES,
     STREAM_SETS,
-    TRAINED_FIELDS,
     ranks_by_content,
     reads_content,
+    trained_fields,
 )
 from tssr_jax.config.fields import flattened
 from tssr_jax.errors import UserError
@@ -102,8 +102,13 @@ def _validate_content(config: ml_collections.ConfigDict) -> None:
     modalities = tuple(content.modalities)
     if not modalities or len(set(modalities)) < len(modalities) or set(modalities) - {*MODALITIES}:
         raise UserError(
-            f"--config.content.modalities is {modalities}; it must be ('text',), ('image',) or "
-            "('text', 'image')."
+            f"--config.content.modalities is {modalities}; it must be some of 'text', 'image' and "
+            "'vectors', e.g. ('text',) or ('text', 'image')."
+        )
+    if content.fusion == "gate" and len(modalities) > 2:
+        raise UserError(
+            f"--config.content.fusion=gate lies between two modalities; "
+            f"--config.content.modalities is {modalities}: set --config.content.fusion=sum."
         )
     text = content.text
     if text.trained_layers and text.encoder == "ngrams":
@@ -124,17 +129,16 @@ def _validate_content(config: ml_collections.ConfigDict) -> None:
         )
     if config.model.head == "content" or by_content:
         _validate_content_head(config)
-    for name in modalities:
-        field = TRAINED_FIELDS[name]
-        if content[name][field] and tuple(config.model.memory):
+    for field, value in trained_fields(content).items():
+        if tuple(config.model.memory):
             raise UserError(
-                f"--config.content.{name}.{field} is {content[name][field]}: memories go with "
-                "frozen encoders only; set it to 0, or --config.model.memory=()."
+                f"--config.content.{field} is {value}: memories go with frozen encoders only; set "
+                "it to 0, or --config.model.memory=()."
             )
-        if content[name][field] and config.model_devices > 1:
+        if config.model_devices > 1:
             raise UserError(
-                f"--config.content.{name}.{field} is {content[name][field]}: an encoder that is "
-                "trained needs the whole catalogue on each device; set --config.model_devices=1."
+                f"--config.content.{field} is {value}: an encoder that is trained needs the whole "
+                "catalogue on each device; set --config.model_devices=1."
             )
 
 
@@ -163,12 +167,11 @@ def _validate_large_catalogue(config: ml_collections.ConfigDict) -> None:
             f"competes with; --config.loss.next_item={kind} and --config.optimizer.lazy_rows don't "
             "go together with it: set --config.loss.next_item=sampled."
         )
-    for name in config.content.modalities:
-        if config.content[name][TRAINED_FIELDS[name]]:
-            raise UserError(
-                f"--config.optimizer.lazy_rows goes with frozen features only: set "
-                f"--config.content.{name}.{TRAINED_FIELDS[name]}=0."
-            )
+    for field in trained_fields(config.content):
+        raise UserError(
+            f"--config.optimizer.lazy_rows goes with frozen features only: set "
+            f"--config.content.{field}=0."
+        )
 
 
 def _validate_content_head(config: ml_collections.ConfigDict) -> None:
@@ -177,14 +180,12 @@ def _validate_content_head(config: ml_collections.ConfigDict) -> None:
             "--config.model.head=content ranks items by their content; it needs the content stream "
             f"(--config.model.streams is {tuple(config.model.streams)})."
         )
-    for name in config.content.modalities:
-        field = TRAINED_FIELDS[name]
-        if config.content[name][field]:
-            raise UserError(
-                f"--config.model.head={config.model.head} needs the whole catalogue's vectors at "
-                "every step, which an encoder that is trained does not give: set "
-                f"--config.content.{name}.{field}=0, or take --config=paper:NAME."
-            )
+    for field in trained_fields(config.content):
+        raise UserError(
+            f"--config.model.head={config.model.head} needs the whole catalogue's vectors at every "
+            "step, which an encoder that is trained does not give: set "
+            f"--config.content.{field}=0, or take --config=paper:NAME."
+        )
 
 
 def _validate_model(model: ml_collections.ConfigDict) -> None:

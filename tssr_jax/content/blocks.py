@@ -4,7 +4,7 @@ import contextlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from rich.progress import track
@@ -17,6 +17,19 @@ P = TypeVar("P")
 B = TypeVar("B")
 # Fewer blocks take no time worth a progress bar.
 _FEW = 4
+
+
+class FeatureTable(NamedTuple):
+    """Features of a catalogue that are not trained.
+
+    Attributes:
+      key: identifies them: what was encoded, encoder and settings.
+      table: float32 [num_items + 1, width]; rows have L2 norm 1, or are zero for padding (row 0)
+        and items without content.
+    """
+
+    key: str
+    table: np.ndarray
 
 
 def encoded(

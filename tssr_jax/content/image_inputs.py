@@ -19,7 +19,7 @@ from rich.progress import track
 from tssr_jax.content import array_store
 from tssr_jax.content.array_store import ArrayStore
 from tssr_jax.content.bert import unit_length
-from tssr_jax.content.blocks import encoded, remove_blocks, require_finite
+from tssr_jax.content.blocks import FeatureTable, encoded, remove_blocks, require_finite
 from tssr_jax.content.image_encoder import ImagePart, TrainedImages
 from tssr_jax.content.pictures import decoded_images
 from tssr_jax.content.resnet import (
@@ -42,19 +42,6 @@ _VERSION = 2
 _NUMBERS_OF_IMAGES = 8
 _IMAGES_PER_BATCH = 32
 _MICRO_BATCHES_PER_PART = 8
-
-
-class ImageFeatures(NamedTuple):
-    """Features of a catalogue by a frozen encoder.
-
-    Attributes:
-      key: identifies images, encoder and settings.
-      table: float32 [num_items + 1, num_features]; rows have L2 norm 1, or are zero for padding and
-        items without a picture.
-    """
-
-    key: str
-    table: np.ndarray
 
 
 class PreparedImages(NamedTuple):
@@ -130,7 +117,7 @@ def image_features(
     settings: ml_collections.ConfigDict,
     cache_dir: str,
     engine: Engine = IN_PROCESS,
-) -> ImageFeatures:
+) -> FeatureTable:
     """Features of a catalogue by a frozen encoder, from the cache or new.
 
     Args:
@@ -146,7 +133,7 @@ def image_features(
     name = f"features/{key}.npy"
     known = cache.find_array(cache_dir, name)
     if known is not None:
-        return ImageFeatures(key, known)
+        return FeatureTable(key, known)
     table = np.zeros((len(images) + 1, load_resnet(path)[0].num_features), np.float32)
     size = _IMAGES_PER_BATCH
     parts = np.split(store.items, range(size, store.items.size, size))
@@ -164,7 +151,7 @@ def image_features(
     require_finite(table, path)
     cache.save_array(cache_dir, name, table)
     remove_blocks(cache_dir, key, len(parts))
-    return ImageFeatures(key, table)
+    return FeatureTable(key, table)
 
 
 class _BlockEncoder:

@@ -19,7 +19,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tssr_jax.content.bert import Bert, BertConfig, load_params, unit_length
-from tssr_jax.content.blocks import encoded, remove_blocks, require_finite
+from tssr_jax.content.blocks import FeatureTable, encoded, remove_blocks, require_finite
 from tssr_jax.content.ngrams import ngram_features
 from tssr_jax.data_pipeline import cache, fetching
 from tssr_jax.engine import IN_PROCESS, Engine, seen_by_all
@@ -32,25 +32,12 @@ _LENGTHS = (8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _VERSION = 2
 
 
-class TextFeatures(NamedTuple):
-    """Features of a catalogue.
-
-    Attributes:
-      key: identifies texts, encoder and settings.
-      table: float32 [num_items + 1, hidden_size]; rows have L2 norm 1, or are zero for padding (row
-        0) and items without text.
-    """
-
-    key: str
-    table: np.ndarray
-
-
 def text_features(
     texts: Sequence[str],
     settings: ml_collections.ConfigDict,
     cache_dir: str,
     engine: Engine = IN_PROCESS,
-) -> TextFeatures:
+) -> FeatureTable:
     """Features of a catalogue, as section `content.text` asks for.
 
     Args:
@@ -62,20 +49,20 @@ def text_features(
     if settings.encoder == "ngrams":
         table = ngram_features(["", *texts], settings.ngram_width)
         values = json.dumps([settings.encoder, settings.ngram_width, list(texts)])
-        return TextFeatures(hashlib.sha256(values.encode()).hexdigest()[:20], table)
+        return FeatureTable(hashlib.sha256(values.encode()).hexdigest()[:20], table)
     return _encoded_features(texts, settings, cache_dir, engine)
 
 
 def _encoded_features(
     texts: Sequence[str], settings: ml_collections.ConfigDict, cache_dir: str, engine: Engine
-) -> TextFeatures:
+) -> FeatureTable:
     """Features by the pretrained encoder; from the cache if they were computed before."""
     folder = text_model_folder(settings.model_dir, cache_dir)
     key = features_key(texts, folder, settings)
     name = f"features/{key}.npy"
     known = cache.find_array(cache_dir, name)
     if known is not None:
-        return TextFeatures(key, known)
+        return FeatureTable(key, known)
     rows = np.array([i + 1 for i, text in enumerate(texts) if text.strip()], np.int64)
     token_ids = tokenize(load_tokenizer(folder, settings.max_tokens), [texts[i - 1] for i in rows])
     batches = list(_batches([len(ids) for ids in token_ids], settings.max_tokens))
@@ -102,7 +89,7 @@ def _encoded_features(
     require_finite(table, folder)
     cache.save_array(cache_dir, name, table)
     remove_blocks(cache_dir, key, len(parts))
-    return TextFeatures(key, table)
+    return FeatureTable(key, table)
 
 
 class _BlockEncoder:

@@ -1,7 +1,8 @@
 """The content stream's input: an item's features, projected to the model's width."""
 
+import functools
+import operator
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -130,7 +131,7 @@ class ProjectedContent(nn.Module):
             return self._rows(table, jnp.where(ids[place] == item_sequence, 1 + place, 0))
         if item_sequence is None:
             return self._project(item_features)
-        return self.catalogue.lookup(partial(self._rows, item_features), item_sequence)
+        return self.catalogue.lookup(functools.partial(self._rows, item_features), item_sequence)
 
     def _rows(self, table: jax.Array, place: jax.Array) -> jax.Array:
         """Vectors of places, int [...], in the table: [..., d_model]."""
@@ -175,9 +176,9 @@ class FusedContent(nn.Module):
     A modality that an item lacks gives a learnt vector of its own.
 
     Attributes:
-      modalities: ("text", "image").
-      fusion: "sum" of the projections, or "gate": g * first + (1 - g) * second, element-wise, with
-        g of both.
+      modalities: e.g. ("text", "image").
+      fusion: "sum" of the projections; or, of two, "gate": g * first + (1 - g) * second,
+        element-wise, with g of both.
       d_model: width of the model.
       catalogue: see `ProjectedContent`.
       no_content_vector: see `ProjectedContent`.
@@ -202,10 +203,11 @@ class FusedContent(nn.Module):
             *(self.d_model, self.catalogue, self.no_content_vector),
             *(self.compute_dtype, self.hidden),
         )
-        first, second = (
+        vectors = [
             ProjectedContent(*settings, name=name)(item_sequence, item_features[name])
             for name in self.modalities
-        )
+        ]
         if self.fusion == "sum":
-            return first + second
+            return functools.reduce(operator.add, vectors)
+        first, second = vectors
         return Gate(self.compute_dtype, name="gate")(first, second)[1]

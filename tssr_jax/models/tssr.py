@@ -87,8 +87,8 @@ class TSSR(nn.Module):
       compute_dtype: "float32" or "bfloat16", see `models.layers`.
       residual_init: see `EncoderBlock`.
       keep_products: see `StreamEncoders`.
-      modalities: modalities of the content stream: ("text",), ("image",) or both.
-      fusion: how two modalities are combined, see `FusedContent`.
+      modalities: modalities of the content stream, e.g. ("text",) or ("text", "image").
+      fusion: how modalities are combined, see `FusedContent`.
       mixing: how two streams are combined: "gate", "experts", "sum" or "concatenation".
       head: "classes", learnt weights of each class; "content", these plus a projection of the
         class's content, so that items that were never trained are ranked by content alone; "tied",
@@ -352,7 +352,7 @@ class TSSR(nn.Module):
         return shared_vectors(table, content.neighbours, self.classes)
 
     def _features(self, content: Content) -> Any:
-        """Inputs of the projection: one modality's features, or both modalities' by name."""
+        """Inputs of the projection: one modality's features, or several modalities' by name."""
         missing = [name for name in self.modalities if name not in content.features]
         if missing:
             raise ValueError(f"the content stream needs features of {missing[0]!r}")

@@ -13,8 +13,9 @@ import ml_collections
 import numpy as np
 import polars as pl
 
-from tssr_jax.config.choices import ranks_by_content
+from tssr_jax.config.choices import ranks_by_content, reads_content
 from tssr_jax.content.image_inputs import image_features
+from tssr_jax.content.own_vectors import check_vectors, of_table, unit_rows
 from tssr_jax.content.text_features import text_features
 from tssr_jax.data_pipeline.sources import tables, values
 from tssr_jax.data_pipeline.sources.own_files import own_fields
@@ -31,20 +32,22 @@ from tssr_jax.parallel.devices import CLASSES
 from tssr_jax.run import Run
 
 
-def read_new_items(path: Path, data: ml_collections.ConfigDict) -> pl.DataFrame:
+def read_new_items(path: Path, config: ml_collections.ConfigDict) -> pl.DataFrame:
     """Reads a table of items, CSV or Parquet, whose columns are named like the catalogue's own.
 
     Args:
       path: a table with the column of ids (`data.item_column`), the columns `data.text_fields` (by
-        default title and categories, as with source "csv"), and `image` if there are pictures.
-      data: section `data` of the run's configuration.
+        default title and categories, as with source "csv"), `image` if there are pictures, and
+        `vector` if the model reads the user's own vectors.
+      config: the run's.
 
     Returns:
-      Columns item, title, text, image.
+      Columns item, title, text, image; and `vector` (lists; null without one) if that is read.
 
     Raises:
       UserError: if the table can't be read, a column or an id is missing, or an id occurs twice.
     """
+    data = config.data
     if not path.is_file():
         raise UserError(f"--new_items: there is no file {path}.")
     needed = (data.item_column, *(data.text_fields or ("title",)))
@@ -61,7 +64,13 @@ def read_new_items(path: Path, data: ml_collections.ConfigDict) -> pl.DataFrame:
             f"{lines[second]}: keep one."
         )
     table = table.select(ids.alias("item"), pl.exclude(data.item_column, "item"))
-    return describe(table, fields, data.text_field_length)
+    described = describe(table, fields, data.text_field_length)
+    if not reads_content(config.model.streams) or "vectors" not in config.content.modalities:
+        return described
+    with_vectors, vectors = of_table(path, data.item_column)
+    check_vectors(with_vectors, vectors, path)
+    own = pl.DataFrame({"item": with_vectors, tables.VECTORS: unit_rows(vectors).tolist()})
+    return described.join(own, on="item", how="left", maintain_order="left")
 
 
 def with_new_items(run: Run, params: Any, described: pl.DataFrame) -> tuple[Run, Any]:
@@ -145,6 +154,8 @@ def _by_words(run: Run, texts: list[str]) -> tuple[Memories | None, Neighbours |
 def _features(name: str, run: Run, described: pl.DataFrame) -> np.ndarray:
     """Features of the new items, [new items, width], computed like the catalogue's."""
     config = run.config
+    if name == "vectors":
+        return _own_vectors(described[tables.VECTORS], run.feature_widths[name])
     settings, cache_dir = config.content[name], config.data.cache_dir
     if name == "text":
         texts = described["text"].to_list()
@@ -153,3 +164,17 @@ def _features(name: str, run: Run, described: pl.DataFrame) -> np.ndarray:
     if not any(images):
         return np.zeros((len(images), run.feature_widths[name]), np.float32)
     return image_features(images, config.data.raw_dir, settings, cache_dir).table[1:]
+
+
+def _own_vectors(vectors: pl.Series, width: int) -> np.ndarray:
+    """float32 [new items, width] of lists, with zeros where there is none."""
+    table = np.zeros((len(vectors), width), np.float32)
+    own = vectors.drop_nulls().to_list()
+    if own and len(own[0]) != width:
+        raise UserError(
+            f"--new_items: vectors have {len(own[0]):,} numbers; those that the model was trained "
+            f"on have {width:,}. Compute them by the same encoder."
+        )
+    if own:
+        table[vectors.is_not_null().to_numpy()] = own
+    return table

@@ -117,7 +117,7 @@ class Recommender:
         data = run.data
         items = Items(data.item_ids, data.titles, run.counts)
         if new_items is not None:
-            described = read_new_items(Path(new_items), run.config.data)
+            described = read_new_items(Path(new_items), run.config)
             items = items.with_more(described["item"].to_list(), described["title"].to_list())
             run, params = with_new_items(run, params, described)
         return cls(run, params, items, batch_size, step)

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from tssr_jax.adapting import adapted
 from tssr_jax.config.by_data import filled
-from tssr_jax.config.choices import TRAINED_FIELDS, reads_content
+from tssr_jax.config.choices import reads_content, trained_fields
 from tssr_jax.config.validation import validate_config
 from tssr_jax.data_pipeline.prepare import prepare
 from tssr_jax.errors import UserError, shown
@@ -228,9 +228,9 @@ def _left_out(config: ml_collections.ConfigDict) -> list[str]:
     some = []
     if reads_content(config.model.streams):
         some = [
-            f"the {name} encoder, which is trained (parameters, moments, activations)"
-            for name in content.modalities
-            if content[name][TRAINED_FIELDS[name]]
+            f"the {field.partition('.')[0]} encoder, which is trained (parameters, moments, "
+            "activations)"
+            for field in trained_fields(content)
         ]
     if config.train.packing:
         some.append("packing (a step is as large as without it, or smaller)")

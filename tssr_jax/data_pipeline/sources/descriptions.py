@@ -79,7 +79,7 @@ def with_ids_of_interactions(items: pl.DataFrame, wanted: pl.Series, dump: Dump)
         raise UserError(
             f"{files.items} describes {wanted.len() - missing.height:,} of {wanted.len():,} items "
             f"of {files.interactions}. {told} Write ids alike in both files; as they are, most "
-            "texts would be lost."
+            "descriptions would be lost."
         )
     if pair:
         named = "; ".join(

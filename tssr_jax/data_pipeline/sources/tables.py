@@ -18,6 +18,8 @@ from tssr_jax.data_pipeline.sources.delimited import (
 from tssr_jax.errors import UserError, shown
 
 COMMAS = Format()
+# The column of a Parquet table that holds items' vectors, see `content.own_vectors`; it is no text.
+VECTORS = "vector"
 _PARQUET_ROWS = 1_000_000
 
 
@@ -122,7 +124,7 @@ def _as_texts(
     """Converts typed columns to strings; skips columns that can't be, or raises if needed."""
     columns = []
     for name, kind in schema.items():
-        if not rest and name not in needed:
+        if name not in needed and (not rest or name == VECTORS):
             continue
         column = pl.col(name)
         if isinstance(kind, pl.Datetime):
