@@ -1,4 +1,4 @@
-"""Models that read one's own vectors: trained, carried to another folder, and asked for new items."""
+"""Models that read one's own vectors: trained, carried, and asked for new items."""
 
 import re
 import shutil
@@ -62,7 +62,7 @@ def test_train_carry_and_ask_for_new_items(config, tmp_path, modalities):
     pl.DataFrame({"item": ["x"], "title": ["red"], "vector": [[1.0, 2.0]]}).write_parquet(
         tmp_path / "narrow.parquet"
     )
-    with pytest.raises(UserError, match="have 2 numbers; those that .* trained on have 6"):
+    with pytest.raises(UserError, match=r"have 2 numbers; those that .* trained on have 6"):
         Recommender.from_workdir(carried, new_items=tmp_path / "narrow.parquet")
 
 

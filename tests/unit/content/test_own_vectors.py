@@ -114,7 +114,7 @@ def test_a_column_of_texts(tmp_path, data):
 
 def test_a_table_without_the_column(tmp_path, data):
     pl.DataFrame({"item": IDS}).write_parquet(tmp_path / "items.parquet")
-    with pytest.raises(UserError, match="no column 'vector'.*lists of numbers"):
+    with pytest.raises(UserError, match=r"no column 'vector'.*lists of numbers"):
         own_vectors(IDS, data)
 
 
