@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from absl import app, flags
+from etils import epath
 from rich.table import Table
 
 from tssr_jax.config import default
@@ -47,7 +48,7 @@ def make_recommender(num_items: int) -> Recommender:
     params = run.devices.build(run.initial_params, run.params_layout)
     ids = [str(i) for i in range(1, num_items + 1)]
     items = Items(ids, [""] * num_items, arrays.counts)
-    return Recommender(run, params, items, _BATCH.value)
+    return Recommender(run, params, items, epath.Path(), _BATCH.value)
 
 
 def times(function: Callable[[], Any], number: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import app, flags
+from etils import epath
 
 from benchmarks.cases import FEATURE_DIM
 from benchmarks.ours import Training, full_windows
@@ -110,7 +111,7 @@ class Requests:
         ids = [str(item) for item in range(1, number + 1)]
         params = run.devices.build(run.initial_params, run.params_layout)
         items = Items(ids, [""] * number, np.ones(number + 1, np.int64))
-        self._recommender = Recommender(run, params, items, batch_size=8)
+        self._recommender = Recommender(run, params, items, epath.Path(), batch_size=8)
         self._history = ids[: run.model.max_length]
         self._times = [[86_400.0 * (day // 2) for day in range(len(self._history))]]
 

@@ -9,12 +9,12 @@ The model and its losses work on arrays, in a training loop of your own:
     loss, metrics = tssr_loss(model, params, batch, features, LossConfig(), key)
     items, scores = top_k(model, params, item_sequence, 10, features)
 
-or the program does all of it, from files to lists:
+or the program does all of it, from DataFrames (or files) to lists:
 
-    from tssr_jax import Recommender, default_config, train
+    from tssr_jax import fit
 
-    train(config, "runs/mine")
-    Recommender.from_workdir("runs/mine").recommend([["i3", "i7"]])
+    recommender = fit(interactions, items)
+    recommender.recommend([["i3", "i7"]])
 
 Names are imported when they are first used: `import tssr_jax` itself imports neither JAX nor
 TensorFlow.
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tssr_jax.evaluation.metrics import ranking_metrics as ranking_metrics
     from tssr_jax.evaluation.ranking import rank as rank
     from tssr_jax.evaluation.top_k import top_k as top_k
+    from tssr_jax.fitting import fit as fit
     from tssr_jax.losses.contrastive import item_contrast as item_contrast
     from tssr_jax.losses.contrastive import user_contrast as user_contrast
     from tssr_jax.losses.next_item import next_item_loss as next_item_loss
@@ -52,6 +53,7 @@ _PUBLIC = {
     "default_config": "config",
     "encode": "models.apply",
     "evaluate": "evaluation.evaluate",
+    "fit": "fitting",
     "init_params": "models.init",
     "item_contrast": "losses.contrastive",
     "next_item_loss": "losses.next_item",

@@ -1,6 +1,5 @@
 """Starts the programs: parses flags, and prints a UserError as one paragraph."""
 
-import difflib
 import os
 import signal
 import socket
@@ -16,6 +15,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from tssr_jax.config import default_config, flattened, shipped_file, shipped_names
+from tssr_jax.config.fields import unknown_field
 from tssr_jax.errors import EndsAllError, UserError, shown
 from tssr_jax.runtime import ending_signals, leave_terminal
 
@@ -253,8 +253,7 @@ def _unknown_field(argv: Sequence[str]) -> str | None:
     for flag in argv:
         name = flag.lstrip("-").partition("=")[0].removeprefix("config.")
         if flag.lstrip("-").startswith("config.") and name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.5)
-            return f"Unknown field {name}{f'; did you mean {near[0]}?' if near else '.'}"
+            return unknown_field(name, known)
     return None
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from collections.abc import Iterable, Mapping
+from typing import Any
 
+import rich
 from etils import epath
 from rich.console import Console
 from rich.progress import (
@@ -29,10 +33,25 @@ def make_console(*, quiet: bool = False) -> Console:
 
     Square brackets are printed as they are, since paths, ids and logs may contain them.
     """
-    console = Console(soft_wrap=False, highlight=False, markup=False, quiet=quiet)
+    console = Console(
+        soft_wrap=False, highlight=False, markup=False, quiet=quiet, **_of_notebooks()
+    )
     if not console.is_terminal:
         console.width = 120
     return console
+
+
+def _of_notebooks() -> dict[str, Any]:
+    """Settings of a console: rich needs ipywidgets to show bars in a notebook; else plain text."""
+    if "ipykernel" in sys.modules and importlib.util.find_spec("ipywidgets") is None:
+        return {"force_jupyter": False, "force_terminal": False}
+    return {}
+
+
+def adapt_to_notebooks() -> None:
+    """Has rich's own console, which some bars use, do as `make_console` does."""
+    if settings := _of_notebooks():
+        rich.reconfigure(**settings)
 
 
 def make_progress(console: Console) -> Progress:

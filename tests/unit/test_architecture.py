@@ -28,6 +28,7 @@ LAYERS = (
     "evaluation",
     "training",
     "recommending",
+    "fitting",
     "serving",
     "studies",
     "tools",

@@ -1,6 +1,7 @@
 """Fields of a configuration by their dotted names, as on the command line."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_collections
@@ -15,3 +16,9 @@ def flattened(config: ml_collections.ConfigDict | Mapping[str, Any]) -> dict[str
         else:
             fields[name] = value
     return fields
+
+
+def unknown_field(name: str, known: Collection[str]) -> str:
+    """The error message for a field that does not exist."""
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"Unknown field {name}{f'; did you mean {near[0]}?' if near else '.'}"

@@ -20,26 +20,27 @@ def competitors_above(
 
     The sum over the devices that share a catalogue is the answer's 0-based rank among all competing
     classes: the number of competitors whose score is not lower (a tie, or a NaN, counts against the
-    answer). This needs no sort and no dense mask: it counts all classes, then subtracts the
-    excluded ones and the answer itself.
+    answer). This needs no sort.
+
+    What does not compete, and the answer itself, is masked. (Counting all, and subtracting these,
+    would need each of them to compare alike twice. But a compiler may compute scores twice, with
+    another last digit here and there.)
 
     Args:
       scores: [group_rows, shard_classes]; rows and classes are those of one device unless the
         catalogue is cut over several.
       answers: int [group_rows].
       excluded: int [group_rows, width], the classes that do not compete (seen items, the padding
-        class): no class twice, not the answer, filled up with -1.
+        class), filled up with -1.
       catalogue: how the classes lie on the devices.
 
     Returns:
       int32 [group_rows].
     """
     own = catalogue.pick(scores, answers)[:, None]
-    exists = catalogue.classes() < catalogue.num_classes
-    above = (~(scores < own) & exists).sum(axis=1, dtype=jnp.int32)
-    others = jnp.concatenate([excluded, answers[:, None]], axis=1)
-    other_scores, inside = catalogue.pick_own(scores, others)
-    return above - (~(other_scores < own) & inside).sum(axis=1, dtype=jnp.int32)
+    masked = catalogue.marks(jnp.concatenate([excluded, answers[:, None]], axis=1))
+    competes = (catalogue.classes() < catalogue.num_classes) & ~masked
+    return (~(scores < own) & competes).sum(axis=1, dtype=jnp.int32)
 
 
 def popularity_ranks(counts: np.ndarray, answers: np.ndarray, excluded: np.ndarray) -> np.ndarray:

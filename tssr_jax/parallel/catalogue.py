@@ -123,6 +123,14 @@ class Catalogue:
         rows = jnp.arange(scores.shape[0])[:, None]
         return scores.at[rows, place].set(-jnp.inf, mode="drop")
 
+    def marks(self, classes: jax.Array) -> jax.Array:
+        """True for the classes int [rows, width] (-1: none), bool [rows, shard_classes]."""
+        place, inside = self._place(classes)
+        place = jnp.where(inside, place, self.shard_classes)  # beyond the end: dropped
+        rows = jnp.arange(classes.shape[0])[:, None]
+        nothing = jnp.zeros((classes.shape[0], self.shard_classes), bool)
+        return nothing.at[rows, place].set(True, mode="drop")
+
     def scattered(self, classes: jax.Array, values: jax.Array) -> jax.Array:
         """Adds values up by class.
 

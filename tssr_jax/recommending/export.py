@@ -27,8 +27,7 @@ from etils import epath
 from jax import export
 from jax.experimental import jax2tf
 
-from tssr_jax.config.files import write_json, write_tensors, write_whole
-from tssr_jax.config.saved import FILE_NAME as CONFIG_FILE
+from tssr_jax.config.files import write_json, write_tensors
 from tssr_jax.config.saved import load_config
 from tssr_jax.data_pipeline.eval_batches import users_in_chunks
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
@@ -40,8 +39,7 @@ from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.recommending.step import chosen_scorer
 from tssr_jax.reporting import make_console, pairs_table
-from tssr_jax.run import DATA_FILE, Run
-from tssr_jax.run_folder import save_trained
+from tssr_jax.run import Run
 
 FORMATS = ("saved_model", "stablehlo", "vectors", "run")
 # By default all that need none of this package and fit the run.
@@ -156,7 +154,7 @@ def _write(part: Path, recommender: Recommender, workdir: epath.Path, request: A
         users = pl.DataFrame({"user": recommender.run.users().data.user_ids})
         users.write_parquet(part / "users.parquet")
     if "run" in request.formats:
-        _save_run(part / "run", recommender, workdir, sequences=request.sequences)
+        recommender.save(part / "run", sequences=request.sequences)
     about = {
         "workdir": str(workdir),
         "top_k": request.top_k,
@@ -168,19 +166,6 @@ def _write(part: Path, recommender: Recommender, workdir: epath.Path, request: A
         "config": load_config(workdir).to_dict(),
     }
     write_json(epath.Path(part / FILE_NAME), about)
-
-
-def _save_run(
-    folder: Path, recommender: Recommender, workdir: epath.Path, *, sequences: bool
-) -> None:
-    """Writes what evaluate, recommend, serve and export need of a run."""
-    folder.mkdir()
-    target, run = epath.Path(folder), recommender.run
-    params, content, _ = recommender.tables
-    users = run.users().data.folder if sequences else None
-    for name in (DATA_FILE, CONFIG_FILE):
-        write_whole(target / name, (workdir / name).read_bytes())
-    save_trained(target, run, params, recommender.step, content, users=users)
 
 
 def scores_program(recommender: Recommender) -> Callable[[Any, jax.Array], jax.Array]:

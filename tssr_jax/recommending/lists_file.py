@@ -64,7 +64,7 @@ class ListsFile:
                 json.dumps(_line(*pair), ensure_ascii=False) + "\n" for pair in pairs
             )
             return
-        rows = (row for pair in pairs for row in _rows(*pair))
+        rows = (row for pair in pairs for row in list_rows(*pair))
         if self._path.suffix == ".csv":
             csv.writer(self._file).writerows(rows)
             return
@@ -104,7 +104,8 @@ def _line(history: History, result: Recommendations) -> dict[str, Any]:
     }
 
 
-def _rows(history: History, result: Recommendations) -> Iterator[tuple[Any, ...]]:
+def list_rows(history: History, result: Recommendations) -> Iterator[tuple[Any, ...]]:
+    """A row of `SCHEMA` for each item of a list."""
     weights = result.stream_weights or {}
     streams = (weights.get("id"), weights.get("content"))
     for rank, item in enumerate(result.items, 1):

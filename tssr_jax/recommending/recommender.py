@@ -3,24 +3,25 @@
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from tssr_jax.config.choices import MODALITIES, STREAMS
 from tssr_jax.config.saved import load_config
 from tssr_jax.errors import UserError, shown
 from tssr_jax.evaluation.evaluate import restore_best
 from tssr_jax.evaluation.ranking import Ranker
-from tssr_jax.models.apply import attention, encode, head_weights
+from tssr_jax.evaluation.run_metrics import RunMetrics, read_metrics
+from tssr_jax.models.apply import head_weights
 from tssr_jax.models.content import CONTENT_LAYOUT
 from tssr_jax.models.head import unit
-from tssr_jax.models.shared_ids import ids_as_read
 from tssr_jax.parallel.devices import ROWS, WHOLE, exactly
 from tssr_jax.recommending.because import reasons
+from tssr_jax.recommending.explaining import explanation
+from tssr_jax.recommending.frames import Frame, histories_of, lists_like
 from tssr_jax.recommending.items import (
     ItemId,
     Items,
@@ -30,20 +31,31 @@ from tssr_jax.recommending.items import (
     require_times,
 )
 from tssr_jax.recommending.new_items import read_new_items, with_new_items
-from tssr_jax.recommending.results import Explanation, Reason, Recommendations, ScoredItem
-from tssr_jax.recommending.step import Choice, Found, Stream, make_recommend_step
+from tssr_jax.recommending.results import (
+    Explanation,
+    Reason,
+    Recommendations,
+    ScoredItem,
+    stream_weights,
+)
+from tssr_jax.recommending.saving import save_run
+from tssr_jax.recommending.step import (
+    Choice,
+    Found,
+    Stream,
+    make_recommend_step,
+    power,
+    request_batch,
+)
+from tssr_jax.recommending.vectors import Space, item_vectors, nearest
 from tssr_jax.run import Run
 
-# Vectors that items are compared by: the head's, the id stream's, or content features.
-Space = Literal["scores", "id", "content"]
 # Each program takes memory, and time to compile. So numbers of histories are rounded up to powers
 # of 8; lengths of lists and numbers of excluded items to powers of 2, from sizes that cost nothing
 # that can be measured beside 16 (docs/internals/performance.md).
 _ROWS = 8
 _LISTED, _EXCLUDED = 256, 1024
 # Products of float32 are float32 products on TPUs and GPUs as well, as in evaluation.
-_encode = jax.jit(exactly(encode), static_argnums=0)
-_attention = jax.jit(exactly(attention), static_argnums=0)
 _head_weights = jax.jit(exactly(head_weights), static_argnums=0)
 
 
@@ -60,6 +72,8 @@ class Recommender:
       run: configuration, data, content, devices and model.
       items: the catalogue with its owner's ids and titles.
       model: the module.
+      workdir: the run's folder.
+      temporary: keeps a temporary folder as long as a recommender needs it, see `fit`.
       batch_size: histories that are ranked at a time.
 
     Args:
@@ -68,11 +82,21 @@ class Recommender:
       items: the catalogue with its owner's ids and titles.
       batch_size: histories that are ranked at a time.
       step: of the parameters.
+      workdir: the run's folder.
     """
 
-    def __init__(self, run: Run, params: Any, items: Items, batch_size: int = 256, step: int = 0):
+    def __init__(  # noqa: PLR0917
+        self,
+        run: Run,
+        params: Any,
+        items: Items,
+        workdir: epath.Path,
+        batch_size: int = 256,
+        step: int = 0,
+    ):
         self.run = run
         self.step = step
+        self.workdir = workdir
         self.items = items
         self.model = run.model
         self._devices = run.devices
@@ -80,6 +104,7 @@ class Recommender:
         self._content = Ranker(run).content(params)
         self._layouts = (run.params_layout, CONTENT_LAYOUT)
         self.batch_size = self._devices.round_up(batch_size)
+        self.temporary: Any = None
         self._steps: dict[tuple[int, Stream], Callable[..., Found]] = {}
         self._vectors: dict[Space, np.ndarray] = {}
         everything = np.ones(len(items.ids) + 1, bool)
@@ -120,7 +145,32 @@ class Recommender:
             described = read_new_items(Path(new_items), run.config)
             items = items.with_more(described["item"].to_list(), described["title"].to_list())
             run, params = with_new_items(run, params, described)
-        return cls(run, params, items, batch_size, step)
+        return cls(run, params, items, workdir, batch_size, step)
+
+    load = from_workdir
+
+    def save(self, folder: str | Path, *, sequences: bool = False) -> None:
+        """Writes what `Recommender.load` needs into a new folder, without checkpoints of training.
+
+        Args:
+          folder: the new folder.
+          sequences: also the users' sequences, so that it can be evaluated.
+
+        Raises:
+          UserError: if the folder exists, or there are new items, which it can't hold.
+        """
+        folder = Path(folder).expanduser()
+        if folder.exists():
+            raise UserError(f"{folder} exists: name a new folder.")
+        if len(self.items.ids) > self.run.data.num_items:
+            raise UserError("A recommender with new items can't be saved: save it without them.")
+        arguments = (self.run, *self.tables[:2], self.step, self.workdir)
+        save_run(folder, *arguments, sequences=sequences)
+
+    @property
+    def metrics(self) -> RunMetrics:
+        """What the run has measured."""
+        return read_metrics(self.workdir)
 
     @property
     def tables(self) -> tuple[Any, Any, Choice]:
@@ -173,6 +223,7 @@ class Recommender:
         two = len(self.model.streams) > 1 and self.model.mixing != "concatenation"
         return ("id", "content") if two else ()
 
+    @overload
     def recommend(
         self,
         histories: Sequence[Sequence[ItemId]],
@@ -181,11 +232,34 @@ class Recommender:
         times: Sequence[Sequence[float] | None] | None = None,
         keep_seen: bool | None = None,
         stream: Stream = "fused",
-    ) -> list[Recommendations]:
+    ) -> list[Recommendations]: ...
+
+    @overload
+    def recommend(
+        self,
+        histories: Frame,
+        top_k: int = 10,
+        *,
+        times: None = None,
+        keep_seen: bool | None = None,
+        stream: Stream = "fused",
+    ) -> Any: ...
+
+    def recommend(
+        self,
+        histories: Any,
+        top_k: int = 10,
+        *,
+        times: Sequence[Sequence[float] | None] | None = None,
+        keep_seen: bool | None = None,
+        stream: Stream = "fused",
+    ) -> Any:
         """The best items for each history.
 
         Args:
-          histories: ids of items, oldest first, of any length; the model reads the newest ones.
+          histories: lists of ids of items, oldest first, of any length; the model reads the newest
+            ones. Or a DataFrame with the columns of the run's interactions, see `histories_of`;
+            then the lists are one, too, see `lists_like`.
           top_k: length of a list; lists are shorter where fewer items may be recommended.
           times: when the items of each history were taken, seconds since 1970; read by models with
             memories, to which items of one minute have no order. None: each item is of a time of
@@ -199,6 +273,16 @@ class Recommender:
           UserError: if top_k is no number from 1 on, a history is no list of ids, the model has no
             such stream beside another, or times don't fit or are not ascending.
         """
+        if isinstance(histories, Frame):
+            read = histories_of(histories, self.run.config.data)
+            found = self.recommend(
+                [history.items for history in read],
+                top_k,
+                times=[history.times for history in read],
+                keep_seen=keep_seen,
+                stream=stream,
+            )
+            return lists_like(histories, read, found)
         if stream != "fused" and len(self.model.streams) < 2:
             raise UserError(
                 f"The model has one stream, {self.model.streams[0]!r}; ask for 'fused'."
@@ -220,15 +304,10 @@ class Recommender:
             known = list(map(self.items.read, histories[some], times[some]))
             found = self._best(known, top_k, keep_seen, stream)
             for row, own in enumerate(known):
-                weight = float(found.id_weight[row])
-                results.append(
-                    Recommendations(
-                        items=self._scored(found.classes[row, :top_k], found.scores[row, :top_k]),
-                        stream_weights=_stream_weights(weight),
-                        unknown=tuple(own.unknown),
-                        popular=not own.classes,
-                    )
-                )
+                listed = self._scored(found.classes[row, :top_k], found.scores[row, :top_k])
+                weights = stream_weights(float(found.id_weight[row]))
+                unknown, popular = tuple(own.unknown), not own.classes
+                results.append(Recommendations(listed, weights, unknown, popular))
         return results
 
     def similar_items(
@@ -248,38 +327,11 @@ class Recommender:
         of, vectors = self.items.class_of(item), self._unit_vectors(space)
         if not vectors[of].any():
             raise UserError(f"Item {shown(item)!r} has no vector of {space!r}: nothing is like it.")
-        cosines = vectors @ vectors[of]
-        there = np.asarray(self._choice.allowed) & vectors.any(axis=1)
-        cosines[~there] = -np.inf
-        cosines[[0, of]] = -np.inf
-        number = min(top_k, int(np.isfinite(cosines).sum()))
-        best = np.lexsort((np.arange(cosines.size), -cosines))[:number]
-        return self._scored(best, cosines[best])
+        return self._scored(*nearest(vectors, of, np.asarray(self._choice.allowed), top_k))
 
     def vectors(self, space: Space = "scores") -> np.ndarray:
-        """Vectors of all classes, float32 [num_items + 1, width]; row 0 is padding.
-
-        "scores" are the head's vectors, which are multiplied by a fused state to score items; "id"
-        are rows of the id table; "content" are content features.
-
-        Raises:
-          UserError: if the model has no such.
-        """
-        if space == "scores":
-            return np.asarray(self._choice.weights.kernel.T)
-        if space == "id" and "token_embedding" in self._params:
-            table = self._params["token_embedding"]["embedding"]
-            tables = [ids_as_read(table, self._content.known, self._content.neighbours)]
-        elif space == "content":
-            own = self._content.features
-            tables = [own[name] for name in MODALITIES if name in own]
-        else:
-            tables = []
-        if not tables:
-            raise UserError(
-                f"A model of the streams {self.model.streams} has no vectors {space!r}."
-            )
-        return np.concatenate([np.asarray(table) for table in tables], axis=1)
+        """Vectors of all classes, float32 [num_items + 1, width], see `item_vectors`."""
+        return item_vectors(space, self.model, *self.tables[:2], self._choice.weights)
 
     def explain(self, history: Sequence[ItemId]) -> Explanation:
         """What the model looks at in a history.
@@ -287,30 +339,7 @@ class Recommender:
         Raises:
           UserError: if none of its items is known.
         """
-        classes, unknown = self.items.known(history)
-        if not classes:
-            raise UserError("None of the history's items is in the catalogue: nothing to explain.")
-        length = self.model.max_length
-        window = classes[-length:]
-        seen = len(window)
-        # One program for all lengths: padding on the left is neither read nor reported.
-        sequence = np.array([[0] * (length - seen) + window], np.int32)
-        arguments = (self.model, self._params, sequence, self._content)
-        gate = _encode(*arguments).gate
-        attended: dict[str, np.ndarray] = {}
-        layers: tuple[str, ...] = ()
-        if self.model.encoder == "attention" and "blocks" in self._params:
-            weights = np.asarray(_attention(*arguments))[:, :, 0, -1, -seen:]
-            streams = [name for name in STREAMS if name in self.model.streams]
-            attended = {name: weights[:, i] for i, name in enumerate(streams)}
-            layers = self._layer_names(len(weights))
-        return Explanation(
-            items=tuple((self.items.ids[c - 1], self.items.titles[c - 1]) for c in window),
-            id_weight=None if gate is None else np.asarray(gate)[0, -seen:].mean(axis=-1),
-            attention=attended,
-            layers=layers,
-            unknown=tuple(unknown),
-        )
+        return explanation(self.model, *self.tables[:2], self.items, history)
 
     def because(
         self,
@@ -338,32 +367,15 @@ class Recommender:
         known = self.items.read(history, times)
         return reasons(self.model, self._params, self._content.memories, self.items, known, places)
 
-    def _layer_names(self, number: int) -> tuple[str, ...]:
-        own = self.model.num_unimodal_layers
-        return tuple(f"self {i + 1}" if i < own else f"cross {i + 1 - own}" for i in range(number))
-
     def _best(
         self, histories: Sequence[KnownHistory], top_k: int, keep_seen: bool, stream: Stream
     ) -> Any:
         """`Found` of some users, on the host; sizes are rounded up, so that little is compiled."""
-        rows = self._devices.round_up(min(self.batch_size, _power(_ROWS, len(histories))))
-        length = self.model.max_length
+        rows = self._devices.round_up(min(self.batch_size, power(_ROWS, len(histories))))
         seen = [[] if keep_seen else list(dict.fromkeys(own.classes)) for own in histories]
-        width = max(_EXCLUDED, _power(2, max(map(len, seen))))
-        sequences, times = np.zeros((2, rows, length), np.int32)
-        excluded = np.full((rows, width), -1, np.int32)
-        for row, (history, own) in enumerate(zip(histories, seen, strict=True)):
-            newest = history.classes[-length:]
-            sequences[row, length - len(newest) :] = newest
-            times[row, length - len(newest) :] = history.minutes[-length:]
-            excluded[row, : len(own)] = own
-        batch = {
-            "item_sequence": sequences,
-            "times": times,
-            "excluded": excluded,
-            "row_mask": np.arange(rows) < len(histories),
-        }
-        k = min(max(_LISTED, _power(2, top_k)), len(self.items.ids))
+        width = max(_EXCLUDED, power(2, max(map(len, seen))))
+        batch = request_batch(histories, seen, (rows, self.model.max_length, width))
+        k = min(max(_LISTED, power(2, top_k)), len(self.items.ids))
         if (k, stream) not in self._steps:
             params_layout, content_layout = self._layouts
             self._steps[k, stream] = self._devices.run(
@@ -386,15 +398,3 @@ class Recommender:
         if space not in self._vectors:
             self._vectors[space] = np.array(unit(jnp.asarray(self.vectors(space))))
         return self._vectors[space]
-
-
-def _stream_weights(id_weight: float) -> dict[str, float] | None:
-    return None if np.isnan(id_weight) else {"id": id_weight, "content": 1.0 - id_weight}
-
-
-def _power(base: int, number: int) -> int:
-    """The smallest power of `base` that is at least `number`."""
-    power = 1
-    while power < number:
-        power *= base
-    return power

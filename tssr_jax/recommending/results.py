@@ -74,3 +74,8 @@ class Explanation:
     attention: dict[str, np.ndarray]
     layers: tuple[str, ...]
     unknown: tuple[str, ...]
+
+
+def stream_weights(id_weight: float) -> dict[str, float] | None:
+    """Weight of each stream by that of the id stream; None if it is NaN, without a gate."""
+    return None if np.isnan(id_weight) else {"id": id_weight, "content": 1.0 - id_weight}

@@ -1,10 +1,11 @@
 """The step of a device for a batch of histories: states, scores of all classes, best classes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tssr_jax.evaluation.ranking import Scorer, make_scores_step
 from tssr_jax.evaluation.top_k import best_classes
@@ -14,6 +15,7 @@ from tssr_jax.models.content import Content
 from tssr_jax.models.head import HeadWeights
 from tssr_jax.models.recall import Recalled, all_scores, recall
 from tssr_jax.models.tssr import TSSR
+from tssr_jax.recommending.items import KnownHistory
 
 # The stream whose state is scored.
 Stream = Literal["fused", "id", "content"]
@@ -46,6 +48,40 @@ class Choice(NamedTuple):
     weights: HeadWeights
     allowed: jax.Array
     popularity: jax.Array
+
+
+def power(base: int, number: int) -> int:
+    """The smallest power of `base` that is at least `number`."""
+    size = 1
+    while size < number:
+        size *= base
+    return size
+
+
+def request_batch(
+    histories: Sequence[KnownHistory], seen: Sequence[Sequence[int]], shape: tuple[int, int, int]
+) -> dict[str, np.ndarray]:
+    """The batch of a recommend step.
+
+    Args:
+      histories: of users.
+      seen: classes that are left out of each list.
+      shape: rows of the batch; items of a window; the most classes that are left out.
+    """
+    rows, length, width = shape
+    sequences, times = np.zeros((2, rows, length), np.int32)
+    excluded = np.full((rows, width), -1, np.int32)
+    for row, (history, own) in enumerate(zip(histories, seen, strict=True)):
+        newest = history.classes[-length:]
+        sequences[row, length - len(newest) :] = newest
+        times[row, length - len(newest) :] = history.minutes[-length:]
+        excluded[row, : len(own)] = own
+    return {
+        "item_sequence": sequences,
+        "times": times,
+        "excluded": excluded,
+        "row_mask": np.arange(rows) < len(histories),
+    }
 
 
 def make_recommend_step(model: TSSR, k: int, stream: Stream = "fused") -> Callable[..., Found]:

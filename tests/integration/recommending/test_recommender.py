@@ -238,20 +238,20 @@ def test_new_items_that_make_no_sense(workdir, tmp_path, table, message):
 
 def test_new_items_are_described_as_the_catalogue_is(tmp_path):
     """Columns in another order, and others beside: only those that the catalogue's texts have."""
-    data = default.get_config().data
+    config = default.get_config()
     (tmp_path / "new.csv").write_text("item,price,genre,title\nn1,9.99,toys,red car\n")
-    told = read_new_items(tmp_path / "new.csv", data).row(0, named=True)
+    told = read_new_items(tmp_path / "new.csv", config).row(0, named=True)
     assert told == {"item": "n1", "title": "red car", "text": "red car. toys", "image": ""}
-    data.text_fields = ("price", "title")
-    told = read_new_items(tmp_path / "new.csv", data).row(0, named=True)
+    config.data.text_fields = ("price", "title")
+    told = read_new_items(tmp_path / "new.csv", config).row(0, named=True)
     assert told["title"] == "9.99" and told["text"] == "9.99. red car"
 
 
 def test_new_items_of_a_table_with_a_column_that_is_called_like_ours(tmp_path):
-    data = default.get_config().data
-    data.item_column = "sku"
+    config = default.get_config()
+    config.data.item_column = "sku"
     (tmp_path / "new.csv").write_text("item,sku,title\n7,n1,red car\n")
-    told = read_new_items(tmp_path / "new.csv", data).row(0, named=True)
+    told = read_new_items(tmp_path / "new.csv", config).row(0, named=True)
     assert (told["item"], told["title"]) == ("n1", "red car")
 
 

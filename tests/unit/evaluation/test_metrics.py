@@ -1,5 +1,7 @@
 """Ranks and metrics against values worked out by hand."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -26,6 +28,25 @@ def test_padding_class_competes_unless_excluded():
 
 def test_seen_items_do_not_compete():
     assert rank(1, [0, 2, 4]) == 1
+
+
+def test_an_answer_ties_with_itself_however_scores_are_computed():
+    """A compiler may compute scores twice, here and there with another last digit."""
+    rng = np.random.default_rng(0)
+    shapes = ((400, 16), (16, 300), (400, 300), (300,))
+    states, weights, likeness, frequency = (rng.random(x, np.float32) for x in shapes)
+
+    def scores(states, likeness):
+        return states @ weights + jnp.exp(frequency) * jnp.log1p(likeness) + frequency
+
+    best = np.asarray(scores(states, likeness))[:, 1:].argmax(axis=1) + 1
+    padding = np.zeros((400, 1), np.int32)
+
+    @jax.jit
+    def ranks(*inputs):
+        return competitors_above(scores(*inputs), best, padding, Catalogue(299))
+
+    assert np.unique(ranks(states, likeness)).tolist() == [0]
 
 
 def test_ties_count_against_the_answer():

@@ -1,0 +1,74 @@
+"""What a run has measured, read from its folder."""
+
+import dataclasses
+import io
+import json
+from typing import Any
+
+import numpy as np
+import polars as pl
+from etils import epath
+
+from tssr_jax.evaluation.evaluate import PER_USER_FILE, SPLITS, Metrics
+from tssr_jax.reporting import METRICS_FILE
+
+_OF_USERS = ("test_rank", "validation_rank", "history")
+_SHOWN = ("ndcg@10", "recall@10", "mrr", "num_users")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunMetrics:
+    """What a run has measured.
+
+    Attributes:
+      test: metrics of the best parameters, by name, e.g. "ndcg@10"; {} without a test.
+      validation: of the same parameters.
+      epochs: a row for each validation: "step", "epoch", the losses since the one before
+        ("train/total", ...) and "validation/ndcg@10" and the other metrics.
+      users: a row for each user: "test_rank" and "validation_rank" of the answers, from 0 (a large
+        number where an answer was seen before), and "history", the number of items before the test
+        answer. Without rows in a run that was exported.
+    """
+
+    test: Metrics
+    validation: Metrics
+    epochs: pl.DataFrame
+    users: pl.DataFrame
+
+    def __str__(self) -> str:
+        rows = [f"{'':12}{'validation':>12}{'test':>12}"]
+        for name in _SHOWN:
+            values = (self.validation.get(name), self.test.get(name))
+            rows.append(f"{name:12}" + "".join(f"{_shown(value):>12}" for value in values))
+        return "\n".join(rows)
+
+    __repr__ = __str__
+
+
+def read_metrics(workdir: epath.Path) -> RunMetrics:
+    """Reads the metrics of a run's folder; what was not measured is empty."""
+    validation, test = (_read(workdir / f"{split}_metrics.json") for split in SPLITS)
+    records: dict[int, dict[str, Any]] = {}
+    path = workdir / METRICS_FILE
+    for line in path.read_text().splitlines() if path.exists() else ():
+        record = json.loads(line)
+        records.setdefault(record["step"], {}).update(record)
+    epochs = pl.DataFrame(list(records.values()), infer_schema_length=None)
+    return RunMetrics(test, validation, epochs, _users(workdir / PER_USER_FILE))
+
+
+def _users(path: epath.Path) -> pl.DataFrame:
+    if not path.exists():
+        return pl.DataFrame(schema=dict.fromkeys(_OF_USERS, pl.Int64))
+    with np.load(io.BytesIO(path.read_bytes())) as arrays:
+        return pl.DataFrame({name: arrays[name].astype(np.int64) for name in _OF_USERS})
+
+
+def _read(path: epath.Path) -> Metrics:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _shown(value: float | int | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"

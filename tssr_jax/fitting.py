@@ -1,0 +1,133 @@
+"""From two DataFrames to a recommender, in one call."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import polars as pl
+
+from tssr_jax.config import flattened, load
+from tssr_jax.config.choices import reads_content
+from tssr_jax.config.fields import unknown_field
+from tssr_jax.config.saved import FILE_NAME
+from tssr_jax.data_pipeline import fetching
+from tssr_jax.data_pipeline.sources.delimited import require_columns
+from tssr_jax.data_pipeline.sources.tables import VECTORS
+from tssr_jax.errors import UserError, shown
+from tssr_jax.recommending.frames import Frame, as_polars
+from tssr_jax.recommending.recommender import Recommender
+from tssr_jax.reporting import adapt_to_notebooks
+from tssr_jax.training.loop import train
+
+_DATA, _TITLE = "data", "title"
+# Of a model whose items have no texts.
+_NO_WORDS = {"model.memory": ("co_occurrence", "popularity"), "model.id_neighbours": 0}
+
+
+def fit(
+    interactions: Frame,
+    items: Frame | None = None,
+    *,
+    workdir: str | Path | None = None,
+    **settings: Any,
+) -> Recommender:
+    """Trains on DataFrames, tests, and returns the recommender.
+
+        recommender = fit(interactions, items, train={"num_epochs": 20}, seed=1)
+        recommender.metrics.test["ndcg@10"]
+        lists = recommender.recommend(histories)  # DataFrames, too
+        recommender.save("model")
+
+    Fields that are not set adapt to the data, as those of `--config=csv:FOLDER` do.
+
+    Args:
+      interactions: columns user, item and timestamp (dates, or seconds since 1970), a row each, in
+        any order; of polars, pandas, or another library.
+      items: columns item and title; also category, categories, genre or genres, which follow the
+        title in an item's text; and `vector`, lists, which are the user's own vectors of the items
+        (`content.modalities`). With vectors there need be no titles. None: the model learns from
+        ids alone.
+      workdir: the run's folder. The same call goes on from what is there. None: a temporary one,
+        which is removed with the recommender.
+      settings: fields of the configuration, by section, e.g. `model={"d_model": 64}, seed=1`.
+
+    Raises:
+      UserError: if the data or a setting make no sense, or training was stopped by SIGTERM.
+    """
+    adapt_to_notebooks()
+    temporary = None
+    if workdir is None:
+        temporary = tempfile.TemporaryDirectory(prefix="tssr_jax-")
+        workdir = temporary.name
+    folder = Path(workdir).expanduser().absolute()
+    config = load(f"csv:{folder / _DATA}")
+    events = as_polars(interactions, "The DataFrame of interactions")
+    described = None if items is None else as_polars(items, "The DataFrame of items")
+    _update(config, _of_columns(described) | flattened(settings))
+    if described is None:
+        hint = "Set data={'item_column': ...} to the name that it has."
+        require_columns(events.columns, [config.data.item_column], Path("interactions"), hint)
+        described = events.select(config.data.item_column).unique(maintain_order=True)
+    if _TITLE not in described.columns and not _reads_texts(config):
+        described = described.with_columns(pl.lit("").alias(_TITLE))
+    _write(folder, {"interactions": events, "items": described})
+    if train(config, folder) is None:
+        raise UserError(f"Training was stopped. The same call with workdir={folder} goes on.")
+    recommender = Recommender.from_workdir(folder)
+    recommender.temporary = temporary
+    return recommender
+
+
+def _of_columns(items: pl.DataFrame | None) -> dict[str, Any]:
+    """Fields that the columns of items decide."""
+    if items is None:
+        return {"model.streams": ("id",), **_NO_WORDS}
+    if VECTORS not in items.columns:
+        return {}
+    if _TITLE in items.columns:
+        return {"content.modalities": ("text", "vectors")}
+    return {"content.modalities": ("vectors",), **_NO_WORDS}
+
+
+def _reads_texts(config: ml_collections.ConfigDict) -> bool:
+    by_content = reads_content(config.model.streams) and "text" in config.content.modalities
+    return by_content or "words" in config.model.memory or bool(config.data.text_fields)
+
+
+def _update(config: ml_collections.ConfigDict, fields: dict[str, Any]) -> None:
+    known = flattened(config)
+    for name, value in fields.items():
+        if name not in known:
+            raise UserError(unknown_field(name, known))
+        try:
+            config.update_from_flattened_dict(
+                {name: tuple(value) if isinstance(value, list) else value}
+            )
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{name} can't be {shown(repr(value))}: {shown(error)}") from error
+
+
+def _write(folder: Path, frames: dict[str, pl.DataFrame]) -> None:
+    """Writes the DataFrames to workdir/data; raises UserError if a run there has others."""
+    data, part = folder / _DATA, folder / f"{_DATA}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        for name, frame in frames.items():
+            frame.write_parquet(part / f"{name}.parquet")
+        same = data.is_dir() and all(
+            fetching.file_sha256(path) == fetching.file_sha256(data / path.name)
+            for path in part.iterdir()
+        )
+        if same:
+            return
+        if (folder / FILE_NAME).exists():
+            raise UserError(f"{folder} holds a run on other data. Name another workdir.")
+        shutil.rmtree(data, ignore_errors=True)
+        part.rename(data)
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"A column can't be stored ({shown(error, 300)}).") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
