@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import rich
@@ -115,12 +115,20 @@ class MetricWriter:
     Args:
       workdir: the run's folder.
       from_step: records of later steps are dropped first: the resumed run writes them again.
+      also: gets each record, too.
       silent: write nothing, because another process writes.
     """
 
-    def __init__(self, workdir: epath.Path, from_step: int, *, silent: bool = False):
+    def __init__(
+        self,
+        workdir: epath.Path,
+        from_step: int,
+        *,
+        also: Callable[[int, Mapping[str, float | int]], None] | None = None,
+        silent: bool = False,
+    ):
         self._path = workdir / METRICS_FILE
-        self._silent = silent
+        self._silent, self._also = silent, also
         if silent:
             return
         self._drop_after(from_step)
@@ -142,6 +150,8 @@ class MetricWriter:
             for name, value in record.items():
                 tf.summary.scalar(name, value)
         self._events.flush()
+        if self._also:
+            self._also(step, record)
 
     def _drop_after(self, step: int) -> None:
         if not self._path.exists():

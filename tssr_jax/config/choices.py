@@ -14,6 +14,9 @@ MEMORIES = ("co_occurrence", "words", "popularity")
 # The field that says how much of a modality's encoder is trained; one's own vectors have none.
 _TRAINED_FIELDS = {"text": "trained_layers", "image": "trained_stages"}
 
+# `train.trackers`: any of these.
+TRACKERS = ("wandb", "mlflow")
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "parallel": ("pmap", "shard_map"),
     "content.fusion": ("sum", "gate"),

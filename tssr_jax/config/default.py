@@ -303,6 +303,9 @@ def _train() -> ml_collections.ConfigDict:
     train.early_stopping_patience = 10
     # Steps between two lines of training losses in metrics.jsonl; 0 means once an epoch.
     train.log_every_steps = 0
+    # Where losses and metrics are sent beside metrics.jsonl and TensorBoard: "wandb", "mlflow" or
+    # both, which are set up by their own variables (WANDB_MODE, MLFLOW_TRACKING_URI, ...).
+    train.trackers = ()
     # Steps between two checkpoints within an epoch; 0 means only after validations.
     train.checkpoint_every_steps = 0
     return train

@@ -23,6 +23,7 @@ WITHOUT_EFFECT = (
     "data.cache_dir",
     "data.in_memory_gib",
     "search.space",
+    "train.trackers",
 )
 # Paths of input files. Their contents are compared later, by hash.
 PLACES = ("data.raw_dir", "content.text.model_dir", "content.image.model_file")

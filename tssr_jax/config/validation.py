@@ -10,6 +10,7 @@ from tssr_jax.config.choices import (
     MEMORIES,
     MODALITIES,
     STREAM_SETS,
+    TRACKERS,
     ranks_by_content,
     reads_content,
     trained_fields,
@@ -84,6 +85,11 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
     ):
         if not 0 <= fields[name] < 1:
             raise UserError(f"--config.{name} is {fields[name]}; it must be in [0, 1).")
+    if set(config.train.trackers) - {*TRACKERS}:
+        raise UserError(
+            f"--config.train.trackers is {tuple(config.train.trackers)}; known: "
+            f"{', '.join(TRACKERS)}."
+        )
     if not 0 <= config.memory.power <= 1:
         raise UserError(f"--config.memory.power is {config.memory.power}; it must be in [0, 1].")
     if config.baseline.kind and config.model_devices > 1:

@@ -53,6 +53,7 @@ from tssr_jax.training.state import (
     zero_sums,
 )
 from tssr_jax.training.step import TrainStep, make_train_step
+from tssr_jax.training.trackers import Trackers, require_trackers, tracking
 
 SELECTION_METRIC = "ndcg@10"
 # The host waits for the device after this many steps, so that the progress bar is right.
@@ -87,6 +88,7 @@ def train(
     """
     workdir = epath.Path(workdir).expanduser()
     validate_config(config)
+    require_trackers(tuple(config.train.trackers))
     own = {name: v for name, v in flattened(config).items() if name not in OF_A_MACHINE}
     processes.require_alike("configurations", own)
     lock = one_writer(workdir) if processes.is_first() else contextlib.nullcontext()
@@ -122,12 +124,22 @@ def _train(
         save_config(config, workdir)  # last: it makes the folder a run's workdir
     for line in report.summary(run.data.report, keep_seen=config.evaluate.keep_seen):
         console.print(line)
+    with tracking(config, workdir, silent=not processes.is_first()) as trackers:
+        return _train_and_test(run, workdir, stop, console, trackers)
+
+
+def _train_and_test(
+    run: Run,
+    workdir: epath.Path,
+    stop: StopRequest | None,
+    console: Console,
+    trackers: Trackers,
+) -> dict[str, float | int] | None:
     checkpoints = Checkpointer(workdir, run.data.num_items, console.print)
     with checkpoints as checkpointer, stop or StopRequest() as request:
         start = find_start(run, checkpointer)
-        written = MetricWriter(
-            workdir, from_step=int(start.state.step), silent=not processes.is_first()
-        )
+        from_step, silent = int(start.state.step), not processes.is_first()
+        written = MetricWriter(workdir, from_step, also=trackers.log, silent=silent)
         trainer = Trainer(run, start, checkpointer, written, console)
         if not trainer.run(request):
             # A SIGTERM may have come to another process.
@@ -140,11 +152,13 @@ def _train(
         if processes.is_first():
             draw_curves(workdir)
         params, step = checkpointer.restore_best(trainer.global_state().eval_params)
-    if trains_encoder(config):
+    if trains_encoder(run.config):
         save_trained(workdir, run, params, step, trainer.rank.content(params))
     title = f"{workdir}, step {step}"
     found = trainer.best_found if step == trainer.progress.best_step else None
-    return evaluate_params(run, params, title, workdir, console, trainer.rank, found)["test"]
+    columns = evaluate_params(run, params, title, workdir, console, trainer.rank, found)
+    trackers.test(step, columns["test"])
+    return columns["test"]
 
 
 def compiled_step(run: Run, optimizer: optax.GradientTransformation, layout: Any) -> TrainStep:
