@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     config = adapted(_CONFIG.value)
     data = prepare(config.data)
     batch_size, length = config.train.batch_size, config.model.max_length
-    batches = make_train_batches(open_store(data, config.data.in_memory_gib), config)
+    batches = make_train_batches(open_store(data, config), config)
     rates = [
         sequences_per_second(batches, batch_size, _SECONDS.value) for _ in range(_REPEATS.value)
     ]

@@ -11,7 +11,7 @@ from tssr_jax.config.validation import validate_config
 from tssr_jax.data_pipeline.gate_rows import had_before
 from tssr_jax.data_pipeline.prepare import prepare
 from tssr_jax.data_pipeline.store import SequenceStore, open_store
-from tssr_jax.data_pipeline.windows import HELD_OUT, held_out_items
+from tssr_jax.data_pipeline.windows import held_out_items
 from tssr_jax.memory.co_occurrence import training_events
 from tssr_jax.memory.tables import chosen_fading
 from tssr_jax.parallel import processes
@@ -38,7 +38,7 @@ def adapted(
     validate_config(config)
     with processes.first_goes_first("prepare"):
         data = prepare(config.data)
-    sequences = open_store(data, config.data.in_memory_gib)
+    sequences = open_store(data, config)
     facts = _facts(config, sequences, data.num_items)
     whole = filled(config, facts)
     fields = flattened(whole)
@@ -51,14 +51,18 @@ def adapted(
 
 
 def _facts(config: ml_collections.ConfigDict, sequences: SequenceStore, num_items: int) -> Facts:
-    trained = sequences.lengths - HELD_OUT["train"]
+    trained = sequences.splits.trained
     several = np.flatnonzero(trained > 1)[:_MOST_USERS]
     repeats = had_before(sequences, several)
     settings, fading = config.memory, 0.0
     if settings.fading is None and _counts_pairs(config):
         events = training_events(sequences, held_out_items(config, num_items))
         fading = chosen_fading(events, num_items, settings, config.data.cache_dir)
-    return Facts(float(np.median(trained)), float(repeats.mean()) if several.size else 0.0, fading)
+    return Facts(
+        float(np.median(trained[trained > 0])),
+        float(repeats.mean()) if several.size else 0.0,
+        fading,
+    )
 
 
 def _counts_pairs(config: ml_collections.ConfigDict) -> bool:

@@ -178,7 +178,7 @@ def build_run(
                     features[name] = prepared
                 else:
                     encoders[name] = prepared
-    sequences = open_store(data, config.data.in_memory_gib)
+    sequences = open_store(data, config)
     memories, neighbours = None, None
     if tuple(config.model.memory):
         memories = _memories(config, data, sequences, engine)
@@ -256,7 +256,7 @@ def _memories(
         words = word_table(data.texts, config.memory, config.data.cache_dir, engine)
         tables["words"] = scaled(words)
     # Without the interactions that the gate learns to predict.
-    ends = trained_lengths(sequences.lengths, config)
+    ends = trained_lengths(sequences, config)
     trained = training_events(sequences, held_out_items(config, data.num_items), ends)
     if "popularity" in names:
         popularity = popularity_by_period(trained.items, trained.minutes, data.num_items)

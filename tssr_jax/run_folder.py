@@ -137,7 +137,7 @@ def load_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> Run:
         if known is None:
             known = prepare(config.data)
             require_same_data(known, None, workdir)
-        return Users(known, open_store(known, config.data.in_memory_gib))
+        return Users(known, open_store(known, config))
 
     arrays = _from_flat(load_file(folder / _ARRAYS))
     return assembled(config, data, users, arrays, saved["features_key"])

@@ -31,6 +31,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "train.windows": ("last", "strided"),
     "baseline.kind": ("", "popularity", "month_popularity", "nearest_texts", "item_knn"),
     "data.repeated_items": ("error", "first"),
+    "evaluate.split": ("leave_one_out", "global_time"),
+    "evaluate.targets": ("first", "last", "all"),
 }
 
 

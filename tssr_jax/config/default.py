@@ -313,7 +313,16 @@ def _train() -> ml_collections.ConfigDict:
 
 def _evaluate() -> ml_collections.ConfigDict:
     evaluate = ml_collections.ConfigDict()
-    # Users ranked at a time.
+    # What is held out: "leave_one_out", the last item of each user for the test, and the one before
+    # it for validation; or "global_time", what users took from a date on.
+    evaluate.split = "leave_one_out"
+    # "global_time" only: when validation and the test begin. Shares of all interactions, of which a
+    # period then begins with the next day (UTC), or dates, ("2024-05-01", "2024-06-01").
+    evaluate.cuts = (0.8, 0.9)
+    # "global_time" only: which of a user's items in a period is asked for: the "first", the "last",
+    # or "all", each after those before it.
+    evaluate.targets = "first"
+    # Histories ranked at a time.
     evaluate.batch_size = 256
     # Whether what a user had before may be recommended again, as fits groceries or clothes. If not,
     # it does not compete, and an answer that the user had before counts as missed. What is measured

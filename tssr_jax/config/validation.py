@@ -1,6 +1,7 @@
 """Checks the values of a configuration, alone and in combination."""
 
 import math
+from typing import Any
 
 import ml_collections
 
@@ -85,6 +86,7 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
     ):
         if not 0 <= fields[name] < 1:
             raise UserError(f"--config.{name} is {fields[name]}; it must be in [0, 1).")
+    _validate_cuts(tuple(config.evaluate.cuts))
     if set(config.train.trackers) - {*TRACKERS}:
         raise UserError(
             f"--config.train.trackers is {tuple(config.train.trackers)}; known: "
@@ -101,6 +103,19 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
     _validate_windows(config)
     _validate_content(config)
     _validate_large_catalogue(config)
+
+
+def _validate_cuts(cuts: tuple[Any, ...]) -> None:
+    shares = [cut for cut in cuts if isinstance(cut, float)]
+    if (
+        len(cuts) != 2
+        or not all(isinstance(cut, float | str) for cut in cuts)
+        or not all(0 < share < 1 for share in shares)
+    ):
+        raise UserError(
+            f"--config.evaluate.cuts is {cuts}; it must be two shares between 0 and 1, or dates, "
+            "e.g. (0.8, 0.9) or ('2024-05-01', '2024-06-01')."
+        )
 
 
 def _validate_content(config: ml_collections.ConfigDict) -> None:

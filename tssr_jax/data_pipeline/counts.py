@@ -5,17 +5,11 @@ from __future__ import annotations
 import ml_collections
 import numpy as np
 
-from tssr_jax.data_pipeline.eval_batches import users_in_chunks
 from tssr_jax.data_pipeline.gate_rows import trained_lengths
-from tssr_jax.data_pipeline.store import SequenceStore
+from tssr_jax.data_pipeline.splits import MINUTES_PER_DAY, EvalSplit
+from tssr_jax.data_pipeline.store import SequenceStore, users_in_chunks
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
-from tssr_jax.data_pipeline.windows import (
-    HELD_OUT,
-    MINUTES_PER_DAY,
-    EvalSplit,
-    held_out_items,
-    without_items,
-)
+from tssr_jax.data_pipeline.windows import held_out_items, without_items
 
 
 def training_counts(
@@ -25,7 +19,7 @@ def training_counts(
 
     Windows of a user overlap; each position of a sequence that is in any window counts once.
     """
-    ends = trained_lengths(store.lengths, config)
+    ends = trained_lengths(store, config)
     longest = int(ends.max())
     if config.train.windows == "last":
         longest = min(longest, config.model.max_length + 1)
@@ -41,30 +35,32 @@ def training_counts(
 
 
 def history_mean(store: SequenceStore, values: np.ndarray, split: EvalSplit) -> float:
-    """Mean over users of the mean value of their items before a split's answer.
+    """Mean over a split's answers of the mean value of the user's items before it.
 
     Args:
       store: the sequences.
       values: [num_classes], the value of each item.
       split: the split whose answers end the histories.
     """
-    ends = store.lengths - HELD_OUT[split]
+    users, ends = store.splits.targets[split]
     padded = np.concatenate([[0], values[1:]])
     longest = int(ends.max())
     total = 0.0
-    for users in users_in_chunks(np.arange(ends.size), longest):
-        own = ends[users.numpy()]
-        windows = store.rows(users).windows(tf.constant(own), longest).numpy()
+    for some in users_in_chunks(np.arange(ends.size), longest):
+        own = ends[some.numpy()]
+        rows = store.rows(tf.constant(users[some.numpy()]))
+        windows = rows.windows(tf.constant(own), longest).numpy()
         total += float((padded[windows].sum(axis=1) / own).sum())
     return total / ends.size
 
 
 def same_day(store: SequenceStore, split: EvalSplit) -> np.ndarray:
-    """Whether a split's answer is of the day (UTC) of the item before it, bool [num_users]."""
-    ends = store.lengths - HELD_OUT[split] + 1
+    """Whether a split's answers are of the day (UTC) of the item before them, bool [rows]."""
+    users, ends = store.splits.targets[split]
     found = []
-    for users in users_in_chunks(np.arange(ends.size), 2):
-        last_two = store.rows(users).times(tf.constant(ends[users.numpy()]), 2).numpy()
+    for some in users_in_chunks(np.arange(ends.size), 2):
+        rows = store.rows(tf.constant(users[some.numpy()]))
+        last_two = rows.times(tf.constant(ends[some.numpy()] + 1), 2).numpy()
         before, answer = (last_two // MINUTES_PER_DAY).T
         found.append(before == answer)
     return np.concatenate(found)

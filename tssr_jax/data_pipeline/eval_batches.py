@@ -1,4 +1,4 @@
-"""Batches of users to rank, by tf.data: their histories, and the item that was held out of each."""
+"""Batches of histories to rank for, by tf.data, with the answer that was held out of each."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tssr_jax.data_pipeline.store import SequenceStore
+from tssr_jax.data_pipeline.splits import EvalSplit
+from tssr_jax.data_pipeline.store import SequenceStore, users_in_chunks
 from tssr_jax.data_pipeline.streams import Batch, stream, without_conversion
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
-from tssr_jax.data_pipeline.windows import HELD_OUT, EvalSplit
 
 # Fewer batches of users to rank are not worth programs for several widths.
 _SORTED_FROM = 16
-_ITEMS_AT_A_TIME = 2**18
 
 
 class EvalBatches:
-    """All users once, for ranking the item that was held out.
+    """All answers of a split once, each with the history before it.
 
-    Users come in the order of the lengths of their histories, if there are several batches. A batch
+    They come in the order of the lengths of their histories, if there are several batches. A batch
     of short histories has narrow windows: a half or a quarter of `max_length`.
 
     Attributes:
-      users: int64 [num_users], the order in which they come.
+      targets: whose answers they are, in their own order.
+      order: int64 [rows], the order in which they come.
 
     Args:
       store: the sequences.
       split: "validation" or "test".
-      batch_size: users per batch; the last one is filled up with rows whose row_mask is False.
+      batch_size: answers per batch; the last one is filled up with rows whose row_mask is False.
       max_length: L.
       full_history: exclude the whole seen history from the ranking; if False only the items of
         the window (the reference's habit).
@@ -51,28 +51,31 @@ class EvalBatches:
         rows: slice = slice(None),
     ):
         self._store = store
-        self._ends = tf.constant(store.lengths - HELD_OUT[split])
+        self.targets = targets = store.splits.targets[split]
+        self._users, self._ends = tf.constant(targets.users), tf.constant(targets.ends)
         self._batch_size = batch_size
         self._max_length = max_length
         self._exclude_padding_class = exclude_padding_class
         # Of all splits, so that their batches have one shape.
-        longest = int(store.lengths.max()) - min(HELD_OUT.values())
+        longest = max(int(own.ends.max()) for own in store.splits.targets.values())
         self._seen = longest if full_history else min(longest, max_length)
         self._keep_seen = keep_seen
         self._rows = range(batch_size)[rows]
-        self.num_users = store.lengths.size
-        self.num_batches = -(-self.num_users // batch_size)
-        self.users = np.arange(self.num_users)
+        self.number = targets.users.size
+        self.num_batches = -(-self.number // batch_size)
+        self.order = np.arange(self.number)
         if self.num_batches >= _SORTED_FROM:
-            self.users = np.argsort(store.lengths, kind="stable")
-        self._order = tf.constant(self.users)
+            self.order = np.argsort(targets.ends, kind="stable")
+        self._order = tf.constant(self.order)
 
     def answers(self) -> np.ndarray:
-        """The item that was held out of each user's sequence, in the users' own order."""
+        """The items, int32 [rows], in their own order."""
         return np.concatenate(
             [
-                self._store.rows(users).windows(tf.gather(self._ends, users) + 1, 1)[:, 0]
-                for users in users_in_chunks(np.arange(self.num_users))
+                self._store.rows(tf.gather(self._users, some)).windows(
+                    tf.gather(self._ends, some) + 1, 1
+                )[:, 0]
+                for some in users_in_chunks(np.arange(self.number))
             ]
         )
 
@@ -93,7 +96,7 @@ class EvalBatches:
         """How many positions a batch's histories need; one of three numbers."""
         if self.num_batches < _SORTED_FROM:
             return self._max_length
-        longest = self.users[min((step + 1) * self._batch_size, self.num_users) - 1]
+        longest = self.order[min((step + 1) * self._batch_size, self.number) - 1]
         needed = int(self._ends[longest])
         widths = (-(-self._max_length // 4), -(-self._max_length // 2))
         return next((width for width in widths if width >= needed), self._max_length)
@@ -110,9 +113,9 @@ class EvalBatches:
     def _batch(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
         row = tf.range(self._rows.start, self._rows.stop, dtype=tf.int64)
         position = step * self._batch_size + row
-        users = tf.gather(self._order, tf.minimum(position, self.num_users - 1))
-        ends = tf.gather(self._ends, users)
-        rows = self._store.rows(users)
+        place = tf.gather(self._order, tf.minimum(position, self.number - 1))
+        ends = tf.gather(self._ends, place)
+        rows = self._store.rows(tf.gather(self._users, place))
         answers = rows.windows(ends + 1, 1)[:, 0]
         seen = rows.windows(ends, self._seen)
         missed = tf.reduce_any(seen == answers[:, None], axis=1)
@@ -125,15 +128,8 @@ class EvalBatches:
             "answers": answers,
             "excluded": excluded_classes(seen, answers, with_padding),
             "missed": missed,
-            "row_mask": position < self.num_users,
+            "row_mask": position < self.number,
         }
-
-
-def users_in_chunks(users: np.ndarray, length: int = 1) -> Iterator[tf.Tensor]:
-    """Users int64, in chunks that are small enough for windows of this length in memory."""
-    number = max(1, _ITEMS_AT_A_TIME // length)
-    for start in range(0, users.size, number):
-        yield tf.constant(users[start : start + number], tf.int64)
 
 
 def excluded_classes(seen: tf.Tensor, answers: tf.Tensor, with_padding: tf.Tensor) -> tf.Tensor:

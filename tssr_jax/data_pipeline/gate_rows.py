@@ -14,7 +14,7 @@ import numpy as np
 
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
-from tssr_jax.data_pipeline.windows import HELD_OUT, held_out_items, without_items
+from tssr_jax.data_pipeline.windows import held_out_items, without_items
 
 # The share of all training interactions that are lent. Fewer teach a gate of small data too little.
 _ONE_IN = 64
@@ -43,22 +43,21 @@ class GateRows(NamedTuple):
     labels: np.ndarray
 
 
-def trained_lengths(lengths: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:
+def trained_lengths(store: SequenceStore, config: ml_collections.ConfigDict) -> np.ndarray:
     """How many items of each user training windows may have, int64 [num_users].
 
     Args:
-      lengths: int64 [num_users], lengths of whole sequences.
+      store: the sequences.
       config: of the run.
     """
-    trained = lengths - HELD_OUT["train"]
+    trained = store.splits.trained.copy()
     if tuple(config.model.memory) and not config.baseline.kind:
-        trained[_gate_users(lengths, config.seed)] -= 1
+        trained[_gate_users(trained, config.seed)] -= 1
     return trained
 
 
-def _gate_users(lengths: np.ndarray, seed: int) -> np.ndarray:
-    """The users who lend an item, int64, in a random order."""
-    trained = lengths - HELD_OUT["train"]
+def _gate_users(trained: np.ndarray, seed: int) -> np.ndarray:
+    """The users who lend an item, int64, in a random order; `trained` is int64 [num_users]."""
     order = np.random.default_rng([seed % 2**32, _STREAM]).permutation(
         np.flatnonzero(trained >= _LEAST_TRAINED)
     )
@@ -76,10 +75,10 @@ def gate_rows(store: SequenceStore, config: ml_collections.ConfigDict, num_items
       config: of the run.
       num_items: size of the catalogue.
     """
-    users = _gate_users(store.lengths, config.seed)
+    users = _gate_users(store.splits.trained, config.seed)
     users = users[~had_before(store, users)]
     rows = store.rows(tf.constant(users))
-    window = tf.constant(store.lengths[users] - HELD_OUT["train"]), config.model.max_length + 1
+    window = tf.constant(store.splits.trained[users]), config.model.max_length + 1
     items, times = rows.windows(*window), rows.times(*window)
     held_out = held_out_items(config, num_items)
     if held_out is not None:
@@ -95,7 +94,7 @@ def had_before(store: SequenceStore, users: np.ndarray) -> np.ndarray:
     """Whether the newest training item of each of these users occurs before, bool [users]."""
     if not users.size:
         return np.zeros(0, bool)
-    ends = store.lengths[users] - HELD_OUT["train"]
+    ends = store.splits.trained[users]
     longest, found = int(ends.max()), []
     for start in range(0, users.size, _USERS_AT_A_TIME):
         some = slice(start, start + _USERS_AT_A_TIME)

@@ -23,7 +23,7 @@ from tssr_jax.data_pipeline.packing import PackedRows, pack_tensors, packed_rows
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.streams import Batch, stream, without_conversion
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
-from tssr_jax.data_pipeline.windows import HELD_OUT, TrainWindows, reorder, without_items
+from tssr_jax.data_pipeline.windows import TrainWindows, reorder, without_items
 
 # The most windows whose lengths tell how many rows batches need.
 _MOST_LENGTHS = 2**18
@@ -112,7 +112,7 @@ class TrainBatches:
     ):
         self._store = store
         if trained is None:
-            trained = store.lengths - HELD_OUT["train"]
+            trained = store.splits.trained
         self._windows = TrainWindows(trained, windows, max_length, window_stride)
         self._gate = gate
         self._batch_size = batch_size
@@ -249,7 +249,7 @@ def make_train_batches(  # noqa: PLR0917
         packing=train.packing,
         encoders=encoders,
         held_out=held_out,
-        trained=trained_lengths(store.lengths, config),
+        trained=trained_lengths(store, config),
         gate=gate,
         cut=cut,
     )

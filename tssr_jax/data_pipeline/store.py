@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import ml_collections
 import numpy as np
 
 from tssr_jax.data_pipeline import builder
 from tssr_jax.data_pipeline.prepare import PreparedData
+from tssr_jax.data_pipeline.splits import global_time, leave_one_out
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 
 _GIB = 2**30
+_ITEMS_AT_A_TIME = 2**18
 
 
 class Rows(NamedTuple):
@@ -56,6 +59,7 @@ class SequenceStore:
 
     Attributes:
       lengths: int64 [num_users], on the host.
+      splits: which items train, and which are answers; leave-one-out if nothing else is set.
 
     Args:
       lengths: int64 [num_users], lengths of the sequences.
@@ -65,6 +69,7 @@ class SequenceStore:
     def __init__(self, lengths: np.ndarray, rows: Callable[[tf.Tensor], Rows]):
         self.lengths = lengths
         self.rows = rows
+        self.splits = leave_one_out(lengths)
 
     @classmethod
     def in_memory(cls, items: tf.Tensor, minutes: tf.Tensor, offsets: tf.Tensor) -> SequenceStore:
@@ -88,10 +93,36 @@ class SequenceStore:
 
         return cls(reader.lengths, rows)
 
+    def all_times(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Users int64 [rows], and the times of all their items, [rows, length], left padded."""
+        longest = int(self.lengths.max())
+        for users in users_in_chunks(np.arange(self.lengths.size), longest):
+            own = users.numpy()
+            yield own, self.rows(users).times(tf.constant(self.lengths[own]), longest).numpy()
 
-def open_store(data: PreparedData, in_memory_gib: float) -> SequenceStore:
-    """The sequences of a data set; in memory if they take up to `in_memory_gib` GiB."""
+
+def users_in_chunks(users: np.ndarray, length: int = 1) -> Iterator[tf.Tensor]:
+    """Users int64, in chunks that are small enough for windows of this length in memory."""
+    number = max(1, _ITEMS_AT_A_TIME // length)
+    for start in range(0, users.size, number):
+        yield tf.constant(users[start : start + number], tf.int64)
+
+
+def open_store(data: PreparedData, config: ml_collections.ConfigDict) -> SequenceStore:
+    """The sequences of a data set, in memory or on disk, and how they are split.
+
+    Args:
+      data: the prepared data set.
+      config: of the run; its sections `data` (`in_memory_gib`) and `evaluate` are read.
+
+    Raises:
+      UserError: as `splits.global_time` does.
+    """
     size = data.report["interactions_kept"] * 2 * np.dtype(np.int32).itemsize
-    if size <= in_memory_gib * _GIB:
-        return SequenceStore.in_memory(*builder.read_sequences(data.folder))
-    return SequenceStore.on_disk(data.folder)
+    if size <= config.data.in_memory_gib * _GIB:
+        store = SequenceStore.in_memory(*builder.read_sequences(data.folder))
+    else:
+        store = SequenceStore.on_disk(data.folder)
+    if config.evaluate.split == "global_time":
+        store.splits = global_time(store.lengths, store.all_times, config.evaluate)
+    return store

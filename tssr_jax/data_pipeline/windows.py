@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import ml_collections
 import numpy as np
 
+from tssr_jax.data_pipeline.splits import MINUTES_PER_DAY
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 
-EvalSplit = Literal["validation", "test"]
-# Items at the end of a sequence that a split must not see as input.
-HELD_OUT = {"train": 2, "validation": 2, "test": 1}
-MINUTES_PER_DAY = 1440
 # A noise, in minutes, that reorders items of one minute and hardly any others.
 _WITHIN_A_MINUTE = 0.01
 

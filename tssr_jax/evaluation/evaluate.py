@@ -21,7 +21,7 @@ from tssr_jax.config.saved import FILE_NAME, load_config, require_same_config, s
 from tssr_jax.data_pipeline.cache import can_be_written
 from tssr_jax.data_pipeline.counts import history_mean, same_day, training_counts
 from tssr_jax.data_pipeline.eval_batches import EvalBatches
-from tssr_jax.data_pipeline.windows import HELD_OUT, EvalSplit
+from tssr_jax.data_pipeline.splits import EvalSplit
 from tssr_jax.evaluation.baselines import learn_baseline
 from tssr_jax.evaluation.list_metrics import list_metrics
 from tssr_jax.evaluation.metrics import (
@@ -111,7 +111,7 @@ def evaluate_params(  # noqa: PLR0917
             columns[split] = split_metrics(run, batches, known[split].ranks)
             per_user |= {f"{split}_rank": known[split].ranks, f"{split}_answer": batches.answers()}
     store = run.sequences
-    per_user["history"] = store.lengths - HELD_OUT["test"]
+    per_user["history"] = store.splits.targets["test"].ends
     per_user["same_day"] = same_day(store, "test")
     per_user["counts"] = run.counts
     simple, popular = _simple_metrics(run, learnt=rank.scorer is None)
@@ -148,7 +148,7 @@ def _simple_metrics(run: Run, *, learnt: bool) -> tuple[dict[str, Metrics], np.n
         seen = np.where(batch["missed"], batch["answers"], -1)[:, None]
         lists.append(popular_lists(run.counts, np.c_[batch["excluded"], seen], k)[real])
     simple = {"popularity": ranking_metrics(np.concatenate(ranks))}
-    if learnt and run.config.model_devices == 1 and batches.num_users <= COMPARED_USERS:
+    if learnt and run.config.model_devices == 1 and batches.number <= COMPARED_USERS:
         params, scorer = learn_baseline(dataclasses.replace(run, config=config), "item_knn")
         found = Ranker(run, scorer)(params, make_eval_batches(run, "test"))
         simple["item-kNN"] = ranking_metrics(found.ranks)
@@ -162,7 +162,7 @@ def _table(title: str, columns: dict[str, Metrics], simple: dict[str, Metrics]) 
     rows = {name: [metrics.get(name) for metrics in everyone] for name in told}
     rows = {name: values for name, values in rows.items() if any(values[: len(SPLITS)])}
     names = (*SPLITS, *(f"{name}, test" for name in simple))
-    caption = f"{columns['test']['num_users']:,} users, the whole catalogue ranked"
+    caption = f"{columns['test']['num_users']:,} test answers, the whole catalogue ranked"
     return metrics_table(title, names, rows, caption)
 
 

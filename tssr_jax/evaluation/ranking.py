@@ -44,19 +44,19 @@ EvalStep = Callable[[Any, Mapping[str, Any], Content], Ranked]
 
 
 class RankingBatches(Protocol):
-    """Users to rank, see `data_pipeline.eval_batches.EvalBatches`."""
+    """Histories to rank for, see `data_pipeline.eval_batches.EvalBatches`."""
 
-    num_users: int
-    users: np.ndarray
+    number: int
+    order: np.ndarray
 
     def __iter__(self) -> Any:
         """Batches with `item_sequence`, `times`, `answers`, `excluded`, `missed`, `row_mask`."""
 
 
 def in_own_order(found: np.ndarray, batches: RankingBatches) -> np.ndarray:
-    """Results [num_users, ...] of users as they come in batches, in the users' own order."""
+    """Results [rows, ...] of histories as they come in batches, in their own order."""
     ordered = np.empty_like(found)
-    ordered[batches.users] = found
+    ordered[batches.order] = found
     return ordered
 
 
@@ -266,7 +266,7 @@ class Ranker:
     def __call__(
         self, params: Any, batches: RankingBatches, on_batch: Callable[[], None] = lambda: None
     ) -> Ranked:
-        """What is found for all users, on the host, in the users' own order."""
+        """What is found for all histories, on the host, in their own order."""
         content = self.content(params)
         parts = []
         for batch in batches:
@@ -275,6 +275,6 @@ class Ranker:
             on_batch()
         ranks, lists = map(np.concatenate, zip(*parts, strict=True))
         real = ranks >= 0
-        if np.count_nonzero(real) != batches.num_users:
-            raise RuntimeError(f"{real.sum()} users were ranked instead of {batches.num_users}")
+        if np.count_nonzero(real) != batches.number:
+            raise RuntimeError(f"{real.sum()} answers were ranked instead of {batches.number}")
         return Ranked(*(in_own_order(values[real], batches) for values in (ranks, lists)))

@@ -12,7 +12,7 @@ from etils import epath
 from tssr_jax.evaluation.evaluate import PER_USER_FILE, SPLITS, Metrics
 from tssr_jax.reporting import METRICS_FILE
 
-_OF_USERS = ("test_rank", "validation_rank", "history")
+_OF_ANSWERS = ("test_rank", "history")
 _SHOWN = ("ndcg@10", "recall@10", "mrr", "num_users")
 
 
@@ -25,15 +25,15 @@ class RunMetrics:
       validation: of the same parameters.
       epochs: a row for each validation: "step", "epoch", the losses since the one before
         ("train/total", ...) and "validation/ndcg@10" and the other metrics.
-      users: a row for each user: "test_rank" and "validation_rank" of the answers, from 0 (a large
-        number where an answer was seen before), and "history", the number of items before the test
-        answer. Without rows in a run that was exported.
+      answers: a row for each test answer: "test_rank", from 0 (a large number where the user had
+        the answer before), and "history", the number of items before it. Without rows in a run that
+        was exported.
     """
 
     test: Metrics
     validation: Metrics
     epochs: pl.DataFrame
-    users: pl.DataFrame
+    answers: pl.DataFrame
 
     def __str__(self) -> str:
         rows = [f"{'':12}{'validation':>12}{'test':>12}"]
@@ -54,14 +54,14 @@ def read_metrics(workdir: epath.Path) -> RunMetrics:
         record = json.loads(line)
         records.setdefault(record["step"], {}).update(record)
     epochs = pl.DataFrame(list(records.values()), infer_schema_length=None)
-    return RunMetrics(test, validation, epochs, _users(workdir / PER_USER_FILE))
+    return RunMetrics(test, validation, epochs, _answers(workdir / PER_USER_FILE))
 
 
-def _users(path: epath.Path) -> pl.DataFrame:
+def _answers(path: epath.Path) -> pl.DataFrame:
     if not path.exists():
-        return pl.DataFrame(schema=dict.fromkeys(_OF_USERS, pl.Int64))
+        return pl.DataFrame(schema=dict.fromkeys(_OF_ANSWERS, pl.Int64))
     with np.load(io.BytesIO(path.read_bytes())) as arrays:
-        return pl.DataFrame({name: arrays[name].astype(np.int64) for name in _OF_USERS})
+        return pl.DataFrame({name: arrays[name].astype(np.int64) for name in _OF_ANSWERS})
 
 
 def _read(path: epath.Path) -> Metrics:

@@ -24,7 +24,6 @@ import numpy as np
 from tssr_jax.data_pipeline.eval_batches import users_in_chunks
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
-from tssr_jax.data_pipeline.windows import HELD_OUT
 from tssr_jax.engine import IN_PROCESS, Engine
 from tssr_jax.memory.scores import Neighbours
 
@@ -63,7 +62,7 @@ def training_events(
         that are held out.
     """
     if ends is None:
-        ends = store.lengths - HELD_OUT["train"]
+        ends = store.splits.trained
     longest = int(ends.max())
     parts = []
     for users in users_in_chunks(np.arange(ends.size), longest):

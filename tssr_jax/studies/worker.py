@@ -26,7 +26,6 @@ from tssr_jax import cli
 from tssr_jax.config.files import write_json
 from tssr_jax.config.saved import load_config
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
-from tssr_jax.data_pipeline.windows import HELD_OUT
 from tssr_jax.evaluation.evaluate import SPLITS, evaluate, restore_best, run_baseline
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.reporting import METRICS_FILE
@@ -106,9 +105,8 @@ def latency(workdir: epath.Path) -> float:
     """
     recommender = Recommender.from_workdir(workdir, batch_size=1)
     store, ids = recommender.run.sequences, recommender.items.ids
-    users = min(LATENCY_REQUESTS, store.lengths.size)
-    ends = store.lengths[:users] - HELD_OUT["test"]
-    rows = store.rows(tf.range(users, dtype=tf.int64))
+    users, ends = (values[:LATENCY_REQUESTS] for values in store.splits.targets["test"])
+    rows = store.rows(tf.constant(users))
     windows = rows.windows(tf.constant(ends), int(ends.max())).numpy()
     seconds = []
     for window in windows:

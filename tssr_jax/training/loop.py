@@ -124,6 +124,8 @@ def _train(
         save_config(config, workdir)  # last: it makes the folder a run's workdir
     for line in report.summary(run.data.report, keep_seen=config.evaluate.keep_seen):
         console.print(line)
+    if told := run.sequences.splits.told:
+        console.print(f"split by time: {told}")
     with tracking(config, workdir, silent=not processes.is_first()) as trackers:
         return _train_and_test(run, workdir, stop, console, trackers)
 

@@ -229,15 +229,15 @@ def test_many_batches_come_by_length_in_narrow_windows():
     data = prepared(*(range(1, length + 1) for length in lengths))
     arguments = {"max_length": 12, "full_history": True, "exclude_padding_class": True}
     few, many = (EvalBatches(data, "test", batch_size=n, **arguments) for n in (20, 2))
-    assert few.users.tolist() == list(range(40))
-    assert [lengths[user] for user in many.users] == sorted(lengths)
+    assert few.order.tolist() == list(range(40))
+    assert [lengths[user] for user in many.order] == sorted(lengths)
     np.testing.assert_array_equal(few.answers(), many.answers())
     # Histories of 3, 4, 11 and 20 items, in windows of a quarter of 12, a half, and 12.
     widths = [batch["item_sequence"].shape[1] for batch in many]
     assert widths == [3] * 5 + [6] * 5 + [12] * 10
     assert all(batch["times"].shape == batch["item_sequence"].shape for batch in many)
     wide = rows_of(few)
-    for user, (items, *rest) in zip(many.users, rows_of(many), strict=True):
+    for user, (items, *rest) in zip(many.order, rows_of(many), strict=True):
         assert [0] * (12 - len(items)) + items == wide[user][0] and rest == list(wide[user][1:])
 
 
@@ -332,11 +332,13 @@ def assert_same_batches(first, second, number=4):
 def fixture_stores(tmp_path, monkeypatch):
     """The same data in memory and on disk, in several shards."""
     monkeypatch.setattr(builder, "USERS_PER_SHARD", 7)
-    data = csv.get_config(str(write_csv(tmp_path / "raw"))).data
-    data.cache_dir = str(tmp_path / "cache")
-    prepared_data = prepare(data)
+    config = csv.get_config(str(write_csv(tmp_path / "raw")))
+    config.data.cache_dir = str(tmp_path / "cache")
+    prepared_data = prepare(config.data)
     assert len(list(prepared_data.folder.glob("users/*/*.tfrecord-*"))) == 6
-    return open_store(prepared_data, 1.0), open_store(prepared_data, 0.0)
+    in_memory = open_store(prepared_data, config)
+    config.data.in_memory_gib = 0.0
+    return in_memory, open_store(prepared_data, config)
 
 
 @pytest.mark.parametrize("windows", ["last", "strided"])

@@ -104,11 +104,11 @@ def test_what_follows_within_a_second_is_in_order(tmp_path, form):
     (tmp_path / "raw" / "interactions.csv").write_text("user,item,timestamp\n" + "".join(rows))
     items = "".join(f"i{i},Thing {i}\n" for i in range(100, 140))
     (tmp_path / "raw" / "items.csv").write_text("item,title\n" + items)
-    data = csv.get_config(str(tmp_path / "raw")).data
-    data.update(cache_dir=str(tmp_path / "cache"), min_item_interactions=1)
-    prepared = prepare(data)
+    config = csv.get_config(str(tmp_path / "raw"))
+    config.data.update(cache_dir=str(tmp_path / "cache"), min_item_interactions=1)
+    prepared = prepare(config.data)
     ends = tf.constant([40], tf.int64)
-    (sequence,) = open_store(prepared, 1.0).rows([0]).windows(ends, 40).numpy()
+    (sequence,) = open_store(prepared, config).rows([0]).windows(ends, 40).numpy()
     ordered = [prepared.item_ids[place - 1] for place in sequence]
     assert ordered == [f"i{i}" for i in range(100, 140)]
 

@@ -1,0 +1,156 @@
+"""Which interactions train, and which are the answers that evaluation asks for.
+
+    leave_one_out   each user's last item is the test answer, the one before it of validation
+    global_time     answers are what users took from a date on; training knows nothing later
+
+(arXiv 2507.16289, "Time to Split", compares them.)
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from tssr_jax.errors import UserError, shown
+
+EvalSplit = Literal["validation", "test"]
+MINUTES_PER_DAY = 1440
+_EPOCH = datetime.date(1970, 1, 1)
+
+
+class Targets(NamedTuple):
+    """The answers of a split.
+
+    Attributes:
+      users: int64 [rows], ascending.
+      ends: int64 [rows], at least 1: how many items of the user stand before the answer.
+    """
+
+    users: np.ndarray
+    ends: np.ndarray
+
+
+class Splits(NamedTuple):
+    """How sequences are used.
+
+    Attributes:
+      trained: int64 [num_users], how many items of each user training may read, from the first on.
+      targets: the answers of "validation" and of "test".
+      told: a line about it for the log; "" for leave-one-out.
+    """
+
+    trained: np.ndarray
+    targets: Mapping[EvalSplit, Targets]
+    told: str = ""
+
+
+# Yields int64 [users] and the minutes int32 [users, length] of their items, left padded; the number
+# of items is known.
+Times = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+
+def leave_one_out(lengths: np.ndarray) -> Splits:
+    """Two answers of each user.
+
+    Args:
+      lengths: int64 [num_users], at least 3.
+    """
+    users = np.arange(lengths.size)
+    targets = {"validation": Targets(users, lengths - 2), "test": Targets(users, lengths - 1)}
+    return Splits(lengths - 2, targets)  # type: ignore[arg-type]
+
+
+def global_time(lengths: np.ndarray, times: Times, settings: ml_collections.ConfigDict) -> Splits:
+    """Answers of two periods: validation's, and after it test's, until the end of the data.
+
+    Args:
+      lengths: int64 [num_users], lengths of the sequences.
+      times: reads the times of all users.
+      settings: section `evaluate` of the config.
+
+    Raises:
+      UserError: if a date makes no sense, or there is nothing to train on, or no answer.
+    """
+    days = _days(times, lengths)
+    first, second = (_start(cut, days) for cut in settings.cuts)
+    if not first < second:
+        raise UserError(
+            f"--config.evaluate.cuts is {tuple(settings.cuts)}, by which validation begins on "
+            f"{_date(first)} and the test on {_date(second)}: the first must be earlier."
+        )
+    before = np.zeros((2, lengths.size), np.int64)
+    for users, minutes in times():
+        there = np.arange(minutes.shape[1]) >= minutes.shape[1] - lengths[users, None]
+        for place, day in enumerate((first, second)):
+            before[place, users] = ((minutes < day * MINUTES_PER_DAY) & there).sum(axis=1)
+    trained, until_test = before
+    targets: dict[EvalSplit, Targets] = {
+        "validation": _targets(trained, until_test, settings.targets),
+        "test": _targets(until_test, lengths, settings.targets),
+    }
+    for name, found in targets.items():
+        if not found.users.size or not (trained >= 2).any():
+            raise UserError(
+                f"--config.evaluate.cuts={tuple(settings.cuts)}: training ends before "
+                f"{_date(first)}, the test begins on {_date(second)}. Nobody has an answer for "
+                f"{name} with an item before it, or two items to train on. Name other dates."
+            )
+    told = (
+        f"training ends before {_date(first)} ({trained.sum():,} interactions), validation before "
+        f"{_date(second)} ({targets['validation'].users.size:,} answers); the test has "
+        f"{targets['test'].users.size:,} answers"
+    )
+    return Splits(trained, targets, told)
+
+
+def _targets(starts: np.ndarray, ends: np.ndarray, which: str) -> Targets:
+    """The answers among each user's items from `starts` to `ends`, of which one stands before."""
+    firsts = np.maximum(starts, 1)
+    users = np.flatnonzero(firsts < ends)
+    if which == "first":
+        return Targets(users, firsts[users])
+    if which == "last":
+        return Targets(users, ends[users] - 1)
+    numbers = (ends - firsts)[users]
+    steps = np.arange(numbers.sum()) - np.repeat(np.cumsum(numbers) - numbers, numbers)
+    return Targets(np.repeat(users, numbers), np.repeat(firsts[users], numbers) + steps)
+
+
+def _days(times: Times, lengths: np.ndarray) -> tuple[int, np.ndarray]:
+    """The first day (since 1970, UTC) with an interaction, and how many each day has from it on."""
+    first, counts = 0, np.zeros(0, np.int64)
+    for users, minutes in times():
+        there = np.arange(minutes.shape[1]) >= minutes.shape[1] - lengths[users, None]
+        own = minutes[there] // MINUTES_PER_DAY
+        low, high = int(own.min()), int(own.max())
+        if not counts.size:
+            first, counts = low, np.zeros(high - low + 1, np.int64)
+        before, after = max(0, first - low), max(0, high + 1 - first - counts.size)
+        counts = np.pad(counts, (before, after))
+        first -= before
+        counts += np.bincount(own - first, minlength=counts.size)
+    return first, counts
+
+
+def _start(cut: float | str, days: tuple[int, np.ndarray]) -> int:
+    """The day that a period begins on: a date, or the first by which a share has passed."""
+    if isinstance(cut, str):
+        try:
+            return (datetime.date.fromisoformat(cut) - _EPOCH).days
+        except ValueError as error:
+            raise UserError(
+                f"--config.evaluate.cuts names {shown(cut)!r}, which is no date like 2024-12-31."
+            ) from error
+    first, counts = days
+    return first + int(np.searchsorted(np.cumsum(counts), cut * counts.sum())) + 1
+
+
+def _date(day: int) -> str:
+    try:
+        return (_EPOCH + datetime.timedelta(days=day)).isoformat()
+    except OverflowError:
+        return f"day {day:,} since 1970"
