@@ -2,7 +2,7 @@
 # make demo    the same, unless it is trained already, then its page in a browser
 # make test    environment and all tests; make test-fast: unit tests only
 # make env     environment alone; make clean removes it
-# make lint    ruff, mypy, shellcheck; make format mends what ruff can; make slow-test runs slow tests
+# make lint    ruff, mypy, shellcheck, hadolint; make format mends what ruff can; make slow-test runs slow tests
 # make docs    the guides and the API as a site, build/site/index.html (no network needed)
 # make bench   speed against a PyTorch twin, RecTools and RecBole (an environment of their own, 3 GB)
 # make bench-check   the same, and compare the ratios with benchmarks/baseline.json
@@ -45,6 +45,7 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/shellcheck launch_tpu.sh
+	$(BIN)/hadolint Dockerfile
 
 format: env
 	$(BIN)/ruff check --fix .

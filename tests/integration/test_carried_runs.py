@@ -93,7 +93,9 @@ def test_an_exported_run(place, tmp_path, sequences, monkeypatch):
             files = {path.name for path in (*here.iterdir(), *(here / "catalogue").iterdir())}
             of_run = {"config.json", "data.json", "params.safetensors", "catalogue"}
             of_items = {"items", "report.json", "arrays.safetensors", "run.json", "digests.json"}
-            measured = {"metrics.jsonl", "validation_metrics.json", "test_metrics.json"}
+            measured = {"metrics.jsonl", "README.md"} | {
+                f"{name}_metrics.json" for name in ("validation", "test", "simple")
+            }
             assert files == of_run | of_items | measured
             with pytest.raises(UserError, match="there is no folder"):
                 evaluate(here)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import yaml
 from polars.testing import assert_frame_equal
 
 from tests.support.raw_data import write_csv, write_text_model
@@ -97,6 +98,33 @@ def test_saved_and_loaded(fitted, tmp_path):
     assert_frame_equal(other.metrics.epochs, fitted.metrics.epochs)
     with pytest.raises(UserError, match="exists: name a new folder"):
         fitted.save(tmp_path / "model")
+
+
+def test_the_card_of_a_saved_model(fitted, tmp_path):
+    fitted.save(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    _, front, text = card.split("---\n", 2)
+    about = yaml.safe_load(front)
+    test, simple = fitted.metrics.test, fitted.metrics.simple
+    (measured,) = about["model-index"][0]["results"]
+    assert {m["type"]: m["value"] for m in measured["metrics"]} == {
+        name: round(test[name], 4)
+        for name in ("ndcg@10", "recall@10", "ndcg@20", "recall@20", "mrr")
+    }  # fmt: skip
+    assert "40 users, 20 items, 393 interactions, 1970-01-01 to 1970-01-01" in text
+    knn = simple["item-kNN"]["ndcg@10"]
+    assert f"| {test['ndcg@10']:.4f} | " in text and f" | {knn:.4f} |" in text
+    assert "popularity, test" in text and "40 test answers" in text
+
+
+def test_a_repository_of_the_hub_is_fetched(fitted, tmp_path, monkeypatch):
+    fitted.save(tmp_path / "model")
+    fetch = {"someone/model": tmp_path / "model"}.__getitem__
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    other = Recommender.from_pretrained("someone/model")
+    assert other.recommend([["i1"]]) == fitted.recommend([["i1"]])
+    with pytest.raises(UserError, match="someone/other is no folder, and can't be fetched"):
+        Recommender.from_pretrained("someone/other")
 
 
 def test_the_same_call_goes_on(fitted, frames, small, capsys):

@@ -39,6 +39,8 @@ from tssr_jax.run import DATA_FILE, Run, build_run, require_same_data, save_data
 from tssr_jax.run_folder import has_catalogue, load_run, saved_params
 
 PER_USER_FILE = "per_user.npz"
+# Test metrics of baselines, by name.
+SIMPLE_FILE = "simple_metrics.json"
 # Metrics that are also reported for warm and cold items.
 OF_PARTS = ("recall@10", "ndcg@10", "mrr")
 # Metrics in the table; the files have all metrics.
@@ -81,10 +83,11 @@ def evaluate_params(  # noqa: PLR0917
 ) -> dict[str, Metrics]:
     """Ranks both held-out splits, writes the results and prints a table.
 
-    Writes test_metrics.json, validation_metrics.json and per_user.npz to `workdir`. per_user.npz
-    holds, for each user, the answers and their ranks in both splits ("test_rank", ...) and the
-    length of the history before the test answer ("history"), and whether that answer is of the day
-    of the item before it ("same_day"); for each class, its training frequency ("counts").
+    Writes test_metrics.json, validation_metrics.json, simple_metrics.json (of baselines) and
+    per_user.npz to `workdir`. per_user.npz holds the answers of both splits and their ranks
+    ("test_rank", ...); of the test's also the length of the history ("history"), and whether the
+    answer is of the day of the item before it ("same_day"); for each class, its training frequency
+    ("counts").
 
     Args:
       run: data, features and model.
@@ -121,6 +124,7 @@ def evaluate_params(  # noqa: PLR0917
     if processes.is_first():
         for name, metrics in columns.items():
             write_json(workdir / f"{name}_metrics.json", metrics)
+        write_json(workdir / SIMPLE_FILE, simple)
         write_arrays(workdir / PER_USER_FILE, per_user)
     table = _table(title, columns, simple)
     console.print(table)

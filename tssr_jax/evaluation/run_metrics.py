@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from etils import epath
 
-from tssr_jax.evaluation.evaluate import PER_USER_FILE, SPLITS, Metrics
+from tssr_jax.evaluation.evaluate import PER_USER_FILE, SIMPLE_FILE, SPLITS, Metrics
 from tssr_jax.reporting import METRICS_FILE
 
 _OF_ANSWERS = ("test_rank", "history")
@@ -23,6 +23,7 @@ class RunMetrics:
     Attributes:
       test: metrics of the best parameters, by name, e.g. "ndcg@10"; {} without a test.
       validation: of the same parameters.
+      simple: test metrics of baselines, by their names; {} if none were measured.
       epochs: a row for each validation: "step", "epoch", the losses since the one before
         ("train/total", ...) and "validation/ndcg@10" and the other metrics.
       answers: a row for each test answer: "test_rank", from 0 (a large number where the user had
@@ -32,14 +33,17 @@ class RunMetrics:
 
     test: Metrics
     validation: Metrics
+    simple: dict[str, Metrics]
     epochs: pl.DataFrame
     answers: pl.DataFrame
 
     def __str__(self) -> str:
-        rows = [f"{'':12}{'validation':>12}{'test':>12}"]
+        columns = {"validation": self.validation, "test": self.test}
+        columns |= {f"{name}, test": metrics for name, metrics in self.simple.items()}
+        rows = ["".join([f"{'':12}", *(f"{name:>18}" for name in columns)])]
         for name in _SHOWN:
-            values = (self.validation.get(name), self.test.get(name))
-            rows.append(f"{name:12}" + "".join(f"{_shown(value):>12}" for value in values))
+            values = (_shown(metrics.get(name)) for metrics in columns.values())
+            rows.append("".join([f"{name:12}", *(f"{value:>18}" for value in values)]))
         return "\n".join(rows)
 
     __repr__ = __str__
@@ -54,7 +58,8 @@ def read_metrics(workdir: epath.Path) -> RunMetrics:
         record = json.loads(line)
         records.setdefault(record["step"], {}).update(record)
     epochs = pl.DataFrame(list(records.values()), infer_schema_length=None)
-    return RunMetrics(test, validation, epochs, _answers(workdir / PER_USER_FILE))
+    simple = _read(workdir / SIMPLE_FILE)
+    return RunMetrics(test, validation, simple, epochs, _answers(workdir / PER_USER_FILE))
 
 
 def _answers(path: epath.Path) -> pl.DataFrame:
@@ -64,7 +69,7 @@ def _answers(path: epath.Path) -> pl.DataFrame:
         return pl.DataFrame({name: arrays[name].astype(np.int64) for name in _OF_ANSWERS})
 
 
-def _read(path: epath.Path) -> Metrics:
+def _read(path: epath.Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 

@@ -38,7 +38,7 @@ from tssr_jax.recommending.results import (
     ScoredItem,
     stream_weights,
 )
-from tssr_jax.recommending.saving import save_run
+from tssr_jax.recommending.saving import local_copy, save_run
 from tssr_jax.recommending.step import (
     Choice,
     Found,
@@ -94,9 +94,7 @@ class Recommender:
         batch_size: int = 256,
         step: int = 0,
     ):
-        self.run = run
-        self.step = step
-        self.workdir = workdir
+        self.run, self.step, self.workdir = run, step, workdir
         self.items = items
         self.model = run.model
         self._devices = run.devices
@@ -147,25 +145,26 @@ class Recommender:
             run, params = with_new_items(run, params, described)
         return cls(run, params, items, workdir, batch_size, step)
 
-    load = from_workdir
+    @classmethod
+    def from_pretrained(cls, name: str | Path | epath.Path, **settings: Any) -> "Recommender":
+        """Loads what `save` wrote: a folder, or OWNER/NAME on the Hugging Face Hub.
+
+        Settings are those of `from_workdir`.
+        """
+        return cls.from_workdir(local_copy(name), **settings)
+
+    load = from_pretrained
 
     def save(self, folder: str | Path, *, sequences: bool = False) -> None:
-        """Writes what `Recommender.load` needs into a new folder, without checkpoints of training.
+        """Writes a new folder with what `load` needs, and a model card.
 
-        Args:
-          folder: the new folder.
-          sequences: also the users' sequences, so that it can be evaluated.
-
-        Raises:
-          UserError: if the folder exists, or there are new items, which it can't hold.
+        With `sequences` it can be evaluated. Raises UserError if the folder exists, or there are
+        new items, which it can't hold.
         """
-        folder = Path(folder).expanduser()
-        if folder.exists():
-            raise UserError(f"{folder} exists: name a new folder.")
         if len(self.items.ids) > self.run.data.num_items:
             raise UserError("A recommender with new items can't be saved: save it without them.")
         arguments = (self.run, *self.tables[:2], self.step, self.workdir)
-        save_run(folder, *arguments, sequences=sequences)
+        save_run(Path(folder).expanduser(), *arguments, sequences=sequences)
 
     @property
     def metrics(self) -> RunMetrics:

@@ -1,22 +1,33 @@
-"""Writes what evaluate, recommend, serve and export need of a run, into a folder of its own."""
+"""Writes what evaluate, recommend, serve and export need of a run, into a folder of its own.
 
+The folder is one that the Hugging Face Hub shows and keeps: parameters as safetensors, the
+configuration, and a model card.
+"""
+
+import importlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 from etils import epath
 
 from tssr_jax.config.files import write_whole
 from tssr_jax.config.saved import FILE_NAME as CONFIG_FILE
-from tssr_jax.evaluation.evaluate import SPLITS
+from tssr_jax.errors import UserError, shown
+from tssr_jax.evaluation.evaluate import SIMPLE_FILE, SPLITS
+from tssr_jax.evaluation.run_metrics import read_metrics
 from tssr_jax.models.content import Content
+from tssr_jax.recommending import card
 from tssr_jax.reporting import METRICS_FILE
 from tssr_jax.run import DATA_FILE, Run
 from tssr_jax.run_folder import save_trained
 
 _NEEDED: Sequence[str] = (DATA_FILE, CONFIG_FILE)
 # What was measured; a run that was not tested has none.
-_MEASURED = (METRICS_FILE, *(f"{split}_metrics.json" for split in SPLITS))
+_MEASURED = (METRICS_FILE, SIMPLE_FILE, *(f"{split}_metrics.json" for split in SPLITS))
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def save_run(  # noqa: PLR0917
@@ -32,14 +43,19 @@ def save_run(  # noqa: PLR0917
     """Writes a run into a new folder.
 
     Args:
-      folder: it does not exist.
+      folder: the new folder.
       run: the run.
       params: its best parameters, each device with the whole catalogue.
       content: what the model reads of the items, by these parameters.
       step: when they were the best.
       workdir: where the run lies.
       sequences: also the users' sequences, so that it can be evaluated.
+
+    Raises:
+      UserError: if the folder exists.
     """
+    if folder.exists():
+        raise UserError(f"{folder} exists: name a new folder.")
     folder.mkdir(parents=True)
     target = epath.Path(folder)
     users = run.users().data.folder if sequences else None
@@ -49,3 +65,24 @@ def save_run(  # noqa: PLR0917
         if (workdir / name).exists():
             write_whole(target / name, (workdir / name).read_bytes())
     save_trained(target, run, params, step, content, users=users)
+    version = importlib.import_module("tssr_jax").__version__
+    text = card.model_card(run, read_metrics(workdir), version)
+    write_whole(target / card.FILE_NAME, text.encode())
+
+
+def local_copy(name: str | Path | epath.Path) -> str | Path | epath.Path:
+    """A folder itself; of OWNER/NAME on the Hugging Face Hub a copy, made once.
+
+    Raises:
+      UserError: if there is neither.
+    """
+    text = str(name)
+    if Path(text).expanduser().exists() or not _REPOSITORY.fullmatch(text):
+        return name
+    try:
+        return str(huggingface_hub.snapshot_download(text))
+    except Exception as error:  # of the network, or of the Hub
+        raise UserError(
+            f"{name} is no folder, and can't be fetched from the Hugging Face Hub "
+            f"({shown(error, 300)})."
+        ) from error
