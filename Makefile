@@ -44,7 +44,7 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck launch_tpu.sh
+	$(BIN)/shellcheck launch_tpu.sh examples/*.sh
 	$(BIN)/hadolint Dockerfile
 
 format: env

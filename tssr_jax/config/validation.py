@@ -87,6 +87,11 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
         if not 0 <= fields[name] < 1:
             raise UserError(f"--config.{name} is {fields[name]}; it must be in [0, 1).")
     _validate_cuts(tuple(config.evaluate.cuts))
+    if config.train.init_from and config.train.warm_start:
+        raise UserError(
+            "--config.train.init_from begins from a run on other data, --config.train.warm_start "
+            "from one on earlier data: set one of them."
+        )
     if set(config.train.trackers) - {*TRACKERS}:
         raise UserError(
             f"--config.train.trackers is {tuple(config.train.trackers)}; known: "

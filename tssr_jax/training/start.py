@@ -14,9 +14,11 @@ from tssr_jax.training.state import (
     TrainState,
     abstract_state,
     initial_state,
+    params_of,
     require_same_sections,
-    with_params_of,
+    with_params,
 )
+from tssr_jax.training.warm_start import carried_params
 
 
 class Start(NamedTuple):
@@ -41,11 +43,12 @@ def find_start(run: Run, checkpointer: Checkpointer) -> Start:
     In this order:
 
     1. the newest whole checkpoint of the run's own workdir;
-    2. the best parameters of the run in `config.train.init_from`, but for those of its items;
-    3. random parameters.
+    2. the best parameters of the run in `config.train.warm_start`, see `carried_params`;
+    3. the best parameters of the run in `config.train.init_from`, but for those of its items;
+    4. random parameters.
 
     Raises:
-      UserError: if a checkpoint does not fit, or `init_from` names no run of such a model.
+      UserError: if a checkpoint does not fit, or a field names no run of such a model.
     """
     optimizer = optimizer_of(run)
     # Shapes only: where a checkpoint is restored, there is no room for a second state.
@@ -55,8 +58,15 @@ def find_start(run: Run, checkpointer: Checkpointer) -> Start:
         params, rest, progress = restored
         return Start(TrainState.from_checkpoint(params, rest), progress, optimizer, layout)
     state, _ = initial_state(run, optimizer)
-    if run.config.train.init_from:
-        other = epath.Path(run.config.train.init_from).expanduser()
-        require_same_sections(run.config, load_config(other), other)
-        state = with_params_of(state, restore_best(other, encoders=True)[1], other)
+    for name in ("warm_start", "init_from"):
+        if not run.config.train[name]:
+            continue
+        other = epath.Path(run.config.train[name]).expanduser()
+        field = f"--config.train.{name}={other}"
+        require_same_sections(run.config, load_config(other), field)
+        other_run, others, _ = restore_best(other, encoders=True)
+        if name == "warm_start":
+            others = carried_params(run, other_run, others)
+        params = params_of(state, others, field, items=name == "warm_start")
+        state = with_params(state, params)
     return Start(state, Progress(), optimizer, layout)

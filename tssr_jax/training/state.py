@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
-from etils import epath
 from flax import struct
 
 from tssr_jax.config.fields import flattened
@@ -130,13 +129,20 @@ def initial_state(run: "Run", optimizer: optax.GradientTransformation) -> tuple[
     return _with_encoders(state, run.devices.place(run.pretrained)), layout
 
 
-def with_params_of(state: TrainState, others: Any, workdir: epath.Path) -> TrainState:
-    """The state with another run's parameters, except item parameters.
+def with_params(state: TrainState, params: Any) -> TrainState:
+    """The state of a run that starts, with other parameters."""
+    average = state.average and jax.tree.map(jnp.copy, params)
+    return dataclasses.replace(state, params=params, average=average)
+
+
+def params_of(state: TrainState, others: Any, field: str, *, items: bool) -> Any:
+    """Another run's parameters, placed like those of a state.
 
     Args:
-      state: state of the run that starts.
+      state: of the run that starts.
       others: the other run's best parameters.
-      workdir: the other run's folder, for the error.
+      field: which names that run, for the error.
+      items: also those of items; else the state's own.
 
     Raises:
       UserError: if a parameter has another shape.
@@ -144,23 +150,21 @@ def with_params_of(state: TrainState, others: Any, workdir: epath.Path) -> Train
 
     def own(path: Any, x: jax.Array, other: jax.Array) -> jax.Array:
         names = sharding.path_names(path)
-        if sharding.class_dimension(names) is not None:
+        if sharding.class_dimension(names) is not None and not items:
             return x
         if other.shape != x.shape:
             raise UserError(
-                f"--config.train.init_from={workdir}: that run has {list(other.shape)} for the "
+                f"{field}: that run has {list(other.shape)} for the "
                 f"parameter {'/'.join(names)}, which here is {list(x.shape)}. Both need content "
                 "encoders of the same width."
             )
         return jax.device_put(other, x.sharding)
 
-    params = jax.tree_util.tree_map_with_path(own, state.params, others)
-    average = state.average and jax.tree.map(jnp.copy, params)
-    return dataclasses.replace(state, params=params, average=average)
+    return jax.tree_util.tree_map_with_path(own, state.params, others)
 
 
 def require_same_sections(
-    config: ml_collections.ConfigDict, other: ml_collections.ConfigDict, workdir: epath.Path
+    config: ml_collections.ConfigDict, other: ml_collections.ConfigDict, named: str
 ) -> None:
     """Raises UserError if the sections `model` and `content` of two runs differ.
 
@@ -168,8 +172,8 @@ def require_same_sections(
 
     Args:
       config: configuration of the run that starts.
-      other: configuration of the run in `workdir`.
-      workdir: the other run's folder, for the error.
+      other: configuration of the other run.
+      named: the field that names that run, for the error.
     """
     here, there = (flattened(own) for own in (config, other))
     for field in here:
@@ -177,7 +181,7 @@ def require_same_sections(
             continue
         if here[field] != there[field]:
             raise UserError(
-                f"--config.train.init_from={workdir}: that run has {field}={there[field]}, this "
+                f"{named}: that run has {field}={there[field]}, this "
                 f"one {here[field]}. Train it with the same "
                 "sections model and content."
             )

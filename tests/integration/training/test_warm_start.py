@@ -1,0 +1,137 @@
+"""Going on with yesterday's model: items by id, new ones from what is like them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.raw_data import tiny_config, write_csv, write_text_model
+from tests.support.runs import ROOT, best_params
+from tssr_jax.errors import UserError
+from tssr_jax.run import build_run
+from tssr_jax.training.loop import train
+
+
+@pytest.fixture(name="configs")
+def fixture_configs(tmp_path):
+    """Two days of a shop: on the second one item is gone, and one is new."""
+    configs = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        config = tiny_config(tmp_path / name)
+        config.content.text.encoder = "ngrams"
+        config.optimizer.ema_decay = 0.9
+        config.train.num_epochs = 2
+        configs.append(config)
+    raw = tmp_path / "second" / "raw"
+    interactions = (raw / "interactions.csv").read_text()
+    (raw / "interactions.csv").write_text(interactions.replace(",i3,", ",new,"))
+    items = (raw / "items.csv").read_text().splitlines()
+    (title,) = [line.partition(",")[2] for line in items if line.startswith("i5,")]
+    items = [line for line in items if not line.startswith("i3,")] + [f"new,{title}"]
+    (raw / "items.csv").write_text("\n".join(items) + "\n")
+    return configs
+
+
+@pytest.mark.parametrize("head", ["classes", "tied"])
+def test_rows_of_items_are_found_by_their_ids(configs, tmp_path, head, capsys):
+    first, second = configs
+    for config in configs:
+        config.model.head = head
+    train(first, tmp_path / "a")
+    second.train.update(warm_start=str(tmp_path / "a"), num_epochs=0)
+    train(second, tmp_path / "b")
+    assert "19 items go on with what was learnt of them, 1 begin" in capsys.readouterr().out
+    start, own = best_params(first, tmp_path / "a"), best_params(second, tmp_path / "b")
+    before, after = (build_run(config).data.item_ids for config in configs)
+    rows = {item: place for place, item in enumerate(before, 1)}
+    tables = [(p["token_embedding"]["embedding"]) for p in (start, own)]
+    if head == "classes":
+        tables += [p["output"]["kernel"].T for p in (start, own)]
+        tables += [p["output"]["bias"][:, None] for p in (start, own)]
+    for old, new in zip(tables[::2], tables[1::2], strict=True):
+        np.testing.assert_array_equal(new[0], old[0])
+        for place, item in enumerate(after, 1):
+            if item != "new":
+                np.testing.assert_array_equal(new[place], old[rows[item]], err_msg=item)
+    np.testing.assert_equal(own["blocks"], start["blocks"])
+    # By hand: the mean of the ten items whose texts are most like the new one's.
+    features = np.asarray(build_run(second).content.features["text"])
+    place = 1 + after.index("new")
+    likeness = features @ features[place]
+    likeness[[0, place]] = -np.inf
+    near = np.argsort(-likeness)[:10]
+    assert "i5" in {after[n - 1] for n in near}
+    expected = tables[0][[rows[after[n - 1]] for n in near]].mean(axis=0)
+    gap = np.abs(tables[1][place] - expected).max()
+    assert gap < 1e-6 or np.isclose(likeness[near[-1]], np.sort(likeness)[-11])
+
+
+def test_a_warm_start_begins_better_and_trains_on(configs, tmp_path):
+    first, second = configs
+    first.train.num_epochs = 6
+    train(first, tmp_path / "a")
+    second.train.num_epochs = 1
+    cold = train(second, tmp_path / "cold")
+    second.train.warm_start = str(tmp_path / "a")
+    warm = train(second, tmp_path / "warm")
+    assert warm["ndcg@10"] > cold["ndcg@10"]
+    second.update(parallel="shard_map", num_devices=2, model_devices=2)
+    assert train(second, tmp_path / "cut")["ndcg@10"] == pytest.approx(warm["ndcg@10"], rel=0.2)
+
+
+def test_what_can_not_be_carried(configs, tmp_path):
+    first, second = configs
+    train(first, tmp_path / "a")
+    second.train.warm_start = str(tmp_path / "a")
+    second.model.d_ffn = 32
+    with pytest.raises(UserError, match=r"train\.warm_start=.*that run has model\.d_ffn=16"):
+        train(second, tmp_path / "b")
+    second.model.d_ffn = 16
+    second.train.init_from = str(tmp_path / "a")
+    with pytest.raises(UserError, match="set one of them"):
+        train(second, tmp_path / "b")
+    second.train.init_from = ""
+    raw = tmp_path / "second" / "raw"
+    for path in raw.iterdir():
+        path.write_text(path.read_text().replace("i", "j").replace("jtem", "item"))
+    text = (raw / "interactions.csv").read_text()
+    (raw / "interactions.csv").write_text(text.replace("tjmestamp", "timestamp"))
+    (raw / "items.csv").write_text((raw / "items.csv").read_text().replace("tjtle", "title"))
+    with pytest.raises(UserError, match="No item of this run is one of the 20"):
+        train(second, tmp_path / "c")
+
+
+def test_the_script_of_every_day(tmp_path):
+    """Twice: the second day begins with the first day's model, and is put in its place or not."""
+    write_csv(tmp_path / "data", num_users=60)
+    write_text_model(tmp_path / "text_model")
+    rows = (tmp_path / "data" / "interactions.csv").read_text().splitlines()
+    later = [row.rsplit(",", 1) for row in rows[1:]]  # a day for each step
+    later = [f"{row},{86_400 * (int(at) // 10)}" for row, at in later]
+    (tmp_path / "data" / "interactions.csv").write_text("\n".join([rows[0], *later]) + "\n")
+    command = [
+        str(ROOT / "examples" / "retrain_daily.sh"), str(tmp_path / "data"), str(tmp_path / "runs"),
+        "--config.train.num_epochs=1",
+        "--config.model.d_model=16", "--config.model.d_ffn=16", "--config.model.num_heads=2",
+        "--config.content.text.encoder=ngrams", "--config.num_devices=1",
+        f"--config.data.cache_dir={tmp_path / 'cache'}", "--config.evaluate.list_length=0",
+    ]  # fmt: skip
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "DAYS": "(0.6,0.8)"}
+    told = []
+    for _ in range(2):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        told.append(done.stdout)
+    current = (tmp_path / "runs" / "current").resolve()
+    assert (current / "test_metrics.json").is_file()
+    before = next((tmp_path / "runs").glob("*-before"))
+    new = Path(str(before).removesuffix("-before"))
+    old, own = (json.loads((p / "test_metrics.json").read_text())["ndcg@10"] for p in (before, new))
+    assert f"NDCG@10 of the newest day: {old:.4f} by the current model, {own:.4f}" in told[1]
+    assert (current == new) == (own >= old)

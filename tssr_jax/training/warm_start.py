@@ -1,0 +1,83 @@
+"""Goes on with another run's parameters on newer data of the same shop.
+
+Items keep what was learnt of them: their rows are found by the owner's ids. A new item begins with
+the mean of the items whose content is most like its own. Items that are gone are left out; users
+have no parameters.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from tssr_jax.errors import UserError
+from tssr_jax.models.content import DistinctFeatures
+from tssr_jax.parallel import processes, sharding
+from tssr_jax.run import Run
+
+# A new item begins with the mean of as many others.
+_NEAREST = 10
+# With more known items, as many of the most frequent ones are compared.
+_MOST_COMPARED = 100_000
+_ITEMS_AT_A_TIME = 1_024
+
+
+def carried_params(run: Run, other: Run, others: Any) -> Any:
+    """Another run's parameters for the catalogue of this run, on its devices.
+
+    Args:
+      run: the run that begins.
+      other: the run that it goes on from, with an equal model.
+      others: its parameters.
+
+    Raises:
+      UserError: if no item of it is in this run's catalogue.
+    """
+    class_of = {item: place for place, item in enumerate(other.data.item_ids, 1)}
+    places = np.array([0, *(class_of.get(item, -1) for item in run.data.item_ids)])
+    known, new = np.flatnonzero(places > 0), np.flatnonzero(places < 0)
+    if not known.size:
+        raise UserError(
+            f"No item of this run is one of the {other.data.num_items:,} that "
+            "--config.train.warm_start knows. --config.train.init_from begins from a run on other "
+            "data."
+        )
+    print(
+        f"{known.size:,} items go on with what was learnt of them, {new.size:,} begin with what "
+        f"is like them, {other.data.num_items - known.size:,} are gone.",
+        flush=True,
+    )
+    like = _like(run, known, new)
+
+    def rows(path: Any, x: Any) -> np.ndarray:
+        whole = processes.to_host(x)
+        dimension = sharding.class_dimension(sharding.path_names(path))
+        if dimension is None:
+            return whole
+        table = np.moveaxis(whole, dimension, 0)
+        carried = table[np.maximum(places, 0)]
+        carried[new] = carried[like].mean(axis=1)
+        return np.moveaxis(carried, 0, dimension)
+
+    params = jax.tree_util.tree_map_with_path(rows, others)
+    padded = sharding.pad_classes(params, run.model.classes)
+    return run.devices.place(padded, run.params_layout)
+
+
+def _like(run: Run, known: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """The known classes whose content is most like that of each new class, int [new, number]."""
+    frequent = known[np.argsort(-run.counts[known], kind="stable")[:_MOST_COMPARED]]
+    number = min(_NEAREST, frequent.size)
+    tables = [
+        processes.to_host(table)[: run.data.num_items + 1]
+        for table in run.content.features.values()
+        if not isinstance(table, DistinctFeatures)
+    ]
+    if not tables:  # ids alone, or an encoder that is trained
+        return np.tile(frequent[:number], (new.size, 1))
+    vectors = np.concatenate(tables, axis=1)
+    found = [np.empty((0, number), np.int64)]
+    for start in range(0, new.size, _ITEMS_AT_A_TIME):
+        likeness = vectors[new[start : start + _ITEMS_AT_A_TIME]] @ vectors[frequent].T
+        found.append(frequent[np.argsort(-likeness, axis=1, kind="stable")[:, :number]])
+    return np.concatenate(found)
