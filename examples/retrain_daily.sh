@@ -12,20 +12,28 @@ before="$new-before"
 days=${DAYS:-"('$(date -u -d '1 day ago' +%F)','$(date -u +%F)')"}
 options=(--config="csv:$folder" --config.evaluate.split=global_time --config.evaluate.targets=all
   --config.evaluate.cuts="$days")
+tested() { # A training that was stopped ends well, too, but has no test metrics.
+  [[ -f $1/test_metrics.json ]] || { echo "$1 was not trained to its end." >&2; exit 1; }
+}
 if [[ -e $runs/current ]]; then
   options+=(--config.train.warm_start="$runs/current")
-  # The current model on the newest day, as it is.
+  # The current model on the newest day: a warm start without an epoch.
   tssr train "${options[@]}" "$@" --workdir="$before" --config.train.num_epochs=0
+  tested "$before"
 fi
 tssr train "${options[@]}" "$@" --workdir="$new"
-if [[ -e $runs/current ]] && ! python3 - "$before" "$new" <<'PYTHON'; then
+tested "$new"
+if [[ -e $runs/current ]]; then
+  verdict=$(python3 - "$before" "$new" <<'PYTHON'
 import json, sys
 old, new = (json.load(open(f"{run}/test_metrics.json"))["ndcg@10"] for run in sys.argv[1:])
-print(f"NDCG@10 of the newest day: {old:.4f} by the current model, {new:.4f} by the new one.")
-sys.exit(new < old)
+print("worse" if new < old else "promoted", f"({old:.4f} by the current model, {new:.4f} by {sys.argv[2]})")
 PYTHON
-  echo "$new is worse: $runs/current stays."
-  exit 0
+  )
+  rm -rf "$before"
+  echo "NDCG@10 of the newest day: $verdict."
+  [[ $verdict == promoted* ]] || exit 0
 fi
-ln -sfn "$(basename "$new")" "$runs/current"
+ln -s "$(basename "$new")" "$runs/.next"
+mv -T "$runs/.next" "$runs/current" # at once: there is always a current model
 echo "$runs/current is $new."

@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 import ml_collections
 import numpy as np
+from etils import epath
 
 from tssr_jax.config.by_data import Facts, filled, open_fields
 from tssr_jax.config.fields import flattened
+from tssr_jax.config.saved import load_config
 from tssr_jax.config.validation import validate_config
 from tssr_jax.data_pipeline.gate_rows import had_before
 from tssr_jax.data_pipeline.prepare import prepare
@@ -39,6 +41,11 @@ def adapted(
     with processes.first_goes_first("prepare"):
         data = prepare(config.data)
     sequences = open_store(data, config)
+    if config.train.warm_start:  # the model is that of the other run, whatever the data are now
+        there = flattened(load_config(epath.Path(config.train.warm_start).expanduser()))
+        config = config.copy_and_resolve_references()
+        of_model = {name: there[name] for name in names if name.startswith("model.")}
+        config.update_from_flattened_dict(of_model)
     facts = _facts(config, sequences, data.num_items)
     whole = filled(config, facts)
     fields = flattened(whole)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
+import numpy as np
 import polars as pl
 
 from tssr_jax.config import flattened, load
@@ -16,12 +17,14 @@ from tssr_jax.data_pipeline import fetching
 from tssr_jax.data_pipeline.sources.delimited import require_columns
 from tssr_jax.data_pipeline.sources.tables import VECTORS
 from tssr_jax.errors import UserError, shown
-from tssr_jax.recommending.frames import Frame, as_polars
+from tssr_jax.recommending.frames import Frame, as_polars, with_whole_ids
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.reporting import adapt_to_notebooks
 from tssr_jax.training.loop import train
 
-_DATA, _TITLE = "data", "title"
+_DATA, _TITLE = "fit_data", "title"
+# Fields that `fit` sets by itself.
+_OWN = ("data.source", "data.raw_dir", "data.edition", "baseline.kind")
 # Of a model whose items have no texts.
 _NO_WORDS = {"model.memory": ("co_occurrence", "popularity"), "model.id_neighbours": 0}
 
@@ -58,6 +61,8 @@ def fit(
     """
     adapt_to_notebooks()
     temporary = None
+    if ":/" in str(workdir):  # also a Path of gs://
+        raise UserError(f"workdir is {workdir}; `fit` writes to a folder of this machine.")
     if workdir is None:
         temporary = tempfile.TemporaryDirectory(prefix="tssr_jax-")
         workdir = temporary.name
@@ -65,16 +70,20 @@ def fit(
     config = load(f"csv:{folder / _DATA}")
     events = as_polars(interactions, "The DataFrame of interactions")
     described = None if items is None else as_polars(items, "The DataFrame of items")
-    _update(config, _of_columns(described) | flattened(settings))
+    _update(config, _of_columns(described), settings)
+    user, item = config.data.user_column, config.data.item_column
+    events = with_whole_ids(events, (user, item))
     if described is None:
         hint = "Set data={'item_column': ...} to the name that it has."
-        require_columns(events.columns, [config.data.item_column], Path("interactions"), hint)
-        described = events.select(config.data.item_column).unique(maintain_order=True)
+        require_columns(events.columns, [item], Path("interactions"), hint)
+        described = events.select(item).unique(maintain_order=True)
+    described = with_whole_ids(described, (item,))
     if _TITLE not in described.columns and not _reads_texts(config):
         described = described.with_columns(pl.lit("").alias(_TITLE))
     _write(folder, {"interactions": events, "items": described})
     if train(config, folder) is None:
-        raise UserError(f"Training was stopped. The same call with workdir={folder} goes on.")
+        kept = "Nothing was kept: give a workdir, and" if temporary else f"{folder} is kept:"
+        raise UserError(f"Training was stopped. {kept} the next call with it goes on.")
     recommender = Recommender.from_workdir(folder)
     recommender.temporary = temporary
     return recommender
@@ -96,32 +105,40 @@ def _reads_texts(config: ml_collections.ConfigDict) -> bool:
     return by_content or "words" in config.model.memory or bool(config.data.text_fields)
 
 
-def _update(config: ml_collections.ConfigDict, fields: dict[str, Any]) -> None:
-    known = flattened(config)
-    for name, value in fields.items():
+def _update(
+    config: ml_collections.ConfigDict, by_columns: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    known, asked = flattened(config), flattened(settings)
+    for name in asked:
         if name not in known:
             raise UserError(unknown_field(name, known))
+        if name in _OWN:
+            raise UserError(f"{name} can't be set: `fit` trains a model on its DataFrames.")
+    for name, given in (by_columns | asked).items():
+        value = given.item() if isinstance(given, np.generic) else given
+        value = str(value) if isinstance(value, Path) else value
+        value = tuple(value) if isinstance(value, list) else value
         try:
-            config.update_from_flattened_dict(
-                {name: tuple(value) if isinstance(value, list) else value}
-            )
+            if value is None and known[name] is not None:
+                raise TypeError(f"it is of type {type(known[name]).__name__}")
+            config.update_from_flattened_dict({name: value})
         except (TypeError, ValueError) as error:
-            raise UserError(f"{name} can't be {shown(repr(value))}: {shown(error)}") from error
+            raise UserError(f"{name} can't be {shown(repr(given))}: {shown(error)}") from error
 
 
 def _write(folder: Path, frames: dict[str, pl.DataFrame]) -> None:
-    """Writes the DataFrames to workdir/data; raises UserError if a run there has others."""
+    """Writes the DataFrames to workdir/fit_data; raises UserError if a run there has others."""
     data, part = folder / _DATA, folder / f"{_DATA}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         for name, frame in frames.items():
             frame.write_parquet(part / f"{name}.parquet")
-        same = data.is_dir() and all(
-            fetching.file_sha256(path) == fetching.file_sha256(data / path.name)
+        if data.is_dir() and all(
+            (data / path.name).is_file()
+            and fetching.file_sha256(path) == fetching.file_sha256(data / path.name)
             for path in part.iterdir()
-        )
-        if same:
+        ):
             return
         if (folder / FILE_NAME).exists():
             raise UserError(f"{folder} holds a run on other data. Name another workdir.")

@@ -97,7 +97,7 @@ def test_an_exported_run(place, tmp_path, sequences, monkeypatch):
                 f"{name}_metrics.json" for name in ("validation", "test", "simple")
             }
             assert files == of_run | of_items | measured
-            with pytest.raises(UserError, match="there is no folder"):
+            with pytest.raises(UserError, match=r"--raw_dir=FOLDER to ask a run"):
                 evaluate(here)
     finally:
         shutil.rmtree(place, ignore_errors=True)

@@ -173,6 +173,11 @@ def test_vectors_beside_titles_and_alone(frames, small, titles):
     assert recommender.metrics.test["ndcg@10"] > 0
 
 
+def test_numbers_of_numpy_are_numbers(frames, small, tmp_path):
+    settings = small | {"seed": np.int64(3), "train": {"num_epochs": np.int32(1)}}
+    assert fit(*frames, workdir=tmp_path / "run", **settings).run.config.seed == 3
+
+
 @pytest.mark.parametrize(
     "case",
     [
@@ -183,6 +188,9 @@ def test_vectors_beside_titles_and_alone(frames, small, titles):
         (lambda x, y: (x, y), {"sead": 3}, "Unknown field sead; did you mean seed"),
         (lambda x, y: (x, y), {"model": {"d_model": "wide"}}, "model.d_model can't be 'wide'"),
         (lambda x, y: (x, y), {"model": {"num_heads": 3}}, "3 heads .* do not divide"),
+        (lambda x, y: (x, y), {"seed": None}, "seed can't be None: it is of type int"),
+        (lambda x, y: (x, y), {"baseline": {"kind": "item_knn"}}, "baseline.kind can't be set"),
+        (lambda x, y: (x, y), {"data": {"raw_dir": "x"}}, "data.raw_dir can't be set"),
         (lambda x, y: ([["u", "i"]], y), {}, "is of type list; it must be a DataFrame"),
         (lambda x, y: (x.head(0), y), {}, "no rows"),
         (lambda x, y: (pl.DataFrame({"user": [object()]}), y), {}, "A column can't be stored"),
@@ -196,14 +204,82 @@ def test_what_makes_no_sense(frames, small, tmp_path, case):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_frames_of_histories_that_make_no_sense(fitted):
-    for frame, message in (
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
         ({"user": ["a"]}, "no column 'item'"),
-        ({"user": ["a", None], "item": ["i1", "i2"]}, "the user is missing"),
-        ({"user": ["a"], "item": ["i1"], "timestamp": ["long ago"]}, "long ago"),
-    ):
-        with pytest.raises(UserError, match=message):
-            fitted.recommend(pl.DataFrame(frame))
+        ({"items": [["i1"]]}, "no column 'user'"),
+        ({"user": ["a"], "items": [["i1"]], "times": [["soon"]]}, "DataFrame of histories"),
+        ({"user": ["a", None], "item": ["i1", "i2"]}, "of histories, row 2: the user is missing"),
+        ({"user": ["a"], "item": ["i1"], "timestamp": ["long ago"]}, "row 1: .*long ago"),
+        ({"user": ["a"] * 3, "item": ["i1"] * 3, "timestamp": [2, None, 1]}, "row 2: .*timestamp"),
+        ({"user": ["a"], "item": [object()]}, "a column can't be read"),
+    ],
+)
+def test_frames_of_histories_that_make_no_sense(fitted, frame, message):
+    with pytest.raises(UserError, match=message):
+        fitted.recommend(pl.DataFrame(frame))
+
+
+def test_frames_that_cannot_be_read_or_go_with_nothing_else(fitted):
+    with pytest.raises(UserError, match="strings or whole numbers, in a column all of one type"):
+        fitted.recommend(pd.DataFrame({"user": ["a"], "item": [2**80]}))
+    with pytest.raises(UserError, match="column of times"):
+        fitted.recommend(pl.DataFrame({"user": ["a"], "item": ["i1"]}), times=[[1.0]])
+
+
+def test_frames_without_rows_give_none(fitted):
+    for schema in (["user", "item", "timestamp"], ["user", "items"]):
+        found = fitted.recommend(pl.DataFrame({name: [] for name in schema}))
+        assert found.height == 0 and "item" in found.columns
+
+
+def test_columns_that_nobody_reads_do_no_harm(fitted):
+    rows = {"user": ["a", "a"], "item": ["i1", "i2"]}
+    expected = fitted.recommend(pl.DataFrame(rows))
+    assert_frame_equal(fitted.recommend(pl.DataFrame(rows | {"other": [object()] * 2})), expected)
+
+
+def test_times_as_text_are_put_in_the_order_of_time(fitted):
+    def lists(times):
+        frame = pl.DataFrame({"user": ["a", "a"], "item": ["i2", "i1"], "timestamp": times})
+        return fitted.recommend(frame)
+
+    assert_frame_equal(lists(["100", "99"]), lists([100, 99]))
+    (expected,) = fitted.recommend([["i1", "i2"]], times=[[99.0, 100.0]])
+    assert lists(["100", "99"])["item"].to_list() == [x.item for x in expected.items]
+
+
+def test_whole_numbers_that_pandas_made_floats(frames, small, tmp_path):
+    """A missing item makes all others floats; ids stay whole numbers."""
+    rows = frames[0].with_columns(pl.col("item").str.strip_prefix("i").cast(pl.Int64))
+    settings = {name: value for name, value in small.items() if name != "content"}
+    recommender = fit(rows.to_pandas(), workdir=tmp_path / "run", **settings)
+    histories = pd.DataFrame({"user": ["a", "a", "b"], "item": [1, 2, None]})
+    assert histories["item"].dtype == float
+    found = recommender.recommend(histories, top_k=3)
+    (expected,) = recommender.recommend([[1, 2]], top_k=3)
+    assert found[found["user"] == "a"]["item"].to_list() == [x.item for x in expected.items]
+    assert found.groupby("user")["popular"].first().to_list() == [False, True]
+
+
+def test_a_folder_of_ones_own_stays(frames, small, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "items.parquet").write_bytes(b"mine")
+    fit(*frames, workdir=tmp_path, **small)
+    assert (tmp_path / "data" / "items.parquet").read_bytes() == b"mine"
+    for folder in ("gs://bucket/run", Path("gs://bucket/run")):
+        with pytest.raises(UserError, match=r"folder of this machine|no folder"):
+            fit(*frames, workdir=str(folder), **small)
+
+
+def test_the_card_tells_of_sequences(fitted, tmp_path):
+    fitted.save(tmp_path / "with", sequences=True)
+    assert "don't publish it" in (tmp_path / "with" / "README.md").read_text()
+    saved = json.loads((tmp_path / "with" / "config.json").read_text())
+    assert saved["data"]["raw_dir"] == "" and "pytest" not in saved["data"]["cache_dir"]
+    with pytest.raises(UserError, match="no folder of this machine"):
+        fitted.save("gs://bucket/model")
 
 
 def test_the_code_of_the_guide(frames, small, tmp_path, monkeypatch, capsys):

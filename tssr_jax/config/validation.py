@@ -1,7 +1,7 @@
 """Checks the values of a configuration, alone and in combination."""
 
+import datetime
 import math
-from typing import Any
 
 import ml_collections
 
@@ -15,9 +15,11 @@ from tssr_jax.config.choices import (
     ranks_by_content,
     reads_content,
     trained_fields,
+    trains_encoder,
 )
+from tssr_jax.config.default import get_config as default_config
 from tssr_jax.config.fields import flattened
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 
 _AT_LEAST = {
     "num_devices": 0,
@@ -86,12 +88,8 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
     ):
         if not 0 <= fields[name] < 1:
             raise UserError(f"--config.{name} is {fields[name]}; it must be in [0, 1).")
-    _validate_cuts(tuple(config.evaluate.cuts))
-    if config.train.init_from and config.train.warm_start:
-        raise UserError(
-            "--config.train.init_from begins from a run on other data, --config.train.warm_start "
-            "from one on earlier data: set one of them."
-        )
+    _validate_split(config.evaluate)
+    _validate_start(config)
     if set(config.train.trackers) - {*TRACKERS}:
         raise UserError(
             f"--config.train.trackers is {tuple(config.train.trackers)}; known: "
@@ -110,7 +108,35 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
     _validate_large_catalogue(config)
 
 
-def _validate_cuts(cuts: tuple[Any, ...]) -> None:
+def _validate_start(config: ml_collections.ConfigDict) -> None:
+    if config.train.init_from and config.train.warm_start:
+        raise UserError(
+            "--config.train.init_from begins from a run on other data, --config.train.warm_start "
+            "from one on earlier data: set one of them."
+        )
+    if config.train.warm_start and trains_encoder(config):
+        raise UserError(
+            "--config.train.warm_start goes with frozen encoders of content only: set "
+            f"--config.content.{next(iter(trained_fields(config.content)))}=0."
+        )
+
+
+def _validate_split(evaluate: ml_collections.ConfigDict) -> None:
+    cuts, usual = tuple(evaluate.cuts), default_config().evaluate
+    if evaluate.split != "global_time":
+        for name in ("cuts", "targets"):
+            if evaluate[name] != usual[name]:
+                raise UserError(
+                    f"--config.evaluate.{name} is {evaluate[name]}, which only "
+                    "--config.evaluate.split=global_time reads: set that, too."
+                )
+    for date in (cut for cut in cuts if isinstance(cut, str)):
+        try:
+            datetime.date.fromisoformat(date)
+        except ValueError as error:
+            raise UserError(
+                f"--config.evaluate.cuts names {shown(date)!r}, which is no date like 2024-12-31."
+            ) from error
     shares = [cut for cut in cuts if isinstance(cut, float)]
     if (
         len(cuts) != 2

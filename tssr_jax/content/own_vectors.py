@@ -27,6 +27,7 @@ from tssr_jax.data_pipeline.sources.delimited import Chunk, require_columns
 from tssr_jax.data_pipeline.sources.descriptions import with_ids_of_interactions
 from tssr_jax.data_pipeline.sources.tables import VECTORS
 from tssr_jax.errors import UserError, shown
+from tssr_jax.parallel import processes
 
 _FILES = ("vectors.npy", "vectors.safetensors", "items.parquet")
 _IDS = "vectors.txt"
@@ -44,12 +45,11 @@ def own_vectors(item_ids: Sequence[str], data: ml_collections.ConfigDict) -> Fea
       UserError: if there is no file of vectors, if it is malformed (NaN, an id twice, several
         widths), or if most items have none.
     """
-    owner = "--config.content.modalities names 'vectors', which"
-    (path,) = find_files(data, [_FILES], owner)
+    (path,) = find_files(data, [_FILES], "The modality 'vectors'")
     if path.suffix == ".parquet":
         ids, vectors = of_table(path, data.item_column)
     else:
-        (names,) = find_files(data, [[_IDS]], f"{owner} need the ids of {path.name}: it")
+        (names,) = find_files(data, [[_IDS]], f"Ids of {path.name}")
         ids, vectors = _lines(names), _array(path)
         if len(ids) != len(vectors):
             raise UserError(
@@ -68,11 +68,12 @@ def own_vectors(item_ids: Sequence[str], data: ml_collections.ConfigDict) -> Fea
     table = np.zeros((len(item_ids) + 1, vectors.shape[1]), np.float32)
     table[1:][there] = unit_rows(vectors[found.drop_nulls().to_numpy()])
     without = int((~table[1:].any(axis=1)).sum())
-    print(
-        f"{path.name}: vectors of width {vectors.shape[1]:,}; {without:,} of {len(item_ids):,} "
-        "items have none.",
-        flush=True,
-    )
+    if processes.is_first():
+        print(
+            f"{path.name}: vectors of width {vectors.shape[1]:,}; {without:,} of "
+            f"{len(item_ids):,} items have none.",
+            flush=True,
+        )
     return FeatureTable(hashlib.sha256(table.tobytes()).hexdigest()[:20], table)
 
 
@@ -97,6 +98,11 @@ def of_table(path: Path, item_column: str) -> tuple[pl.Series, np.ndarray]:
             f"{path}: column {VECTORS!r} is of type {shown(kind)}; vectors are lists of numbers."
         )
     lines = np.arange(1, table.height + 1)
+    if not schema[item_column].is_integer() and schema[item_column] != pl.String:
+        raise UserError(
+            f"{path}: column {item_column!r} is of type {shown(schema[item_column])}; ids are "
+            "strings or whole numbers."
+        )
     texts = table.select(pl.col(item_column).cast(pl.String))
     ids = values.parse_ids(Chunk(lines, texts), item_column, path)
     vectors = table[VECTORS].cast(pl.List(pl.Float32))
@@ -165,7 +171,7 @@ def _array(path: Path) -> np.ndarray:
         if len(tensors) != 1:
             raise UserError(f"{path} has the tensors {shown(sorted(tensors))}; it must be one.")
         (array,) = tensors.values()
-    if array.ndim != 2 or not array.size or array.dtype.kind not in "fiuV":
+    if array.ndim != 2 or not array.size or array.dtype.kind not in "fiuV" or array.dtype.names:
         raise UserError(
             f"{path} holds {array.dtype} {array.shape}; vectors are numbers [items, width]."
         )

@@ -1,5 +1,6 @@
 """What a run has measured, read from its folder."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -12,6 +13,7 @@ from etils import epath
 from tssr_jax.evaluation.evaluate import PER_USER_FILE, SIMPLE_FILE, SPLITS, Metrics
 from tssr_jax.reporting import METRICS_FILE
 
+_VALIDATED = "validation/ndcg@10"
 _OF_ANSWERS = ("test_rank", "history")
 _SHOWN = ("ndcg@10", "recall@10", "mrr", "num_users")
 
@@ -55,9 +57,11 @@ def read_metrics(workdir: epath.Path) -> RunMetrics:
     records: dict[int, dict[str, Any]] = {}
     path = workdir / METRICS_FILE
     for line in path.read_text().splitlines() if path.exists() else ():
-        record = json.loads(line)
-        records.setdefault(record["step"], {}).update(record)
-    epochs = pl.DataFrame(list(records.values()), infer_schema_length=None)
+        with contextlib.suppress(json.JSONDecodeError):  # the last one, of a run that was killed
+            record = json.loads(line)
+            records.setdefault(record["step"], {}).update(record)
+    validated = [record for record in records.values() if _VALIDATED in record]
+    epochs = pl.DataFrame(validated, infer_schema_length=None)
     simple = _read(workdir / SIMPLE_FILE)
     return RunMetrics(test, validation, simple, epochs, _answers(workdir / PER_USER_FILE))
 

@@ -9,6 +9,8 @@ from tssr_jax.run import Run
 FILE_NAME = "README.md"
 _METRICS = ("ndcg@10", "recall@10", "ndcg@20", "recall@20", "mrr")
 _OF_LISTS = ("coverage@10", "gini@10", "novelty@10", "popularity_lift@10")
+_SEQUENCES = "**ids and histories of all users: don't publish it**"
+_NO_SEQUENCES = "no user's history"
 _STREAMS = {
     "id": "item ids",
     "content": "the content of items",
@@ -21,15 +23,17 @@ _SPLITS = {
 }
 
 
-def model_card(run: Run, metrics: RunMetrics, version: str) -> str:
+def model_card(run: Run, metrics: RunMetrics, version: str, *, sequences: bool) -> str:
     """The card, in Markdown.
 
     Args:
       run: the run.
       metrics: what it has measured.
       version: of this package.
+      sequences: whether the folder holds the users' sequences.
     """
     config, report = run.config, run.data.report
+    source = "own data" if config.data.source in ("", "csv") else config.data.source
     streams = " and ".join(_STREAMS[name] for name in config.model.streams)
     memories = ", ".join(name.replace("_", "-") for name in config.model.memory)
     dates = f", {report['first_date']} to {report['last_date']}" if "first_date" in report else ""
@@ -37,8 +41,8 @@ def model_card(run: Run, metrics: RunMetrics, version: str) -> str:
     reads = "" if tuple(config.model.streams) == ("id",) else f" Content is: {content}."
     again = "may be recommended again" if config.evaluate.keep_seen else "are left out of lists"
     parts = [
-        _front_matter(config.data.source, metrics),
-        f"# Recommendations, trained on {config.data.source or 'own data'}",
+        _front_matter(source, metrics),
+        f"# Recommendations, trained on {source}",
         f"A sequential recommender of [tssr_jax](https://arxiv.org/abs/2403.07623) {version}: it "
         f"reads {streams} of a history and ranks all {run.data.num_items:,} items for the next "
         f"one.{reads}" + (f" Memories add what was counted: {memories}." if memories else ""),
@@ -49,8 +53,8 @@ def model_card(run: Run, metrics: RunMetrics, version: str) -> str:
         f"{report['users']:,} users, {report['items']:,} items, {report['interactions_kept']:,} "
         f"interactions{dates}. Users with fewer than {config.data.min_user_interactions} "
         f"interactions, and items with fewer than {config.data.min_item_interactions}, were "
-        "removed until none was left. The folder holds ids, titles and texts of the items, and no "
-        "user's history.",
+        "removed until none was left. The folder holds ids, titles and texts of the items, and "
+        f"{_SEQUENCES if sequences else _NO_SEQUENCES}.",
         "## How well it ranks",
         _table(metrics),
         f"- {_SPLITS[config.evaluate.split]}\n"
@@ -71,7 +75,7 @@ def _front_matter(source: str, metrics: RunMetrics) -> str:
     ]
     if measured:
         task = {"type": "recommendation", "name": "next item"}
-        dataset = {"type": source or "own", "name": source or "own data"}
+        dataset = {"type": source, "name": source}
         own = {"name": "tssr", "results": [{"task": task, "dataset": dataset, "metrics": measured}]}
         about["model-index"] = [own]
     # YAML reads JSON.

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import ml_collections
+import numpy as np
 import polars as pl
 
+from tssr_jax.data_pipeline.sources import tables, values
+from tssr_jax.data_pipeline.sources.delimited import Chunk, require_columns
 from tssr_jax.errors import UserError, shown
-from tssr_jax.recommending.histories import Histories, History
+from tssr_jax.recommending.histories import LISTS, TIMES, Histories, History
 from tssr_jax.recommending.lists_file import SCHEMA, list_rows
 from tssr_jax.recommending.results import Recommendations
 
@@ -41,11 +44,30 @@ def as_polars(frame: Any, name: str) -> pl.DataFrame:
     """
     if not isinstance(frame, Frame):
         kind = shown(type(frame).__name__)
-        raise UserError(f"{name} is of type {kind}; it must be a DataFrame of polars or pandas.")
+        raise UserError(
+            f"{name} is of type {kind}; it must be a DataFrame of polars, of pandas from 2.2 on, "
+            "or of another library that speaks Arrow."
+        )
     try:
         return pl.DataFrame(frame)
-    except (pl.exceptions.PolarsError, TypeError, ValueError, ImportError) as error:
-        raise UserError(f"{name} can't be read as a DataFrame: {shown(error, 300)}") from error
+    except (
+        *(pl.exceptions.PolarsError, TypeError, ValueError),
+        *(OverflowError, ImportError, NotImplementedError),
+    ) as error:
+        raise UserError(
+            f"{name} can't be read as a DataFrame: {shown(error, 300)}. Ids are strings or whole "
+            "numbers, in a column all of one type."
+        ) from error
+
+
+def with_whole_ids(table: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    """The table with whole numbers in these columns where they are floats.
+
+    pandas makes floats of whole numbers if one of them is missing.
+    """
+    floats = [n for n in names if n in table.columns and table[n].dtype.is_float()]
+    whole = [n for n in floats if (table[n].drop_nulls().drop_nans() % 1 == 0).all()]
+    return table.with_columns(pl.col(whole).fill_nan(None).cast(pl.Int64)) if whole else table
 
 
 def histories_of(frame: Any, data: ml_collections.ConfigDict) -> list[History]:
@@ -60,25 +82,54 @@ def histories_of(frame: Any, data: ml_collections.ConfigDict) -> list[History]:
       UserError: for a missing column, or a malformed row.
     """
     table = as_polars(frame, _HISTORIES)
-    user, at = data.user_column, data.timestamp_column
-    if user in table.columns:
-        numbered = table.with_row_index(_FIRST).with_columns(pl.col(_FIRST).min().over(user))
-        order = [_FIRST, *(name for name in (at,) if name in table.columns)]
-        table = numbered.sort(order, maintain_order=True).drop(_FIRST)
+    user, item, at = data.user_column, data.item_column, data.timestamp_column
+    lists = LISTS in table.columns
+    read = (user, LISTS, TIMES) if lists else (user, item, at)
+    needed = [LISTS] if lists else [user, item]
+    require_columns(table.columns, needed, Path(_HISTORIES), "Rename a column.")
+    table = with_whole_ids(table.select(n for n in read if n in table.columns), (user, item))
+    if not table.height:
+        return []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "histories.parquet"
-        table.write_parquet(path)
-        columns = (user, data.item_column, at, data.timestamp_format)
         try:
-            return list(Histories(path, *columns))
+            table.write_parquet(path)
+            if not lists:
+                _grouped(path, data).write_parquet(path)
+            return list(Histories(path, user, item, at, data.timestamp_format))
+        except pl.exceptions.PolarsError as error:
+            raise UserError(f"{_HISTORIES}: a column can't be read ({shown(error)}).") from error
         except UserError as error:
-            raise UserError(str(error).replace(str(path), _HISTORIES)) from error
+            told = str(error).replace(str(path), _HISTORIES).replace(", line ", ", row ")
+            raise UserError(told) from error
+
+
+def _grouped(path: Path, data: ml_collections.ConfigDict) -> pl.DataFrame:
+    """Columns user, items and maybe times, lists, of a file with a row for each item."""
+    user, item, at = data.user_column, data.item_column, data.timestamp_column
+    rows = tables.read_table(path, needed=(user, item))
+    table = rows.table.with_row_index(_FIRST).with_columns(pl.col(_FIRST).min().over(user))
+    table = table.with_columns(pl.col(item).fill_null("").str.strip_chars())
+    if missing := (table[user].fill_null("").str.strip_chars() == "").arg_true().to_list():
+        raise UserError(f"{path}, line {rows.lines[missing[0]]}: the user is missing.")
+    there = table[item] != ""
+    columns = [pl.col(item).filter(pl.col(item) != "").alias(LISTS)]
+    if at in table.columns and there.any():
+        own = Chunk(rows.lines[there.to_numpy()], table.filter(there))
+        milliseconds = values.parse_timestamps(own, at, path, data.timestamp_format, settable=True)
+        seconds = np.zeros(table.height)
+        seconds[there.to_numpy()] = milliseconds.to_numpy() / values.TICKS
+        table = table.with_columns(pl.Series(TIMES, seconds))
+        table = table.sort(_FIRST, TIMES, maintain_order=True)
+        columns.append(pl.col(TIMES).filter(pl.col(item) != ""))
+    first = pl.col(_FIRST).first()
+    return table.group_by(user).agg(first, *columns).sort(_FIRST).drop(_FIRST)
 
 
 def lists_like(frame: Frame, histories: Sequence[History], lists: Sequence[Recommendations]) -> Any:
     """A DataFrame with a row for each recommended item, of the library that `frame` is of.
 
-    Columns are those of `tssr recommend`: user, rank, item, title, score, ...
+    Columns are those of `tssr recommend`: user, rank, item, title, score, ... Ids are strings.
     """
     pairs = zip(histories, lists, strict=True)
     rows: Iterator[tuple[Any, ...]] = (row for pair in pairs for row in list_rows(*pair))

@@ -27,7 +27,7 @@ from tssr_jax.errors import UserError, shown
 from tssr_jax.recommending.items import as_id, require_seconds
 
 INPUTS = (".jsonl", ".csv", ".csv.gz", ".parquet")
-_LISTS, _TIMES = "items", "times"
+LISTS, TIMES = "items", "times"
 
 
 class History(NamedTuple):
@@ -116,7 +116,7 @@ class HistoryFile:
         self.path = path
         self._columns = (user_column, item_column)
         self._time_column, self._time_format = time_column, time_format
-        self._lists = path.suffix == ".parquet" and _LISTS in _parquet_columns(path)
+        self._lists = path.suffix == ".parquet" and LISTS in _parquet_columns(path)
 
     def count(self) -> int | None:
         """Number of histories, for a progress bar; None if the whole file would have to be read."""
@@ -170,7 +170,7 @@ class HistoryFile:
                     continue
                 try:
                     fields = parse_object(line.decode())
-                    items = fields[_LISTS]
+                    items = fields[LISTS]
                     if not isinstance(items, list):
                         raise TypeError(f"'items' is {shown(items)!r}, no list")
                     user = as_id(fields.get("user", f"{prefix}{number}"))
@@ -185,13 +185,13 @@ class HistoryFile:
                 yield history
 
     def _from_list_rows(self) -> Iterator[History]:
-        columns = (self._columns[0], _LISTS)
+        columns = (self._columns[0], LISTS)
         table = pl.scan_parquet(self.path, glob=False)
         names = table.collect_schema().names()
         require_columns(names, columns, self.path, "")
-        times = _seconds(table.collect_schema()) if _TIMES in names else pl.lit(None)
+        times = _seconds(table.collect_schema()) if TIMES in names else pl.lit(None)
         table = table.select(
-            pl.col(columns[0]).cast(pl.String), pl.col(_LISTS).cast(pl.List(pl.String)), times
+            pl.col(columns[0]).cast(pl.String), pl.col(LISTS).cast(pl.List(pl.String)), times
         )
         row = 0
         try:
@@ -255,8 +255,8 @@ class HistoryFile:
 
 def _seconds(schema: Mapping[str, pl.DataType]) -> pl.Expr:
     """The column of lists of times, of numbers or of dates, as seconds since 1970."""
-    kind = getattr(schema[_TIMES], "inner", None)
-    times = pl.col(_TIMES)
+    kind = getattr(schema[TIMES], "inner", None)
+    times = pl.col(TIMES)
     if isinstance(kind, pl.Datetime | pl.Date):
         seconds = pl.element().cast(pl.Datetime("us")).dt.epoch("us") / 1e6
         return times.list.eval(seconds)
@@ -265,7 +265,7 @@ def _seconds(schema: Mapping[str, pl.DataType]) -> pl.Expr:
 
 def _times(fields: Any, items: list[Any]) -> list[float] | None:
     """The times of a line."""
-    times = fields.get(_TIMES)
+    times = fields.get(TIMES)
     if times is None:
         return None
     numbers = isinstance(times, list) and all(

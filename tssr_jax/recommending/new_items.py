@@ -50,10 +50,16 @@ def read_new_items(path: Path, config: ml_collections.ConfigDict) -> pl.DataFram
     data = config.data
     if not path.is_file():
         raise UserError(f"--new_items: there is no file {path}.")
-    needed = (data.item_column, *(data.text_fields or ("title",)))
+    reads = reads_content(config.model.streams)
+    vectors = reads and "vectors" in config.content.modalities
+    words = "words" in config.model.memory or config.model.id_neighbours
+    texts = bool(data.text_fields or words or not vectors) or len(config.content.modalities) > 1
+    needed = (data.item_column, *(data.text_fields or (("title",) if texts else ())))
     hint = "New items need the columns by which the catalogue's own are described."
     rows = tables.read_table(path, needed=needed, hint=hint)
     lines, table = rows
+    if "title" not in table.columns and not texts:
+        table = table.with_columns(title=pl.lit(""))
     fields = tuple(data.text_fields) or own_fields(table.columns)
     ids = values.parse_ids(rows, data.item_column, path)
     twice = ids.filter(ids.is_duplicated())
@@ -65,11 +71,11 @@ def read_new_items(path: Path, config: ml_collections.ConfigDict) -> pl.DataFram
         )
     table = table.select(ids.alias("item"), pl.exclude(data.item_column, "item"))
     described = describe(table, fields, data.text_field_length)
-    if not reads_content(config.model.streams) or "vectors" not in config.content.modalities:
+    if not vectors:
         return described
-    with_vectors, vectors = of_table(path, data.item_column)
-    check_vectors(with_vectors, vectors, path)
-    own = pl.DataFrame({"item": with_vectors, tables.VECTORS: unit_rows(vectors).tolist()})
+    owners, rows_of = of_table(path, data.item_column)
+    check_vectors(owners, rows_of, path)
+    own = pl.DataFrame({"item": owners, tables.VECTORS: unit_rows(rows_of).tolist()})
     return described.join(own, on="item", how="left", maintain_order="left")
 
 

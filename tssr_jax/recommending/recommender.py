@@ -147,10 +147,7 @@ class Recommender:
 
     @classmethod
     def from_pretrained(cls, name: str | Path | epath.Path, **settings: Any) -> "Recommender":
-        """Loads what `save` wrote: a folder, or OWNER/NAME on the Hugging Face Hub.
-
-        Settings are those of `from_workdir`.
-        """
+        """Loads what `save` wrote: a folder, or OWNER/NAME on the Hugging Face Hub."""
         return cls.from_workdir(local_copy(name), **settings)
 
     load = from_pretrained
@@ -273,6 +270,8 @@ class Recommender:
             such stream beside another, or times don't fit or are not ascending.
         """
         if isinstance(histories, Frame):
+            if times is not None:
+                raise UserError("Times of a DataFrame's items stand in its column of times.")
             read = histories_of(histories, self.run.config.data)
             found = self.recommend(
                 [history.items for history in read],

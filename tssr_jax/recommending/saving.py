@@ -6,15 +6,15 @@ configuration, and a model card.
 
 import importlib
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 from etils import epath
 
+from tssr_jax.config.default import get_config as default_config
 from tssr_jax.config.files import write_whole
-from tssr_jax.config.saved import FILE_NAME as CONFIG_FILE
+from tssr_jax.config.saved import load_config, save_config
 from tssr_jax.errors import UserError, shown
 from tssr_jax.evaluation.evaluate import SIMPLE_FILE, SPLITS
 from tssr_jax.evaluation.run_metrics import read_metrics
@@ -24,7 +24,6 @@ from tssr_jax.reporting import METRICS_FILE
 from tssr_jax.run import DATA_FILE, Run
 from tssr_jax.run_folder import save_trained
 
-_NEEDED: Sequence[str] = (DATA_FILE, CONFIG_FILE)
 # What was measured; a run that was not tested has none.
 _MEASURED = (METRICS_FILE, SIMPLE_FILE, *(f"{split}_metrics.json" for split in SPLITS))
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -54,19 +53,23 @@ def save_run(  # noqa: PLR0917
     Raises:
       UserError: if the folder exists.
     """
+    if ":/" in str(folder):  # a Path of gs://
+        raise UserError(f"{folder} is no folder of this machine: save here, and copy it.")
     if folder.exists():
         raise UserError(f"{folder} exists: name a new folder.")
     folder.mkdir(parents=True)
     target = epath.Path(folder)
     users = run.users().data.folder if sequences else None
-    for name in _NEEDED:
-        write_whole(target / name, (workdir / name).read_bytes())
-    for name in _MEASURED:
+    config = load_config(workdir)
+    # They say where this machine has its files.
+    config.data.update(raw_dir="", cache_dir=default_config().data.cache_dir)
+    save_config(config, target)
+    for name in (DATA_FILE, *_MEASURED):
         if (workdir / name).exists():
             write_whole(target / name, (workdir / name).read_bytes())
     save_trained(target, run, params, step, content, users=users)
     version = importlib.import_module("tssr_jax").__version__
-    text = card.model_card(run, read_metrics(workdir), version)
+    text = card.model_card(run, read_metrics(workdir), version, sequences=sequences)
     write_whole(target / card.FILE_NAME, text.encode())
 
 

@@ -162,7 +162,10 @@ def tracking(
     """
     names = () if silent else tuple(config.train.trackers)
     path = workdir / FILE_NAME
-    known = json.loads(path.read_text()) if names and path.exists() else {}
+    try:
+        known = json.loads(path.read_text()) if names and path.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({shown(error)}): remove it.") from error
     begun: dict[str, Tracker] = {}
     trackers = Trackers(begun)
     try:
@@ -170,9 +173,10 @@ def tracking(
             try:
                 begun[name] = _KINDS[name](workdir, flattened(config), known.get(name))
             except Exception as error:  # whatever a library of others raises
+                again = f" Or remove {path}, to begin a new run there." if name in known else ""
                 raise UserError(
                     f"--config.train.trackers: {name} can't begin a run ({shown(error, 300)}). Set "
-                    "it up, or leave it out."
+                    f"it up, or leave it out.{again}"
                 ) from error
         if names:
             write_json(path, known | {name: tracker.id for name, tracker in begun.items()})

@@ -42,11 +42,12 @@ def carried_params(run: Run, other: Run, others: Any) -> Any:
             "--config.train.warm_start knows. --config.train.init_from begins from a run on other "
             "data."
         )
-    print(
+    told = (
         f"{known.size:,} items go on with what was learnt of them, {new.size:,} begin with what "
-        f"is like them, {other.data.num_items - known.size:,} are gone.",
-        flush=True,
+        f"is like them, {other.data.num_items - known.size:,} are gone."
     )
+    if processes.is_first():
+        print(told, flush=True)
     like = _like(run, known, new)
 
     def rows(path: Any, x: Any) -> np.ndarray:

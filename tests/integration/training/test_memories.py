@@ -162,7 +162,7 @@ def test_without_memories_there_is_nothing_of_them(tmp_path):
     assert gate_inputs(run) is None
     assert "gate" not in next(train_batches(run).iterate(0))
     lengths = run.sequences.lengths
-    np.testing.assert_array_equal(trained_lengths(lengths, config), lengths - 2)
+    np.testing.assert_array_equal(trained_lengths(run.sequences, config), lengths - 2)
 
 
 @pytest.mark.parametrize("way", [("pmap", 4, 1), ("shard_map", 4, 1), ("shard_map", 6, 3)], ids=str)
@@ -287,7 +287,7 @@ def test_what_the_gate_learns_from_no_window_has(tmp_path):
     batches = [batch for batch, _ in zip(train_batches(run).iterate(0), range(9), strict=False)]
     order = np.concatenate([batch["gate"]["labels"] for batch in batches[::PERIOD]])
     np.testing.assert_array_equal(order, np.resize(rows.labels, order.size))
-    trained = trained_lengths(run.sequences.lengths, config)
+    trained = trained_lengths(run.sequences, config)
     expected = {
         (int(a), int(b))
         for user, items in whole.items()

@@ -6,7 +6,6 @@ import re
 import jax
 import numpy as np
 import pytest
-from etils import epath
 
 from tests.support.raw_data import tiny_config
 from tests.support.runs import best_params
@@ -109,7 +108,7 @@ def test_the_sections_model_and_content_have_to_be_equal(field, value, refused):
     other = config.copy_and_resolve_references()
     other.update_from_flattened_dict({field: value})
     if not refused:
-        require_same_sections(config, other, epath.Path("a"))
+        require_same_sections(config, other, "--config.train.init_from=a")
         return
     with pytest.raises(UserError, match=rf"init_from=a: that run has {re.escape(field)}="):
-        require_same_sections(config, other, epath.Path("a"))
+        require_same_sections(config, other, "--config.train.init_from=a")

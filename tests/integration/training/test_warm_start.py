@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs import csv
 from tests.support.raw_data import tiny_config, write_csv, write_text_model
 from tests.support.runs import ROOT, best_params
+from tssr_jax.adapting import adapted
 from tssr_jax.errors import UserError
 from tssr_jax.run import build_run
 from tssr_jax.training.loop import train
@@ -96,6 +99,10 @@ def test_what_can_not_be_carried(configs, tmp_path):
     with pytest.raises(UserError, match="set one of them"):
         train(second, tmp_path / "b")
     second.train.init_from = ""
+    second.content.text.update(encoder="bert", trained_layers=1)
+    with pytest.raises(UserError, match="warm_start goes with frozen encoders"):
+        train(second, tmp_path / "b")
+    second.content.text.update(encoder="ngrams", trained_layers=0)
     raw = tmp_path / "second" / "raw"
     for path in raw.iterdir():
         path.write_text(path.read_text().replace("i", "j").replace("jtem", "item"))
@@ -104,6 +111,20 @@ def test_what_can_not_be_carried(configs, tmp_path):
     (raw / "items.csv").write_text((raw / "items.csv").read_text().replace("tjtle", "title"))
     with pytest.raises(UserError, match="No item of this run is one of the 20"):
         train(second, tmp_path / "c")
+
+
+def test_the_model_is_that_of_the_run_before(configs, tmp_path):
+    """Whatever the data are now: open fields of the model are not chosen anew."""
+    first, second = configs
+    train(first, tmp_path / "a")
+    config = csv.get_config(second.data.raw_dir)
+    config.data.cache_dir = second.data.cache_dir
+    config.content = second.content
+    config.train.warm_start = str(tmp_path / "a")
+    found = adapted(config)
+    names = ("d_model", "d_ffn", "num_heads", "dropout_rate", "id_neighbours", "tie_orders")
+    assert [found.model[n] for n in names] == [first.model[n] for n in names]
+    assert found.train.batch_size == 128
 
 
 def test_the_script_of_every_day(tmp_path):
@@ -130,8 +151,12 @@ def test_the_script_of_every_day(tmp_path):
         told.append(done.stdout)
     current = (tmp_path / "runs" / "current").resolve()
     assert (current / "test_metrics.json").is_file()
-    before = next((tmp_path / "runs").glob("*-before"))
-    new = Path(str(before).removesuffix("-before"))
-    old, own = (json.loads((p / "test_metrics.json").read_text())["ndcg@10"] for p in (before, new))
-    assert f"NDCG@10 of the newest day: {old:.4f} by the current model, {own:.4f}" in told[1]
-    assert (current == new) == (own >= old)
+    (first, *_) = sorted(p for p in (tmp_path / "runs").iterdir() if not p.is_symlink())
+    (verdict, old, own) = re.findall(
+        r"newest day: (\w+) \(([0-9.]+) by the current model, ([0-9.]+) by", told[1]
+    )[0]
+    assert (verdict == "promoted") == (current != first.resolve())
+    metrics = json.loads((current / "test_metrics.json").read_text())
+    assert verdict != "promoted" or f"{metrics['ndcg@10']:.4f}" == own
+    assert (verdict == "promoted") == (float(own) >= float(old))
+    assert not list((tmp_path / "runs").glob("*-before"))

@@ -122,7 +122,7 @@ def test_nothing_there(tmp_path, data):
     with pytest.raises(UserError, match=r"no vectors.npy, vectors.safetensors or items.parquet"):
         own_vectors(IDS, data)
     np.save(tmp_path / "vectors.npy", VECTORS)
-    with pytest.raises(UserError, match=r"ids of vectors.npy.* has no vectors.txt"):
+    with pytest.raises(UserError, match=r"Ids of vectors.npy: .* has no vectors.txt"):
         own_vectors(IDS, data)
     (tmp_path / "vectors.npy").write_bytes(b"no array")
     (tmp_path / "vectors.txt").write_text("a\n")

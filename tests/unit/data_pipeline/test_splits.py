@@ -121,10 +121,20 @@ def test_a_user_without_an_item_before_has_no_first_answer():
     assert splits.trained.tolist() == [0, 2]
 
 
+@pytest.mark.parametrize("field", [("cuts", (0.7, 0.9)), ("targets", "all")], ids=str)
+def test_fields_of_a_split_that_is_not_chosen(field):
+    config = default_config()
+    config.evaluate.update(dict([field]))
+    with pytest.raises(UserError, match=r"only --config\.evaluate\.split=global_time reads"):
+        validate_config(config)
+    config.evaluate.split = "global_time"
+    validate_config(config)
+
+
 @pytest.mark.parametrize("cuts", [(0.8,), (0.8, 1.5), (0.8, 2), (0.9, 0.8), ("soon", 0.9)])
 def test_cuts_that_make_no_sense(cuts):
     config = default_config()
-    config.evaluate.cuts = cuts
+    config.evaluate.update(cuts=cuts, split="global_time")
     _, store = store_of([[1, 2, 3], [DAY, 2 * DAY, 30 * DAY]])
     with pytest.raises(UserError, match=r"evaluate\.cuts"):
         validate_config(config)

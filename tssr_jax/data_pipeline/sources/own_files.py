@@ -34,8 +34,9 @@ class OwnFiles:
         """Finds the two files."""
         if not data.raw_dir:
             raise UserError(
-                "The source 'csv' needs a folder: --config=csv:FOLDER, where FOLDER "
-                "holds interactions.csv and items.csv (or .csv.gz, or .parquet)."
+                "The source 'csv' needs a folder: --config=csv:FOLDER (--raw_dir=FOLDER to ask a "
+                "run that is trained), where FOLDER holds interactions.csv and items.csv (or "
+                ".csv.gz, or .parquet)."
             )
         choices = [[name + end for end in _ENDINGS] for name in ("interactions", "items")]
         choices[0] += [f"interactions{end}/" for end in ("", *_ENDINGS)]
