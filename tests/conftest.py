@@ -6,7 +6,12 @@ import os
 import shutil
 import tempfile
 
+import hypothesis
 import pytest
+
+# No test is timed: an example may wait for a busy processor.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # Read by JAX when it starts, in the processes that tests start as well. Programs run once or
 # twice here: what the compiler would spend on making them fast is not earned back.
