@@ -8,8 +8,8 @@ folder=$1 runs=$2
 shift 2
 new="$runs/$(date -u +%Y-%m-%d-%H%M%S)"
 before="$new-before"
-# When validation and the test begin: yesterday and today, UTC.
-days=${DAYS:-"('$(date -u -d '1 day ago' +%F)','$(date -u +%F)')"}
+# When validation and the test begin: the day before yesterday and yesterday, UTC.
+days=${DAYS:-"('$(date -u -d '2 days ago' +%F)','$(date -u -d '1 day ago' +%F)')"}
 options=(--config="csv:$folder" --config.evaluate.split=global_time --config.evaluate.targets=all
   --config.evaluate.cuts="$days")
 tested() { # A training that was stopped ends well, too, but has no test metrics.

@@ -9,12 +9,14 @@ import pandas as pd
 import polars as pl
 import pytest
 import yaml
+from etils import epath
 from polars.testing import assert_frame_equal
 
 from tests.support.raw_data import write_csv, write_text_model
 from tests.support.runs import ROOT
 from tssr_jax import Recommender, fit
 from tssr_jax.errors import UserError
+from tssr_jax.evaluation.run_metrics import read_metrics
 
 
 @pytest.fixture(name="frames", scope="module")
@@ -54,6 +56,15 @@ def test_metrics_are_those_of_the_files(fitted):
     best = metrics.epochs["validation/ndcg@10"].max()
     assert metrics.validation["ndcg@10"] == pytest.approx(best)
     assert f"{metrics.test['ndcg@10']:.4f}" in str(metrics)
+
+
+def test_a_damaged_line_of_metrics_is_told_but_for_the_last(fitted, tmp_path):
+    whole = (Path(fitted.workdir) / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text(whole + whole[:20])
+    assert_frame_equal(read_metrics(epath.Path(tmp_path)).epochs, fitted.metrics.epochs)
+    (tmp_path / "metrics.jsonl").write_text(whole[:20] + "\n" + whole)
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 1 is damaged"):
+        read_metrics(epath.Path(tmp_path))
 
 
 def histories_of(frame):

@@ -95,3 +95,15 @@ def write_image_model(path: Path) -> Path:
     """A tiny ResNet of two stages with random weights."""
     save_file(random_weights(resnet_shapes((1, 1), 4)), path)
     return path
+
+
+def two_configs(folder: Path) -> list[ml_collections.ConfigDict]:
+    """Two of `tiny_config`, on data of their own below folder/first and folder/second."""
+    configs = []
+    for name in ("first", "second"):
+        (folder / name).mkdir()
+        config = tiny_config(folder / name)
+        config.optimizer.ema_decay = 0.9  # what ranks is then the average
+        config.train.num_epochs = 2
+        configs.append(config)
+    return configs

@@ -279,7 +279,7 @@ def _train() -> ml_collections.ConfigDict:
     # head) are not taken, so the other run may have used another data set. "" starts from random
     # parameters.
     train.init_from = ""
-    # Workdir of a run on earlier data of the same shop, with whose best parameters this one begins:
+    # Workdir of a run on earlier data, with whose best parameters this one begins:
     # items that it knows by id keep theirs, and new ones begin with those of like content.
     train.warm_start = ""
     # Most epochs; raise it to extend a finished run. 0 only evaluates the initial parameters.

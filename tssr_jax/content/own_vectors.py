@@ -61,7 +61,7 @@ def own_vectors(item_ids: Sequence[str], data: ml_collections.ConfigDict) -> Fea
     check_vectors(ids, vectors, path, may_repeat=data.repeated_items == "first")
     rows = pl.DataFrame({"item": ids, _ROW: np.arange(len(ids))}).unique("item", keep="first")
     wanted = pl.Series("item", item_ids, pl.String)
-    files = RawFiles(str(path.parent), "", path.with_name("interactions"), path)
+    files = RawFiles(str(path.parent), "", Path("the interactions"), path)
     rows = with_ids_of_interactions(rows, wanted, Dump(files, data, Counter()))
     found = wanted.to_frame().join(rows, on="item", how="left", maintain_order="left")[_ROW]
     there = found.is_not_null().to_numpy()

@@ -1,6 +1,5 @@
 """What a run has measured, read from its folder."""
 
-import contextlib
 import dataclasses
 import io
 import json
@@ -10,6 +9,7 @@ import numpy as np
 import polars as pl
 from etils import epath
 
+from tssr_jax.errors import UserError, shown
 from tssr_jax.evaluation.evaluate import PER_USER_FILE, SIMPLE_FILE, SPLITS, Metrics
 from tssr_jax.reporting import METRICS_FILE
 
@@ -52,14 +52,23 @@ class RunMetrics:
 
 
 def read_metrics(workdir: epath.Path) -> RunMetrics:
-    """Reads the metrics of a run's folder; what was not measured is empty."""
+    """Reads the metrics of a run's folder; what was not measured is empty.
+
+    Raises:
+      UserError: if metrics.jsonl is damaged.
+    """
     validation, test = (_read(workdir / f"{split}_metrics.json") for split in SPLITS)
     records: dict[int, dict[str, Any]] = {}
     path = workdir / METRICS_FILE
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):  # the last one, of a run that was killed
+    lines = path.read_text().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
             record = json.loads(line)
-            records.setdefault(record["step"], {}).update(record)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break  # it was being written when the run was killed
+            raise UserError(f"{path}, line {number} is damaged ({shown(error)}).") from error
+        records.setdefault(record["step"], {}).update(record)
     validated = [record for record in records.values() if _VALIDATED in record]
     epochs = pl.DataFrame(validated, infer_schema_length=None)
     simple = _read(workdir / SIMPLE_FILE)

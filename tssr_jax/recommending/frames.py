@@ -18,11 +18,20 @@ from tssr_jax.recommending.results import Recommendations
 
 _HISTORIES = "The DataFrame of histories"
 _FIRST = "\0first"  # no column is called that
+# What polars and other libraries raise for a table that can't be converted.
+_UNREADABLE = (
+    pl.exceptions.PolarsError,
+    ArithmeticError,
+    ImportError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
 
 
 @runtime_checkable
 class Frame(Protocol):
-    """A DataFrame of any library; (a Series has no columns)."""
+    """A DataFrame of any library; a Series has no columns."""
 
     @property
     def columns(self) -> Any:
@@ -50,10 +59,7 @@ def as_polars(frame: Any, name: str) -> pl.DataFrame:
         )
     try:
         return pl.DataFrame(frame)
-    except (
-        *(pl.exceptions.PolarsError, TypeError, ValueError),
-        *(OverflowError, ImportError, NotImplementedError),
-    ) as error:
+    except _UNREADABLE as error:
         raise UserError(
             f"{name} can't be read as a DataFrame: {shown(error, 300)}. Ids are strings or whole "
             "numbers, in a column all of one type."

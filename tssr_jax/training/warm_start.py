@@ -1,4 +1,4 @@
-"""Goes on with another run's parameters on newer data of the same shop.
+"""Goes on with the parameters of a run on earlier data.
 
 Items keep what was learnt of them: their rows are found by the owner's ids. A new item begins with
 the mean of the items whose content is most like its own. Items that are gone are left out; users

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.support.raw_data import tiny_config
+from tests.support.raw_data import two_configs
 from tests.support.runs import best_params
 from tssr_jax.config import default
 from tssr_jax.errors import UserError
@@ -20,14 +20,9 @@ from tssr_jax.training.state import require_same_sections
 @pytest.fixture(name="configs")
 def fixture_configs(tmp_path):
     """Two data sets; a model that reads content only, and scores by it."""
-    configs = []
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        config = tiny_config(tmp_path / name)
+    configs = two_configs(tmp_path)
+    for config in configs:
         config.model.update(streams=("content",), head="tied")
-        config.optimizer.ema_decay = 0.9  # what ranks is then the average
-        config.train.num_epochs = 2
-        configs.append(config)
     interactions = tmp_path / "second" / "raw" / "interactions.csv"
     assert interactions.is_file()
     lines = interactions.read_text().splitlines(keepends=True)

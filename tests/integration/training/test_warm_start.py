@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import csv
-from tests.support.raw_data import tiny_config, write_csv, write_text_model
+from tests.support.raw_data import two_configs, write_csv, write_text_model
 from tests.support.runs import ROOT, best_params
 from tssr_jax.adapting import adapted
 from tssr_jax.errors import UserError
@@ -22,14 +22,9 @@ from tssr_jax.training.loop import train
 @pytest.fixture(name="configs")
 def fixture_configs(tmp_path):
     """Two days of a shop: on the second one item is gone, and one is new."""
-    configs = []
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        config = tiny_config(tmp_path / name)
+    configs = two_configs(tmp_path)
+    for config in configs:
         config.content.text.encoder = "ngrams"
-        config.optimizer.ema_decay = 0.9
-        config.train.num_epochs = 2
-        configs.append(config)
     raw = tmp_path / "second" / "raw"
     interactions = (raw / "interactions.csv").read_text()
     (raw / "interactions.csv").write_text(interactions.replace(",i3,", ",new,"))
