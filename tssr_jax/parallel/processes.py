@@ -17,6 +17,8 @@ from tssr_jax.errors import EndsAllError, UserError, shown
 from tssr_jax.parallel import peers
 
 _SECONDS_TO_BE_TOLD = 3.0
+# More than twice what `peers` waits before it ends this process.
+_SECONDS_TO_END = 20
 
 
 @contextlib.contextmanager
@@ -48,7 +50,8 @@ def joined(
             num_processes,
             process_id,
             initialization_timeout=2 * peer_timeout,
-            heartbeat_timeout_seconds=2 * peer_timeout,  # `peers` comes first
+            # `peers` comes first: JAX counts from a heartbeat up to half of this time earlier.
+            heartbeat_timeout_seconds=4 * peer_timeout + _SECONDS_TO_END,
         )
     except (RuntimeError, ValueError) as error:
         # The client of processes that never met can't be shut down: JAX would abort.

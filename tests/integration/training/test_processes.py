@@ -88,7 +88,7 @@ def test_another_setting_in_one_process_is_told(config, tmp_path):
     )
     for i, process in enumerate(processes):
         _, errors = process.communicate(timeout=120)
-        assert process.returncode == 1
+        assert process.returncode == 1, errors
         told = "process 1 has another optimizer.learning_rate than process 0"
         assert told in " ".join(errors.split()), errors
         assert f"in process {i}, it is {(0.01, 0.5)[i]}" in " ".join(errors.split())
@@ -121,7 +121,7 @@ def test_a_process_that_is_lost_ends_the_others_with_one_paragraph(
     finally:
         processes[victim].kill()
         processes[victim].communicate()
-    assert processes[other].returncode == 1
+    assert processes[other].returncode == 1, errors
     assert f"Process {other} of 2 can't go on: " in errors and re.search(reason, errors)
     assert "Fatal" not in errors and "Traceback" not in errors and "@  " not in errors
 
@@ -132,7 +132,7 @@ def test_a_process_that_never_comes_is_told(config, tmp_path, there):
     processes[1 - there].kill()
     _, errors = processes[there].communicate(timeout=60)
     processes[1 - there].communicate()
-    assert processes[there].returncode == 1
+    assert processes[there].returncode == 1, errors
     assert "Not all processes have come within 5 seconds" in errors
     assert "Fatal" not in errors and "Traceback" not in errors and "@  " not in errors, errors
 
@@ -145,7 +145,7 @@ def test_an_error_of_one_process_is_told_by_all(config, tmp_path):
         processes, (f"process 1 has ended: Source {told}", told), strict=True
     ):
         _, errors = process.communicate(timeout=60)
-        assert process.returncode == 1
+        assert process.returncode == 1, errors
         assert words in " ".join(errors.split()) and "Traceback" not in errors, errors
 
 
