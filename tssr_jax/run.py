@@ -56,6 +56,7 @@ class Run:
       config: validated.
       data: the prepared data set; of a run that was carried to another machine, its items.
       users: returns what is known of the users; reads it once, when it is first asked for.
+      has_users: tells whether that reads no raw files: a carried run may have no users here.
       counts: int64 [num_classes], how often training windows contain each class.
       content: a step's inputs about the items, on the devices in `CONTENT_LAYOUT`; features are
         float32 [padded_classes, feature_dim].
@@ -69,6 +70,7 @@ class Run:
     config: ml_collections.ConfigDict
     data: PreparedData
     users: Callable[[], "Users"]
+    has_users: Callable[[], bool]
     counts: np.ndarray
     content: Content
     content_key: str
@@ -197,13 +199,14 @@ def build_run(
     if on_arrays:
         on_arrays(data, arrays, key)
     users = Users(data, sequences)
-    return assembled(config, data, lambda: users, arrays, key, encoders)
+    return assembled(config, data, lambda: users, lambda: True, arrays, key, encoders)
 
 
 def assembled(  # noqa: PLR0917
     config: ml_collections.ConfigDict,
     data: PreparedData,
     users: Callable[[], Users],
+    has_users: Callable[[], bool],
     arrays: ItemArrays,
     content_key: str,
     encoders: Mapping[str, PreparedEncoder] = MappingProxyType({}),
@@ -232,6 +235,7 @@ def assembled(  # noqa: PLR0917
         config=config,
         data=data,
         users=users,
+        has_users=has_users,
         counts=arrays.counts,
         content=content,
         content_key=content_key,

@@ -132,15 +132,20 @@ def load_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> Run:
     data = PreparedData(saved["key"], folder, json.loads((folder / REPORT).read_text()))
 
     @functools.cache
+    def here() -> PreparedData | None:
+        return data if (folder / USERS).exists() else find_prepared(config.data, data.key)
+
+    @functools.cache
     def users() -> Users:
-        known = data if (folder / USERS).exists() else find_prepared(config.data, data.key)
+        known = here()
         if known is None:
             known = prepare(config.data)
             require_same_data(known, None, workdir)
         return Users(known, open_store(known, config))
 
     arrays = _from_flat(load_file(folder / _ARRAYS))
-    return assembled(config, data, users, arrays, saved["features_key"])
+    key = saved["features_key"]
+    return assembled(config, data, users, lambda: here() is not None, arrays, key)
 
 
 def save_trained(

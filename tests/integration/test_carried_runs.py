@@ -56,7 +56,9 @@ def fixture_gone(place, monkeypatch, tmp_path):
 def test_a_workdir_gives_the_same_lists_anywhere(place, gone, tmp_path):
     here = carry(gone, tmp_path)
     there = lists_of(here)
+    assert not Recommender.from_workdir(here, batch_size=8).run.has_users()
     gone.rename(place)
+    assert Recommender.from_workdir(place / "run", batch_size=8).run.has_users()
     expected = lists_of(place / "run")
     place.rename(gone)
     assert there == expected and [len(own) for own in there] == [5, 5, 5]

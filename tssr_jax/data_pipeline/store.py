@@ -11,7 +11,7 @@ import numpy as np
 
 from tssr_jax.data_pipeline import builder
 from tssr_jax.data_pipeline.prepare import PreparedData
-from tssr_jax.data_pipeline.splits import global_time, leave_one_out
+from tssr_jax.data_pipeline.splits import EvalSplit, global_time, leave_one_out
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 
 _GIB = 2**30
@@ -92,6 +92,24 @@ class SequenceStore:
             return Rows(items, minutes, offsets[:-1])
 
         return cls(reader.lengths, rows)
+
+    def answer(self, split: EvalSplit, number: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """An answer of a split, after up to `length` items before it, and their times.
+
+        Args:
+          split: "validation" or "test".
+          number: of the answer, from 0.
+          length: most items before the answer.
+
+        Returns:
+          int32, the items, the answer last; and int32, minutes since 1970.
+        """
+        own = slice(number, number + 1)
+        targets = self.splits.targets[split]
+        rows = self.rows(tf.constant(targets.users[own], tf.int64))
+        window = tf.constant(targets.ends[own] + 1, tf.int64), length + 1
+        items, minutes = rows.windows(*window).numpy()[0], rows.times(*window).numpy()[0]
+        return items[items > 0], minutes[items > 0]
 
     def all_times(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Users int64 [rows], and the times of all their items, [rows, length], left padded."""

@@ -24,7 +24,9 @@ from tssr_jax.serving.monitoring import Monitoring
 from tssr_jax.serving.service import DEFAULT_LIMITS, Limits, Service
 
 PAGE = Path(__file__).parent / "page"
-_COMPUTING = frozenset({"/recommend", "/similar", "/explain", "/because", "/search"})
+_COMPUTING = frozenset(
+    {"/recommend", "/similar", "/explain", "/because", "/search", "/items", "/example"}
+)
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.Problem, "description": description}
     for status, description in (
@@ -49,7 +51,13 @@ _HEADERS = {
 }
 
 
-def create_app(recommender: Recommender, workdir: str, limits: Limits = DEFAULT_LIMITS) -> FastAPI:
+def create_app(
+    recommender: Recommender,
+    workdir: str,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    examples: bool = False,
+) -> FastAPI:
     """The web application: recommendations, items, the page, metrics.
 
     It answers requests at once; the first rankings wait for their programs to compile.
@@ -58,8 +66,9 @@ def create_app(recommender: Recommender, workdir: str, limits: Limits = DEFAULT_
       recommender: ranks.
       workdir: the run's folder; the page shows its last part.
       limits: sizes, concurrency, time.
+      examples: show histories of the data to all who ask, if they are at hand.
     """
-    service = Service(recommender, workdir, limits)
+    service = Service(recommender, workdir, limits, examples=examples)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -74,6 +83,7 @@ def create_app(recommender: Recommender, workdir: str, limits: Limits = DEFAULT_
         redoc_url=None,
     )
     _add_rankings(app, service)
+    _add_reasons(app, service)
     _add_lookups(app, service)
     _add_pages(app, service)
     registry = CollectorRegistry()
@@ -156,16 +166,17 @@ def _add_rankings(app: FastAPI, service: Service) -> None:
 
     @app.post("/similar", responses=_PROBLEMS | _NOT_FOUND)
     async def similar(asked: schemas.SimilarRequest) -> schemas.SimilarResponse:
-        """The items that are most like one."""
+        """The items that are most like one, of all or of `only`."""
         if recommender.items.find(asked.item) is None:
             raise HTTPException(404, f"There is no item {shown(asked.item)!r}.")
+        some = recommender if asked.only is None else recommender.restricted(only=asked.only)
         found = await service.compute(
-            lambda: recommender.similar_items(asked.item, asked.top_k, asked.space)
+            lambda: some.similar_items(asked.item, asked.top_k, asked.space)
         )
         return schemas.SimilarResponse(items=service.scored(found))
 
 
-def _add_lookups(app: FastAPI, service: Service) -> None:
+def _add_reasons(app: FastAPI, service: Service) -> None:
     recommender = service.recommender
 
     @app.post("/explain", responses=_PROBLEMS)
@@ -192,6 +203,10 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
         )
         return schemas.BecauseResponse(results=[service.reasons(own) for own in found])
 
+
+def _add_lookups(app: FastAPI, service: Service) -> None:
+    recommender = service.recommender
+
     @app.get("/search", responses=_PROBLEMS)
     async def search(
         q: Annotated[str, Query(min_length=1, max_length=100)],
@@ -200,6 +215,31 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
         """Items whose title has all words of the query, the most popular ones first."""
         found = await asyncio.to_thread(service.search, q, limit)
         return schemas.ItemsResponse(items=[schemas.Item(**service.item(x)) for x in found])
+
+    @app.get("/items", responses=_PROBLEMS)
+    async def items(
+        id: Annotated[list[str], Query(min_length=1, max_length=schemas.MOST_ITEMS)],
+    ) -> schemas.ItemsResponse:
+        """The items of these ids; unknown ones are left out."""
+        classes, _ = recommender.items.known(id)
+        return schemas.ItemsResponse(items=[schemas.Item(**service.item(x)) for x in classes])
+
+    @app.get("/example", responses=_PROBLEMS | _NOT_FOUND)
+    async def example(
+        number: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
+    ) -> schemas.ExampleResponse:
+        """The history of a user of the data and what they took next; a random user's by default."""
+        if not service.examples:
+            raise HTTPException(404, "This service shows no histories of its data.")
+        own = await asyncio.to_thread(service.example, number)
+        class_of = recommender.items.class_of
+        history, answer = (
+            [schemas.Item(**service.item(class_of(item))) for item in some]
+            for some in (own.items, (own.answer,))
+        )
+        return schemas.ExampleResponse(
+            number=own.number, history=history, times=list(own.times), answer=answer[0]
+        )
 
     @app.get("/about")
     async def about() -> schemas.About:
@@ -211,6 +251,7 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
             apart=list(recommender.apart),
             max_length=recommender.model.max_length,
             most_at_once=service.limits.most_at_once,
+            examples=service.examples,
         )
 
     @app.head("/healthz", include_in_schema=False)

@@ -21,6 +21,12 @@ _ALLOWED_HOSTS = flags.DEFINE_list(
     "Names by which the service may be called (header Host); * is any. By default localhost and "
     "--host, or any if --host is no address of this machine alone.",
 )
+_EXAMPLES = flags.DEFINE_bool(
+    "examples",
+    None,
+    "Show histories of the data's users, without their ids, on the page. By default if only this "
+    "machine can ask (--host).",
+)
 _OPEN_PAGE = flags.DEFINE_bool("open_page", False, "Open the page in a browser.")
 
 
@@ -38,4 +44,11 @@ def main() -> None:
     hosts = allowed_hosts(_HOST.value, _ALLOWED_HOSTS.value)
     limits = Limits(most_at_once=_MOST_AT_ONCE.value, allowed_hosts=hosts)
     place = _HOST.value, _PORT.value
-    run_serve(workdir, *place, limits, open_page=_OPEN_PAGE.value, raw_dir=_RAW_DIR.value)
+    run_serve(
+        workdir,
+        *place,
+        limits,
+        examples=_EXAMPLES.value,
+        open_page=_OPEN_PAGE.value,
+        raw_dir=_RAW_DIR.value,
+    )

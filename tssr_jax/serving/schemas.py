@@ -48,6 +48,7 @@ class SimilarRequest(_Request):
     item: ItemId
     top_k: TopK = 10
     space: Literal["scores", "id", "content"] = "scores"
+    only: Annotated[list[ItemId], Field(min_length=1, max_length=MOST_FILTERED)] | None = None
 
 
 class ExplainRequest(_Request):
@@ -65,10 +66,14 @@ class BecauseRequest(_Request):
 
 
 class Item(BaseModel):
-    """An item; `image` is where its picture should be, null without one."""
+    """An item; `image` is where its picture should be, null without one.
+
+    `text` is the beginning of its text after the title.
+    """
 
     item: str
     title: str
+    text: str
     image: str | None
 
 
@@ -140,6 +145,15 @@ class BecauseResponse(BaseModel):
     results: list[list[Reason]]
 
 
+class ExampleResponse(BaseModel):
+    """What a user of the data took, oldest first, and took next, which training has not read."""
+
+    number: int
+    history: list[Item]
+    times: list[float] = Field(description="Seconds since 1970, one for each item.")
+    answer: Item
+
+
 class About(BaseModel):
     """What is served."""
 
@@ -149,6 +163,7 @@ class About(BaseModel):
     apart: list[str] = Field(description="Streams that can be asked for by themselves.")
     max_length: int
     most_at_once: int
+    examples: bool = Field(description="Whether GET /example shows histories of the data.")
 
 
 class Problem(BaseModel):

@@ -28,6 +28,7 @@ def run_serve(
     port: int,
     limits: Limits,
     *,
+    examples: bool | None = None,
     open_page: bool = False,
     raw_dir: str | None = None,
 ) -> None:
@@ -38,6 +39,7 @@ def run_serve(
       host: the address to listen at.
       port: the port to listen at.
       limits: sizes, concurrency, time.
+      examples: --examples, see `shows_examples`.
       open_page: open the page in this machine's browser once the service answers.
       raw_dir: see `Recommender.from_workdir`.
 
@@ -59,7 +61,7 @@ def run_serve(
     if open_page:
         threading.Thread(target=_open_page, args=(host, port, where), daemon=True).start()
     uvicorn.run(
-        create_app(recommender, str(workdir), limits),
+        create_app(recommender, str(workdir), limits, examples=shows_examples(host, examples)),
         host=host,
         port=port,
         log_level="warning",
@@ -82,6 +84,16 @@ def allowed_hosts(host: str, asked: Sequence[str] | None) -> tuple[str, ...]:
         return tuple(asked)
     # Versions of Starlette have one of these for the name of [::1]:8000.
     return (*_LOOPBACK, "[::1]", "[") if host in _LOOPBACK else ("*",)
+
+
+def shows_examples(host: str, asked: bool | None) -> bool:
+    """Whether anyone who asks is shown histories of the data: by default on this machine only.
+
+    Args:
+      host: the address that is listened at.
+      asked: --examples; None if it is not set.
+    """
+    return host in _LOOPBACK if asked is None else asked
 
 
 class TimedHeads(H11Protocol):

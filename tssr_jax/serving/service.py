@@ -3,11 +3,14 @@
 import asyncio
 import dataclasses
 import mimetypes
+import random
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tssr_jax.data_pipeline.texts import SEPARATOR
+from tssr_jax.recommending.examples import Example, example
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.recommending.results import Reason, ScoredItem
 from tssr_jax.serving import schemas
@@ -15,6 +18,8 @@ from tssr_jax.serving.batching import Batcher
 from tssr_jax.serving.title_search import TitleSearch
 
 _T = TypeVar("_T")
+# Characters of an item's text in answers, and items of an example's history.
+_LONGEST_TEXT, _LONGEST_EXAMPLE = 160, 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +49,10 @@ class Service:
       recommender: ranks.
       workdir: the run's folder; /about reports its last part.
       limits: reported by /about.
+      examples: show histories of the data, if they are at hand.
     """
 
-    def __init__(self, recommender: Recommender, workdir: str, limits: Limits):
+    def __init__(self, recommender: Recommender, workdir: str, limits: Limits, *, examples: bool):
         self.recommender = recommender
         self.limits = limits
         self.name = Path(workdir).name
@@ -54,7 +60,8 @@ class Service:
         # One thread: a ranking uses all cores itself.
         self.executor = ThreadPoolExecutor(1, "ranking")
         self.batcher = Batcher(recommender, self.executor)
-        self._images = recommender.run.data.images
+        self.examples = examples and recommender.run.has_users()
+        self._images, self._texts = recommender.run.data.images, recommender.run.data.texts
         folder = Path(recommender.run.config.data.raw_dir or ".")
         self._folder = folder.expanduser().resolve()
         recommender.items.find("")  # the index of ids is made now, not by the first request
@@ -77,11 +84,29 @@ class Service:
         inside = path.is_relative_to(self._folder) and path.is_file()
         return path if name and inside and picture else None
 
+    def text(self, place: int) -> str:
+        """The beginning of a class's text after its title."""
+        if not 1 <= place <= len(self._texts):
+            return ""
+        title = self.recommender.items.titles[place - 1]
+        own = self._texts[place - 1].removeprefix(title).removeprefix(SEPARATOR)
+        return own if len(own) <= _LONGEST_TEXT else f"{own[:_LONGEST_TEXT].rstrip()} ..."
+
+    def example(self, number: int | None) -> Example:
+        """See `recommending.examples`; a random one by default."""
+        chosen = random.randrange(2**31) if number is None else number
+        return example(self.recommender.run, chosen, _LONGEST_EXAMPLE)
+
     def item(self, place: int) -> dict[str, Any]:
         """Fields of `schemas.Item` of a class."""
         items = self.recommender.items
         image = f"/image/{place}" if self.image_name(place) else None
-        return {"item": items.ids[place - 1], "title": items.titles[place - 1], "image": image}
+        return {
+            "item": items.ids[place - 1],
+            "title": items.titles[place - 1],
+            "text": self.text(place),
+            "image": image,
+        }
 
     def scored(self, some: Iterable[ScoredItem]) -> list[schemas.Scored]:
         """A list of items as it is sent."""

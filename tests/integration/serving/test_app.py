@@ -1,15 +1,17 @@
 """The service's answers: those of the recommender; and its refusals."""
 
 import asyncio
+import dataclasses
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from tssr_jax.serving.app import create_app
+from tssr_jax.serving.app import PAGE, create_app
 from tssr_jax.serving.batching import Batcher
 from tssr_jax.serving.limits import Timeout
 from tssr_jax.serving.service import Limits
@@ -57,6 +59,11 @@ def test_similar_items_and_explanations(client, recommender):
     told = client.post("/similar", json={"item": "i6", "top_k": 3, "space": "content"}).json()
     expected = recommender.similar_items("i6", 3, "content")
     assert [x["item"] for x in told["items"]] == [x.item for x in expected]
+    asked = {"item": "i6", "space": "id", "only": ["i3", "i9", "i6"]}
+    told = client.post("/similar", json=asked).json()
+    expected = [x for x in recommender.similar_items("i6", 20, "id") if x.item in ("i3", "i9")]
+    assert [x["item"] for x in told["items"]] == [x.item for x in expected]
+    assert [x["score"] for x in told["items"]] == pytest.approx([x.score for x in expected])
     missing = client.post("/similar", json={"item": "nothing"})
     assert missing.status_code == 404 and missing.json()["detail"] == "There is no item 'nothing'."
     told = client.post("/explain", json={"history": ["i3", "nothing", "i4"]}).json()
@@ -127,6 +134,58 @@ def test_a_long_body_is_refused_before_it_is_read(recommender):
             assert refused.json()["detail"] == "A request's body may have 1,000 bytes."
 
 
+def test_examples_are_what_users_took_and_took_next(recommender):
+    folder = Path(recommender.run.config.data.raw_dir)
+    rows = [line.split(",") for line in (folder / "interactions.csv").read_text().split()[1:]]
+    taken = {}
+    for user, item, time in sorted(rows, key=lambda row: int(row[2])):
+        taken.setdefault(user, []).append((item, int(time) // 60 * 60))
+    titles = dict(zip(recommender.items.ids, recommender.items.titles, strict=True))
+    with TestClient(create_app(recommender, "run", examples=True)) as client:
+        assert client.get("/about").json()["examples"]
+        found = [client.get(f"/example?number={number}").json() for number in range(40)]
+        drawn = [client.get("/example").json() for _ in range(8)]
+        assert client.get("/example?number=47").json() == found[7]
+    for one in found:
+        assert all(x["title"] == titles[x["item"]] for x in (*one["history"], one["answer"]))
+    # Each user's newest item is the answer, after all that they took before.
+    told = [
+        [(x["item"], time) for x, time in zip(one["history"], one["times"], strict=True)]
+        for one in found
+    ]
+    answers = [one["answer"]["item"] for one in found]
+    expected = sorted((own[:-1], own[-1][0]) for own in taken.values())
+    assert sorted(zip(told, answers, strict=True)) == expected
+    assert all(one == found[one["number"]] for one in drawn)
+    assert len({one["number"] for one in drawn}) > 1
+
+
+def test_no_examples_unless_they_are_asked_for(client, recommender, monkeypatch):
+    assert not client.get("/about").json()["examples"]
+    refused = client.get("/example")
+    assert refused.status_code == 404 and "no histories" in refused.json()["detail"]
+    # A run that was carried without its users has none to show, and looks for no raw files.
+    alone = dataclasses.replace(recommender.run, has_users=lambda: False, users=None)
+    monkeypatch.setattr(recommender, "run", alone)
+    with TestClient(create_app(recommender, "run", examples=True)) as without:
+        assert not without.get("/about").json()["examples"]
+        assert without.get("/example").status_code == 404
+
+
+def test_items_by_their_ids_and_their_texts(recommender, monkeypatch):
+    texts = [f"{title}. About it." for title in recommender.items.titles]
+    texts[3] = f"{recommender.items.titles[3]}. {'long ' * 100}"
+    texts[4] = recommender.items.titles[4]
+    monkeypatch.setitem(recommender.run.data.__dict__, "texts", texts)
+    ids = recommender.items.ids
+    with TestClient(create_app(recommender, "run")) as client:
+        asked = {"id": [ids[4], "nothing", ids[3], ids[2], ids[4]]}
+        told = client.get("/items", params=asked).json()["items"]
+    assert [x["item"] for x in told] == [ids[4], ids[3], ids[2], ids[4]]
+    long = "long " * 31 + "long ..."
+    assert [x["text"] for x in told] == ["", long, "About it.", ""]
+
+
 def test_health_numbers_description_page(client):
     assert client.get("/healthz").json() == {"status": "ok"}
     about = client.get("/about").json()
@@ -140,7 +199,9 @@ def test_health_numbers_description_page(client):
     page = client.get("/")
     assert "default-src 'self'" in page.headers["content-security-policy"]
     for name in ("page.js", "page.css"):
-        assert f"page/{name}" in page.text and client.get(f"/page/{name}").status_code == 200
+        assert f"page/{name}" in page.text
+    for path in PAGE.iterdir():
+        assert client.get(f"/page/{path.name}").status_code == 200
     assert "//" not in client.get("/docs").text.replace("</", "").replace("/*", "")
     assert client.get("/openapi.json").json()["paths"].keys() >= {"/recommend", "/similar"}
 

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from tssr_jax.serving.app import create_app
 from tssr_jax.serving.limits import BodyLimit
-from tssr_jax.serving.server import TimedHeads, allowed_hosts
+from tssr_jax.serving.server import TimedHeads, allowed_hosts, shows_examples
 from tssr_jax.serving.service import Limits
 
 
@@ -28,6 +28,12 @@ def test_which_names_are_allowed():
     assert allowed_hosts("0.0.0.0", ["shop.example"]) == ("shop.example",)
     assert allowed_hosts("localhost", None) == allowed_hosts("::1", None)
     assert "*" not in allowed_hosts("::1", None)
+
+
+def test_histories_are_shown_on_this_machine_alone_unless_asked_for():
+    assert shows_examples("127.0.0.1", None) and shows_examples("::1", None)
+    assert not shows_examples("0.0.0.0", None)
+    assert shows_examples("0.0.0.0", True) and not shows_examples("localhost", False)
 
 
 def test_bodies_that_wait_for_their_ends_are_bounded():

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 
+import httpx
 import pytest
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
@@ -39,13 +40,17 @@ def fixture_browser():
 
 @pytest.fixture(name="page")
 def fixture_page(browser, service):
-    """The page on a phone's screen; anything from elsewhere, and any error of its own, fails."""
-    page = browser.new_page(viewport={"width": 390, "height": 800})
+    """The page without a history; anything from elsewhere, and any error of its own, fails."""
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
     requests, errors = [], []
     page.on("request", lambda request: requests.append(request.url))
     page.on("pageerror", lambda error: errors.append(error))  # noqa: PLW0108 - no builtins
     page.goto(service[1])
+    # It opens with a user of the data.
+    expect(page.locator("#answer")).to_be_visible()
+    page.get_by_role("button", name="Clear").click()
     expect(page.get_by_role("heading", name="Popular")).to_be_visible()
+    expect(page.locator("#answer")).to_be_hidden()
     yield page
     assert not errors
     elsewhere = [x for x in requests if not x.startswith((service[1], "data:"))]
@@ -55,7 +60,7 @@ def fixture_page(browser, service):
 
 def titles(page, name):
     cards = page.get_by_role("list", name=name).get_by_role("listitem")
-    return [card.locator("p").inner_text() for card in cards.all()]
+    return [card.locator(".title").inner_text() for card in cards.all()]
 
 
 def add_by_search(page, words):
@@ -100,8 +105,7 @@ def test_lists_are_the_recommender_s(page, recommender):
         ("Content stream alone", "content"),
     ):
         (own,) = recommender.recommend([["i7"]], top_k=10, stream=stream)
-        shown = [re.sub(r" \S+$", "", title) for title in titles(page, name)]
-        assert shown == [x.title for x in own.items]
+        assert titles(page, name) == [x.title for x in own.items]
 
 
 def test_similar_items(page, recommender):
@@ -110,8 +114,14 @@ def test_similar_items(page, recommender):
     both = page.get_by_role("list", name="Both streams")
     both.get_by_role("button", name="Similar").first.click()
     expect(page.get_by_role("heading", name=f"Similar to {item.title}")).to_be_focused()
-    shown = [re.sub(r" \S+$", "", title) for title in titles(page, "Similar to")]
-    assert shown == [x.title for x in recommender.similar_items(item.item, 10)]
+    expected = recommender.similar_items(item.item, 10)
+    assert titles(page, "Similar to") == [x.title for x in expected]
+    cosines = page.locator("#similar .note")
+    assert cosines.all_inner_texts() == [f"cosine {x.score:.2f}" for x in expected]
+    # The keyboard stays in the dialog, and Escape ends it.
+    page.keyboard.press("Escape")
+    expect(page.locator("#similar")).to_be_hidden()
+    both.get_by_role("button", name="Similar").first.click()
     page.get_by_role("button", name="Close").click()
     expect(page.locator("#similar")).to_be_hidden()
 
@@ -131,6 +141,7 @@ def test_answers_that_come_late_are_dropped(page):
     page.wait_for_timeout(500)
     expect(page.get_by_role("heading", name=second)).to_be_visible()
     assert first != second
+    page.get_by_role("button", name="Close").click()
     # Enter takes nothing that was found for other words.
     page.get_by_label("Find items").fill("red")
     found = page.get_by_role("list", name="Found items").get_by_role("button")
@@ -155,8 +166,10 @@ def test_a_service_that_comes_back(browser, service):
 
 
 def test_by_keyboard_alone(page):
-    page.keyboard.press("Tab")
+    page.locator("h1").click()
+    page.keyboard.press("/")
     expect(page.get_by_label("Find items")).to_be_focused()
+    expect(page.get_by_label("Find items")).to_have_value("")
     page.keyboard.type("red")
     found = page.get_by_role("list", name="Found items").get_by_role("button")
     expect(found.first).to_be_visible()
@@ -198,19 +211,33 @@ def test_what_is_not_found_and_what_fails_is_told(page):
 
 
 def test_streams_that_can_not_be_asked_for_apart(page, service):
-    about = {"name": "run", "items": 20, "streams": ["id", "content"], "apart": []}
+    about = {
+        "name": "run",
+        "items": 20,
+        "streams": ["id", "content"],
+        "apart": [],
+        "examples": False,
+    }
     page.route("**/about", lambda route: route.fulfill(json=about))
     page.goto(service[1])
+    expect(page.get_by_text("Nothing chosen yet")).to_be_visible()
     add_by_search(page, "red car")
     expect(page.get_by_role("heading", name="Recommended")).to_be_visible()
+    expect(page.locator("#random")).to_be_hidden()
     expect(page.get_by_role("heading", name="alone")).to_have_count(0)
     expect(page.get_by_role("alert")).to_be_hidden()
 
 
 def test_pictures_and_what_stands_for_those_that_are_not_there(page):
     items = [
-        {"item": f"x{place}", "title": title, "score": 1.0, "image": f"/image/{place}"}
-        for place, title in ((1, "with a picture"), (2, "lost picture"))
+        {
+            "item": f"x{place}",
+            "title": title,
+            "text": text,
+            "score": 1.0,
+            "image": f"/image/{place}",
+        }
+        for place, title, text in ((1, "with a picture", ""), (2, "lost picture", "Its text"))
     ]
     result = {"items": items, "stream_weights": None, "unknown": [], "popular": False}
     page.route("**/recommend", lambda route: route.fulfill(json={"results": [result]}))
@@ -225,12 +252,171 @@ def test_pictures_and_what_stands_for_those_that_are_not_there(page):
     first, second = cards.all()
     expect(first.locator("img")).to_be_visible()
     assert first.locator("img").evaluate("image => image.naturalWidth") == 8
-    expect(second.locator(".letter")).to_have_text("L")
+    expect(second.locator("span.cover")).to_have_text("LP")
     expect(second.locator("img")).to_have_count(0)
+    expect(second.locator(".text")).to_have_text("Its text")
 
 
-def test_nothing_is_wider_than_a_phone(page):
+def test_a_user_of_the_data_and_what_they_took_next(page, service, recommender):
+    example = httpx.get(f"{service[1]}/example?number=7").json()
+    page.goto(f"{service[1]}/#example=7")
+    answer = page.locator("#answer")
+    expect(answer).to_contain_text(f"They took next: {example['answer']['title']}")
+    chips = page.locator("#history").get_by_role("button")
+    assert chips.all_inner_texts() == [f"{cover(x)}\n{x['title']}" for x in example["history"]]
+    history, times = [x["item"] for x in example["history"]], example["times"]
+    streams = {"fused": "both", "id": "ids", "content": "content"}
+    lists = {
+        name: [
+            x.item
+            for x in recommender.recommend(
+                [history], top_k=100, times=[times], stream=stream, keep_seen=False
+            )[0].items
+        ]
+        for stream, name in streams.items()
+    }
+    target = example["answer"]["item"]
+    places = [f"{name} {lists[name].index(target) + 1}" for name in streams.values()]
+    expect(answer.locator(".rank").first).to_be_visible()
+    assert answer.locator(".rank").all_inner_texts() == places
+    # In each list it is marked, if it is shown; and each card tells the places of the others.
+    for stream, name in streams.items():
+        marked = page.locator(f"#of-{stream} .took")
+        expect(marked).to_have_count(int(target in lists[name][:10]))
+        first = page.locator(f"#of-{stream} li").first
+        others = [own for own in streams.values() if own != name]
+        item = lists[name][0]
+        assert first.locator(".rank").all_inner_texts() == [
+            f"{own} {lists[own].index(item) + 1}" for own in others
+        ]
+    # Another item makes it another history.
+    page.locator("#of-fused").get_by_role("button", name="Add").first.click()
+    expect(answer).to_be_hidden()
+    page.get_by_role("button", name="A random user").click()
+    expect(answer).to_be_visible()
+
+
+def cover(item):
+    """Letters of a generated cover: the first of the title's first two words."""
+    return "".join(word[0] for word in item["title"].split()[:2]).upper()
+
+
+def test_an_address_that_is_shared(page, browser, service):
+    add_by_search(page, "i3")
+    add_by_search(page, "i7")
+    expect(page.locator("#history").get_by_role("button")).to_have_count(2)
+    assert page.url == f"{service[1]}/#items=i3,i7"
+    expect(page.locator("#status")).to_have_text("Ranked all 20 items.")
+    shown, lists = page.locator("#history").inner_text(), page.locator("#lists").inner_text()
+    other = browser.new_page()
+    other.goto(page.url)
+    expect(other.locator("#status")).to_have_text("Ranked all 20 items.")
+    assert other.locator("#history").inner_text() == shown
+    assert other.locator("#lists").inner_text() == lists
+    other.close()
+
+
+def test_why_an_item_is_in_a_list(page, recommender):
+    add_by_search(page, "i3")
+    add_by_search(page, "i12")
+    both = page.get_by_role("list", name="Both streams")
+    (own,) = recommender.recommend([["i3", "i12"]], top_k=10)
+    expect(both.get_by_role("listitem").first.locator(".title")).to_have_text(own.items[0].title)
+    asking = both.get_by_role("button", name="Why").first
+    asking.click()
+    among = recommender.restricted(only=["i3", "i12"])
+    told = []
+    for space, how in (("id", "ids"), ("content", "content")):
+        (near,) = among.similar_items(own.items[0].item, 1, space)
+        told.append(f"by {how} most like {near.title} (cosine {near.score:.2f})")
+    expect(both.locator(".why").first.get_by_role("listitem")).to_have_text(told)
+    expect(asking).to_have_attribute("aria-expanded", "true")
+    asking.click()
+    expect(both.locator(".why").first).to_be_hidden()
+
+
+def test_why_by_memories(page):
+    reasons = [
+        {"memory": memory, "score": score, "item": item, "title": title, "text": "", "image": None}
+        for memory, score, item, title in (
+            ("words", 2.0, "i1", "Red car"),
+            ("co_occurrence", 1.5, "i2", "Blue boat"),
+            ("co_occurrence", 1.0, "i1", "Red car"),
+        )
+    ]
+    page.route("**/because", lambda route: route.fulfill(json={"results": [reasons]}))
+    page.route("**/similar", lambda route: route.fulfill(status=400, json={"detail": "None."}))
+    add_by_search(page, "i3")
+    both = page.get_by_role("list", name="Both streams")
+    both.get_by_role("button", name="Why").first.click()
+    expect(both.locator(".why").first.get_by_role("listitem")).to_have_text(
+        ["often taken around the time of Blue boat; Red car", "shares words with Red car"]
+    )
+
+
+def test_a_light_and_a_dark_look(page):
+    """Both are readable: contrasts are at least 4.5 (WCAG 2.2, success criterion 1.4.3)."""
     add_by_search(page, "red")
     expect(page.get_by_role("heading", name="Content stream alone")).to_be_visible()
+    page.locator("#of-fused").get_by_role("button", name="Why").first.click()
+    expect(page.locator("#of-fused .why").first).to_be_visible()
+    look, backgrounds = page.locator("#look"), {}
+    for kind in ("light", "dark"):
+        look.click()
+        expect(look).to_have_text(f"Look: {kind}")
+        for selector in (
+            "h1",
+            ".hint",
+            ".cards .title",
+            ".cards .note",
+            ".cards button",
+            ".why li",
+        ):
+            assert contrast(page, selector) >= 4.5, (kind, selector)
+        picture = Image.open(io.BytesIO(page.screenshot())).convert("L")
+        backgrounds[kind] = picture.getpixel((5, 5))
+        # It is a picture of something: not of one colour.
+        assert len(set(picture.resize((60, 45)).get_flattened_data())) > 10
+    assert backgrounds["light"] > 200 and backgrounds["dark"] < 60
+    page.reload()
+    expect(look).to_have_text("Look: dark")
+    look.click()
+    expect(look).to_have_text("Look: system")
+
+
+def contrast(page, selector):
+    """Contrast of the first element's text with what is behind it, from 1 to 21."""
+    colours = page.locator(selector).first.evaluate(
+        """element => {
+            let behind = element;
+            while (getComputedStyle(behind).backgroundColor === "rgba(0, 0, 0, 0)")
+              behind = behind.parentElement;
+            return [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor];
+        }"""
+    )
+    lights = []
+    for colour in colours:
+        channels = [int(n) / 255 for n in re.findall(r"\d+", colour)[:3]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        lights.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(lights) + 0.05) / (min(lights) + 0.05)
+
+
+def test_on_a_phone_one_list_at_a_time(page):
+    page.set_viewport_size({"width": 390, "height": 800})
+    add_by_search(page, "red")
+    both, ids = (page.get_by_role("heading", name=name) for name in ("Both streams", "Id stream"))
+    expect(both).to_be_visible()
+    expect(ids).to_be_hidden()
+    page.get_by_role("button", name="Id stream alone").click()
+    expect(ids).to_be_visible()
+    expect(both).to_be_hidden()
+    # The next lists are shown at the same tab.
+    page.get_by_role("list", name="Id stream").get_by_role("button", name="Add").first.click()
+    expect(page.locator("#history").get_by_role("button")).to_have_count(2)
+    expect(ids).to_be_visible()
+    for _ in range(4):
+        page.get_by_role("list", name="Id stream").get_by_role("button", name="Add").first.click()
+    expect(page.locator("#history").get_by_role("button")).to_have_count(6)
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= 390

@@ -1,43 +1,25 @@
 // The page: a history that is built by clicking, and what the service makes of it.
 
+import { button, card, cover, element, marked, rankNotes, titleOf } from "./cards.js";
+import { ask } from "./service.js";
+
 const LIST_LENGTH = 10;
+const RANKED = 100; // items of each list in which others are looked for
 const SEARCH_DELAY = 150; // milliseconds of not typing
-const RETRIES = 3; // of a request that finds the service busy
 const byId = (id) => document.getElementById(id);
 const NAMES = {
   fused: "Both streams, mixed", id: "Id stream alone", content: "Content stream alone",
 };
+const TABS = { fused: "Both", id: "Ids", content: "Content" };
 
 let about = null;
-let chosen = []; // the history, [{item, title, image}], oldest first
+let chosen = []; // the history, [{item, title, text, image, time}], oldest first
+let answer = null; // what the user of an example took next
+let exampleNumber = null; // as long as the history is an example's
+let shownList = "fused"; // on a phone
 let rankings = 0; // answers to older questions are dropped
 let likenesses = 0;
 let foundFor = ""; // the query that the shown items were found for
-
-async function ask(path, body) {
-  const options = body && {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(body),
-  };
-  let response;
-  for (let tries = 0; ; tries++) {
-    try {
-      response = await fetch(path, options);
-    } catch {
-      throw new Error("The service can't be reached. Is it still running?");
-    }
-    if (response.status !== 503 || tries === RETRIES) break;
-    const seconds = Number(response.headers.get("Retry-After")) || 1;
-    await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
-  }
-  const answer = await response.json().catch(() => ({}));
-  if (!response.ok) {
-    const detail = typeof answer.detail === "string" ? answer.detail : response.statusText;
-    throw new Error(`The service refused (${response.status}): ${detail}`);
-  }
-  return answer;
-}
 
 // What failed, by what was asked for: one success does not hide another failure.
 const failures = new Map();
@@ -48,67 +30,78 @@ function tell(what, error) {
   byId("error").hidden = failures.size === 0;
 }
 
-function element(tag, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
+// The history, and the address that shares it.
+
+function change(items, example = null) {
+  chosen = items;
+  answer = example && example.answer;
+  exampleNumber = example && example.number;
+  let shared = "";
+  if (example) shared = `#example=${example.number}`;
+  else if (items.length) shared = `#items=${items.map((x) => encodeURIComponent(x.item)).join(",")}`;
+  history.replaceState(null, "", shared || location.pathname);
 }
-
-function button(text, label, onclick) {
-  const made = element("button", { type: "button", textContent: text, onclick });
-  made.setAttribute("aria-label", label);
-  return made;
-}
-
-const titleOf = (item) => item.title || item.item;
-
-function letter(title) {
-  const made = element("span", { className: "letter", textContent: [...title][0].toUpperCase() });
-  made.setAttribute("aria-hidden", "true");
-  return made;
-}
-
-function card(item, score) {
-  const title = titleOf(item);
-  let picture = letter(title);
-  if (item.image) {
-    picture = element("img", { src: item.image.slice(1), alt: "", loading: "lazy" });
-    picture.onerror = () => picture.replaceWith(letter(title));
-  }
-  const text = element(
-    "div", {},
-    element("p", {}, title, " ", element("span", { className: "score", textContent: score })),
-    button("Add", `Add ${title}`, (event) => add(item, event.currentTarget)),
-    button("Similar", `Similar to ${title}`, () => showSimilar(item)),
-  );
-  return element("li", {}, picture, text);
-}
-
-const decimal = (score) => score.toFixed(2);
-const times = (score) => `seen ${score.toLocaleString("en")} times`;
 
 function add(item, from) {
   const list = from && from.closest("section");
-  chosen.push(item);
+  const last = chosen.at(-1)?.time;
+  change([...chosen, last === undefined ? item : { ...item, time: last + 60 }]);
   byId("search").value = "";
   showFound([], "");
   refresh(list && list.id);
 }
 
 function remove(place) {
-  chosen.splice(place, 1);
+  change(chosen.filter((_, i) => i !== place));
   refresh();
   const chips = byId("history").querySelectorAll("button");
   (chips[Math.min(place, chips.length - 1)] || byId("search")).focus();
 }
 
+async function showExample(number = null) {
+  byId("status").textContent = "Looking for a user …";
+  try {
+    const found = await ask(number === null ? "example" : `example?number=${number}`);
+    tell("example", null);
+    change(found.history.map((item, i) => ({ ...item, time: found.times[i] })), found);
+  } catch (error) {
+    tell("example", error);
+  }
+  return refresh();
+}
+
+async function open() {
+  const [kind, value] = location.hash.slice(1).split("=", 2);
+  try {
+    about = await ask("about");
+    if (kind === "items" && value) {
+      const ids = value.split(",").map(decodeURIComponent);
+      const asked = ids.map((id) => `id=${encodeURIComponent(id)}`).join("&");
+      change((await ask(`items?${asked}`)).items);
+    } else if (about.examples) {
+      return showExample(kind === "example" && /^\d+$/.test(value) ? value : null);
+    }
+    tell("lists", null);
+  } catch (error) {
+    tell("lists", error);
+  }
+  return refresh();
+}
+
 function showHistory() {
-  byId("history").replaceChildren(...chosen.map((item, place) => element(
-    "li", {}, button(titleOf(item), `Remove ${titleOf(item)}`, () => remove(place)),
-  )));
+  byId("history").replaceChildren(...chosen.map((item, place) => {
+    const chip = button("", `Remove ${titleOf(item)}`, () => remove(place));
+    chip.append(cover(item, "small"), element("span", { textContent: titleOf(item) }));
+    if (item.time !== undefined) chip.title = new Date(1000 * item.time).toISOString().slice(0, 10);
+    return element("li", {}, chip);
+  }));
+  byId("history").scrollLeft = byId("history").scrollWidth; // the newest ones
   byId("no-history").hidden = chosen.length > 0;
   byId("clear").hidden = chosen.length === 0;
+  byId("random").hidden = !about?.examples;
 }
+
+// What the service answers.
 
 function showGate(weights) {
   byId("gate").hidden = !weights;
@@ -119,16 +112,71 @@ function showGate(weights) {
   byId("gate-id").style.width = `${percent}%`;
 }
 
+const placeIn = (result, item) => {
+  const place = result.items.findIndex((x) => x.item === item.item);
+  return place < 0 ? null : place + 1;
+};
+
+function showAnswer(streams, results) {
+  byId("answer").hidden = !answer;
+  if (!answer) return;
+  const ranks = streams.map((stream, i) => [stream, placeIn(results[i], answer)]);
+  byId("answer").replaceChildren(
+    cover(answer, "small"),
+    element("span", {}, element("b", { textContent: "They took next: " }), titleOf(answer), " ",
+      ...rankNotes(ranks, results[0].items.length)),
+  );
+}
+
 function showLists(streams, results) {
   byId("lists").replaceChildren(...results.map((result, i) => {
     const name = result.popular ? "Popular" : streams.length > 1 ? NAMES[streams[i]] : "Recommended";
     const heading = element("h2", { id: `list-${streams[i]}`, textContent: name });
-    const tellScore = result.popular ? times : decimal;
-    const cards = result.items.map((item) => card(item, tellScore(item.score)));
+    const cards = result.items.slice(0, LIST_LENGTH).map((item, place) => {
+      const ranks = streams.flatMap((stream, j) => (
+        j === i ? [] : [[stream, placeIn(results[j], item)]]));
+      const seen = element("span", {
+        className: "note", textContent: `seen ${item.score.toLocaleString("en")} times`,
+      });
+      return card(item, {
+        place: place + 1,
+        notes: result.popular ? [seen] : rankNotes(ranks, result.items.length),
+        history: chosen,
+        took: answer?.item === item.item,
+        add,
+        similar: showSimilar,
+      });
+    });
     const list = element("ol", { className: "cards" }, ...cards);
     list.setAttribute("aria-labelledby", heading.id);
     return element("section", { id: `of-${streams[i]}` }, heading, list);
   }));
+  byId("tabs").hidden = streams.length < 2;
+  byId("tabs").replaceChildren(...streams.map((stream) => {
+    const tab = button(TABS[stream], NAMES[stream], () => showTab(stream, streams));
+    tab.id = `tab-${stream}`;
+    return tab;
+  }));
+  showTab(streams.includes(shownList) ? shownList : streams[0], streams);
+}
+
+// On a phone one list is shown at a time.
+function showTab(shown, streams) {
+  shownList = shown;
+  for (const stream of streams) {
+    byId(`of-${stream}`).classList.toggle("shown", stream === shown);
+    byId(`tab-${stream}`).setAttribute("aria-pressed", String(stream === shown));
+  }
+}
+
+// An item that is pointed at is framed in all lists.
+for (const [kind, frames] of [["pointerover", true], ["pointerout", false]]) {
+  byId("lists").addEventListener(kind, (event) => {
+    const item = event.target.closest("li[data-item]")?.dataset.item;
+    const same = [...byId("lists").querySelectorAll("li[data-item]")].filter(
+      (x) => x.dataset.item === item);
+    for (const one of same) one.classList.toggle("same", frames && same.length > 1);
+  });
 }
 
 // All lists: both streams mixed, and what each finds alone. The focus stays in the list it was in.
@@ -137,20 +185,25 @@ async function refresh(focused) {
   showHistory();
   byId("status").textContent = "Ranking …";
   const ids = chosen.map((item) => item.item);
+  const times = chosen.map((item) => item.time);
   try {
     about = about || await ask("about");
     if (mine !== rankings) return;
+    showHistory();
     const kind = about.streams.length === 2 ? "ids and content" : about.streams[0];
     byId("about").textContent = `${about.name}: ${about.items.toLocaleString("en")} items, ${kind}`;
     const streams = ["fused", ...(ids.length ? about.apart : [])];
+    const asked = { histories: [ids], top_k: ids.length ? RANKED : LIST_LENGTH };
+    if (ids.length && !times.includes(undefined)) asked.times = [times];
     const results = [];
     for (const stream of streams) {
-      const answer = await ask("recommend", { histories: [ids], top_k: LIST_LENGTH, stream });
+      const told = await ask("recommend", { ...asked, stream });
       if (mine !== rankings) return;
-      results.push(answer.results[0]);
+      results.push(told.results[0]);
     }
     tell("lists", null);
     showGate(results[0].stream_weights);
+    showAnswer(streams, results);
     showLists(streams, results);
     byId("status").textContent = `Ranked all ${about.items.toLocaleString("en")} items.`;
     const stay = focused && (byId(focused) || byId("lists")).querySelector("button");
@@ -159,6 +212,7 @@ async function refresh(focused) {
     if (mine !== rankings) return;
     byId("status").textContent = "";
     byId("lists").replaceChildren();
+    byId("tabs").hidden = byId("answer").hidden = true;
     showGate(null);
     tell("lists", error);
   }
@@ -167,14 +221,23 @@ async function refresh(focused) {
 async function showSimilar(item) {
   const mine = ++likenesses;
   try {
-    const answer = await ask("similar", { item: item.item, top_k: LIST_LENGTH });
+    const told = await ask("similar", { item: item.item, top_k: LIST_LENGTH });
     if (mine !== likenesses) return;
     tell("similar", null);
     byId("similar-label").textContent = `Similar to ${titleOf(item)}`;
-    byId("similar-items").replaceChildren(...answer.items.map((x) => card(x, decimal(x.score))));
-    byId("similar").hidden = false;
+    byId("similar-items").replaceChildren(...told.items.map((x, place) => {
+      const note = element("span", {
+        className: "note", textContent: `cosine ${x.score.toFixed(2)}`,
+      });
+      const take = (other) => {
+        byId("similar").close();
+        add(other);
+      };
+      return card(x, { place: place + 1, notes: [note], add: take, similar: showSimilar });
+    }));
+    if (!byId("similar").open) byId("similar").showModal();
+    byId("similar").scrollTop = 0;
     byId("similar-label").focus();
-    byId("similar").scrollIntoView({ block: "nearest" });
   } catch (error) {
     if (mine === likenesses) tell("similar", error);
   }
@@ -182,12 +245,14 @@ async function showSimilar(item) {
 
 function showFound(items, query) {
   foundFor = query;
-  byId("found").replaceChildren(...items.map((item) => element(
-    "li", {}, button(titleOf(item), `Add ${titleOf(item)}`, () => {
+  byId("found").replaceChildren(...items.map((item) => {
+    const row = button("", `Add ${titleOf(item)}`, () => {
       add(item);
       byId("search").focus();
-    }),
-  )));
+    });
+    row.append(cover(item, "small"), marked(titleOf(item), query));
+    return element("li", {}, row);
+  }));
   byId("nothing-found").hidden = items.length > 0 || !query;
   byId("number-found").textContent = items.length ? `${items.length} items found.` : "";
 }
@@ -199,22 +264,26 @@ byId("search").addEventListener("input", () => {
     const query = byId("search").value.trim();
     if (!query) return showFound([], "");
     try {
-      const answer = await ask(`search?q=${encodeURIComponent(query)}`);
+      const told = await ask(`search?q=${encodeURIComponent(query)}`);
       const late = byId("search").value.trim() !== query;
       if (late || byId("found").contains(document.activeElement)) return;
       tell("search", null);
-      showFound(answer.items, query);
+      showFound(told.items, query);
     } catch (error) {
       tell("search", error);
     }
   }, SEARCH_DELAY);
 });
 
-// From the search field down through what was found, and back.
+// "/" goes to the search field; from there down through what was found, and back.
 document.addEventListener("keydown", (event) => {
   const found = [...byId("found").querySelectorAll("button")];
   const stops = [byId("search"), ...found];
   const here = stops.indexOf(document.activeElement);
+  if (event.key === "/" && here && !byId("similar").open) {
+    event.preventDefault();
+    byId("search").focus();
+  }
   if (here < 0 || !found.length || event.isComposing) return;
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
   if (event.key === "Escape") {
@@ -228,15 +297,29 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+byId("random").addEventListener("click", () => showExample());
 byId("clear").addEventListener("click", () => {
-  chosen = [];
+  change([]);
   refresh();
   byId("search").focus();
 });
-byId("close-similar").addEventListener("click", () => {
-  likenesses++;
-  byId("similar").hidden = true;
-  byId("search").focus();
-});
+byId("close-similar").addEventListener("click", () => byId("similar").close());
+byId("similar").addEventListener("close", () => likenesses++);
+window.addEventListener("hashchange", open);
 
-refresh();
+// The look: that of the system, or light, or dark.
+const LOOKS = ["system", "light", "dark"];
+function showLook(look) {
+  if (look === "system") delete document.documentElement.dataset.look;
+  else document.documentElement.dataset.look = look;
+  byId("look").textContent = `Look: ${look}`;
+  byId("look").onclick = () => {
+    const next = LOOKS[(LOOKS.indexOf(look) + 1) % LOOKS.length];
+    localStorage.setItem("look", next);
+    showLook(next);
+  };
+}
+const kept = localStorage.getItem("look");
+showLook(LOOKS.includes(kept) ? kept : "system");
+
+open();

@@ -1,0 +1,37 @@
+"""Real histories to look at: what a user took, and what they took next."""
+
+from typing import NamedTuple
+
+from tssr_jax.run import Run
+
+
+class Example(NamedTuple):
+    """An answer of the test split, and the history before it.
+
+    Attributes:
+      number: of the answer, from 0; equal numbers give equal examples.
+      items: ids of the history's newest items, oldest first.
+      times: of these items, seconds since 1970, as exact as minutes.
+      answer: the id of what the user took next; the model was not trained on it.
+    """
+
+    number: int
+    items: tuple[str, ...]
+    times: tuple[int, ...]
+    answer: str
+
+
+def example(run: Run, number: int, length: int) -> Example:
+    """An answer of the test split.
+
+    Args:
+      run: its users are at hand (`Run.has_users`).
+      number: any number from 0; after the last answer comes the first one.
+      length: most items of the history.
+    """
+    store, ids = run.sequences, run.data.item_ids
+    number %= store.splits.targets["test"].users.size
+    classes, minutes = store.answer("test", number, length)
+    items = tuple(ids[place - 1] for place in classes.tolist())
+    times = tuple(60 * own for own in minutes.tolist())
+    return Example(number, items[:-1], times[:-1], items[-1])
