@@ -199,17 +199,18 @@ def build_run(
     if on_arrays:
         on_arrays(data, arrays, key)
     users = Users(data, sequences)
-    return assembled(config, data, lambda: users, lambda: True, arrays, key, encoders)
+    return assembled(config, data, lambda: users, arrays, key, encoders)
 
 
 def assembled(  # noqa: PLR0917
     config: ml_collections.ConfigDict,
     data: PreparedData,
     users: Callable[[], Users],
-    has_users: Callable[[], bool],
     arrays: ItemArrays,
     content_key: str,
     encoders: Mapping[str, PreparedEncoder] = MappingProxyType({}),
+    *,
+    has_users: Callable[[], bool] = lambda: True,
 ) -> Run:
     """The run of these parts: places arrays on the devices, and makes the model."""
     devices = Devices(config.parallel, config.num_devices, config.model_devices)

@@ -144,8 +144,8 @@ def load_run(workdir: epath.Path, config: ml_collections.ConfigDict) -> Run:
         return Users(known, open_store(known, config))
 
     arrays = _from_flat(load_file(folder / _ARRAYS))
-    key = saved["features_key"]
-    return assembled(config, data, users, lambda: here() is not None, arrays, key)
+    key, known_here = saved["features_key"], lambda: here() is not None
+    return assembled(config, data, users, arrays, key, has_users=known_here)
 
 
 def save_trained(
