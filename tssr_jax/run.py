@@ -243,7 +243,7 @@ def assembled(  # noqa: PLR0917
         encoders=dict(encoders),
         known=known,
         devices=devices,
-        model=make_model(config, catalogue, devices.rows_axis),
+        model=make_model(config, catalogue, devices.rows_axis, len(data.events)),
     )
 
 

@@ -67,13 +67,20 @@ def _data() -> ml_collections.ConfigDict:
     data.timestamp_column = "timestamp"
     # strptime format of times in another form, e.g. "%d.%m.%Y %H:%M"; "" is none.
     data.timestamp_format = ""
+    # The events that are predicted, e.g. ("purchase",); others, such as views, are read only. ()
+    # reads no events, and predicts all. (Sources "csv" and MovieLens, where ratings are events.)
+    data.target_events = ()
+    # Source "csv" only: name of the column of events.
+    data.event_column = "event"
+    # Source "csv" only: name of a column of weights, from 0 on, in the next-item loss; "" is none.
+    data.weight_column = ""
     # Fields of the source that make up an item's text, in this order, joined by ". " (the files in
     # tssr_jax/data_pipeline/sources/ list them). The first one is the title. () takes all fields;
     # with source "csv", title and categories.
     data.text_fields = ()
     # Fields are cut to this many characters, at a whole word; 0 keeps all.
     data.text_field_length = 0
-    # Keep one interaction where user, item and time are the same.
+    # Keep one interaction where user, item, time and event are the same.
     data.drop_repeats = False
     # If rows describe an item differently: "error" stops, "first" keeps the first row.
     data.repeated_items = "error"

@@ -28,7 +28,7 @@ def training_counts(
     for users in users_in_chunks(np.flatnonzero(ends >= 2), longest):
         windows = store.rows(users).windows(tf.constant(ends[users.numpy()]), longest)
         if held_out is not None:
-            windows, _ = without_items(windows, held_out, tf.zeros_like(windows))
+            (windows,) = without_items(held_out, windows)
         counts += np.bincount(windows.numpy().reshape(-1), minlength=num_items + 1)
     counts[0] = 0
     return counts

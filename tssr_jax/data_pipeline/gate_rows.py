@@ -12,7 +12,8 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from tssr_jax.data_pipeline.store import SequenceStore
+from tssr_jax.data_pipeline.splits import Targets
+from tssr_jax.data_pipeline.store import EVENT, ITEMS, MINUTES, SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.data_pipeline.windows import held_out_items, without_items
 
@@ -35,12 +36,14 @@ class GateRows(NamedTuple):
       items: int32 [rows, L], the histories before it, padded on the left with 0.
       times: int32 [rows, L], minutes since 1970, 0 on padding.
       labels: int32 [rows], the items.
+      events: int32 [rows, L], 0 on padding; None if the data has none.
     """
 
     users: np.ndarray
     items: np.ndarray
     times: np.ndarray
     labels: np.ndarray
+    events: np.ndarray | None = None
 
 
 def trained_lengths(store: SequenceStore, config: ml_collections.ConfigDict) -> np.ndarray:
@@ -52,15 +55,16 @@ def trained_lengths(store: SequenceStore, config: ml_collections.ConfigDict) -> 
     """
     trained = store.splits.trained.copy()
     if tuple(config.model.memory) and not config.baseline.kind:
-        trained[_gate_users(trained, config.seed)] -= 1
+        trained[_gate_users(store, config.seed)] -= 1
     return trained
 
 
-def _gate_users(trained: np.ndarray, seed: int) -> np.ndarray:
-    """The users who lend an item, int64, in a random order; `trained` is int64 [num_users]."""
-    order = np.random.default_rng([seed % 2**32, _STREAM]).permutation(
-        np.flatnonzero(trained >= _LEAST_TRAINED)
-    )
+def _gate_users(store: SequenceStore, seed: int) -> np.ndarray:
+    """The users who lend an item, one that is predicted, int64, in a random order."""
+    trained = store.splits.trained
+    users = np.flatnonzero(trained >= _LEAST_TRAINED)
+    users = users[store.are_predicted(Targets(users, trained[users] - 1))]
+    order = np.random.default_rng([seed % 2**32, _STREAM]).permutation(users)
     return order[: min(-(-int(trained.sum()) // _ONE_IN), _MOST)]
 
 
@@ -75,19 +79,21 @@ def gate_rows(store: SequenceStore, config: ml_collections.ConfigDict, num_items
       config: of the run.
       num_items: size of the catalogue.
     """
-    users = _gate_users(store.splits.trained, config.seed)
+    users = _gate_users(store, config.seed)
     users = users[~had_before(store, users)]
     rows = store.rows(tf.constant(users))
     window = tf.constant(store.splits.trained[users]), config.model.max_length + 1
-    items, times = rows.windows(*window), rows.times(*window)
+    names = [ITEMS, MINUTES, *([EVENT] if store.has_events else [])]
+    columns = [rows.last(name, *window) for name in names]
     held_out = held_out_items(config, num_items)
     if held_out is not None:
-        there = ~held_out[items[:, -1].numpy()]
-        items, times = without_items(items, held_out, times)
-        there &= np.count_nonzero(items, axis=1) > 1
-        users, items, times = users[there], items[there], times[there]
-    items, times = np.asarray(items), np.asarray(times)
-    return GateRows(users, items[:, :-1], times[:, :-1], items[:, -1])
+        there = ~held_out[columns[0][:, -1].numpy()]
+        columns = without_items(held_out, *columns)
+        there &= np.count_nonzero(columns[0], axis=1) > 1
+        users, columns = users[there], [values[there] for values in columns]
+    items, times, *more = (np.asarray(values) for values in columns)
+    events = more[0][:, :-1] if more else None
+    return GateRows(users, items[:, :-1], times[:, :-1], items[:, -1], events)
 
 
 def had_before(store: SequenceStore, users: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ import numpy as np
 
 from tssr_jax.data_pipeline.gate_rows import trained_lengths
 from tssr_jax.data_pipeline.packing import PackedRows, pack_tensors, packed_rows
-from tssr_jax.data_pipeline.store import SequenceStore
+from tssr_jax.data_pipeline.store import EVENT, ITEMS, MINUTES, WEIGHT, SequenceStore
 from tssr_jax.data_pipeline.streams import Batch, stream, without_conversion
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.data_pipeline.windows import TrainWindows, reorder, without_items
@@ -132,9 +132,10 @@ class TrainBatches:
         """Batches of the global steps start_step, start_step + 1, ...
 
         Each is {"item_sequence", "labels" and "times", minutes since 1970: int32 [rows, L],
-        "row_mask": bool [rows]}. With packing also "packed", see `packing.pack`; with encoders also
-        "distinct", the inputs of this process's devices by modality, see `DistinctReader.part`;
-        with a gate also "gate", its rows.
+        "row_mask": bool [rows]}; where the data has such, "events" int32 [rows, L], those of the
+        inputs, and "label_weights" float32 [rows, L], 0 where nothing is predicted. With packing
+        also "packed", see `packing.pack`; with encoders also "distinct", the inputs of this
+        process's devices by modality, see `DistinctReader.part`; with a gate also "gate", its rows.
         """
         dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
         dataset = dataset.map(
@@ -160,15 +161,15 @@ class TrainBatches:
         read = slice(0, self._cut.num_rows) if whole else own
         rows = self._store.rows(users[read])
         window = ends[read], self._max_length + 1
-        windows, times = rows.windows(*window), rows.times(*window)
+        columns = [rows.last(name, *window) for name in rows.columns]
         sizes = tf.minimum(ends, self._max_length + 1)
         if self._held_out is not None:
-            windows, times = without_items(windows, self._held_out, times)
-            sizes = tf.math.count_nonzero(windows, axis=1)
+            columns = without_items(self._held_out, *columns)
+            sizes = tf.math.count_nonzero(columns[0], axis=1)
             row_mask &= sizes > 0
         if self._time_noise:
-            draws = self._draws(step)[read]
-            windows, times = reorder(windows, times, self._time_noise, draws)
+            columns = reorder(self._time_noise, self._draws(step)[read], *columns)
+        windows = columns[0]
         batch = {"row_mask": row_mask[own]}
         devices = self._cut.num_devices
         if self._encoders:
@@ -178,10 +179,12 @@ class TrainBatches:
                 for name, prepared in self._encoders.items()
             }
         if whole:
-            windows, times = windows[own], times[own]
-        inputs = windows[:, :-1]
-        batch |= {"item_sequence": inputs, "labels": windows[:, 1:]}
-        batch["times"] = times[:, :-1]
+            columns = [values[own] for values in columns]
+        taken = dict(zip(rows.columns, columns, strict=True))
+        inputs = taken[ITEMS][:, :-1]
+        batch |= {"item_sequence": inputs, "labels": taken[ITEMS][:, 1:]}
+        batch["times"] = taken[MINUTES][:, :-1]
+        batch |= self._events(taken)
         if self._packed_rows:
             first = self._rows.start * devices // self._cut.num_rows
             few, most = self._packed_rows
@@ -191,6 +194,17 @@ class TrainBatches:
         if self._gate is not None:
             batch["gate"] = self._gate_rows(step)
         return batch
+
+    def _events(self, taken: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Events of the inputs, and weights of the labels, where the data has such."""
+        batch, weights = {}, None
+        if self._store.predicted is not None:
+            batch["events"] = taken[EVENT][:, :-1]
+            weights = tf.gather(tf.cast(self._store.predicted, tf.float32), taken[EVENT][:, 1:])
+        if self._store.weighted:
+            own = taken[WEIGHT][:, 1:]
+            weights = own if weights is None else weights * own
+        return batch if weights is None else batch | {"label_weights": weights}
 
     def _find_packed_rows(self) -> PackedRows:
         """Packed rows of each device."""

@@ -9,15 +9,26 @@ Memory holds the ids, one part, and a few bytes for each user and item.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from tssr_jax.errors import UserError, shown
+
 # A row as it is spilled. Users and items are numbers, times are milliseconds since 1970.
 ROW = np.dtype([("user", "<u4"), ("item", "<u4"), ("time", "<i8")])
+# What rows have as well where the data is read with it. Events are numbers from 1.
+MORE = {"event": "<u2", "weight": "<f4"}
 ROWS_PER_PART = 4_000_000
+_MOST_EVENTS = 255
+
+
+def row_type(columns: Iterable[str]) -> np.dtype:
+    """The type of rows of chunks with these columns: `ROW`, and what of `MORE` they have."""
+    there = set(columns)
+    return np.dtype([*ROW.descr, *((name, MORE[name]) for name in MORE if name in there)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +40,9 @@ class Interactions:
       item_ids: the owner's ids, sorted.
       parts: files of `ROW`s; a user's rows are in one of them, users ascend through the parts.
       num_read: rows that were read.
-      num_repeats: rows dropped because the same user, item and time came before.
+      num_repeats: rows dropped because the same user, item, time and event came before.
+      row: type of the rows, see `row_type`.
+      events: names of the events, sorted; event i is row i - 1. () if none were read.
     """
 
     user_ids: pl.Series
@@ -37,11 +50,13 @@ class Interactions:
     parts: tuple[Path, ...]
     num_read: int
     num_repeats: int
+    row: np.dtype = ROW
+    events: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Loads one part after the other."""
         for path in self.parts:
-            yield np.fromfile(path, ROW)
+            yield np.fromfile(path, self.row)
 
 
 def collect(
@@ -55,32 +70,57 @@ def collect(
     """Encodes, partitions and orders the interactions.
 
     Args:
-      chunks: columns `user`, `item` (strings) and `timestamp` (int64 milliseconds).
+      chunks: columns `user`, `item` (strings) and `timestamp` (int64 milliseconds); all or none
+        have `event` (strings) and `weight` (float).
       scratch: an existing folder for the parts; it needs 32 bytes for each row.
       tie_seed: seeds the order of a user's interactions at one time.
-      drop_repeats: keep one row where user, item and time are the same.
+      drop_repeats: keep one row where user, item, time and event are the same.
       rows_per_part: about how many rows are in memory at a time.
+
+    Raises:
+      UserError: if there are more than 255 different events.
     """
-    encoded = scratch / "encoded"
-    users, items = _Ids(), _Ids()
+    encoded, row = scratch / "encoded", ROW
+    ids = {name: _Ids() for name in ("user", "item", "event")}
     with encoded.open("wb") as file:
         for chunk in chunks:
-            rows = np.empty(chunk.height, ROW)
-            rows["user"] = users.encode(chunk["user"])
-            rows["item"] = items.encode(chunk["item"])
+            row = row_type(chunk.columns)
+            rows = np.empty(chunk.height, row)
             rows["time"] = chunk["timestamp"].to_numpy()
+            for name in ("user", "item", *MORE):
+                if name in ids and name in chunk.columns:
+                    rows[name] = ids[name].encode(chunk[name])
+                elif name in chunk.columns:
+                    rows[name] = chunk[name].to_numpy()
             rows.tofile(file)
-    user_ids, user_rank = users.ranked()
-    item_ids, item_rank = items.ranked()
+    (user_ids, user_rank), (item_ids, item_rank) = ids["user"].ranked(), ids["item"].ranked()
+    events, event_rank = ids["event"].ranked()
+    names = few_events(events)
+    ranks = {"user": user_rank, "item": item_rank}
+    if "event" in (row.names or ()):
+        ranks["event"] = event_rank + 1
     counts = np.zeros(len(user_ids), np.int64)
-    for rows in _blocks(encoded, rows_per_part):
+    for rows in _blocks(encoded, row, rows_per_part):
         counts += np.bincount(user_rank[rows["user"]], minlength=len(counts))
-    parts = _partition(encoded, counts, user_rank, item_rank, rows_per_part)
+    parts = _partition(encoded, row, counts, ranks, rows_per_part)
     encoded.unlink()
     hashes = hash_ids(user_ids) + np.uint64(tie_seed), hash_ids(item_ids)
-    kept = sum(_order(path, *hashes, drop_repeats) for path in parts)
+    kept = sum(_order(path, row, *hashes, drop_repeats) for path in parts)
     num_read = int(counts.sum())
-    return Interactions(user_ids, item_ids, tuple(parts), num_read, num_read - kept)
+    repeats = num_read - kept
+    return Interactions(user_ids, item_ids, tuple(parts), num_read, repeats, row, names)
+
+
+def few_events(names: Iterable[str]) -> tuple[str, ...]:
+    """Events in order; raises UserError if they are too many to be events."""
+    found = tuple(sorted(names))
+    if len(found) > _MOST_EVENTS:
+        raise UserError(
+            f"There are {len(found):,} different events, such as {shown(found[0])!r} and "
+            f"{shown(found[-1])!r}; at most {_MOST_EVENTS} can be read. Is "
+            "--config.data.event_column another column?"
+        )
+    return found
 
 
 class _Ids:
@@ -112,17 +152,17 @@ class _Ids:
         return ids.gather(order), rank
 
 
-def _blocks(path: Path, rows: int) -> Iterator[np.ndarray]:
+def _blocks(path: Path, row: np.dtype, number: int) -> Iterator[np.ndarray]:
     with path.open("rb") as file:
-        while (block := np.fromfile(file, ROW, rows)).size:
+        while (block := np.fromfile(file, row, number)).size:
             yield block
 
 
 def _partition(
     encoded: Path,
+    row: np.dtype,
     counts: np.ndarray,
-    user_rank: np.ndarray,
-    item_rank: np.ndarray,
+    ranks: Mapping[str, np.ndarray],
     rows_per_part: int,
 ) -> list[Path]:
     """Writes each row, with ranks in place of numbers, to the part of its user."""
@@ -130,8 +170,9 @@ def _partition(
     _, part_of_user = np.unique(part_of_user, return_inverse=True)
     number = int(part_of_user.max(initial=-1)) + 1
     paths = [encoded.with_name(f"part-{i:05d}") for i in range(number)]
-    for rows in _blocks(encoded, rows_per_part):
-        rows["user"], rows["item"] = user_rank[rows["user"]], item_rank[rows["item"]]
+    for rows in _blocks(encoded, row, rows_per_part):
+        for name, rank in ranks.items():
+            rows[name] = rank[rows[name]]
         part = part_of_user[rows["user"]]
         rows = rows[np.argsort(part, kind="stable")]  # noqa: PLW2901
         ends = np.cumsum(np.bincount(part, minlength=number))
@@ -142,9 +183,11 @@ def _partition(
     return paths
 
 
-def _order(path: Path, user_hash: np.ndarray, item_hash: np.ndarray, drop_repeats: bool) -> int:
+def _order(
+    path: Path, row: np.dtype, user_hash: np.ndarray, item_hash: np.ndarray, drop_repeats: bool
+) -> int:
     """Sorts the file of a part and returns the number of rows that it keeps."""
-    rows = ordered(np.fromfile(path, ROW), user_hash, item_hash, drop_repeats)
+    rows = ordered(np.fromfile(path, row), user_hash, item_hash, drop_repeats)
     part = path.with_suffix(".ordered")
     rows.tofile(part)
     part.replace(path)
@@ -154,18 +197,21 @@ def _order(path: Path, user_hash: np.ndarray, item_hash: np.ndarray, drop_repeat
 def ordered(
     rows: np.ndarray, user_hash: np.ndarray, item_hash: np.ndarray, drop_repeats: bool
 ) -> np.ndarray:
-    """Rows by user, then by time, then by a hash of (user, item).
+    """Rows by user, then by time, then by a hash of (user, item), then by event and weight.
 
     Args:
-      rows: of `ROW`.
+      rows: of a type that `row_type` returns.
       user_hash: uint64, `hash_ids` of the users, with the seed of ties added.
       item_hash: uint64, `hash_ids` of the items.
-      drop_repeats: keep one row where user, item and time are the same.
+      drop_repeats: keep one row where user, item, time and event are the same.
     """
     ties = _mix(_mix(user_hash[rows["user"]]) ^ item_hash[rows["item"]])
-    rows = rows[np.lexsort((rows["item"], ties, rows["time"], rows["user"]))]
+    more = [rows[name] for name in reversed(MORE) if name in (rows.dtype.names or ())]
+    rows = rows[np.lexsort((*more, rows["item"], ties, rows["time"], rows["user"]))]
     if drop_repeats and rows.size:
-        rows = rows[np.concatenate([[True], rows[1:] != rows[:-1]])]
+        keys = [name for name in rows.dtype.names or () if name != "weight"]
+        differ = np.any([rows[name][1:] != rows[name][:-1] for name in keys], axis=0)
+        rows = rows[np.concatenate([[True], differ])]
     return rows
 
 

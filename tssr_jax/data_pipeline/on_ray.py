@@ -20,15 +20,18 @@ import numpy as np
 import polars as pl
 
 from tssr_jax.data_pipeline import builder, interactions, records
+from tssr_jax.data_pipeline.interactions import MORE
 from tssr_jax.data_pipeline.sequences import (
     MIN_SEQUENCE_LENGTH,
     Core,
     Sequences,
+    Taken,
     counted,
     k_core,
     neighbours,
     report_of,
     require_some,
+    taken,
 )
 from tssr_jax.data_pipeline.sources import SOURCES, Dump
 from tssr_jax.data_pipeline.sources.base import part_files
@@ -44,11 +47,19 @@ _RETRIES = 5
 
 
 class _Known(NamedTuple):
-    """What is told of a chunk: its number of rows, users of some of them, and its bytes."""
+    """What is told of a chunk.
+
+    Attributes:
+      rows: its number.
+      users: of some rows.
+      size: bytes.
+      events: different ones; () if it has none.
+    """
 
     rows: int
     users: pl.Series
     size: int
+    events: tuple[str, ...]
 
 
 class _Part(NamedTuple):
@@ -77,14 +88,12 @@ class _Kept(NamedTuple):
     Attributes:
       user_ids: ids of users of the core.
       lengths: int64, of their histories.
-      items: int32, ids of the catalogue, of one user after the other.
-      times: int64, seconds since 1970.
+      taken: their interactions.
     """
 
     user_ids: pl.Series
     lengths: np.ndarray
-    items: np.ndarray
-    times: np.ndarray
+    taken: Taken
 
 
 class RayPreparation:
@@ -98,6 +107,7 @@ class RayPreparation:
         self._ray = ray
         self._kept: list[Any] = []
         self._lengths: list[np.ndarray] = []
+        self._events: tuple[str, ...] = ()
 
     def _do(
         self, function: Any, *arguments: Any, returns: int | str = 1, anywhere: bool = True
@@ -138,8 +148,9 @@ class RayPreparation:
             item_ids=item_ids.filter(pl.Series(core.items)),
             lengths=np.concatenate(self._lengths),
             item_counts=core.item_counts[core.items],
-            report=report_of(core, num_read, num_repeats, totals),
+            report=report_of(core, num_read, num_repeats, totals, self._events),
             parts=lambda: iter(()),
+            events=self._events,
         )
 
     def _parts(
@@ -156,7 +167,7 @@ class RayPreparation:
         pieces = self._pieces(chunks, items, _ranges(users, number))
         item_ids = self._ray.get(items)
         hashes = self._ray.put(interactions.hash_ids(item_ids))
-        settings = dump.data.tie_seed, dump.data.drop_repeats, hashes
+        settings = dump.data.tie_seed, dump.data.drop_repeats, self._events, hashes
         parts = [self._do(_part, *settings, *own, returns=2) for own in pieces]
         return item_ids, [part for part, _ in parts], self._ray.get([own for _, own in parts])
 
@@ -258,6 +269,7 @@ class RayPreparation:
             tables = [self._do(_united, *group) for group in groups]
         told = self._ray.get([own for _, own in known])
         some = pl.concat([own.users for own in told])
+        self._events = interactions.few_events({name for own in told for name in own.events})
         return sum(own.rows for own in told), tables[0], some, max(own.size for own in told)
 
     def _pieces(self, chunks: Sequence[Any], items: Any, ranges: pl.Series) -> list[list[Any]]:
@@ -289,7 +301,8 @@ def _known(chunk: pl.DataFrame) -> tuple[pl.Series, _Known]:
     """A chunk's items (distinct, sorted); and what is told of its rows."""
     users = chunk["user"].sort()
     step = max(1, len(users) // _SAMPLE)
-    own = _Known(chunk.height, users.gather_every(step), int(chunk.estimated_size()))
+    events = tuple(chunk["event"].unique()) if "event" in chunk.columns else ()
+    own = _Known(chunk.height, users.gather_every(step), int(chunk.estimated_size()), events)
     return chunk["item"].unique().sort(), own
 
 
@@ -310,20 +323,28 @@ def _cut(items: pl.Series, ranges: pl.Series, *chunks: pl.DataFrame) -> Any:
     rows = pl.concat(chunks).join(ranks, on="item", how="left").sort("user")
     starts = [0, *rows["user"].search_sorted(ranges, side="left").to_list(), rows.height]
     pieces = [
-        rows[start:end].select("user", "rank", "timestamp")
+        rows[start:end].select("user", "rank", "timestamp", *(n for n in MORE if n in rows.columns))
         for start, end in itertools.pairwise(starts)
     ]
     return pieces if len(pieces) > 1 else pieces[0]
 
 
 def _part(
-    tie_seed: int, drop_repeats: bool, item_hash: np.ndarray, *pieces: pl.DataFrame
+    tie_seed: int,
+    drop_repeats: bool,
+    events: Sequence[str],
+    item_hash: np.ndarray,
+    *pieces: pl.DataFrame,
 ) -> tuple[_Part, _Summary]:
     table = pl.concat(pieces)
     user_ids = table["user"].unique().sort()
-    rows = np.empty(table.height, interactions.ROW)
+    rows = np.empty(table.height, interactions.row_type(table.columns))
     rows["user"] = user_ids.search_sorted(table["user"]).to_numpy()
     rows["item"], rows["time"] = table["rank"].to_numpy(), table["timestamp"].to_numpy()
+    if "event" in table.columns:
+        rows["event"] = pl.Series(events).search_sorted(table["event"]).to_numpy() + 1
+    if "weight" in table.columns:
+        rows["weight"] = table["weight"].to_numpy()
     user_hash = interactions.hash_ids(user_ids) + np.uint64(tie_seed)
     rows = interactions.ordered(rows, user_hash, item_hash, drop_repeats)
     return _Part(user_ids, rows), _Summary(len(user_ids), table.height, rows.size)
@@ -349,8 +370,7 @@ def _keep(
     kept = _Kept(
         part.user_ids.filter(pl.Series(users)),
         lengths,
-        number[rows["item"]],
-        rows["time"] // 1000,
+        taken(rows, number),
     )
     return kept, (lengths, neighbours(rows))
 
@@ -362,11 +382,11 @@ def _made(cuts: Iterable[tuple[int, int]], *parts: _Kept) -> tuple[np.ndarray, n
         for (first, last), part in zip(cuts, parts, strict=True):
             starts = np.cumsum([0, *part.lengths])
             rows = slice(starts[first], starts[last])
+            items, times, more = part.taken
             yield from builder.user_examples(
                 part.user_ids[int(first) : int(last)],
                 part.lengths[first:last],
-                part.items[rows],
-                part.times[rows],
+                Taken(items[rows], times[rows], {name: own[rows] for name, own in more.items()}),
             )
 
     with tempfile.TemporaryDirectory() as folder:

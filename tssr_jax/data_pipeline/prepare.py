@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from tssr_jax.data_pipeline.sources.base import part_files
 from tssr_jax.data_pipeline.sources.descriptions import with_ids_of_interactions
 from tssr_jax.data_pipeline.texts import describe
 from tssr_jax.data_pipeline.time_range import TimeRange
-from tssr_jax.errors import UserError, require_utf8
+from tssr_jax.errors import UserError, require_utf8, shown
 
 _VERSION = 3
 # Settings that are not in the key: they do not affect the result, or files are hashed instead.
@@ -62,6 +62,11 @@ class PreparedData:
     def num_items(self) -> int:
         """Size of the catalogue; item ids are 1..num_items."""
         return int(self.report["items"])
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """Names of the events that were read; number i is at index i - 1."""
+        return tuple(self.report.get("events", {}))
 
     @functools.cached_property
     def user_ids(self) -> list[str]:
@@ -107,6 +112,7 @@ def prepare(data: ml_collections.ConfigDict, ray: Any = None) -> PreparedData:
         raise UserError(
             f"--config.data.repeated_items is {data.repeated_items!r}; it is 'error' or 'first'."
         )
+    _require_columns(data)
     for name in ("raw_dir", "cache_dir"):
         require_utf8(data[name], f"--config.data.{name}")
     files = SOURCES[data.source].locate(data)
@@ -120,6 +126,17 @@ def prepare(data: ml_collections.ConfigDict, ray: Any = None) -> PreparedData:
         found = find_prepared(data, key)
         assert found is not None
     return found
+
+
+def _require_columns(data: ml_collections.ConfigDict) -> None:
+    """Raises UserError if the source has no such columns."""
+    for field, column in (("target_events", "event"), ("weight_column", "weight")):
+        if data[field] and column not in SOURCES[data.source].more:
+            able = ", ".join(name for name in SOURCES if column in SOURCES[name].more)
+            raise UserError(
+                f"--config.data.{field} is {data[field]!r}, but source {data.source!r} has no "
+                f"{column} of interactions; these have: {able}."
+            )
 
 
 def find_prepared(data: ml_collections.ConfigDict, key: str) -> PreparedData | None:
@@ -168,11 +185,25 @@ def _write(part: Path, files: RawFiles, data: ml_collections.ConfigDict, ray: An
     items, item_counts = _catalogue(
         sequences.item_ids, describe(described, fields, data.text_field_length)
     )
-    builder.write(sequences, items, part, on_ray.write_users if on_ray else None)
+    more = [n for n, on in (("event", data.target_events), ("weight", data.weight_column)) if on]
+    _require_targets(data, sequences.events, files.interactions)
+    builder.write(sequences, items, part, on_ray.write_users if on_ray else None, more)
     shutil.rmtree(scratch, ignore_errors=True)
     settings = {k: v for k, v in data.to_dict().items() if k not in _NOT_IN_KEY}
     values = {"origin": files.origin, "settings": settings} | sequences.report | item_counts
     report.write(values | times.report() | dict(dump.counts), sequences, part)
+
+
+def _require_targets(
+    data: ml_collections.ConfigDict, events: Sequence[str], interactions: Path
+) -> None:
+    """Raises UserError if an event that is to be predicted does not occur."""
+    missing = [name for name in data.target_events if name not in events]
+    if missing:
+        raise UserError(
+            f"--config.data.target_events names {shown(missing[0])!r}, which no row of "
+            f"{interactions} has. Its events are {shown(', '.join(events), 300)}."
+        )
 
 
 def _sequences(source: Source, dump: Dump, scratch: Path, times: TimeRange) -> Sequences:
@@ -228,6 +259,10 @@ def _catalogue(ids: pl.Series, described: pl.DataFrame) -> tuple[pl.DataFrame, d
 
 def _key(files: RawFiles, data: ml_collections.ConfigDict) -> str:
     settings = {k: v for k, v in data.to_dict().items() if k not in _NOT_IN_KEY}
+    if not data.target_events:  # data without them keeps the keys that it had before
+        del settings["target_events"], settings["event_column"]
+    if not data.weight_column:
+        del settings["weight_column"]
     parts = [
         _VERSION,
         SOURCES[data.source].version,

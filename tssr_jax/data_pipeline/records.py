@@ -243,6 +243,11 @@ def bytes_feature(value: bytes) -> tf.train.Feature:
     return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
 
 
+def floats(values: Iterable[float]) -> tf.train.Feature:
+    """A feature of numbers, as float32."""
+    return tf.train.Feature(float_list=tf.train.FloatList(value=list(values)))
+
+
 def integers(values: Iterable[int]) -> tf.train.Feature:
     """A feature of integers."""
     return tf.train.Feature(int64_list=tf.train.Int64List(value=list(values)))

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tssr_jax.data_pipeline.sequences import Sequences
+from tssr_jax.errors import shown
 
 FILE = "report.json"
 PICTURE = "report.png"
@@ -24,7 +25,7 @@ def write(values: dict, sequences: Sequences, folder: Path) -> None:
 
 
 def summary(values: dict, *, keep_seen: bool = False) -> list[str]:
-    """The summary of a report, at most ten lines.
+    """The summary of a report, at most eleven lines.
 
     Args:
       values: the report.
@@ -37,6 +38,11 @@ def summary(values: dict, *, keep_seen: bool = False) -> list[str]:
         f"histories of up to {values['max_length']:,} items, half of them of up to "
         f"{values['length_percentile_50']:g}",
     ]
+    if values.get("events"):
+        asked = values["settings"]["target_events"]
+        counts = values["events"].items()
+        of_each = [f"{n:,} {name}{'' if name in asked else ' (read only)'}" for name, n in counts]
+        lines.append(f"events: {shown(', '.join(of_each), 300)}")
     for name, text in (
         ("interactions_dropped_as_repeats", "interactions were dropped as repeats"),
         ("lines_skipped_as_malformed", "malformed lines were skipped"),

@@ -8,17 +8,38 @@ so that memory does not limit their number.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from tssr_jax.data_pipeline.interactions import Interactions
+from tssr_jax.data_pipeline.interactions import MORE, Interactions
 from tssr_jax.errors import UserError
 
 # Leave-one-out needs an item for validation, one for test, and one to predict them from.
 MIN_SEQUENCE_LENGTH = 3
 Pairs = Iterable[tuple[np.ndarray, np.ndarray]]
+
+
+class Taken(NamedTuple):
+    """Interactions of some users, one user after the other, oldest first within a user.
+
+    Attributes:
+      items: int32, ids of the catalogue.
+      times: int64, seconds since 1970.
+      more: of `interactions.MORE`, by name, what the rows have.
+    """
+
+    items: np.ndarray
+    times: np.ndarray
+    more: Mapping[str, np.ndarray]
+
+
+def taken(rows: np.ndarray, number: np.ndarray) -> Taken:
+    """What is written of rows of the core; `number` has the id of each item in the catalogue."""
+    more = {name: rows[name] for name in MORE if name in (rows.dtype.names or ())}
+    return Taken(number[rows["item"]], rows["time"] // 1000, more)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,16 +52,17 @@ class Sequences:
       lengths: int64 [num_users].
       item_counts: int64 [num_items], interactions of item i + 1 at index i.
       report: counts of what was read, dropped (by cause) and kept.
-      parts: yields the items and times of some users, one user after the other, oldest first
-        within a user: items int32, values 1..num_items; times int64, seconds since 1970.
+      parts: yields all interactions, some users at a time.
+      events: names of the events, see `Interactions`.
     """
 
     user_ids: pl.Series
     item_ids: pl.Series
     lengths: np.ndarray
     item_counts: np.ndarray
-    report: dict[str, int | float]
-    parts: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
+    report: dict[str, Any]
+    parts: Callable[[], Iterator[Taken]]
+    events: tuple[str, ...] = ()
 
 
 def build_sequences(
@@ -71,8 +93,8 @@ def build_sequences(
     def kept() -> Iterator[np.ndarray]:
         return (rows[core.users[rows["user"]] & core.items[rows["item"]]] for rows in interactions)
 
-    def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return ((number[rows["item"]], rows["time"] // 1000) for rows in kept())
+    def parts() -> Iterator[Taken]:
+        return (taken(rows, number) for rows in kept())
 
     totals = Counter[str]()
     for rows in kept():
@@ -82,24 +104,33 @@ def build_sequences(
         item_ids=interactions.item_ids.filter(pl.Series(core.items)),
         lengths=core.user_counts[core.users],
         item_counts=core.item_counts[core.items],
-        report=report_of(core, interactions.num_read, interactions.num_repeats, totals),
+        report=report_of(
+            core, interactions.num_read, interactions.num_repeats, totals, interactions.events
+        ),
         parts=parts,
+        events=interactions.events,
     )
 
 
 def report_of(
-    core: "Core", num_read: int, num_repeats: int, totals: Counter[str]
-) -> dict[str, int | float]:
+    core: "Core",
+    num_read: int,
+    num_repeats: int,
+    totals: Counter[str],
+    events: Sequence[str] = (),
+) -> dict[str, Any]:
     """Counts of what was read, dropped and kept, and statistics of the sequences.
 
     Args:
       core: of the interactions.
       num_read: rows that were read.
-      num_repeats: rows dropped because the same user, item and time came before.
+      num_repeats: rows dropped because the same user, item, time and event came before.
       totals: the sums of `neighbours` over all rows of the core.
+      events: names of the events.
     """
     lengths, item_counts = core.user_counts[core.users], core.item_counts[core.items]
     num_users, num_items = len(core.users), len(core.items)
+    of_events = {name: totals[f"event {i}"] for i, name in enumerate(events, 1)}
     num_kept, short = int(lengths.sum()), core.first_user_counts < MIN_SEQUENCE_LENGTH
     return {
         "interactions_read": num_read,
@@ -122,11 +153,12 @@ def report_of(
         "repeated_user_item_pairs": totals["repeated"],
         "share_of_answers_that_the_user_had_before": totals["repeated_answers"]
         / (2 * len(lengths)),
+        **({"events": of_events} if events else {}),
     }
 
 
 def neighbours(rows: np.ndarray) -> dict[str, int]:
-    """Counts of neighbours in histories, of ties among them, of repeats and repeated answers.
+    """Counts of neighbours in histories, of ties among them, of repeats, repeated answers, events.
 
     Args:
       rows: of `interactions.ROW`, all of some users, in order.
@@ -138,7 +170,11 @@ def neighbours(rows: np.ndarray) -> dict[str, int]:
     again = np.zeros(rows.size, bool)  # the user had the item before
     again[order[1:]] = pairs[order[1:]] == pairs[order[:-1]]
     ends = np.flatnonzero(np.append(~same_user, True)[: rows.size])
-    return {
+    counts = {}
+    if "event" in (rows.dtype.names or ()):
+        numbers = np.bincount(rows["event"]).tolist()
+        counts = {f"event {i}": number for i, number in enumerate(numbers) if number}
+    return counts | {
         "neighbours": int(same_user.sum()),
         "tied": int(tied.sum()),
         "repeated": int(again.sum()),

@@ -19,6 +19,8 @@ from tssr_jax.errors import UserError
 
 EvalSplit = Literal["validation", "test"]
 MINUTES_PER_DAY = 1440
+# A user's predicted interactions of which leave-one-out takes two.
+MIN_PREDICTED = 3
 _EPOCH = datetime.date(1970, 1, 1)
 
 
@@ -53,24 +55,51 @@ class Splits(NamedTuple):
 Times = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
-def leave_one_out(lengths: np.ndarray) -> Splits:
-    """Two answers of each user.
+# Tells which of some interactions (each the one after `ends` items) are predicted, bool; None
+# where all are.
+Predicted = Callable[[Targets], np.ndarray] | None
+
+
+def leave_one_out(lengths: np.ndarray, predicted: Predicted = None) -> Splits:
+    """Two answers of each user: the last two interactions that are predicted.
+
+    Users with fewer than three such interactions have no answer; all they have trains.
 
     Args:
       lengths: int64 [num_users], at least 3.
+      predicted: which interactions can be answers.
     """
+    if predicted is not None:
+        return _last_two(lengths, predicted)
     users = np.arange(lengths.size)
     targets = {"validation": Targets(users, lengths - 2), "test": Targets(users, lengths - 1)}
     return Splits(lengths - 2, targets)  # type: ignore[arg-type]
 
 
-def global_time(lengths: np.ndarray, times: Times, settings: ml_collections.ConfigDict) -> Splits:
+def _last_two(lengths: np.ndarray, predicted: Predicted) -> Splits:
+    asked = _candidates(np.zeros_like(lengths), lengths, predicted)
+    numbers = np.bincount(asked.users, minlength=lengths.size)
+    users = np.flatnonzero(numbers >= MIN_PREDICTED)
+    last = np.cumsum(numbers)[users] - 1
+    validation, test = (Targets(users, asked.ends[last - back]) for back in (1, 0))
+    trained = lengths.copy()
+    trained[users] = validation.ends
+    return Splits(trained, {"validation": validation, "test": test})
+
+
+def global_time(
+    lengths: np.ndarray,
+    times: Times,
+    settings: ml_collections.ConfigDict,
+    predicted: Predicted = None,
+) -> Splits:
     """Answers of two periods: validation's, and after it test's, until the end of the data.
 
     Args:
       lengths: int64 [num_users], lengths of the sequences.
       times: reads the times of all users.
       settings: section `evaluate` of the config.
+      predicted: which interactions can be answers.
 
     Raises:
       UserError: if there is nothing to train on, or no answer.
@@ -89,8 +118,8 @@ def global_time(lengths: np.ndarray, times: Times, settings: ml_collections.Conf
             before[place, users] = ((minutes < day * MINUTES_PER_DAY) & there).sum(axis=1)
     trained, until_test = before
     targets: dict[EvalSplit, Targets] = {
-        "validation": _targets(trained, until_test, settings.targets),
-        "test": _targets(until_test, lengths, settings.targets),
+        "validation": _targets(trained, until_test, settings.targets, predicted),
+        "test": _targets(until_test, lengths, settings.targets, predicted),
     }
     for name, found in targets.items():
         if not found.users.size or not (trained >= 2).any():
@@ -107,17 +136,26 @@ def global_time(lengths: np.ndarray, times: Times, settings: ml_collections.Conf
     return Splits(trained, targets, told)
 
 
-def _targets(starts: np.ndarray, ends: np.ndarray, which: str) -> Targets:
-    """The answers among each user's items from `starts` to `ends`, of which one stands before."""
+def _targets(starts: np.ndarray, ends: np.ndarray, which: str, predicted: Predicted) -> Targets:
+    """The answers among each user's items from `starts` to `ends`."""
+    found = _candidates(starts, ends, predicted)
+    if which == "all":
+        return found
+    users, firsts, numbers = np.unique(found.users, return_index=True, return_counts=True)
+    return Targets(users, found.ends[firsts if which == "first" else firsts + numbers - 1])
+
+
+def _candidates(starts: np.ndarray, ends: np.ndarray, predicted: Predicted) -> Targets:
+    """Each user's predicted items from `starts` to `ends`, of which one stands before."""
     firsts = np.maximum(starts, 1)
     users = np.flatnonzero(firsts < ends)
-    if which == "first":
-        return Targets(users, firsts[users])
-    if which == "last":
-        return Targets(users, ends[users] - 1)
     numbers = (ends - firsts)[users]
     steps = np.arange(numbers.sum()) - np.repeat(np.cumsum(numbers) - numbers, numbers)
-    return Targets(np.repeat(users, numbers), np.repeat(firsts[users], numbers) + steps)
+    found = Targets(np.repeat(users, numbers), np.repeat(firsts[users], numbers) + steps)
+    if predicted is None:
+        return found
+    there = predicted(found)
+    return Targets(found.users[there], found.ends[there])
 
 
 def _days(times: Times, lengths: np.ndarray) -> tuple[int, np.ndarray]:

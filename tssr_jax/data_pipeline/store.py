@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import ml_collections
@@ -11,24 +12,29 @@ import numpy as np
 
 from tssr_jax.data_pipeline import builder
 from tssr_jax.data_pipeline.prepare import PreparedData
-from tssr_jax.data_pipeline.splits import EvalSplit, global_time, leave_one_out
+from tssr_jax.data_pipeline.sequences import MIN_SEQUENCE_LENGTH
+from tssr_jax.data_pipeline.splits import EvalSplit, Targets, global_time, leave_one_out
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
+from tssr_jax.errors import UserError
 
 _GIB = 2**30
 _ITEMS_AT_A_TIME = 2**18
+
+
+# Names of the columns of `Rows`.
+ITEMS, MINUTES, EVENT, WEIGHT = "items", "minutes", "event", "weight"
 
 
 class Rows(NamedTuple):
     """Sequences of some users.
 
     Attributes:
-      items: int32, the items of all these sequences, maybe with others between them.
-      minutes: int32, their times, in minutes since 1970.
+      columns: of all these sequences, maybe with others between them: `items`, `minutes` since 1970
+        and `event` int32, `weight` float32, the last two where the data has them.
       starts: int64 [rows], the index of each sequence's first item.
     """
 
-    items: tf.Tensor
-    minutes: tf.Tensor
+    columns: Mapping[str, tf.Tensor]
     starts: tf.Tensor
 
     def windows(self, ends: tf.Tensor, length: int) -> tf.Tensor:
@@ -41,17 +47,19 @@ class Rows(NamedTuple):
         Returns:
           int32 [rows, length].
         """
-        return self._last(self.items, ends, length)
+        return self.last(ITEMS, ends, length)
 
     def times(self, ends: tf.Tensor, length: int) -> tf.Tensor:
         """The times of the items of `windows`, int32 [rows, length], minutes since 1970."""
-        return self._last(self.minutes, ends, length)
+        return self.last(MINUTES, ends, length)
 
-    def _last(self, values: tf.Tensor, ends: tf.Tensor, length: int) -> tf.Tensor:
+    def last(self, name: str, ends: tf.Tensor, length: int) -> tf.Tensor:
+        """A column of the items of `windows`, [rows, length], 0 where there is none."""
+        values = self.columns[name]
         place = ends[:, None] + tf.range(-length, 0, dtype=tf.int64)
         inside = place >= 0
         index = tf.where(inside, self.starts[:, None] + place, 0)
-        return tf.where(inside, tf.gather(values, index), 0)
+        return tf.where(inside, tf.gather(values, index), tf.zeros([], values.dtype))
 
 
 class SequenceStore:
@@ -60,56 +68,96 @@ class SequenceStore:
     Attributes:
       lengths: int64 [num_users], on the host.
       splits: which items train, and which are answers; leave-one-out if nothing else is set.
+      predicted: bool [events + 1], which events are predicted, by their numbers (0 is none); None
+        if the data has no events: all interactions are.
+      weighted: whether interactions have weights.
 
     Args:
       lengths: int64 [num_users], lengths of the sequences.
       rows: maps users int64 [rows] to their sequences.
+      columns: names of what the sequences have.
+      predicted: see above.
     """
 
-    def __init__(self, lengths: np.ndarray, rows: Callable[[tf.Tensor], Rows]):
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        rows: Callable[[tf.Tensor], Rows],
+        columns: Collection[str] = (ITEMS, MINUTES),
+        predicted: np.ndarray | None = None,
+    ):
         self.lengths = lengths
         self.rows = rows
-        self.splits = leave_one_out(lengths)
+        self.weighted = WEIGHT in columns
+        self.predicted = predicted
+        self.splits = leave_one_out(lengths, self.are_predicted if self.has_events else None)
+
+    @property
+    def has_events(self) -> bool:
+        """Whether interactions have events."""
+        return self.predicted is not None
 
     @classmethod
-    def in_memory(cls, items: tf.Tensor, minutes: tf.Tensor, offsets: tf.Tensor) -> SequenceStore:
+    def in_memory(
+        cls,
+        items: tf.Tensor,
+        minutes: tf.Tensor,
+        offsets: tf.Tensor,
+        more: Mapping[str, tf.Tensor] = MappingProxyType({}),
+        predicted: np.ndarray | None = None,
+    ) -> SequenceStore:
         """User u owns items[offsets[u]:offsets[u + 1]], at these minutes since 1970."""
+        columns = {ITEMS: items, MINUTES: minutes, **more}
 
         def rows(users: tf.Tensor) -> Rows:
-            return Rows(items, minutes, tf.gather(offsets, users))
+            return Rows(columns, tf.gather(offsets, users))
 
-        return cls(np.diff(offsets.numpy()), rows)
+        return cls(np.diff(offsets.numpy()), rows, columns, predicted)
 
     @classmethod
-    def on_disk(cls, folder: Path) -> SequenceStore:
+    def on_disk(cls, folder: Path, predicted: np.ndarray | None = None) -> SequenceStore:
         """Reads sequences from the shards on demand; memory holds a few bytes for each user."""
         reader = builder.SequenceReader(folder)
 
         def rows(users: tf.Tensor) -> Rows:
-            items, minutes, offsets = reader(users)
+            columns, offsets = reader(users)
             # One extra item, so that indices are valid when all rows are empty.
-            items, minutes = (tf.concat([x, [0]], axis=0) for x in (items, minutes))
-            return Rows(items, minutes, offsets[:-1])
+            filled = {
+                name: tf.concat([x, tf.zeros([1], x.dtype)], axis=0) for name, x in columns.items()
+            }
+            return Rows(filled, offsets[:-1])
 
-        return cls(reader.lengths, rows)
+        columns = (ITEMS, MINUTES, *builder.more_columns(folder))
+        return cls(reader.lengths, rows, columns, predicted)
 
-    def answer(self, split: EvalSplit, number: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """An answer of a split, after up to `length` items before it, and their times.
+    def are_predicted(self, targets: Targets) -> np.ndarray:
+        """Whether these interactions, each the one after `ends` items, are predicted, bool."""
+        if self.predicted is None:
+            return np.ones(targets.users.size, bool)
+        found = [
+            self.predicted[
+                self.rows(tf.constant(targets.users[some.numpy()]))
+                .last(EVENT, tf.constant(targets.ends[some.numpy()] + 1), 1)
+                .numpy()[:, 0]
+            ]
+            for some in users_in_chunks(np.arange(targets.users.size))
+        ]
+        return np.concatenate([np.zeros(0, bool), *found])
+
+    def answer(self, split: EvalSplit, number: int, length: int) -> dict[str, np.ndarray]:
+        """An answer of a split, after up to `length` items before it: the columns of `Rows`.
 
         Args:
           split: "validation" or "test".
           number: of the answer, from 0.
           length: most items before the answer.
-
-        Returns:
-          int32, the items, the answer last; and int32, minutes since 1970.
         """
         own = slice(number, number + 1)
         targets = self.splits.targets[split]
         rows = self.rows(tf.constant(targets.users[own], tf.int64))
         window = tf.constant(targets.ends[own] + 1, tf.int64), length + 1
-        items, minutes = rows.windows(*window).numpy()[0], rows.times(*window).numpy()[0]
-        return items[items > 0], minutes[items > 0]
+        columns = {name: rows.last(name, *window).numpy()[0] for name in rows.columns}
+        return {name: values[columns[ITEMS] > 0] for name, values in columns.items()}
 
     def all_times(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Users int64 [rows], and the times of all their items, [rows, length], left padded."""
@@ -134,13 +182,24 @@ def open_store(data: PreparedData, config: ml_collections.ConfigDict) -> Sequenc
       config: of the run; its sections `data` (`in_memory_gib`) and `evaluate` are read.
 
     Raises:
-      UserError: as `splits.global_time` does.
+      UserError: as `splits.global_time` does; or if nobody has enough predicted interactions.
     """
+    predicted = None
+    if config.data.target_events:
+        names = ("", *data.events)
+        predicted = np.isin(names, tuple(config.data.target_events))
     size = data.report["interactions_kept"] * 2 * np.dtype(np.int32).itemsize
     if size <= config.data.in_memory_gib * _GIB:
-        store = SequenceStore.in_memory(*builder.read_sequences(data.folder))
+        store = SequenceStore.in_memory(*builder.read_sequences(data.folder), predicted)
     else:
-        store = SequenceStore.on_disk(data.folder)
+        store = SequenceStore.on_disk(data.folder, predicted)
+    asked = store.are_predicted if store.has_events else None
     if config.evaluate.split == "global_time":
-        store.splits = global_time(store.lengths, store.all_times, config.evaluate)
+        store.splits = global_time(store.lengths, store.all_times, config.evaluate, asked)
+    elif not store.splits.targets["test"].users.size:
+        raise UserError(
+            f"No user has {MIN_SEQUENCE_LENGTH} interactions that are predicted "
+            f"(--config.data.target_events={tuple(config.data.target_events)}): one to train on, "
+            "and one each for validation and test."
+        )
     return store

@@ -56,38 +56,43 @@ def held_out_items(config: ml_collections.ConfigDict, num_items: int) -> np.ndar
     return (draws < share) & (np.arange(num_items + 1) > 0)
 
 
-def without_items(
-    windows: tf.Tensor, held_out: np.ndarray, times: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Windows int32 [rows, length], and their times, without these items; others move right.
+def without_items(held_out: np.ndarray, windows: tf.Tensor, *others: tf.Tensor) -> list[tf.Tensor]:
+    """Windows int32 [rows, length] without these items; others move right.
 
     A window with a single item left has nothing to predict, and is emptied.
 
     Args:
-      windows: left padded.
       held_out: bool [num_classes].
-      times: of the items of `windows`.
+      windows: left padded.
+      *others: what belongs to the items of `windows`, e.g. their times, [rows, length].
     """
     kept = (windows > 0) & ~tf.gather(tf.constant(held_out), windows)
     kept &= tf.math.count_nonzero(kept, axis=1, keepdims=True) > 1
     order = tf.argsort(tf.cast(kept, tf.int32), axis=1, stable=True)
-    windows, times = (tf.where(kept, values, 0) for values in (windows, times))
-    return tf.gather(windows, order, batch_dims=1), tf.gather(times, order, batch_dims=1)
+    return [
+        tf.gather(tf.where(kept, values, tf.zeros([], values.dtype)), order, batch_dims=1)
+        for values in (windows, *others)
+    ]
 
 
 def reorder(
-    windows: tf.Tensor, times: tf.Tensor, scales: Sequence[float], draws: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+    scales: Sequence[float],
+    draws: tf.Tensor,
+    windows: tf.Tensor,
+    times: tf.Tensor,
+    *others: tf.Tensor,
+) -> list[tf.Tensor]:
     """Puts the items of each row in the order of their time plus noise; padding stays on the left.
 
     Items of one minute are in a random order with any scale.
 
     Args:
-      windows: int32 [rows, length], left padded.
-      times: int32 [rows, length], minutes.
       scales: days; each row has one of them, drawn uniformly. The noise is logistic, with a
         standard deviation of one scale; a scale of 1e6 makes the order random.
       draws: uniform numbers in [0, 1), [rows, 1 + length]; the first one chooses the scale.
+      windows: int32 [rows, length], left padded.
+      times: int32 [rows, length], minutes.
+      *others: what else belongs to the items of `windows`, [rows, length].
     """
     chosen = tf.cast(draws[:, :1] * len(scales), tf.int32)
     minutes = tf.maximum(np.array(scales, np.float64) * MINUTES_PER_DAY, _WITHIN_A_MINUTE)
@@ -96,4 +101,4 @@ def reorder(
     noise = tf.math.log(uniform / (1 - uniform)) * (np.sqrt(3.0) / np.pi)
     noisy = tf.cast(times, tf.float64) + scale * noise
     order = tf.argsort(tf.where(windows > 0, noisy, -np.inf), axis=1, stable=True)
-    return tf.gather(windows, order, batch_dims=1), tf.gather(times, order, batch_dims=1)
+    return [tf.gather(values, order, batch_dims=1) for values in (windows, times, *others)]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 class LossTerm(NamedTuple):
-    """Sum of a loss over the anchors that count, and their number.
+    """Sum of a loss over the anchors that count, and their number, or the sum of their weights.
 
     Both are kept, so that a mean over several devices or batches is sum(sums) / sum(weights).
     """
@@ -17,4 +17,4 @@ class LossTerm(NamedTuple):
 
     def mean(self) -> jax.Array:
         """The mean; 0 where nothing counts."""
-        return self.sum / jnp.maximum(self.weight, 1.0)
+        return self.sum / jnp.where(self.weight > 0, self.weight, 1.0)

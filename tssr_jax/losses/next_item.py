@@ -62,6 +62,7 @@ def next_item_loss(
     labels: jax.Array,
     counted: jax.Array | None = None,
     *,
+    importance: jax.Array | None = None,
     exclude_padding_class: bool = True,
     catalogue: Catalogue | None = None,
     rows_axis: Axis = None,
@@ -78,6 +79,8 @@ def next_item_loss(
       weights: kernel [d_model, num_classes] and bias [num_classes], of the classes of this device.
       labels: int [batch, length]; read where `counted` is True.
       counted: bool [batch, length]; by default positions whose label is an item.
+      importance: [batch, length], what the loss of a counted position is multiplied by, 0 or more;
+        the term's weight is their sum. By default all are 1.
       exclude_padding_class: class 0 does not compete in the softmax.
       catalogue: how the classes lie on the devices; by default all on each device.
       rows_axis: the device axis that the batch is cut along; None on one device.
@@ -96,7 +99,9 @@ def next_item_loss(
     order, count = counted_first(counted)
     order = jnp.pad(order, (0, -num_positions % size))
     states = fused.reshape(num_positions, -1)[order]
-    targets = labels.reshape(-1)[order]
+    targets = _Targets(
+        labels.reshape(-1)[order], None if importance is None else importance.reshape(-1)[order]
+    )
     classes = catalogue.classes()
     competes = (classes < catalogue.num_classes) & ((classes > 0) | (not exclude_padding_class))
     bias = jnp.where(competes, weights.bias, -jnp.inf)
@@ -106,12 +111,26 @@ def next_item_loss(
         chunk = max(1, min(tile.chunk, tile.scores) // rows)
     tiles = _Tiles(catalogue, rows_axis, size, chunk, compute_dtype)
     total = _sum_cross_entropy(states, weights.kernel, bias, targets, count, tiles)
-    return LossTerm(total / catalogue.num_shards, count.astype(total.dtype))
+    weight = count if importance is None else jnp.where(counted, importance, 0.0).sum()
+    return LossTerm(total / catalogue.num_shards, weight.astype(total.dtype))
 
 
 def counted_first(counted: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The order that puts counted positions first, int [counted.size], and their number."""
     return jnp.argsort(~counted.reshape(-1), stable=True), counted.sum()
+
+
+class _Targets(NamedTuple):
+    """Labels int [positions], and what each loss is multiplied by; None is 1."""
+
+    labels: jax.Array
+    importance: jax.Array | None
+
+    def weighted(self, values: jax.Array) -> jax.Array:
+        """Values [positions, ...] times the importance of their positions."""
+        if self.importance is None:
+            return values
+        return values * self.importance.reshape(-1, *(1,) * (values.ndim - 1))
 
 
 class _Tiles(NamedTuple):
@@ -137,17 +156,15 @@ class _Tiles(NamedTuple):
         return own if self.catalogue.axis is None else collectives.pmax(own, self.rows_axis)
 
     def cut(
-        self, states: jax.Array, targets: jax.Array, count: jax.Array, i: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        self, states: jax.Array, targets: _Targets, count: jax.Array, i: jax.Array
+    ) -> tuple[jax.Array, _Targets, jax.Array]:
         """The group's i-th tile: states, targets, and which of them count."""
         start = i * self.size
-        return self.catalogue.gather_rows(
-            (
-                jax.lax.dynamic_slice_in_dim(states, start, self.size),
-                jax.lax.dynamic_slice_in_dim(targets, start, self.size),
-                start + jnp.arange(self.size) < count,
-            )
+        states, targets = jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, start, self.size), (states, targets)
         )
+        counts = start + jnp.arange(self.size) < count
+        return self.catalogue.gather_rows((states, targets, counts))
 
     def losses(
         self, x: jax.Array, y: jax.Array, kernel: jax.Array, bias: jax.Array
@@ -267,7 +284,7 @@ def _sum_cross_entropy(  # noqa: PLR0917
     states: jax.Array,
     kernel: jax.Array,
     bias: jax.Array,
-    targets: jax.Array,
+    targets: _Targets,
     count: jax.Array,
     tiles: _Tiles,
 ) -> jax.Array:
@@ -277,9 +294,9 @@ def _sum_cross_entropy(  # noqa: PLR0917
     """
 
     def body(i: jax.Array, total: jax.Array) -> jax.Array:
-        x, y, weights = tiles.cut(states, targets, count, i)
-        losses, _ = tiles.losses(x, y, kernel, bias)
-        return total + jnp.where(weights, losses, 0.0).sum()
+        x, y, counts = tiles.cut(states, targets, count, i)
+        losses, _ = tiles.losses(x, y.labels, kernel, bias)
+        return total + jnp.where(counts, y.weighted(losses), 0.0).sum()
 
     return jax.lax.fori_loop(0, tiles.number(count), body, jnp.zeros((), states.dtype))
 
@@ -288,7 +305,7 @@ def _forward(  # noqa: PLR0917
     states: jax.Array,
     kernel: jax.Array,
     bias: jax.Array,
-    targets: jax.Array,
+    targets: _Targets,
     count: jax.Array,
     tiles: _Tiles,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
@@ -297,18 +314,19 @@ def _forward(  # noqa: PLR0917
         i: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array, jax.Array]
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         total, d_states, d_kernel, d_bias = carry
-        x, y, weights = tiles.cut(states, targets, count, i)
-        losses, log_normaliser = tiles.losses(x, y, kernel, bias)
+        x, y, counts = tiles.cut(states, targets, count, i)
+        losses, log_normaliser = tiles.losses(x, y.labels, kernel, bias)
 
         def gradient(scores: jax.Array, classes: jax.Array) -> jax.Array:
             probabilities = jnp.exp(scores - log_normaliser[:, None])
-            return jnp.where(weights[:, None], probabilities - (classes == y[:, None]), 0.0)
+            gradients = y.weighted(probabilities - (classes == y.labels[:, None]))
+            return jnp.where(counts[:, None], gradients, 0.0)
 
         d_tile, d_kernel, d_bias = tiles.add_gradients(
             x, (kernel, bias), gradient, (d_kernel, d_bias)
         )
         return (
-            total + jnp.where(weights, losses, 0.0).sum(),
+            total + jnp.where(counts, y.weighted(losses), 0.0).sum(),
             jax.lax.dynamic_update_slice_in_dim(d_states, d_tile, i * tiles.size, 0),
             d_kernel,
             d_bias,

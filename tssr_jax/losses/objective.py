@@ -100,8 +100,9 @@ def tssr_loss(  # noqa: PLR0917
       model: the module, whose catalogue is whole.
       params: its parameters.
       batch: `item_sequence` int [batch, length], oldest first, left padded with 0; `labels` int
-        [batch, length], the next item at each position; and, where rows only fill the batch,
-        `row_mask` bool [batch].
+        [batch, length], the next item at each position; where rows only fill the batch,
+        `row_mask` bool [batch]; of a model that reads them, `events` int [batch, length]; and,
+        where labels weigh differently, `label_weights` [batch, length].
       features: of the items, as `encode` takes them.
       config: which terms, and their weights.
       key: random key of dropout and of drawn items; None switches dropout off.
@@ -124,7 +125,8 @@ def tssr_loss(  # noqa: PLR0917
             items = np.arange(model.classes.num_classes) > 0  # padding is never drawn
             chances = jnp.asarray(cumulative_chances(items))
         drawn = draw(chances, config.num_negatives, jax.random.fold_in(key, 2))
-    outputs = encode(model, params, batch["item_sequence"], content, dropout_key=key)
+    sequence, events = batch["item_sequence"], batch.get("events")
+    outputs = encode(model, params, sequence, content, events=events, dropout_key=key)
     terms = loss_terms(
         outputs,
         heads(model, params, content),
@@ -167,7 +169,8 @@ def loss_terms(
     Args:
       outputs: the model's states.
       heads: head weights of each prediction, see `models.apply.heads`.
-      batch: `item_sequence` and `labels` int [batch, length], `row_mask` bool [batch].
+      batch: `item_sequence` and `labels` int [batch, length], `row_mask` bool [batch]; and, where
+        labels weigh differently, `label_weights` [batch, length], 0 where nothing is predicted.
       config: which terms, and of what kind.
       catalogue: how the classes of `heads` lie on the devices.
       rows_axis: the device axis that the batch is cut along; None on one device.
@@ -177,6 +180,9 @@ def loss_terms(
     counted = batch["labels"] > 0
     if config.valid_positions_only:
         counted = counted & (batch["item_sequence"] > 0)
+    importance = batch.get("label_weights")
+    if importance is not None:
+        counted = counted & (importance > 0)
     terms = {}
     for name, states in (outputs.experts or {"joint": outputs.fused}).items():
         weights = heads[name]
@@ -187,11 +193,16 @@ def loss_terms(
         if config.next_item == "sampled":
             assert competitors.drawn is not None
             terms[EXPERT_TERMS[name]] = sampled_next_item_loss(
-                *inputs, competitors.drawn, catalogue=catalogue, compute_dtype=compute_dtype
+                *inputs,
+                competitors.drawn,
+                importance=importance,
+                catalogue=catalogue,
+                compute_dtype=compute_dtype,
             )
         else:
             terms[EXPERT_TERMS[name]] = next_item_loss(
                 *inputs,
+                importance=importance,
                 exclude_padding_class=config.exclude_padding_class,
                 catalogue=catalogue,
                 rows_axis=rows_axis,

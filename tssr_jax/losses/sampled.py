@@ -30,6 +30,7 @@ def sampled_next_item_loss(
     counted: jax.Array,
     negatives: DrawnItems,
     *,
+    importance: jax.Array | None = None,
     catalogue: Catalogue,
     compute_dtype: str = "float32",
 ) -> LossTerm:
@@ -41,6 +42,7 @@ def sampled_next_item_loss(
       labels: int [batch, length]; read where `counted` is True.
       counted: bool [batch, length].
       negatives: drawn classes; never the padding class.
+      importance: see `next_item_loss`.
       catalogue: how the classes lie on the devices.
       compute_dtype: of the inputs of the products with the negatives.
     """
@@ -62,18 +64,32 @@ def sampled_next_item_loss(
         own_scores,
         others[:, :d_model],
         others[:, d_model] - negatives.log_expected,
-        _Rows(targets, negatives.classes, count),
+        _Rows(
+            targets,
+            negatives.classes,
+            count,
+            None if importance is None else importance.reshape(-1)[order],
+        ),
         compute_dtype,
     )
-    return LossTerm(total, count.astype(total.dtype))
+    weight = count if importance is None else jnp.where(counted, importance, 0.0).sum()
+    return LossTerm(total, weight.astype(total.dtype))
 
 
 class _Rows(NamedTuple):
-    """Inputs without a gradient: targets int [rows], drawn classes, and how many rows are real."""
+    """Inputs without a gradient.
+
+    Attributes:
+      targets: int [rows].
+      drawn: drawn classes.
+      number: how many rows are real.
+      importance: [rows], what each loss is multiplied by; None is 1.
+    """
 
     targets: jax.Array
     drawn: jax.Array
     number: jax.Array
+    importance: jax.Array | None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -118,11 +134,16 @@ def _forward(  # noqa: PLR0917
         scores = product(x, kernel.T, compute_dtype) + bias
         scores = jnp.where(rows.drawn == cut(rows.targets)[:, None], -jnp.inf, scores)
         log_normaliser = jax.nn.logsumexp(jnp.concatenate([scores, own_x[:, None]], axis=1), axis=1)
-        d_scores = jnp.where(fresh[:, None], jnp.exp(scores - log_normaliser[:, None]), 0.0)
+        losses, d_own_x = log_normaliser - own_x, jnp.exp(own_x - log_normaliser) - 1.0
+        d_scores = jnp.exp(scores - log_normaliser[:, None])
+        if rows.importance is not None:
+            times = cut(rows.importance)
+            losses, d_own_x, d_scores = losses * times, d_own_x * times, d_scores * times[:, None]
+        d_scores = jnp.where(fresh[:, None], d_scores, 0.0)
         return (
-            total + jnp.where(fresh, log_normaliser - own_x, 0.0).sum(),
+            total + jnp.where(fresh, losses, 0.0).sum(),
             put(d_states, product(d_scores, kernel, compute_dtype)),
-            put(d_own, jnp.exp(own_x - log_normaliser) - 1.0),
+            put(d_own, d_own_x),
             d_kernel + product(d_scores.T, x, compute_dtype),
             d_bias + d_scores.sum(axis=0),
         )

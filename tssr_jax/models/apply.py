@@ -25,6 +25,7 @@ def encode(
     features: Features = None,
     packed: Packed | None = None,
     *,
+    events: jax.Array | None = None,
     dropout_key: jax.Array | None = None,
     last_only: bool = False,
 ) -> TSSROutputs:
@@ -40,6 +41,7 @@ def encode(
       features: of the items, float32 [num_items + 1, feature_dim], row 0 for padding; by name for
         several modalities; None without a content stream.
       packed: see `TSSR.encode`.
+      events: int [batch, length], see `TSSR.encode`.
       dropout_key: switches dropout on.
       last_only: compute crossed and fused states of the last position only.
     """
@@ -48,6 +50,7 @@ def encode(
         item_sequence,
         features,
         packed,
+        events=events,
         deterministic=dropout_key is None,
         last_only=last_only,
         method=TSSR.encode,
@@ -66,13 +69,14 @@ def newest(
     Args:
       model: the module.
       params: its parameters.
-      batch: `item_sequence` int [batch, length], and `times`, without which no two items have one
-        time.
+      batch: `item_sequence` int [batch, length]; `times`, without which no two items have one
+        time; and `events` of a model that reads them.
       features: of the items, as `encode` takes them.
     """
     items, times, number = batch["item_sequence"], batch.get("times"), model.tie_orders
+    events = batch.get("events")
     if times is None or number == 1:
-        return encode(model, params, items, features, last_only=True)
+        return encode(model, params, items, features, events=events, last_only=True)
 
     orders, needed = visited(items, times, number)
     # Devices that share a catalogue encode together, ties or not.
@@ -80,8 +84,19 @@ def newest(
 
     def mean(some: jax.Array) -> TSSROutputs:
         """The mean over some orders, which are encoded in one batch."""
-        own = [in_tie_order(items, times, order, number) for order in some]
-        outputs = encode(model, params, jnp.concatenate(own), features, last_only=True)
+
+        def in_order(values: jax.Array) -> jax.Array:
+            own = [in_tie_order(items, times, order, number, values) for order in some]
+            return jnp.concatenate(own)
+
+        outputs = encode(
+            model,
+            params,
+            in_order(items),
+            features,
+            events=None if events is None else in_order(events),
+            last_only=True,
+        )
         return jax.tree.map(
             lambda x: x[:, -1:].reshape(len(some), -1, 1, x.shape[2]).mean(axis=0), outputs
         )
@@ -108,6 +123,8 @@ def score(
     item_sequence: jax.Array,
     features: Features = None,
     times: jax.Array | None = None,
+    *,
+    events: jax.Array | None = None,
 ) -> jax.Array:
     """Scores of all classes as the next item of each history.
 
@@ -120,11 +137,13 @@ def score(
       features: of the items, as `encode` takes them; a `Content` for a model with memories.
       times: int [batch, length], minutes; items of one minute have no order (`model.tie_orders`),
         and share their place in memories. By default each item has a time of its own.
+      events: int [batch, length], see `TSSR.encode`.
 
     Returns:
       float32 [batch, num_items + 1]; class 0 is padding, and no item.
     """
-    batch = {"item_sequence": item_sequence} | ({} if times is None else {"times": times})
+    batch = {"item_sequence": item_sequence, "times": times, "events": events}
+    batch = {name: values for name, values in batch.items() if values is not None}
     outputs = newest(model, params, batch, features)
     weights = head_weights(model, params, features)
     memories = as_content(features, model.modalities).memories
@@ -141,10 +160,15 @@ def embed_items(
 
 
 def attention(
-    model: TSSR, params: Mapping[str, Any], item_sequence: jax.Array, features: Features
+    model: TSSR,
+    params: Mapping[str, Any],
+    item_sequence: jax.Array,
+    features: Features,
+    events: jax.Array | None = None,
 ) -> jax.Array:
     """Attention weights between positions, [layers, streams, batch, length, length]."""
-    weights = model.apply({"params": params}, item_sequence, features, method=TSSR.attention)
+    own = {"params": params}, item_sequence, features, events
+    weights = model.apply(*own, method=TSSR.attention)
     return cast(jax.Array, weights)
 
 

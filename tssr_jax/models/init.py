@@ -15,7 +15,10 @@ from tssr_jax.parallel.collectives import Axis
 
 
 def make_model(
-    config: ml_collections.ConfigDict, catalogue: Catalogue | int, rows_axis: Axis = None
+    config: ml_collections.ConfigDict,
+    catalogue: Catalogue | int,
+    rows_axis: Axis = None,
+    num_events: int = 0,
 ) -> TSSR:
     """The model of sections `model` and `content` of a configuration, as one device runs it.
 
@@ -23,6 +26,7 @@ def make_model(
       config: the whole configuration.
       catalogue: the number of items, or how the classes are cut over devices.
       rows_axis: the device axis that batches are cut along; None on one device.
+      num_events: kinds of events of the data.
     """
     fields = config.model.to_dict()
     del fields["id_dropout"]  # the train step's
@@ -33,6 +37,7 @@ def make_model(
         modalities=tuple(config.content.modalities),
         fusion=config.content.fusion,
         rows_axis=rows_axis,
+        num_events=num_events,
         **fields,
     )
 

@@ -1,4 +1,4 @@
-"""Moves states of packed windows back to the windows (see `tssr_jax.data_pipeline.packing`)."""
+"""Moves states of packed windows back to their windows (see `tssr_jax.data_pipeline.packing`)."""
 
 from collections.abc import Mapping
 
@@ -21,3 +21,11 @@ def unpack(states: jax.Array, places: jax.Array) -> jax.Array:
     """
     flat = states.reshape(-1, states.shape[-1])
     return jnp.concatenate([flat, jnp.zeros_like(flat[:1])])[places]
+
+
+def packed_values(values: jax.Array, packed: Packed) -> jax.Array:
+    """Brings numbers that belong to windows' items, int [batch, length], to the packed rows."""
+    rows = jnp.zeros(packed["items"].size, values.dtype)
+    # Places of padding are beyond the rows.
+    rows = rows.at[packed["places"].reshape(-1)].set(values.reshape(-1), mode="drop")
+    return rows.reshape(packed["items"].shape)

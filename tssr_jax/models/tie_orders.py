@@ -12,7 +12,11 @@ from tssr_jax.memory.scores import tie_bounds
 
 
 def in_tie_order(
-    items: jax.Array, times: jax.Array, order: jax.Array | int, number: int
+    items: jax.Array,
+    times: jax.Array,
+    order: jax.Array | int,
+    number: int,
+    values: jax.Array | None = None,
 ) -> jax.Array:
     """The histories in one of `number` orders, int [batch, length]; order 0 is as it is.
 
@@ -24,11 +28,12 @@ def in_tie_order(
       times: int [batch, length].
       order: which one.
       number: of orders.
+      values: what is put in the order, int [batch, length]; by default the items.
     """
     first, last = _bounds(items, times)
     size, here = last - first + 1, jnp.arange(items.shape[1])
     place = first + (here - first + order * size // number) % size
-    return jnp.take_along_axis(items, place, axis=1)
+    return jnp.take_along_axis(items if values is None else values, place, axis=1)
 
 
 def visited(items: jax.Array, times: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:

@@ -16,7 +16,7 @@ from tssr_jax.models.encoder import StreamEncoders
 from tssr_jax.models.head import Head, HeadWeights
 from tssr_jax.models.layers import Dropout
 from tssr_jax.models.mixing import Concatenation, Gate
-from tssr_jax.models.packing import Packed, unpack
+from tssr_jax.models.packing import Packed, packed_values, unpack
 from tssr_jax.models.recall import ByFrequency, MemoryGate, Trust
 from tssr_jax.models.recurrent import RecurrentEncoder
 from tssr_jax.models.shared_ids import ids_as_read, shared_vectors
@@ -100,6 +100,8 @@ class TSSR(nn.Module):
         none.
       tie_orders: orders of items of one time that ranking averages over, see `models.tie_orders`.
       memory: names of the memories that a gate adds to the scores, see `models.recall`.
+      num_events: kinds of events that interactions have, e.g. views and purchases; their learnt
+        vectors are added to what the first blocks read. 0 reads none.
       rows_axis: the device axis that batches are cut along; None on one device.
 
     Raises:
@@ -129,6 +131,7 @@ class TSSR(nn.Module):
     id_neighbours: int = 0
     tie_orders: int = 1
     memory: tuple[str, ...] = ()
+    num_events: int = 0
     rows_axis: Axis = None
 
     def __post_init__(self) -> None:
@@ -157,6 +160,9 @@ class TSSR(nn.Module):
             self.token_embedding = nn.Embed(classes, self.d_model, embedding_init=table)
         if reads_content(self.streams):
             self.content_projection = self._make_content_projection()
+        if self.num_events:
+            kinds = self.num_events + 1
+            self.event_embedding = nn.Embed(kinds, self.d_model, embedding_init=table)
         dropout = Dropout(self.dropout_rate, self.rows_axis, parent=None)
         both = len(self.streams) == 2
         self.blocks = self._make_encoder(dropout, self.num_cross_layers if both else 0)
@@ -196,6 +202,7 @@ class TSSR(nn.Module):
         features: Features,
         packed: Packed | None = None,
         *,
+        events: jax.Array | None = None,
         deterministic: bool = True,
         last_only: bool = False,
     ) -> TSSROutputs:
@@ -206,6 +213,8 @@ class TSSR(nn.Module):
           features: of the items, see `as_content`; None without a content stream.
           packed: the items of `item_sequence` in fewer rows, which are encoded instead; the states
             are moved back to the positions of `item_sequence`, zeros on its padding.
+          events: int [batch, length], numbers of the events of the items from 1, 0 for unknown;
+            read with `num_events`. None is unknown throughout.
           deterministic: whether dropout is off; if not, `apply` needs the rng "dropout".
           last_only: cross-attention and the gate run on the last position only, and give
             [batch, 1, d_model]; ranking needs no more, and this costs less than half. Not with
@@ -221,7 +230,10 @@ class TSSR(nn.Module):
             outputs = self._encode(
                 packed["items"],
                 packed_mask(packed["segments"]),
-                self.position_embedding(packed["positions"]),
+                self._with_events(
+                    self.position_embedding(packed["positions"]),
+                    None if events is None else packed_values(events, packed),
+                ),
                 content,
                 deterministic=deterministic,
             )
@@ -232,11 +244,18 @@ class TSSR(nn.Module):
         return self._encode(
             item_sequence,
             mask,
-            positions,
+            self._with_events(positions, events),
             content,
             deterministic=deterministic,
             last_only=last_only,
         )
+
+    def _with_events(self, positions: jax.Array, events: jax.Array | None) -> jax.Array:
+        """Vectors of positions, plus those of known events."""
+        if not self.num_events or events is None:
+            return positions
+        of_events = self.event_embedding(events)
+        return positions + jnp.where((events > 0)[..., None], of_events, 0.0)
 
     def _encode(
         self,
@@ -268,7 +287,9 @@ class TSSR(nn.Module):
             fused = mixing.pool(by, id_reads_content=self.id_reads_content)
         return TSSROutputs(states.get("id"), states.get("content"), gate, fused, by)
 
-    def attention(self, item_sequence: jax.Array, features: Features) -> jax.Array:
+    def attention(
+        self, item_sequence: jax.Array, features: Features, events: jax.Array | None = None
+    ) -> jax.Array:
         """How much each position of a history attends to each; see `StreamEncoders.attention`.
 
         Raises:
@@ -278,7 +299,7 @@ class TSSR(nn.Module):
             raise ValueError(f"a {self.encoder} has no attention")
         positions = self.position_embedding.embedding[-item_sequence.shape[1] :]
         embeddings = self._embeddings(item_sequence, as_content(features, self.modalities))
-        inputs = self._inputs(embeddings, positions)
+        inputs = self._inputs(embeddings, self._with_events(positions, events))
         weights = self.blocks.attention(inputs, causal_padding_mask(item_sequence))
         return cast(jax.Array, weights)
 
@@ -372,7 +393,8 @@ class TSSR(nn.Module):
         self, item_sequence: jax.Array, features: Features, *, deterministic: bool = True
     ) -> tuple[TSSROutputs, jax.Array]:
         """`encode`, then `score` at every position: logits [batch, length, shard_classes]."""
-        outputs = self.encode(item_sequence, features, deterministic=deterministic)
+        events = jnp.zeros_like(item_sequence) if self.num_events else None
+        outputs = self.encode(item_sequence, features, events=events, deterministic=deterministic)
         if self.memory and self.is_initializing():
             self.trust(item_sequence, item_sequence)
         return outputs, self.head_weights(features).score(outputs.fused, self.compute_dtype)

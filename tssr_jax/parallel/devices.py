@@ -251,8 +251,8 @@ def exactly(body: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps a function: its products have the full precision of their inputs' type."""
 
     @functools.wraps(body)
-    def exact(*arguments: Any) -> Any:
+    def exact(*arguments: Any, **named: Any) -> Any:
         with jax.default_matmul_precision("highest"):
-            return body(*arguments)
+            return body(*arguments, **named)
 
     return exact

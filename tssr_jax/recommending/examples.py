@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from tssr_jax.data_pipeline.store import EVENT, ITEMS, MINUTES
 from tssr_jax.run import Run
 
 
@@ -12,12 +13,14 @@ class Example(NamedTuple):
       number: of the answer, from 0; equal numbers give equal examples.
       items: ids of the history's newest items, oldest first.
       times: of these items, seconds since 1970, as exact as minutes.
+      events: of these items; () if the data is read without.
       answer: the id of what the user took next; the model was not trained on it.
     """
 
     number: int
     items: tuple[str, ...]
     times: tuple[int, ...]
+    events: tuple[str, ...]
     answer: str
 
 
@@ -31,7 +34,10 @@ def example(run: Run, number: int, length: int) -> Example:
     """
     store, ids = run.sequences, run.data.item_ids
     number %= store.splits.targets["test"].users.size
-    classes, minutes = store.answer("test", number, length)
-    items = tuple(ids[place - 1] for place in classes.tolist())
-    times = tuple(60 * own for own in minutes.tolist())
-    return Example(number, items[:-1], times[:-1], items[-1])
+    columns = store.answer("test", number, length)
+    items = tuple(ids[place - 1] for place in columns[ITEMS].tolist())
+    times = tuple(60 * own for own in columns[MINUTES].tolist())
+    events: tuple[str, ...] = ()
+    if store.has_events:
+        events = tuple(run.data.events[own - 1] for own in columns[EVENT].tolist())
+    return Example(number, items[:-1], times[:-1], events[:-1], items[-1])

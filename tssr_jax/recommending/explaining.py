@@ -23,7 +23,8 @@ def explanation(
     model: TSSR, params: Any, content: Content, items: Items, history: Sequence[ItemId]
 ) -> Explanation:
     """See `Recommender.explain`."""
-    classes, unknown = items.known(history)
+    known = items.read(history)
+    classes, unknown = known.classes, known.unknown
     if not classes:
         raise UserError("None of the history's items is in the catalogue: nothing to explain.")
     length = model.max_length
@@ -32,11 +33,14 @@ def explanation(
     # One program for all lengths: padding on the left is neither read nor reported.
     sequence = np.array([[0] * (length - seen) + window], np.int32)
     arguments = (model, params, sequence, content)
-    gate = _encode(*arguments).gate
+    events = None
+    if known.events:
+        events = np.array([[0] * (length - seen) + known.events[-length:]], np.int32)
+    gate = _encode(*arguments, events=events).gate
     attended: dict[str, np.ndarray] = {}
     layers: tuple[str, ...] = ()
     if model.encoder == "attention" and "blocks" in params:
-        weights = np.asarray(_attention(*arguments))[:, :, 0, -1, -seen:]
+        weights = np.asarray(_attention(*arguments, events=events))[:, :, 0, -1, -seen:]
         streams = [name for name in STREAMS if name in model.streams]
         attended = {name: weights[:, i] for i, name in enumerate(streams)}
         layers = tuple(_layer_name(i, model.num_unimodal_layers) for i in range(len(weights)))

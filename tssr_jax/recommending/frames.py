@@ -12,7 +12,7 @@ import polars as pl
 from tssr_jax.data_pipeline.sources import tables, values
 from tssr_jax.data_pipeline.sources.delimited import Chunk, require_columns
 from tssr_jax.errors import UserError, shown
-from tssr_jax.recommending.histories import LISTS, TIMES, Histories, History
+from tssr_jax.recommending.histories import EVENTS, LISTS, TIMES, Histories, History
 from tssr_jax.recommending.lists_file import SCHEMA, list_rows
 from tssr_jax.recommending.results import Recommendations
 
@@ -89,8 +89,9 @@ def histories_of(frame: Any, data: ml_collections.ConfigDict) -> list[History]:
     """
     table = as_polars(frame, _HISTORIES)
     user, item, at = data.user_column, data.item_column, data.timestamp_column
+    event = data.event_column if data.target_events else ""
     lists = LISTS in table.columns
-    read = (user, LISTS, TIMES) if lists else (user, item, at)
+    read = (user, LISTS, TIMES, EVENTS) if lists else (user, item, at, event)
     needed = [LISTS] if lists else [user, item]
     require_columns(table.columns, needed, Path(_HISTORIES), "Rename a column.")
     table = with_whole_ids(table.select(n for n in read if n in table.columns), (user, item))
@@ -102,7 +103,7 @@ def histories_of(frame: Any, data: ml_collections.ConfigDict) -> list[History]:
             table.write_parquet(path)
             if not lists:
                 _grouped(path, data).write_parquet(path)
-            return list(Histories(path, user, item, at, data.timestamp_format))
+            return list(Histories(path, user, item, at, data.timestamp_format, event))
         except pl.exceptions.PolarsError as error:
             raise UserError(f"{_HISTORIES}: a column can't be read ({shown(error)}).") from error
         except UserError as error:
@@ -113,6 +114,7 @@ def histories_of(frame: Any, data: ml_collections.ConfigDict) -> list[History]:
 def _grouped(path: Path, data: ml_collections.ConfigDict) -> pl.DataFrame:
     """Columns user, items and maybe times, lists, of a file with a row for each item."""
     user, item, at = data.user_column, data.item_column, data.timestamp_column
+    event = data.event_column if data.target_events else ""
     rows = tables.read_table(path, needed=(user, item))
     table = rows.table.with_row_index(_FIRST).with_columns(pl.col(_FIRST).min().over(user))
     table = table.with_columns(pl.col(item).fill_null("").str.strip_chars())
@@ -128,6 +130,8 @@ def _grouped(path: Path, data: ml_collections.ConfigDict) -> pl.DataFrame:
         table = table.with_columns(pl.Series(TIMES, seconds))
         table = table.sort(_FIRST, TIMES, maintain_order=True)
         columns.append(pl.col(TIMES).filter(pl.col(item) != ""))
+    if event in table.columns:
+        columns.append(pl.col(event).filter(pl.col(item) != "").alias(EVENTS))
     first = pl.col(_FIRST).first()
     return table.group_by(user).agg(first, *columns).sort(_FIRST).drop(_FIRST)
 

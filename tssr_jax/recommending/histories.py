@@ -9,7 +9,8 @@ item, to detect users that come again.
 
 Items are in the owner's ids, oldest first. A history may be empty: [], or a row without an item.
 Times are read where there are any: "times", a list of seconds since 1970; or the column of times in
-the form that the data has.
+the form that the data has. So are events for models that read them: "events", a list of names; or
+the column of events.
 """
 
 import itertools
@@ -27,7 +28,7 @@ from tssr_jax.errors import UserError, shown
 from tssr_jax.recommending.items import as_id, require_seconds
 
 INPUTS = (".jsonl", ".csv", ".csv.gz", ".parquet")
-LISTS, TIMES = "items", "times"
+LISTS, TIMES, EVENTS = "items", "times", "events"
 
 
 class History(NamedTuple):
@@ -37,11 +38,13 @@ class History(NamedTuple):
       user: the owner's id, or the number of the line.
       items: ids, oldest first.
       times: of the items, seconds since 1970; None if the file has none.
+      events: of the items; None if the file has none, or they are not read.
     """
 
     user: str
     items: list[str]
     times: list[float] | None = None
+    events: list[str] | None = None
 
 
 class Histories:
@@ -96,18 +99,21 @@ class HistoryFile:
       item_column: name of the column of items in files with one row for each item.
       time_column: name of the column of times there; such a file need not have it.
       time_format: strptime's format of times, "" for seconds or ISO dates.
+      event_column: name of the column of events there; such a file need not have it. "" reads no
+        events from any file.
 
     Raises:
       UserError: if there is no such file, or its name ends otherwise.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         path: Path,
         user_column: str = "user",
         item_column: str = "item",
         time_column: str = "timestamp",
         time_format: str = "",
+        event_column: str = "",
     ):
         if not path.is_file():
             raise UserError(f"--input: there is no file {path}.")
@@ -116,6 +122,7 @@ class HistoryFile:
         self.path = path
         self._columns = (user_column, item_column)
         self._time_column, self._time_format = time_column, time_format
+        self._event_column = event_column
         self._lists = path.suffix == ".parquet" and LISTS in _parquet_columns(path)
 
     def count(self) -> int | None:
@@ -149,6 +156,8 @@ class HistoryFile:
             user, times = shown(repr(history.user)), history.times or ()
             if None in times:
                 raise UserError(f"{self.path}: user {user} has items without a time.")
+            if not all(history.events or ()):
+                raise UserError(f"{self.path}: user {user} has items without an event.")
             try:
                 require_seconds(times)
             except UserError as error:
@@ -176,7 +185,9 @@ class HistoryFile:
                     user = as_id(fields.get("user", f"{prefix}{number}"))
                     if not user:
                         raise ValueError("its user is empty")
-                    history = History(user, [as_id(item) for item in items], _times(fields, items))
+                    ids, times = [as_id(item) for item in items], _times(fields, items)
+                    events = _events(fields, items) if self._event_column else None
+                    history = History(user, ids, times, events)
                 except (ValueError, KeyError, TypeError, UserError) as error:
                     raise UserError(
                         f"{self.path}, line {number} is no history ({_told(error)}): it must look "
@@ -190,17 +201,21 @@ class HistoryFile:
         names = table.collect_schema().names()
         require_columns(names, columns, self.path, "")
         times = _seconds(table.collect_schema()) if TIMES in names else pl.lit(None)
+        with_events = self._event_column and EVENTS in names
+        texts = pl.List(pl.String)
         table = table.select(
-            pl.col(columns[0]).cast(pl.String), pl.col(LISTS).cast(pl.List(pl.String)), times
+            pl.col(columns[0]).cast(pl.String),
+            pl.col(LISTS).cast(texts),
+            times.alias(TIMES),
+            pl.col(EVENTS).cast(texts) if with_events else pl.lit(None).alias(EVENTS),
         )
         row = 0
         try:
             for chunk in table.collect_batches(maintain_order=True):
-                for user, items, at in chunk.iter_rows():
+                for user, items, at, events in chunk.iter_rows():
                     row += 1
                     self._require_user(user, f"row {row}")
-                    kept, own = _without_empty(items or (), at)
-                    yield History(user.strip(), kept, own)
+                    yield History(user.strip(), *_without_empty(items or (), at, events))
         except IndexError as error:
             raise UserError(f"{self.path}, row {row}: {shown(error)}.") from error
         except pl.exceptions.PolarsError as error:
@@ -210,8 +225,10 @@ class HistoryFile:
 
     def _from_item_rows(self, seen: set[str]) -> Iterator[History]:
         hint = "Rename it, or write histories as JSON lines."
-        timed = self._time_column in tables.column_names(self.path)
-        needed = (*self._columns, self._time_column) if timed else self._columns
+        names = tables.column_names(self.path)
+        timed, with_events = (n in names for n in (self._time_column, self._event_column))
+        needed = [*self._columns]
+        needed += [self._time_column] * timed + [self._event_column] * with_events
         chunks = tables.read_chunks(self.path, needed=needed, hint=hint)
         rows = (
             (int(line), *row)
@@ -230,23 +247,28 @@ class HistoryFile:
                     "Put the rows of a user together, oldest first."
                 )
             seen.add(user)
-            times = [at for *_, at in own] if timed else None
-            yield History(user, *_without_empty([item for _, _, item, _ in own], times))
+            times = [at for *_, at, _ in own] if timed else None
+            events = [event for *_, event in own] if with_events else None
+            items = [item for _, _, item, _, _ in own]
+            yield History(user, *_without_empty(items, times, events))
 
     def _with_seconds(self, rows: Chunk, timed: bool) -> pl.DataFrame:
-        """Columns user, item, and seconds since 1970, null where there are no times."""
+        """Columns user, item, seconds since 1970, and event, null where there are none."""
         (user, item), chunk = self._columns, rows.table
+        event = pl.lit(None, pl.String).alias(EVENTS)
+        if self._event_column in chunk.columns:
+            event = pl.col(self._event_column).str.strip_chars().alias(EVENTS)
         # A row without an item is an empty history, and needs no time.
         there = chunk[item].fill_null("").str.strip_chars() != ""
         if not timed or not there.any():
-            return chunk.select(user, item, pl.lit(None, pl.Float64).alias("seconds"))
+            return chunk.select(user, item, pl.lit(None, pl.Float64).alias("seconds"), event)
         some = chunk[self._time_column].filter(there)[0]
         times = pl.when(there).then(pl.col(self._time_column)).otherwise(pl.lit(some))
         some_times = Chunk(rows.lines, chunk.select(times.alias(self._time_column)))
         milliseconds = values.parse_timestamps(
             some_times, self._time_column, self.path, self._time_format, settable=True
         )
-        return chunk.select(user, item, (milliseconds / values.TICKS).alias("seconds"))
+        return chunk.select(user, item, (milliseconds / values.TICKS).alias("seconds"), event)
 
     def _require_user(self, user: str | None, where: str) -> None:
         if not user or not user.strip():
@@ -276,15 +298,31 @@ def _times(fields: Any, items: list[Any]) -> list[float] | None:
     return times
 
 
+def _events(fields: Any, items: list[Any]) -> list[str] | None:
+    """The events of a line."""
+    events = fields.get(EVENTS)
+    if events is None:
+        return None
+    names = isinstance(events, list) and all(isinstance(own, str) for own in events)
+    if not names or len(events) != len(items):
+        raise TypeError(f"'events' is {shown(events)!r}, not a name for each item")
+    return events
+
+
 def _without_empty(
-    items: Sequence[str | None], times: Sequence[float] | None
-) -> tuple[list[str], list[float] | None]:
-    """Items that are there, and their times; IndexError if there are not as many."""
-    if times is not None and len(times) != len(items):
-        raise IndexError(f"{len(items)} items have {len(times)} times")
+    items: Sequence[str | None], times: Sequence[float] | None, events: Sequence[str] | None
+) -> tuple[list[str], list[float] | None, list[str] | None]:
+    """Items that are there, their times and events; IndexError if there are not as many."""
+    for name, own in (("times", times), ("events", events)):
+        if own is not None and len(own) != len(items):
+            raise IndexError(f"{len(items)} items have {len(own)} {name}")
     there = [place for place, item in enumerate(items) if item and item.strip()]
     kept = [str(items[place]).strip() for place in there]
-    return kept, None if times is None else [times[place] for place in there]
+    return (
+        kept,
+        None if times is None else [times[place] for place in there],
+        None if events is None else [events[place] for place in there],
+    )
 
 
 def _parquet_columns(path: Path) -> list[str]:

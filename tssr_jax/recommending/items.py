@@ -25,11 +25,13 @@ class KnownHistory(NamedTuple):
       classes: of the items that it has.
       minutes: when they were taken, since 1970.
       unknown: the other ids.
+      events: numbers of their events; [] for a model that reads none.
     """
 
     classes: list[int]
     minutes: list[int]
     unknown: list[str]
+    events: list[int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +42,21 @@ class Items:
       ids: the owner's.
       titles: "" without one.
       counts: how often training has seen each class, int64 [num_items + 1].
+      events: names of the events that the model reads, the one of number i at index i - 1; () if it
+        reads none.
+      usual_event: the one of items of which none is told, the first that is predicted.
     """
 
     ids: Sequence[str]
     titles: Sequence[str]
     counts: np.ndarray
+    events: Sequence[str] = ()
+    usual_event: str = ""
+
+    @property
+    def usual_number(self) -> int:
+        """Number of the usual event; 0 without events."""
+        return 1 + self.events.index(self.usual_event) if self.events else 0
 
     @functools.cached_property
     def _class_of(self) -> dict[str, int]:
@@ -62,7 +74,10 @@ class Items:
         return classes, unknown
 
     def read(
-        self, history: Sequence[ItemId], seconds: Sequence[float] | None = None
+        self,
+        history: Sequence[ItemId],
+        seconds: Sequence[float] | None = None,
+        events: Sequence[str] | None = None,
     ) -> KnownHistory:
         """What the catalogue has of a history.
 
@@ -70,17 +85,44 @@ class Items:
           history: ids, oldest first.
           seconds: their times since 1970, ascending; None gives each item a minute of its own, up
             to now.
+          events: of the items, known ones; None is the usual one.
         """
+        history = require_list(history)
+        places = [self.find(item) for item in history]
+        there = [i for i, place in enumerate(places) if place is not None]
+        unknown = [str(item) for item, place in zip(history, places, strict=True) if place is None]
         if seconds is None:
-            classes, unknown = self.known(history)
-            return KnownHistory(classes, list(range(NOW - len(classes) + 1, NOW + 1)), unknown)
-        pairs = zip(require_list(history), seconds, strict=True)
-        found = [(self.find(item), item, int(at // 60)) for item, at in pairs]
-        return KnownHistory(
-            [place for place, _, _ in found if place is not None],
-            [minute for place, _, minute in found if place is not None],
-            [str(item) for place, item, _ in found if place is None],
-        )
+            minutes = list(range(NOW - len(there) + 1, NOW + 1))
+        else:
+            minutes = [int(seconds[i] // 60) for i in there]
+        numbers = []
+        if self.events:
+            names = [self.usual_event] * len(history) if events is None else events
+            numbers = [1 + self.events.index(names[i]) for i in there]
+        return KnownHistory([places[i] or 0 for i in there], minutes, unknown, numbers)
+
+    def require_events(
+        self, histories: Sequence[Sequence[ItemId]], events: Sequence[Sequence[str] | None]
+    ) -> None:
+        """Raises UserError if events don't fit to histories, or the model knows no such."""
+        if len(events) != len(histories):
+            raise UserError(f"There are {len(histories)} histories, but events of {len(events)}.")
+        for history, own in zip(histories, events, strict=True):
+            if own is None:
+                continue
+            if not self.events:
+                raise UserError("This model reads no events (data.target_events): leave them out.")
+            if isinstance(own, str) or len(own) != len(history):
+                raise UserError(
+                    f"A history of {len(history)} items has the events {shown(repr(own))}: it "
+                    "needs one for each."
+                )
+            unknown = next((name for name in own if name not in self.events), None)
+            if unknown is not None:
+                raise UserError(
+                    f"There is no event {shown(repr(unknown))}; those of the run's data are "
+                    f"{shown(', '.join(self.events), 300)}."
+                )
 
     def find(self, item: ItemId) -> int | None:
         """The class of one id; None if there is none. See `as_id`."""
@@ -124,7 +166,8 @@ class Items:
                 f"{_some(there)}. Leave them out."
             )
         counts = np.concatenate([self.counts, np.zeros(len(ids), self.counts.dtype)])
-        return Items([*self.ids, *ids], [*self.titles, *titles], counts)
+        more = [*self.ids, *ids], [*self.titles, *titles]
+        return dataclasses.replace(self, ids=more[0], titles=more[1], counts=counts)
 
 
 def as_id(value: Any) -> str:

@@ -154,6 +154,7 @@ class _Lister:
                     [history.items for history in some],
                     request.top_k,
                     times=[history.times for history in some],
+                    events=[history.events for history in some],
                     keep_seen=request.keep_seen,
                 )
                 file.write(some, lists)
@@ -171,7 +172,8 @@ def run_recommend(workdir: epath.Path, request: Request) -> None:
     output.require_apart(request.input)
     data = load_config(workdir).data
     columns = (data.user_column, data.item_column, data.timestamp_column)
-    histories = Histories(request.input, *columns, data.timestamp_format)
+    event = data.event_column if data.target_events else ""
+    histories = Histories(request.input, *columns, data.timestamp_format, event)
     only, never = (
         None if path is None else _read_ids(path) for path in (request.only, request.never)
     )

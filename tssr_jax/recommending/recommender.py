@@ -46,6 +46,7 @@ from tssr_jax.recommending.step import (
     make_recommend_step,
     power,
     request_batch,
+    require_stream,
 )
 from tssr_jax.recommending.vectors import Space, item_vectors, nearest
 from tssr_jax.run import Run
@@ -74,7 +75,6 @@ class Recommender:
       model: the module.
       workdir: the run's folder.
       temporary: keeps a temporary folder as long as a recommender needs it, see `fit`.
-      batch_size: histories that are ranked at a time.
 
     Args:
       run: content, model and devices, each with the whole catalogue.
@@ -138,7 +138,8 @@ class Recommender:
             raise UserError(f"{workdir} is a run of the baseline {kind!r}, not of a model.")
         run, params, step = restore_best(workdir, raw_dir=raw_dir, whole_catalogue=True)
         data = run.data
-        items = Items(data.item_ids, data.titles, run.counts)
+        usual = next(iter(run.config.data.target_events), "")
+        items = Items(data.item_ids, data.titles, run.counts, data.events, usual)
         if new_items is not None:
             described = read_new_items(Path(new_items), run.config)
             items = items.with_more(described["item"].to_list(), described["title"].to_list())
@@ -226,6 +227,7 @@ class Recommender:
         top_k: int = 10,
         *,
         times: Sequence[Sequence[float] | None] | None = None,
+        events: Sequence[Sequence[str] | None] | None = None,
         keep_seen: bool | None = None,
         stream: Stream = "fused",
     ) -> list[Recommendations]: ...
@@ -237,6 +239,7 @@ class Recommender:
         top_k: int = 10,
         *,
         times: None = None,
+        events: None = None,
         keep_seen: bool | None = None,
         stream: Stream = "fused",
     ) -> Any: ...
@@ -247,6 +250,7 @@ class Recommender:
         top_k: int = 10,
         *,
         times: Sequence[Sequence[float] | None] | None = None,
+        events: Sequence[Sequence[str] | None] | None = None,
         keep_seen: bool | None = None,
         stream: Stream = "fused",
     ) -> Any:
@@ -260,6 +264,8 @@ class Recommender:
           times: when the items of each history were taken, seconds since 1970; read by models with
             memories, to which items of one minute have no order. None: each item is of a time of
             its own, the newest one of now.
+          events: of the items of each history; read by models whose data has them
+            (`data.target_events`). None: each is the first that is predicted.
           keep_seen: also recommend what is in the history; by default as the run was evaluated
             (`config.evaluate.keep_seen`).
           stream: "id" and "content" score by one stream alone, without memories: as if the gate
@@ -267,39 +273,29 @@ class Recommender:
 
         Raises:
           UserError: if top_k is no number from 1 on, a history is no list of ids, the model has no
-            such stream beside another, or times don't fit or are not ascending.
+            such stream beside another, times or events don't fit, or times are not ascending.
         """
         if isinstance(histories, Frame):
-            if times is not None:
-                raise UserError("Times of a DataFrame's items stand in its column of times.")
+            if times is not None or events is not None:
+                raise UserError("Times and events of a DataFrame's items stand in its columns.")
             read = histories_of(histories, self.run.config.data)
-            found = self.recommend(
-                [history.items for history in read],
-                top_k,
-                times=[history.times for history in read],
-                keep_seen=keep_seen,
-                stream=stream,
-            )
-            return lists_like(histories, read, found)
-        if stream != "fused" and len(self.model.streams) < 2:
-            raise UserError(
-                f"The model has one stream, {self.model.streams[0]!r}; ask for 'fused'."
-            )
-        if stream != "fused" and self.model.mixing == "concatenation":
-            raise UserError(
-                "The model projects the concatenation of its streams: none is scored by itself; "
-                "ask for 'fused'."
-            )
+            columns = [[own.items, own.times, own.events] for own in read]
+            items, when, kinds = map(list, zip(*columns, strict=True)) if read else ([], [], [])
+            more: Any = {"times": when, "events": kinds, "keep_seen": keep_seen, "stream": stream}
+            return lists_like(histories, read, self.recommend(items, top_k, **more))
+        require_stream(self.model, stream)
         top_k = min(require_number(top_k), len(self.items.ids))
         histories = [require_list(history) for history in histories]
         times = [None] * len(histories) if times is None else times
         if keep_seen is None:
             keep_seen = self.run.config.evaluate.keep_seen
         require_times(histories, times)
+        events = [None] * len(histories) if events is None else events
+        self.items.require_events(histories, events)
         results = []
         for start in range(0, len(histories), self.batch_size):
             some = slice(start, start + self.batch_size)
-            known = list(map(self.items.read, histories[some], times[some]))
+            known = list(map(self.items.read, histories[some], times[some], events[some]))
             found = self._best(known, top_k, keep_seen, stream)
             for row, own in enumerate(known):
                 listed = self._scored(found.classes[row, :top_k], found.scores[row, :top_k])
@@ -372,7 +368,8 @@ class Recommender:
         rows = self._devices.round_up(min(self.batch_size, power(_ROWS, len(histories))))
         seen = [[] if keep_seen else list(dict.fromkeys(own.classes)) for own in histories]
         width = max(_EXCLUDED, power(2, max(map(len, seen))))
-        batch = request_batch(histories, seen, (rows, self.model.max_length, width))
+        shape, with_events = (rows, self.model.max_length, width), bool(self.items.events)
+        batch = request_batch(histories, seen, shape, with_events=with_events)
         k = min(max(_LISTED, power(2, top_k)), len(self.items.ids))
         if (k, stream) not in self._steps:
             params_layout, content_layout = self._layouts

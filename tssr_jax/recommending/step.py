@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tssr_jax.errors import UserError
 from tssr_jax.evaluation.ranking import Scorer, make_scores_step
 from tssr_jax.evaluation.top_k import best_classes
 from tssr_jax.models import mixing
@@ -59,7 +60,11 @@ def power(base: int, number: int) -> int:
 
 
 def request_batch(
-    histories: Sequence[KnownHistory], seen: Sequence[Sequence[int]], shape: tuple[int, int, int]
+    histories: Sequence[KnownHistory],
+    seen: Sequence[Sequence[int]],
+    shape: tuple[int, int, int],
+    *,
+    with_events: bool = False,
 ) -> dict[str, np.ndarray]:
     """The batch of a recommend step.
 
@@ -67,21 +72,36 @@ def request_batch(
       histories: of users.
       seen: classes that are left out of each list.
       shape: rows of the batch; items of a window; the most classes that are left out.
+      with_events: the model reads events.
     """
     rows, length, width = shape
-    sequences, times = np.zeros((2, rows, length), np.int32)
+    sequences, times, events = np.zeros((3, rows, length), np.int32)
     excluded = np.full((rows, width), -1, np.int32)
     for row, (history, own) in enumerate(zip(histories, seen, strict=True)):
         newest = history.classes[-length:]
         sequences[row, length - len(newest) :] = newest
         times[row, length - len(newest) :] = history.minutes[-length:]
+        if with_events:
+            events[row, length - len(newest) :] = history.events[-length:]
         excluded[row, : len(own)] = own
-    return {
+    batch = {
         "item_sequence": sequences,
         "times": times,
         "excluded": excluded,
         "row_mask": np.arange(rows) < len(histories),
     }
+    return batch | {"events": events} if with_events else batch
+
+
+def require_stream(model: TSSR, stream: Stream) -> None:
+    """Raises UserError if a model can't score by this stream."""
+    if stream != "fused" and len(model.streams) < 2:
+        raise UserError(f"The model has one stream, {model.streams[0]!r}; ask for 'fused'.")
+    if stream != "fused" and model.mixing == "concatenation":
+        raise UserError(
+            "The model projects the concatenation of its streams: none is scored by itself; ask "
+            "for 'fused'."
+        )
 
 
 def make_recommend_step(model: TSSR, k: int, stream: Stream = "fused") -> Callable[..., Found]:

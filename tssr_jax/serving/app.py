@@ -140,6 +140,7 @@ def _add_rankings(app: FastAPI, service: Service) -> None:
                 asked.histories,
                 top_k,
                 times=asked.times,
+                events=asked.events,
                 keep_seen=asked.keep_seen,
                 stream=asked.stream,
             )
@@ -149,6 +150,7 @@ def _add_rankings(app: FastAPI, service: Service) -> None:
                     asked.histories,
                     top_k,
                     times=asked.times,
+                    events=asked.events,
                     keep_seen=asked.keep_seen,
                     stream=asked.stream,
                 )
@@ -238,7 +240,11 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
             for some in (own.items, (own.answer,))
         )
         return schemas.ExampleResponse(
-            number=own.number, history=history, times=list(own.times), answer=answer[0]
+            number=own.number,
+            history=history,
+            times=list(own.times),
+            events=list(own.events) or None,
+            answer=answer[0],
         )
 
     @app.get("/about")
@@ -248,6 +254,7 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
             name=service.name,
             items=len(recommender.items.ids),
             streams=list(recommender.model.streams),
+            events=list(recommender.items.events),
             apart=list(recommender.apart),
             max_length=recommender.model.max_length,
             most_at_once=service.limits.most_at_once,

@@ -17,10 +17,11 @@ from tssr_jax.recommending.step import Stream
 
 @dataclasses.dataclass
 class _Waiting:
-    """A request's histories with their times, and where their lists go."""
+    """A request's histories with their times and events, and where their lists go."""
 
     histories: Sequence[Sequence[ItemId]]
     times: Sequence[Sequence[float] | None]
+    events: Sequence[Sequence[str] | None]
     top_k: int
     lists: asyncio.Future[list[Recommendations]]
 
@@ -46,18 +47,23 @@ class Batcher:
         top_k: int,
         *,
         times: Sequence[Sequence[float] | None] | None = None,
+        events: Sequence[Sequence[str] | None] | None = None,
         keep_seen: bool | None,
         stream: Stream,
     ) -> list[Recommendations]:
         """As `Recommender.recommend`.
 
         Raises:
-          UserError: if times don't fit; others who are ranked together with it don't notice.
+          UserError: if times or events don't fit; others who are ranked together with it don't
+            notice.
         """
         if times is None:
             times = [None] * len(histories)
         require_times(histories, times)
-        own = _Waiting(histories, times, top_k, asyncio.get_running_loop().create_future())
+        if events is None:
+            events = [None] * len(histories)
+        self._recommender.items.require_events(histories, events)
+        own = _Waiting(histories, times, events, top_k, asyncio.get_running_loop().create_future())
         self._waiting.setdefault((keep_seen, stream), []).append(own)
         if self._task is None:
             self._task = asyncio.create_task(self._work())
@@ -92,11 +98,13 @@ class Batcher:
     ) -> None:
         histories = [history for one in requests for history in one.histories]
         times = [at for one in requests for at in one.times]
+        events = [own for one in requests for own in one.events]
         top_k = max(one.top_k for one in requests)
 
         def rank() -> list[Recommendations]:
-            recommend = self._recommender.recommend
-            return recommend(histories, top_k, times=times, keep_seen=keep_seen, stream=stream)
+            return self._recommender.recommend(
+                histories, top_k, times=times, events=events, keep_seen=keep_seen, stream=stream
+            )
 
         try:
             lists = await asyncio.get_running_loop().run_in_executor(self._executor, rank)

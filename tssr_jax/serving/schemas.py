@@ -16,6 +16,10 @@ Times = Annotated[
     list[Annotated[float, Field(ge=-1e11, le=1e11)]],
     Field(max_length=MOST_ITEMS, description="Seconds since 1970.", examples=[[1.7e9, 1.7e9]]),
 ]
+Events = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=LONGEST_ID)]],
+    Field(max_length=MOST_ITEMS, description="Names, one for each item."),
+]
 TopK = Annotated[int, Field(ge=1, le=LONGEST_LIST)]
 
 
@@ -30,11 +34,13 @@ class RecommendRequest(_Request):
 
     `times`, one for each item of a history, are for models with memories: to these, items of one
     minute (a basket) have no order, and the newest item tells what was popular then. Without times
-    the newest item is of now.
+    the newest item is of now. `events` are for models whose data has them, such as views and
+    purchases; without, each item is of the first that is predicted.
     """
 
     histories: Annotated[list[History], Field(min_length=1, max_length=MOST_HISTORIES)]
     times: Annotated[list[Times | None], Field(max_length=MOST_HISTORIES)] | None = None
+    events: Annotated[list[Events | None], Field(max_length=MOST_HISTORIES)] | None = None
     top_k: TopK = 10
     keep_seen: bool | None = None
     only: Annotated[list[ItemId], Field(min_length=1, max_length=MOST_FILTERED)] | None = None
@@ -151,15 +157,17 @@ class ExampleResponse(BaseModel):
     number: int
     history: list[Item]
     times: list[float] = Field(description="Seconds since 1970, one for each item.")
+    events: list[str] | None = Field(description="One for each item; null if none are read.")
     answer: Item
 
 
 class About(BaseModel):
-    """What is served."""
+    """What is served; `events` are those that the model reads."""
 
     name: str
     items: int
     streams: list[str]
+    events: list[str]
     apart: list[str] = Field(description="Streams that can be asked for by themselves.")
     max_length: int
     most_at_once: int

@@ -171,7 +171,15 @@ def _make_gradients(
         def loss_fn(params: Any) -> tuple[jax.Array, dict[str, LossTerm]]:
             read = _encode_content(encoders, params, content, batch, axis)
             sequence, packed = batch["item_sequence"], batch.get("packed")
-            outputs = encode(encoder_model, params, sequence, read, packed, dropout_key=draws.key)
+            outputs = encode(
+                encoder_model,
+                params,
+                sequence,
+                read,
+                packed,
+                events=batch.get("events"),
+                dropout_key=draws.key,
+            )
             terms = loss_terms(
                 outputs,
                 heads(head_model, params, read),

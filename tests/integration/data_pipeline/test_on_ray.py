@@ -64,11 +64,14 @@ def test_every_source(layout, ray, tmp_path):
         assert_equal_files(data, tmp_path, ray)
 
 
+COLUMNS = ["user", "item", "timestamp", "event", "weight"]
+
+
 def small_data(folder, rows, number_of_files, **own):
     """Interactions in so many files of a folder; items as they come."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "interactions").mkdir(parents=True)
-    table = pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row")
+    table = pl.DataFrame(rows, schema=COLUMNS[: len(rows[0])], orient="row")
     for i in range(number_of_files):
         part = table[i::number_of_files]
         if part.height:
@@ -85,7 +88,12 @@ NAMES = st.sampled_from(["a", "B", "b", "é", "zz", "10", "9", "user with spaces
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    rows=st.lists(st.tuples(NAMES, NAMES, st.integers(0, 4)), min_size=1, max_size=80),
+    rows=st.lists(
+        st.tuples(NAMES, NAMES, st.integers(0, 4), st.sampled_from("éba"), st.integers(0, 2)),
+        min_size=1,
+        max_size=80,
+    ),
+    with_events=st.booleans(),
     number_of_files=st.integers(1, 3),
     least=st.integers(1, 4),
     rows_per_part=st.integers(1, 40),
@@ -93,7 +101,15 @@ NAMES = st.sampled_from(["a", "B", "b", "é", "zz", "10", "9", "user with spaces
     drop_repeats=st.booleans(),
 )
 def test_small_cases_equal_one_process(  # noqa: PLR0917
-    tmp_path, monkeypatch, rows, number_of_files, least, rows_per_part, sample, drop_repeats
+    tmp_path,
+    monkeypatch,
+    rows,
+    with_events,
+    number_of_files,
+    least,
+    rows_per_part,
+    sample,
+    drop_repeats,
 ):
     monkeypatch.setattr(interactions, "ROWS_PER_PART", rows_per_part)
     monkeypatch.setattr(builder, "USERS_PER_SHARD", 2)
@@ -108,6 +124,8 @@ def test_small_cases_equal_one_process(  # noqa: PLR0917
         min_item_interactions=least,
         drop_repeats=drop_repeats,
     )
+    if with_events:
+        data.update(target_events=(rows[0][3],), weight_column="weight")
     found = []
     for name, own in (("one", None), ("two", EagerRay())):
         shutil.rmtree(tmp_path / name, ignore_errors=True)

@@ -48,8 +48,9 @@ def test_what_was_prepared_equals_the_raw_files(data):
     times = {}
     for user, item, time in (line.split(",") for line in lines):
         times.setdefault(user, []).append((int(time), item))
-    tensors = builder.read_sequences(prepared.folder)
+    *tensors, more = builder.read_sequences(prepared.folder)
     items, minutes, offsets = (tensor.numpy() for tensor in tensors)
+    assert not more
     for index, user in enumerate(prepared.user_ids):
         own = slice(offsets[index], offsets[index + 1])
         ordered = sorted(times[user])
@@ -230,8 +231,9 @@ def test_tensorflow_datasets_reads_what_was_prepared(data):
     prepared = prepare(data)
     users = tfds.builder_from_directory(prepared.folder / "users" / records.VERSION)
     assert users.info.splits["rows"].num_examples == 40
-    tensors = builder.read_sequences(prepared.folder)
+    *tensors, more = builder.read_sequences(prepared.folder)
     items, minutes, offsets = (tensor.numpy() for tensor in tensors)
+    assert not more
     for index, example in enumerate(users.as_dataset(split="rows").as_numpy_iterator()):
         assert example["user_id"].decode() == prepared.user_ids[index]
         own = slice(offsets[index], offsets[index + 1])

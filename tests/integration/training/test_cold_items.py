@@ -65,8 +65,8 @@ def mask(*items):
 
 def test_windows_close_up_by_hand():
     windows = tf.constant([[0, 1, 2, 3], [4, 2, 5, 2], [2, 2, 2, 2], [1, 3, 4, 2]])
-    kept, times = without_items(windows, mask(2), 10 * windows)
-    alone, _ = without_items(windows[:, :2], mask(2), windows[:, :2])
+    kept, times = without_items(mask(2), windows, 10 * windows)
+    (alone,) = without_items(mask(2), windows[:, :2])
     np.testing.assert_array_equal(alone, [[0, 0], [0, 0], [0, 0], [1, 3]])
     expected = [[0, 0, 1, 3], [0, 0, 4, 5], [0, 0, 0, 0], [0, 1, 3, 4]]
     np.testing.assert_array_equal(kept, expected)

@@ -111,7 +111,7 @@ def reordered(times, scales, number=20_000):
     items = np.tile(np.arange(1, 1 + len(times), dtype=np.int32), (number, 1))
     draws = np.random.default_rng(0).random((number, 1 + len(times)))
     minutes = np.tile(np.array(times, np.int32), (number, 1))
-    found, own = reorder(tf.constant(items), tf.constant(minutes), scales, tf.constant(draws))
+    found, own = reorder(scales, tf.constant(draws), tf.constant(items), tf.constant(minutes))
     np.testing.assert_array_equal(own, np.array(times)[found.numpy() - 1])
     return found.numpy().argsort(axis=1)
 
@@ -381,7 +381,7 @@ def test_reading_from_disk_holds_no_items_in_memory(stores):
     ends = tf.constant(stores[0].lengths)[:: 40 // 3][:3]
     np.testing.assert_array_equal(rows.windows(ends, 5), expected.windows(ends, 5))
     np.testing.assert_array_equal(rows.times(ends, 5), expected.times(ends, 5))
-    assert rows.items.shape[0] == sum(stores[0].lengths[[39, 0, 7]]) + 1
+    assert rows.columns["items"].shape[0] == sum(stores[0].lengths[[39, 0, 7]]) + 1
 
 
 def test_a_cut_shard_is_an_error(stores, tmp_path):

@@ -41,7 +41,7 @@ def fixture_build(tmp_path):
 
 def as_lists(sequences):
     """{user: items in the owner's ids}."""
-    items = np.concatenate([items for items, _ in sequences.parts()])
+    items = np.concatenate([taken.items for taken in sequences.parts()])
     pieces = np.split(items, np.cumsum(sequences.lengths)[:-1])
     return {
         user: [sequences.item_ids[int(i) - 1] for i in piece]
@@ -60,9 +60,9 @@ def test_sequences_by_hand(build):
     ]
     sequences = build(rows)
     assert as_lists(sequences) == {"a": ["x", "z", "y"], "b": ["x", "y", "z"]}
-    ((items, times),) = sequences.parts()
-    assert items.tolist() == [1, 3, 2, 1, 2, 3]
-    assert times.tolist() == [5, 7, 9, 1, 2, 3]  # seconds
+    (taken,) = sequences.parts()
+    assert taken.items.tolist() == [1, 3, 2, 1, 2, 3] and not taken.more
+    assert taken.times.tolist() == [5, 7, 9, 1, 2, 3]  # seconds
     assert sequences.lengths.tolist() == [3, 3] and sequences.item_counts.tolist() == [2, 2, 2]
 
 

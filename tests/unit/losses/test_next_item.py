@@ -39,14 +39,21 @@ def fixture_inputs():
     )
 
 
+IMPORTANCE = jnp.linspace(0.0, 3.0, BATCH * LENGTH).reshape(BATCH, LENGTH)
+
+
+@pytest.mark.parametrize("importance", [None, IMPORTANCE], ids=["alike", "weighted"])
 @pytest.mark.parametrize("exclude_padding_class", [True, False])
 @pytest.mark.parametrize(
     ("tile", "scores"),
     [(1, 99), (4, 99), (5, 99), (15, 999), (512, 999), (4, 4), (4, 12), (15, 60), (5, 50)],
 )
-def test_value_and_gradients_equal_the_dense_formula(inputs, tile, scores, exclude_padding_class):
+def test_value_and_gradients_equal_the_dense_formula(
+    inputs, tile, scores, exclude_padding_class, importance
+):
     """Also with chunks of 1, 3, 4 and 10 of the 11 classes at a time."""
     *arrays, labels, counted = inputs
+    weights = counted if importance is None else counted * importance
 
     def tiled(fused, kernel, bias):
         return (
@@ -56,6 +63,7 @@ def test_value_and_gradients_equal_the_dense_formula(inputs, tile, scores, exclu
                 HeadWeights(kernel, bias),
                 labels,
                 counted,
+                importance=importance,
                 exclude_padding_class=exclude_padding_class,
                 catalogue=CATALOGUE,
                 tile=TileSize(tile, scores, 2**21),
@@ -63,7 +71,7 @@ def test_value_and_gradients_equal_the_dense_formula(inputs, tile, scores, exclu
         )
 
     def dense(fused, kernel, bias):
-        return 1.7 * dense_loss(fused, kernel, bias, labels, counted, exclude_padding_class)
+        return 1.7 * dense_loss(fused, kernel, bias, labels, weights, exclude_padding_class)
 
     value, grads = jax.value_and_grad(tiled, argnums=(0, 1, 2))(*arrays)
     expected, expected_grads = jax.value_and_grad(dense, argnums=(0, 1, 2))(*arrays)
@@ -73,8 +81,22 @@ def test_value_and_gradients_equal_the_dense_formula(inputs, tile, scores, exclu
         np.testing.assert_allclose(grad, expected_grad, atol=1e-5, rtol=1e-5)
 
 
+def test_the_mean_is_over_the_sum_of_weights(inputs):
+    fused, kernel, bias, labels, counted = inputs
+    few = jnp.where(jnp.arange(LENGTH) == 2, 0.25, 0.0) * jnp.ones((BATCH, 1))
+    for importance in (few, IMPORTANCE):
+        weights = counted * importance
+        term = next_item_loss(
+            fused, HeadWeights(kernel, bias), labels, counted, importance=importance
+        )
+        assert 0 < few.sum() < 1 and float(term.weight) == pytest.approx(float(weights.sum()))
+        dense = dense_loss(fused, kernel, bias, labels, weights, True)
+        assert float(term.mean()) == pytest.approx(float(dense / weights.sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("importance", [None, IMPORTANCE[:2]], ids=["alike", "weighted"])
 @pytest.mark.parametrize("scores", [8, 16, 40, 999])
-def test_chunks_of_a_catalogue_that_is_cut_over_devices(inputs, scores):
+def test_chunks_of_a_catalogue_that_is_cut_over_devices(inputs, scores, importance):
     """Two devices with six classes each (one only fills up), 1, 2, 5 or all of them at a time."""
     fused, kernel, bias, labels, counted = (np.asarray(x)[:2] if x.ndim > 1 and len(x) == BATCH
                                             else np.asarray(x) for x in inputs)  # fmt: skip
@@ -86,7 +108,8 @@ def test_chunks_of_a_catalogue_that_is_cut_over_devices(inputs, scores):
     def body(rows, weights):
         def share(weights):
             return next_item_loss(
-                rows[0], HeadWeights(*weights), *rows[1:], exclude_padding_class=True,
+                rows[0], HeadWeights(*weights), *rows[1:3],
+                importance=rows[3] if len(rows) > 3 else None, exclude_padding_class=True,
                 catalogue=catalogue, rows_axis=devices.rows_axis,
                 tile=TileSize(8, scores, 2**21),
             ).sum  # fmt: skip
@@ -95,9 +118,11 @@ def test_chunks_of_a_catalogue_that_is_cut_over_devices(inputs, scores):
         return jax.lax.psum(value, devices.rows_axis), gradients
 
     run = devices.run(body, inputs=(ROWS, layout), output=(WHOLE, layout))
-    value, gradients = run((fused, labels, counted), devices.place(weights, layout))
+    more = () if importance is None else (np.asarray(importance),)
+    value, gradients = run((fused, labels, counted, *more), devices.place(weights, layout))
+    counts = counted if importance is None else counted * importance
     expected, wanted = jax.value_and_grad(dense_loss, (1, 2))(
-        fused, kernel, bias, labels, counted, True
+        fused, kernel, bias, labels, counts, True
     )
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     for gradient, other in zip(gradients, wanted, strict=True):

@@ -20,7 +20,7 @@ def fixture_inputs():
     return make_inputs(batch=BATCH, length=LENGTH, d_model=D_MODEL, classes=CLASSES, counted=0.6)
 
 
-def dense(fused, weights, labels, counted, negatives):
+def dense(fused, weights, labels, counted, negatives, importance=None):  # noqa: PLR0917
     """One position and one drawn class after the other."""
     total = 0.0
     for place in zip(*np.nonzero(np.asarray(counted)), strict=True):
@@ -30,25 +30,39 @@ def dense(fused, weights, labels, counted, negatives):
         for c, log_expected in zip(*map(np.asarray, negatives), strict=True):
             if c != labels[place]:
                 normaliser += jnp.exp(scores[c]) / np.exp(log_expected)
-        total += jnp.log(normaliser) - own
+        loss = jnp.log(normaliser) - own
+        total += loss if importance is None else importance[place] * loss
     return total
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("scores_per_tile", [7, 28, 2**21])
-def test_value_and_gradients_equal_the_dense_formula(inputs, scores_per_tile, monkeypatch):
+def test_value_and_gradients_equal_the_dense_formula(
+    inputs, scores_per_tile, weighted, monkeypatch
+):
     """Seven draws, some twice, at 1, 4 and all 15 positions at a time."""
     monkeypatch.setattr(sampled, "SCORES_PER_TILE", scores_per_tile)
     fused, weights, labels, counted = inputs
     negatives = DrawnItems(jnp.array([3, 9, 3, 1, 7, 10, 1]), jnp.linspace(-1.0, 2.0, 7))
 
+    importance = jnp.linspace(0.0, 2.0, labels.size).reshape(labels.shape) if weighted else None
+
     def ours(fused, weights):
         term = sampled_next_item_loss(
-            fused, weights, labels, counted, negatives, catalogue=CATALOGUE
+            fused,
+            weights,
+            labels,
+            counted,
+            negatives,
+            importance=importance,
+            catalogue=CATALOGUE,
         )
+        weight = counted.sum() if importance is None else (counted * importance).sum()
+        np.testing.assert_allclose(jax.lax.stop_gradient(term.weight), weight, rtol=1e-6)
         return 1.7 * term.sum
 
     def expected(fused, weights):
-        return 1.7 * dense(fused, weights, labels, counted, negatives)
+        return 1.7 * dense(fused, weights, labels, counted, negatives, importance)
 
     value, grads = jax.value_and_grad(ours, (0, 1))(fused, weights)
     wanted, wanted_grads = jax.value_and_grad(expected, (0, 1))(fused, weights)

@@ -102,6 +102,7 @@ class Amazon:
     """Reads one category of one year from `data.raw_dir`."""
 
     version = 3
+    more: tuple[str, ...] = ()
 
     def locate(self, data: ml_collections.ConfigDict) -> base.RawFiles:
         """Finds reviews and descriptions."""
@@ -116,7 +117,7 @@ class Amazon:
     def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
         """See `Source`."""
         path, edition = dump.files.interactions, _edition(dump)
-        columns = (edition.user, edition.item, edition.time)
+        columns = values.Columns(edition.user, edition.item, edition.time)
         bad_lines = json_lines.BadLines(path, dump.data.max_bad_lines, dump.counts)
         chunks = json_lines.read_chunks(bad_lines, columns)
         yield from values.parse_interactions(chunks, columns, path, ticks=edition.ticks)

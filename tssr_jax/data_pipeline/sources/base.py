@@ -56,6 +56,10 @@ class Source(Protocol):
     def version(self) -> int:
         """Increased when the reader's output changes, so that data is prepared again."""
 
+    @property
+    def more(self) -> tuple[str, ...]:
+        """Which of `event` and `weight` its interactions can have."""
+
     def locate(self, data: ml_collections.ConfigDict) -> RawFiles:
         """Finds or fetches the raw files; raises UserError if it can't."""
 
@@ -63,7 +67,8 @@ class Source(Protocol):
         """Reads all interactions, a chunk at a time.
 
         Yields:
-          `user` and `item` (strings, never empty) and `timestamp` (int64 milliseconds).
+          `user` and `item` (strings, never empty) and `timestamp` (int64 milliseconds); as the
+          config asks also `event` (strings, never empty) and `weight` (float32, from 0 on).
 
         Raises:
           UserError: if something is malformed; names file and line.

@@ -18,7 +18,7 @@ from etils import epath
 from tssr_jax.data_pipeline.sources import base, descriptions, tables, values
 
 _DIGITS = 10
-_COLUMNS = ("customer_id", "article_id", "t_dat")
+_COLUMNS = values.Columns("customer_id", "article_id", "t_dat")
 _HINT = "Is this the file as Kaggle publishes it?"
 
 
@@ -26,6 +26,7 @@ class Hm:
     """Reads the competition's files from `data.raw_dir`."""
 
     version = 1
+    more: tuple[str, ...] = ()
 
     def locate(self, data: ml_collections.ConfigDict) -> base.RawFiles:
         """Finds the tables, and the images if there are some."""
@@ -39,7 +40,7 @@ class Hm:
     def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
         """See `Source`."""
         path = dump.files.interactions
-        chunks = tables.read_chunks(path, needed=_COLUMNS, hint=_HINT)
+        chunks = tables.read_chunks(path, needed=_COLUMNS.needed, hint=_HINT)
         for chunk in values.parse_interactions(chunks, _COLUMNS, path):
             yield chunk.with_columns(_with_all_digits(pl.col("item")))
 

@@ -42,6 +42,7 @@ class Mind:
     """Reads behaviors.tsv and news.tsv from `data.raw_dir`."""
 
     version = 1
+    more: tuple[str, ...] = ()
 
     def locate(self, data: ml_collections.ConfigDict) -> base.RawFiles:
         """Finds the two files."""

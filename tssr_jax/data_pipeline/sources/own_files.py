@@ -29,6 +29,7 @@ class OwnFiles:
     """Reads interactions and items from `data.raw_dir`."""
 
     version = 3
+    more = ("event", "weight")
 
     def locate(self, data: ml_collections.ConfigDict) -> base.RawFiles:
         """Finds the two files."""
@@ -52,14 +53,22 @@ class OwnFiles:
 
     def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
         """See `Source`."""
-        columns = (dump.data.user_column, dump.data.item_column, dump.data.timestamp_column)
+        data = dump.data
+        event = data.event_column if data.target_events else ""
+        columns = values.Columns(
+            *(data.user_column, data.item_column, data.timestamp_column),
+            event=event,
+            weight=data.weight_column,
+        )
         hint = (
-            "Rename it, or set --config.data.user_column, item_column or timestamp_column to the "
-            "name that it has."
+            "Rename it, or set --config.data.user_column, item_column or timestamp_column "
+            "(event_column, weight_column) to the name that it has."
         )
         several = dump.files.layout == _SEVERAL
         for path in base.part_files(dump.files.interactions):
-            chunks = tables.read_chunks(path, needed=columns, hint=hint, may_be_empty=several)
+            chunks = tables.read_chunks(
+                path, needed=columns.needed, hint=hint, may_be_empty=several
+            )
             form = dump.data.timestamp_format
             yield from values.parse_interactions(chunks, columns, path, form, settable=True)
 

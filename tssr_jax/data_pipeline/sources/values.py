@@ -5,6 +5,7 @@ import datetime
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
@@ -39,36 +40,66 @@ _PART = re.compile(r"\.%f|%.?|[^%]")
 _NO_ID = ("", "nan", "null", "none", "<na>")  # written by programs for a missing id
 
 
+class Columns(NamedTuple):
+    """Names of a table's columns; "" where it has none, or none is read."""
+
+    user: str
+    item: str
+    timestamp: str
+    event: str = ""
+    weight: str = ""
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Those that are there."""
+        return tuple(dict.fromkeys(name for name in self if name))
+
+
 def parse_interactions(
     chunks: Iterable[Chunk],
-    columns: tuple[str, str, str],
+    columns: Columns,
     path: Path,
     time_format: str = "",
     *,
     settable: bool = False,
     ticks: int = 1,
 ) -> Iterator[pl.DataFrame]:
-    """Parses users, items and times of a table into common columns.
+    """Parses users, items, times, events and weights of a table into common columns.
 
     Args:
       chunks: of the table.
-      columns: names of the columns of users, items and times.
+      columns: names of its columns.
       path: the file they come from, for errors.
       time_format: as for `parse_timestamps`.
       settable: as for `parse_timestamps`.
       ticks: as for `parse_timestamps`.
     """
-    user, item, time = columns
     for chunk in chunks:
-        yield pl.DataFrame(
-            {
-                "user": parse_ids(chunk, user, path),
-                "item": parse_ids(chunk, item, path),
-                "timestamp": parse_timestamps(
-                    chunk, time, path, time_format, settable=settable, ticks=ticks
-                ),
-            }
+        parsed = {
+            "user": parse_ids(chunk, columns.user, path),
+            "item": parse_ids(chunk, columns.item, path),
+            "timestamp": parse_timestamps(
+                chunk, columns.timestamp, path, time_format, settable=settable, ticks=ticks
+            ),
+        }
+        if columns.event:
+            parsed["event"] = parse_ids(chunk, columns.event, path)
+        if columns.weight:
+            parsed["weight"] = parse_weights(chunk, columns.weight, path)
+        yield pl.DataFrame(parsed)
+
+
+def parse_weights(chunk: Chunk, column: str, path: Path) -> pl.Series:
+    """Numbers from 0 on, float32; raises UserError with the line of the first other value."""
+    texts = chunk.table[column].cast(pl.String).str.strip_chars()
+    weights = texts.cast(pl.Float64, strict=False).fill_nan(None).cast(pl.Float32)
+    row = _first((weights.is_null() | (weights < 0) | weights.is_infinite()).fill_null(True))
+    if row is not None:
+        raise UserError(
+            f"{path}, line {chunk.lines[row]}: column {column!r} holds {shown(repr(texts[row]))}, "
+            "which is no weight: a number from 0 on belongs there."
         )
+    return weights
 
 
 def parse_ids(chunk: Chunk, column: str, path: Path) -> pl.Series:

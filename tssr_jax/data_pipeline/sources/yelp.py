@@ -16,13 +16,14 @@ import polars as pl
 from tssr_jax.data_pipeline.sources import base, descriptions, json_lines, values
 from tssr_jax.data_pipeline.texts import has_text
 
-_COLUMNS = ("user_id", "business_id", "date")
+_COLUMNS = values.Columns("user_id", "business_id", "date")
 
 
 class Yelp:
     """Reads reviews and businesses from `data.raw_dir`."""
 
     version = 2
+    more: tuple[str, ...] = ()
 
     def locate(self, data: ml_collections.ConfigDict) -> base.RawFiles:
         """Finds the two files."""
@@ -35,7 +36,7 @@ class Yelp:
         """See `Source`."""
         path = dump.files.interactions
         bad_lines = json_lines.BadLines(path, dump.data.max_bad_lines, dump.counts)
-        chunks = json_lines.read_chunks(bad_lines, _COLUMNS)
+        chunks = json_lines.read_chunks(bad_lines, _COLUMNS.needed)
         yield from values.parse_interactions(chunks, _COLUMNS, path)
 
     def items(self, dump: base.Dump, wanted: pl.Series) -> pl.DataFrame:

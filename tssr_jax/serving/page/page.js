@@ -63,7 +63,9 @@ async function showExample(number = null) {
   try {
     const found = await ask(number === null ? "example" : `example?number=${number}`);
     tell("example", null);
-    change(found.history.map((item, i) => ({ ...item, time: found.times[i] })), found);
+    change(found.history.map((item, i) => ({
+      ...item, time: found.times[i], event: found.events?.[i],
+    })), found);
   } catch (error) {
     tell("example", error);
   }
@@ -92,7 +94,8 @@ function showHistory() {
   byId("history").replaceChildren(...chosen.map((item, place) => {
     const chip = button("", `Remove ${titleOf(item)}`, () => remove(place));
     chip.append(cover(item, "small"), element("span", { textContent: titleOf(item) }));
-    if (item.time !== undefined) chip.title = new Date(1000 * item.time).toISOString().slice(0, 10);
+    const day = item.time === undefined ? [] : [new Date(1000 * item.time).toISOString().slice(0, 10)];
+    chip.title = [...day, ...(item.event ? [item.event] : [])].join(", ");
     return element("li", {}, chip);
   }));
   byId("history").scrollLeft = byId("history").scrollWidth; // the newest ones
@@ -195,6 +198,8 @@ async function refresh(focused) {
     const streams = ["fused", ...(ids.length ? about.apart : [])];
     const asked = { histories: [ids], top_k: ids.length ? RANKED : LIST_LENGTH };
     if (ids.length && !times.includes(undefined)) asked.times = [times];
+    const events = chosen.map((item) => item.event);
+    if (ids.length && !events.includes(undefined)) asked.events = [events];
     const results = [];
     for (const stream of streams) {
       const told = await ask("recommend", { ...asked, stream });
