@@ -1,6 +1,5 @@
 """Training on interactions with events and weights, on one and on several devices."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -51,7 +50,7 @@ def test_training_does_not_depend_on_the_devices(tmp_path, way, next_item):
 
 
 def test_what_weighs_nothing_teaches_nothing(tmp_path):
-    """With all weights 0 the network stays as it began, but for what contrasts teach it."""
+    """With all weights 0 there is no loss, and nothing is divided by their sum."""
     config = config_of(
         tmp_path, **{"loss.lambda_user": 0.0, "loss.lambda_item": 0.0, "train.num_epochs": 1}
     )
@@ -63,5 +62,5 @@ def test_what_weighs_nothing_teaches_nothing(tmp_path):
     train(config, tmp_path / "run")
     (first,) = [x for x in metrics_of(tmp_path / "run") if "train/prediction" in x]
     assert first["train/prediction"] == 0 and first["train/total"] == 0
-    before = [x["embedding"] for x in (best_params(config, tmp_path / "run")["token_embedding"],)]
-    assert all(np.isfinite(jax.device_get(x)).all() for x in before)
+    params = best_params(config, tmp_path / "run")
+    assert np.isfinite(np.asarray(params["token_embedding"]["embedding"])).all()
