@@ -16,6 +16,7 @@ from tssr_jax.config.choices import ranks_by_content, reads_content
 from tssr_jax.config.files import read_signed, write_signed
 from tssr_jax.config.validation import validate_config
 from tssr_jax.content.blocks import FeatureTable
+from tssr_jax.content.categories import item_categories
 from tssr_jax.content.distinct import PreparedEncoder
 from tssr_jax.content.image_inputs import image_features, prepare_images
 from tssr_jax.content.own_vectors import own_vectors
@@ -62,6 +63,7 @@ class Run:
         float32 [padded_classes, feature_dim].
       content_key: identifies the content; "" without a content stream.
       encoders: content encoders that are trained, by modality.
+      categories: see `ItemArrays`.
       known: bool [num_classes], items that a training window contains; None if it is not needed.
       devices: the devices of the run.
       model: the module, without its parameters.
@@ -75,6 +77,7 @@ class Run:
     content: Content
     content_key: str
     encoders: dict[str, PreparedEncoder]
+    categories: tuple[str, ...]
     known: np.ndarray | None
     devices: Devices
     model: TSSR
@@ -139,12 +142,14 @@ class ItemArrays(NamedTuple):
       features: float32 [num_classes, feature_dim] by modality, of encoders that are not trained.
       memories: None for a model without.
       neighbours: items that share id vectors; None for a model without.
+      categories: names of the columns of features "categories", see `content.categories`.
     """
 
     counts: np.ndarray
     features: dict[str, np.ndarray]
     memories: Memories | None = None
     neighbours: Neighbours | None = None
+    categories: tuple[str, ...] = ()
 
 
 # Called with the data, what the model reads of its items, and the key of their content.
@@ -171,10 +176,15 @@ def build_run(
     keep_compiled_programs(local_folder(config.data.cache_dir))
     encoders: dict[str, PreparedEncoder] = {}
     features: dict[str, FeatureTable] = {}
+    names: tuple[str, ...] = ()
     with processes.first_goes_first("prepare"):
         data = prepare(config.data)
         if reads_content(config.model.streams):
             for name in config.content.modalities:
+                if name == "categories":
+                    fields = config.content.category_fields
+                    names, features[name] = item_categories(data.item_ids, config.data, fields)
+                    continue
                 prepared = _prepare_content(name, data, config, engine)
                 if isinstance(prepared, FeatureTable):
                     features[name] = prepared
@@ -192,6 +202,7 @@ def build_run(
         {name: own.table for name, own in features.items()},
         memories,
         neighbours,
+        names,
     )
     keys = {name: table.key for name, table in features.items()}
     keys |= {name: prepared.key for name, prepared in encoders.items()}
@@ -241,6 +252,7 @@ def assembled(  # noqa: PLR0917
         content=content,
         content_key=content_key,
         encoders=dict(encoders),
+        categories=arrays.categories,
         known=known,
         devices=devices,
         model=make_model(config, catalogue, devices.rows_axis, len(data.events)),

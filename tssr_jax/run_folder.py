@@ -177,7 +177,7 @@ def save_trained(
     if not processes.is_first():
         return
     features = {name: table[:number] for name, table in features.items()}
-    arrays = ItemArrays(run.counts, features, memories, neighbours)
+    arrays = ItemArrays(run.counts, features, memories, neighbours, run.categories)
     save_catalogue(workdir, run.data, arrays, users=users)
     flat = flatten_dict(host, sep="/")
     flat = {name: np.ascontiguousarray(values) for name, values in flat.items()}
@@ -250,6 +250,8 @@ def _local(folder: epath.Path, cache_dir: str) -> Path:
 def _flat(arrays: ItemArrays) -> dict[str, np.ndarray]:
     flat = {"counts": arrays.counts}
     flat |= {f"features/{name}": values for name, values in arrays.features.items()}
+    if arrays.categories:
+        flat["categories"] = np.frombuffer(json.dumps(arrays.categories).encode(), np.uint8)
     if arrays.neighbours is not None:
         flat |= _named("neighbours", arrays.neighbours)
     if (memories := arrays.memories) is not None:
@@ -286,4 +288,5 @@ def _from_flat(flat: Mapping[str, np.ndarray]) -> ItemArrays:
         below("features"),
         memories,
         Neighbours(**neighbours) if neighbours else None,
+        tuple(json.loads(flat["categories"].tobytes())) if "categories" in flat else (),
     )

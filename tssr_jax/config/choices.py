@@ -8,10 +8,11 @@ import ml_collections
 STREAMS = ("id", "content", "sum")
 STREAM_SETS = (("id", "content"), ("id",), ("content",), ("sum",))
 # `content.modalities`: some of these.
-MODALITIES = ("text", "image", "vectors")
+MODALITIES = ("text", "image", "vectors", "categories")
 # `model.memory`: any of these.
 MEMORIES = ("co_occurrence", "words", "popularity")
-# The field that says how much of a modality's encoder is trained; one's own vectors have none.
+# The field that says how much of a modality's encoder is trained; one's own vectors and
+# categories have none.
 _TRAINED_FIELDS = {"text": "trained_layers", "image": "trained_stages"}
 
 # `train.trackers`: any of these.

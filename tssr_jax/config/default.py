@@ -21,9 +21,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.parallel = "pmap"
     # Devices to use; 0 is all of them. Each gets its share of a batch.
     config.num_devices = 0
-    # Devices that share one copy of the item table, the prediction head, their Adam moments and
-    # the content features, each holding its part; must divide the devices. More than 1 needs
-    # "shard_map".
+    # Devices that share one copy of the item table, the head, their Adam moments and the content
+    # features, each holding its part; must divide the devices. More than 1 needs "shard_map".
     config.model_devices = 1
     config.data = _data()
     config.content = _content()
@@ -72,7 +71,7 @@ def _data() -> ml_collections.ConfigDict:
     data.target_events = ()
     # Source "csv" only: name of the column of events.
     data.event_column = "event"
-    # Source "csv" only: name of a column of weights, from 0 on, in the next-item loss; "" is none.
+    # Source "csv" only: name of a column of weights, from 0 on, of the next-item loss; "" is none.
     data.weight_column = ""
     # Fields of the source that make up an item's text, in this order, joined by ". " (the files in
     # tssr_jax/data_pipeline/sources/ list them). The first one is the title. () takes all fields;
@@ -94,10 +93,12 @@ def _data() -> ml_collections.ConfigDict:
 
 def _content() -> ml_collections.ConfigDict:
     content = ml_collections.ConfigDict()
-    # What the content stream knows of an item: some of "text", "image" and "vectors". These are
+    # What the content stream knows of an item: some of "text", "image", "categories" and "vectors",
     # your own: vectors.npy or vectors.safetensors in the folder of raw files, with the items' ids
     # in vectors.txt; or a column `vector` of items.parquet.
     content.modalities = ("text",)
+    # Fields of the source that hold "categories", e.g. ("brand", "genres").
+    content.category_fields = ()
     # How modalities become one vector: the "sum" of their projections; or a "gate" between two.
     content.fusion = "sum"
     content.text = _text()

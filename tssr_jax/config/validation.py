@@ -154,8 +154,15 @@ def _validate_content(config: ml_collections.ConfigDict) -> None:
     modalities = tuple(content.modalities)
     if not modalities or len(set(modalities)) < len(modalities) or set(modalities) - {*MODALITIES}:
         raise UserError(
-            f"--config.content.modalities is {modalities}; it must be some of 'text', 'image' and "
-            "'vectors', e.g. ('text',) or ('text', 'image')."
+            f"--config.content.modalities is {modalities}; it must be some of 'text', 'image', "
+            "'vectors' and 'categories', e.g. ('text',) or ('text', 'image')."
+        )
+    fields = tuple(content.category_fields)
+    if ("categories" in modalities) != bool(fields) or len(set(fields)) < len(fields):
+        raise UserError(
+            f"--config.content.category_fields is {fields} and --config.content.modalities is "
+            f"{modalities}: with 'categories' the first names their columns, each once; without, "
+            "it is ()."
         )
     if content.fusion == "gate" and len(modalities) > 2:
         raise UserError(

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from tssr_jax.config.choices import ranks_by_content, reads_content
+from tssr_jax.content.categories import LISTS, multi_hot, values_of
 from tssr_jax.content.image_inputs import image_features
 from tssr_jax.content.own_vectors import check_vectors, of_table, unit_rows
 from tssr_jax.content.text_features import text_features
@@ -37,12 +38,13 @@ def read_new_items(path: Path, config: ml_collections.ConfigDict) -> pl.DataFram
 
     Args:
       path: a table with the column of ids (`data.item_column`), the columns `data.text_fields` (by
-        default title and categories, as with source "csv"), `image` if there are pictures, and
-        `vector` if the model reads the user's own vectors.
+        default title and categories, as with source "csv") and `content.category_fields`, `image`
+        if there are pictures, and `vector` if the model reads the user's own vectors.
       config: the run's.
 
     Returns:
-      Columns item, title, text, image; and `vector` (lists; null without one) if that is read.
+      Columns item, title, text, image; and as lists, if they are read, `vector` (null without one)
+      and `categories`.
 
     Raises:
       UserError: if the table can't be read, a column or an id is missing, or an id occurs twice.
@@ -54,7 +56,8 @@ def read_new_items(path: Path, config: ml_collections.ConfigDict) -> pl.DataFram
     vectors = reads and "vectors" in config.content.modalities
     words = "words" in config.model.memory or config.model.id_neighbours
     texts = bool(data.text_fields or words or not vectors) or len(config.content.modalities) > 1
-    needed = (data.item_column, *(data.text_fields or (("title",) if texts else ())))
+    categories = tuple(config.content.category_fields) if reads else ()
+    needed = (data.item_column, *(data.text_fields or (("title",) if texts else ())), *categories)
     hint = "New items need the columns by which the catalogue's own are described."
     rows = tables.read_table(path, needed=needed, hint=hint)
     lines, table = rows
@@ -71,6 +74,9 @@ def read_new_items(path: Path, config: ml_collections.ConfigDict) -> pl.DataFram
         )
     table = table.select(ids.alias("item"), pl.exclude(data.item_column, "item"))
     described = describe(table, fields, data.text_field_length)
+    if categories:
+        own = table.select("item", values_of(categories))
+        described = described.join(own, on="item", how="left", maintain_order="left")
     if not vectors:
         return described
     owners, rows_of = of_table(path, data.item_column)
@@ -162,6 +168,8 @@ def _features(name: str, run: Run, described: pl.DataFrame) -> np.ndarray:
     config = run.config
     if name == "vectors":
         return _own_vectors(described[tables.VECTORS], run.feature_widths[name])
+    if name == "categories":
+        return multi_hot(described[LISTS], run.categories)
     settings, cache_dir = config.content[name], config.data.cache_dir
     if name == "text":
         texts = described["text"].to_list()

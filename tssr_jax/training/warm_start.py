@@ -2,9 +2,11 @@
 
 Items keep what was learnt of them: their rows are found by the owner's ids. A new item begins with
 the mean of the items whose content is most like its own. Items that are gone are left out; users
-have no parameters.
+have no parameters. Categories and events are found by their names: a new category begins as the
+other values of its field, a new event as the mean of all.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -51,8 +53,12 @@ def carried_params(run: Run, other: Run, others: Any) -> Any:
     like = _like(run, known, new)
 
     def rows(path: Any, x: Any) -> np.ndarray:
-        whole = processes.to_host(x)
-        dimension = sharding.class_dimension(sharding.path_names(path))
+        whole, names = processes.to_host(x), sharding.path_names(path)
+        if names[0] == "event_embedding":
+            return _rows_of_events(whole, run.data.events, other.data.events)
+        if _reads_categories(names, run.model.modalities):
+            return _rows_of_categories(whole, run.categories, other.categories)
+        dimension = sharding.class_dimension(names)
         if dimension is None:
             return whole
         table = np.moveaxis(whole, dimension, 0)
@@ -63,6 +69,26 @@ def carried_params(run: Run, other: Run, others: Any) -> Any:
     params = jax.tree_util.tree_map_with_path(rows, others)
     padded = sharding.pad_classes(params, run.model.classes)
     return run.devices.place(padded, run.params_layout)
+
+
+def _reads_categories(names: Sequence[str], modalities: Sequence[str]) -> bool:
+    """Whether a parameter has a row for each category."""
+    projection = names[0] in {"content_projection", "output_content"}
+    own = "categories" in names or tuple(modalities) == ("categories",)
+    return projection and own and names[-1] in {"kernel", "hidden_kernel"}
+
+
+def _rows_of_categories(table: np.ndarray, new: Sequence[str], old: Sequence[str]) -> np.ndarray:
+    place = {name: i for i, name in enumerate(old)}
+    others = [name[: name.index("=") + 1] for name in new]
+    return table[[place.get(name, place[f]) for name, f in zip(new, others, strict=True)]]
+
+
+def _rows_of_events(table: np.ndarray, new: Sequence[str], old: Sequence[str]) -> np.ndarray:
+    place = {name: i for i, name in enumerate(old, 1)}
+    mean = table[1:].mean(axis=0)
+    rows = [table[place[name]] if name in place else mean for name in new]
+    return np.stack([table[0], *rows])
 
 
 def _like(run: Run, known: np.ndarray, new: np.ndarray) -> np.ndarray:
