@@ -256,7 +256,9 @@ class Trainer:
             f"{self._batches.num_users:,} users in "
             f"{self._batches.steps_per_epoch:,} steps an epoch, on {jax.devices()[0].device_kind}."
         )
-        if not self._total_steps and self.progress.best_step < 0:
+        # What a warm start begins with may be better than what training makes of it.
+        measured = not self._total_steps or self._config.train.warm_start
+        if measured and not step and self.progress.best_step < 0:
             self._console.print(f"As it starts, validation NDCG@10 is {self._validate(0):.4f}.")
             self._save()
         with self._log:

@@ -12,7 +12,7 @@ import pytest
 
 from configs import csv
 from tests.support.raw_data import two_configs, write_csv, write_text_model
-from tests.support.runs import ROOT, best_params
+from tests.support.runs import ROOT, best_params, metrics_of
 from tssr_jax.adapting import adapted
 from tssr_jax.errors import UserError
 from tssr_jax.run import build_run
@@ -80,6 +80,22 @@ def test_a_warm_start_begins_better_and_trains_on(configs, tmp_path):
     assert warm["ndcg@10"] > cold["ndcg@10"]
     second.update(parallel="shard_map", num_devices=2, model_devices=2)
     assert train(second, tmp_path / "cut")["ndcg@10"] == pytest.approx(warm["ndcg@10"], rel=0.2)
+
+
+def test_training_that_makes_it_worse_keeps_what_it_began_with(configs, tmp_path, capsys):
+    first, second = configs
+    for config in configs:
+        config.train.num_epochs = 8
+    train(first, tmp_path / "a")
+    second.train.update(warm_start=str(tmp_path / "a"), num_epochs=0)
+    expected = train(second, tmp_path / "as it was")
+    second.train.update(num_epochs=6, early_stopping_patience=2)
+    second.optimizer.learning_rate = 3.0  # destroys the parameters
+    assert train(second, tmp_path / "b") == expected
+    told = capsys.readouterr().out
+    assert told.count("As it starts, validation NDCG@10 is") == 2
+    epochs = [x["epoch"] for x in metrics_of(tmp_path / "b") if "train/total" in x]
+    assert epochs == [1.0, 2.0]
 
 
 def test_what_can_not_be_carried(configs, tmp_path):
@@ -155,3 +171,23 @@ def test_the_script_of_every_day(tmp_path):
     assert verdict != "promoted" or f"{metrics['ndcg@10']:.4f}" == own
     assert (verdict == "promoted") == (float(own) >= float(old))
     assert not list((tmp_path / "runs").glob("*-before"))
+
+
+def test_vectors_of_events_are_found_by_their_names(configs, tmp_path):
+    """The second day has a new event, which begins as the mean, and lacks one of the first."""
+    for config, kinds in zip(configs, (("buy", "view"), ("buy", "cart")), strict=True):
+        path = Path(config.data.raw_dir) / "interactions.csv"
+        header, *lines = path.read_text().split()
+        rows = [f"{line},{kinds[i % 2]}" for i, line in enumerate(lines)]
+        path.write_text("\n".join([f"{header},event", *rows]) + "\n")
+        config.data.target_events = ("buy",)
+    first, second = configs
+    train(first, tmp_path / "a")
+    second.train.update(warm_start=str(tmp_path / "a"), num_epochs=0)
+    train(second, tmp_path / "b")
+    old, new = (
+        np.asarray(best_params(config, tmp_path / name)["event_embedding"]["embedding"])
+        for config, name in zip(configs, "ab", strict=True)
+    )
+    np.testing.assert_array_equal(new[:2], old[:2])  # none, buy
+    np.testing.assert_allclose(new[2], old[1:].mean(axis=0), rtol=1e-6)
