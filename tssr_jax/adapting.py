@@ -12,6 +12,7 @@ from tssr_jax.config.saved import load_config
 from tssr_jax.config.validation import validate_config
 from tssr_jax.data_pipeline.gate_rows import had_before
 from tssr_jax.data_pipeline.prepare import prepare
+from tssr_jax.data_pipeline.splits import Targets
 from tssr_jax.data_pipeline.store import SequenceStore, open_store
 from tssr_jax.data_pipeline.windows import held_out_items
 from tssr_jax.memory.co_occurrence import training_events
@@ -59,8 +60,9 @@ def adapted(
 
 def _facts(config: ml_collections.ConfigDict, sequences: SequenceStore, num_items: int) -> Facts:
     trained = sequences.splits.trained
-    several = np.flatnonzero(trained > 1)[:_MOST_USERS]
-    repeats = had_before(sequences, several)
+    ends = sequences.newest_predicted
+    several = np.flatnonzero(ends > 0)[:_MOST_USERS]
+    repeats = had_before(sequences, Targets(several, ends[several]))
     settings, fading = config.memory, 0.0
     if settings.fading is None and _counts_pairs(config):
         events = training_events(sequences, held_out_items(config, num_items))

@@ -72,7 +72,8 @@ def fit(
     described = None if items is None else as_polars(items, "The DataFrame of items")
     _update(config, _of_columns(described), settings)
     user, item = config.data.user_column, config.data.item_column
-    events = with_whole_ids(events, (user, item))
+    kinds = [config.data.event_column] if config.data.target_events else []
+    events = with_whole_ids(events, (user, item, *kinds))
     if described is None:
         hint = "Set data={'item_column': ...} to the name that it has."
         require_columns(events.columns, [item], Path("interactions"), hint)

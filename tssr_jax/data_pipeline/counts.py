@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_collections
 import numpy as np
 
-from tssr_jax.data_pipeline.gate_rows import trained_lengths
+from tssr_jax.data_pipeline.gate_rows import had_before, trained_lengths
 from tssr_jax.data_pipeline.splits import MINUTES_PER_DAY, EvalSplit
 from tssr_jax.data_pipeline.store import SequenceStore, users_in_chunks
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
@@ -64,3 +64,9 @@ def same_day(store: SequenceStore, split: EvalSplit) -> np.ndarray:
         before, answer = (last_two // MINUTES_PER_DAY).T
         found.append(before == answer)
     return np.concatenate(found)
+
+
+def repeated_share(store: SequenceStore) -> float:
+    """Share of the answers of both splits that their users had before."""
+    found = [had_before(store, targets) for targets in store.splits.targets.values()]
+    return float(np.concatenate(found).mean())

@@ -55,17 +55,28 @@ def trained_lengths(store: SequenceStore, config: ml_collections.ConfigDict) -> 
     """
     trained = store.splits.trained.copy()
     if tuple(config.model.memory) and not config.baseline.kind:
-        trained[_gate_users(store, config.seed)] -= 1
+        lent = _lent(store, config.seed)
+        trained[lent.users] = lent.ends
     return trained
 
 
-def _gate_users(store: SequenceStore, seed: int) -> np.ndarray:
-    """The users who lend an item, one that is predicted, int64, in a random order."""
-    trained = store.splits.trained
-    users = np.flatnonzero(trained >= _LEAST_TRAINED)
-    users = users[store.are_predicted(Targets(users, trained[users] - 1))]
+def _lent(store: SequenceStore, seed: int) -> Targets:
+    """The items that are lent, of users in a random order: their newest training items.
+
+    Where there are events, these are the newest ones that are predicted and new to their users; or,
+    if nobody has such (all that was bought was viewed before), the newest ones that are new.
+    """
+    ends = store.newest_predicted
+    users = np.flatnonzero(ends >= _LEAST_TRAINED - 1)
+    if store.has_events:
+        users = users[~had_before(store, Targets(users, ends[users]))]
+        if not users.size:
+            ends = store.splits.trained - 1
+            users = np.flatnonzero(ends >= _LEAST_TRAINED - 1)
+            users = users[~had_before(store, Targets(users, ends[users]))]
     order = np.random.default_rng([seed % 2**32, _STREAM]).permutation(users)
-    return order[: min(-(-int(trained.sum()) // _ONE_IN), _MOST)]
+    number = min(-(-int(store.splits.trained.sum()) // _ONE_IN), _MOST)
+    return Targets(order[:number], ends[order[:number]])
 
 
 def gate_rows(store: SequenceStore, config: ml_collections.ConfigDict, num_items: int) -> GateRows:
@@ -79,10 +90,11 @@ def gate_rows(store: SequenceStore, config: ml_collections.ConfigDict, num_items
       config: of the run.
       num_items: size of the catalogue.
     """
-    users = _gate_users(store, config.seed)
-    users = users[~had_before(store, users)]
+    lent = _lent(store, config.seed)
+    new = ~had_before(store, lent)
+    users, ends = lent.users[new], lent.ends[new]
     rows = store.rows(tf.constant(users))
-    window = tf.constant(store.splits.trained[users]), config.model.max_length + 1
+    window = tf.constant(ends + 1), config.model.max_length + 1
     names = [ITEMS, MINUTES, *([EVENT] if store.has_events else [])]
     columns = [rows.last(name, *window) for name in names]
     held_out = held_out_items(config, num_items)
@@ -96,15 +108,15 @@ def gate_rows(store: SequenceStore, config: ml_collections.ConfigDict, num_items
     return GateRows(users, items[:, :-1], times[:, :-1], items[:, -1], events)
 
 
-def had_before(store: SequenceStore, users: np.ndarray) -> np.ndarray:
-    """Whether the newest training item of each of these users occurs before, bool [users]."""
+def had_before(store: SequenceStore, targets: Targets) -> np.ndarray:
+    """Whether these items occur before in the sequences of their users, bool [rows]."""
+    users, ends = targets
     if not users.size:
         return np.zeros(0, bool)
-    ends = store.splits.trained[users]
-    longest, found = int(ends.max()), []
+    longest, found = int(ends.max()) + 1, []
     for start in range(0, users.size, _USERS_AT_A_TIME):
         some = slice(start, start + _USERS_AT_A_TIME)
         rows = store.rows(tf.constant(users[some]))
-        items = rows.windows(tf.constant(ends[some]), longest).numpy()
+        items = rows.windows(tf.constant(ends[some] + 1), longest).numpy()
         found.append((items[:, :-1] == items[:, -1:]).any(axis=1))
     return np.concatenate(found)

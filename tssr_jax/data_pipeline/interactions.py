@@ -9,7 +9,7 @@ Memory holds the ids, one part, and a few bytes for each user and item.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ class Interactions:
       num_read: rows that were read.
       num_repeats: rows dropped because the same user, item, time and event came before.
       row: type of the rows, see `row_type`.
-      events: names of the events, sorted; event i is row i - 1. () if none were read.
+      events: names of the events, see `few_events`; event i is at index i - 1. () if none are read.
     """
 
     user_ids: pl.Series
@@ -65,6 +65,7 @@ def collect(
     *,
     tie_seed: int,
     drop_repeats: bool,
+    targets: Collection[str] = (),
     rows_per_part: int = ROWS_PER_PART,
 ) -> Interactions:
     """Encodes, partitions and orders the interactions.
@@ -75,6 +76,7 @@ def collect(
       scratch: an existing folder for the parts; it needs 32 bytes for each row.
       tie_seed: seeds the order of a user's interactions at one time.
       drop_repeats: keep one row where user, item, time and event are the same.
+      targets: events that are predicted.
       rows_per_part: about how many rows are in memory at a time.
 
     Raises:
@@ -95,10 +97,10 @@ def collect(
             rows.tofile(file)
     (user_ids, user_rank), (item_ids, item_rank) = ids["user"].ranked(), ids["item"].ranked()
     events, event_rank = ids["event"].ranked()
-    names = few_events(events)
+    names = few_events(events, targets)
     ranks = {"user": user_rank, "item": item_rank}
     if "event" in (row.names or ()):
-        ranks["event"] = event_rank + 1
+        ranks["event"] = np.array([1 + names.index(name) for name in events])[event_rank]
     counts = np.zeros(len(user_ids), np.int64)
     for rows in _blocks(encoded, row, rows_per_part):
         counts += np.bincount(user_rank[rows["user"]], minlength=len(counts))
@@ -111,9 +113,12 @@ def collect(
     return Interactions(user_ids, item_ids, tuple(parts), num_read, repeats, row, names)
 
 
-def few_events(names: Iterable[str]) -> tuple[str, ...]:
-    """Events in order; raises UserError if they are too many to be events."""
-    found = tuple(sorted(names))
+def few_events(names: Iterable[str], targets: Collection[str]) -> tuple[str, ...]:
+    """Events in the order of their numbers; raises UserError if they are too many to be events.
+
+    Those that are predicted come last: of one item at one time, a view stands before a purchase.
+    """
+    found = tuple(sorted(names, key=lambda name: (name in targets, name)))
     if len(found) > _MOST_EVENTS:
         raise UserError(
             f"There are {len(found):,} different events, such as {shown(found[0])!r} and "
@@ -197,19 +202,22 @@ def _order(
 def ordered(
     rows: np.ndarray, user_hash: np.ndarray, item_hash: np.ndarray, drop_repeats: bool
 ) -> np.ndarray:
-    """Rows by user, then by time, then by a hash of (user, item), then by event and weight.
+    """Rows by user, then by time, then by a hash of (user, item), then by event.
 
     Args:
       rows: of a type that `row_type` returns.
       user_hash: uint64, `hash_ids` of the users, with the seed of ties added.
       item_hash: uint64, `hash_ids` of the items.
-      drop_repeats: keep one row where user, item, time and event are the same.
+      drop_repeats: keep one row where user, item, time and event are the same: that of the largest
+        weight.
     """
     ties = _mix(_mix(user_hash[rows["user"]]) ^ item_hash[rows["item"]])
-    more = [rows[name] for name in reversed(MORE) if name in (rows.dtype.names or ())]
+    names = rows.dtype.names or ()
+    more = [-rows["weight"]] if "weight" in names else []
+    more += [rows["event"]] if "event" in names else []
     rows = rows[np.lexsort((*more, rows["item"], ties, rows["time"], rows["user"]))]
     if drop_repeats and rows.size:
-        keys = [name for name in rows.dtype.names or () if name != "weight"]
+        keys = [name for name in names if name != "weight"]
         differ = np.any([rows[name][1:] != rows[name][:-1] for name in keys], axis=0)
         rows = rows[np.concatenate([[True], differ])]
     return rows

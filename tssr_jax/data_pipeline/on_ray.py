@@ -107,6 +107,7 @@ class RayPreparation:
         self._ray = ray
         self._kept: list[Any] = []
         self._lengths: list[np.ndarray] = []
+        self._named: set[str] = set()
         self._events: tuple[str, ...] = ()
 
     def _do(
@@ -162,6 +163,7 @@ class RayPreparation:
             raise UserError(f"{dump.files.interactions} has no interactions.")
         times.require_plausible()
         num_rows, items, users, largest = self._summed_up(chunks)
+        self._events = interactions.few_events(self._named, dump.data.target_events)
         self._require_room(largest * min(len(chunks), _CHUNKS_OF_A_TASK))
         number = max(1, math.ceil(num_rows / interactions.ROWS_PER_PART))
         pieces = self._pieces(chunks, items, _ranges(users, number))
@@ -269,7 +271,7 @@ class RayPreparation:
             tables = [self._do(_united, *group) for group in groups]
         told = self._ray.get([own for _, own in known])
         some = pl.concat([own.users for own in told])
-        self._events = interactions.few_events({name for own in told for name in own.events})
+        self._named = {name for own in told for name in own.events}
         return sum(own.rows for own in told), tables[0], some, max(own.size for own in told)
 
     def _pieces(self, chunks: Sequence[Any], items: Any, ranges: pl.Series) -> list[list[Any]]:
@@ -342,7 +344,8 @@ def _part(
     rows["user"] = user_ids.search_sorted(table["user"]).to_numpy()
     rows["item"], rows["time"] = table["rank"].to_numpy(), table["timestamp"].to_numpy()
     if "event" in table.columns:
-        rows["event"] = pl.Series(events).search_sorted(table["event"]).to_numpy() + 1
+        numbers = dict(zip(events, range(1, 1 + len(events)), strict=True))
+        rows["event"] = table["event"].replace_strict(numbers, return_dtype=pl.UInt16).to_numpy()
     if "weight" in table.columns:
         rows["weight"] = table["weight"].to_numpy()
     user_hash = interactions.hash_ids(user_ids) + np.uint64(tie_seed)

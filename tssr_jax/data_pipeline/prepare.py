@@ -129,7 +129,15 @@ def prepare(data: ml_collections.ConfigDict, ray: Any = None) -> PreparedData:
 
 
 def _require_columns(data: ml_collections.ConfigDict) -> None:
-    """Raises UserError if the source has no such columns."""
+    """Raises UserError if events or weights are asked for that the source can't have."""
+    bad = next((own for own in data.target_events if not isinstance(own, str) or not own), None)
+    if bad is not None:
+        raise UserError(
+            f"--config.data.target_events is {tuple(data.target_events)}; it must be names of "
+            f"events, in quotes: {str(bad)!r}, not {bad!r}."
+        )
+    if data.target_events and not data.event_column:
+        raise UserError("--config.data.event_column is ''; target_events needs a column of events.")
     for field, column in (("target_events", "event"), ("weight_column", "weight")):
         if data[field] and column not in SOURCES[data.source].more:
             able = ", ".join(name for name in SOURCES if column in SOURCES[name].more)
@@ -215,6 +223,7 @@ def _sequences(source: Source, dump: Dump, scratch: Path, times: TimeRange) -> S
         scratch,
         tie_seed=data.tie_seed,
         drop_repeats=data.drop_repeats,
+        targets=data.target_events,
     )
     return build_sequences(
         interactions,

@@ -56,16 +56,21 @@ def summary(values: dict, *, keep_seen: bool = False) -> list[str]:
     if values["share_of_tied_neighbours"] > _MANY_TIES:
         share = values["share_of_tied_neighbours"]
         lines.append(f"{share:.0%} of neighbours in a history have equal times: a hash orders them")
-    again = values["share_of_answers_that_the_user_had_before"]
-    if again > _MANY_REPEATS:
-        told = f"{again:.0%} of the answers are items that the user had before: they "
-        lines.append(
-            f"{told} may be recommended (evaluate.keep_seen=True)"
-            if keep_seen
-            else f"{told} count as missed, unless --config.evaluate.keep_seen=True lets them be "
-            "recommended"
-        )
+    if not values.get("events"):  # else the splits tell which answers there are
+        lines += of_repeats(values["share_of_answers_that_the_user_had_before"], keep_seen)
     return lines
+
+
+def of_repeats(again: float, keep_seen: bool) -> list[str]:
+    """A line about this share of answers that their users had before; none if it is small."""
+    if again <= _MANY_REPEATS:
+        return []
+    told = f"{again:.0%} of the answers are items that the user had before: they "
+    if keep_seen:
+        return [f"{told} may be recommended (evaluate.keep_seen=True)"]
+    return [
+        f"{told} count as missed, unless --config.evaluate.keep_seen=True lets them be recommended"
+    ]
 
 
 def _dates(values: dict) -> str:

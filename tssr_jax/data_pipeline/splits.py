@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import ml_collections
 import numpy as np
@@ -55,43 +55,55 @@ class Splits(NamedTuple):
 Times = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
-# Tells which of some interactions (each the one after `ends` items) are predicted, bool; None
-# where all are.
-Predicted = Callable[[Targets], np.ndarray] | None
+# Yields int64 [users] and which of their items are predicted, bool [users, length], left padded;
+# None where all items are.
+Predictions = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]] | None
 
 
-def leave_one_out(lengths: np.ndarray, predicted: Predicted = None) -> Splits:
+def leave_one_out(lengths: np.ndarray, predictions: Predictions = None) -> Splits:
     """Two answers of each user: the last two interactions that are predicted.
 
     Users with fewer than three such interactions have no answer; all they have trains.
 
     Args:
       lengths: int64 [num_users], at least 3.
-      predicted: which interactions can be answers.
+      predictions: which interactions can be answers.
     """
-    if predicted is not None:
-        return _last_two(lengths, predicted)
+    if predictions is not None:
+        return _last_two(lengths, predictions)
     users = np.arange(lengths.size)
     targets = {"validation": Targets(users, lengths - 2), "test": Targets(users, lengths - 1)}
     return Splits(lengths - 2, targets)  # type: ignore[arg-type]
 
 
-def _last_two(lengths: np.ndarray, predicted: Predicted) -> Splits:
-    asked = _candidates(np.zeros_like(lengths), lengths, predicted)
-    numbers = np.bincount(asked.users, minlength=lengths.size)
-    users = np.flatnonzero(numbers >= MIN_PREDICTED)
-    last = np.cumsum(numbers)[users] - 1
-    validation, test = (Targets(users, asked.ends[last - back]) for back in (1, 0))
+def _last_two(lengths: np.ndarray, predictions: Predictions) -> Splits:
+    assert predictions is not None
+    parts = []
+    for users, there in predictions():
+        enough = there.sum(axis=1) >= MIN_PREDICTED
+        some, there = users[enough], there[enough]  # noqa: PLW2901
+        last = newest(there)
+        there[np.arange(some.size), last] = False
+        shift = lengths[some] - there.shape[1]  # from columns to places in the sequence
+        parts.append((some, newest(there) + shift, last + shift))
+    users, before, last = (np.concatenate(own) for own in zip(*parts, strict=True))
     trained = lengths.copy()
-    trained[users] = validation.ends
-    return Splits(trained, {"validation": validation, "test": test})
+    trained[users] = before
+    targets = {"validation": Targets(users, before), "test": Targets(users, last)}
+    return Splits(trained, targets)  # type: ignore[arg-type]
+
+
+def newest(there: np.ndarray) -> np.ndarray:
+    """The last column of each row that is true, int64 [rows]; -1 where none is."""
+    last = there.shape[1] - 1 - np.argmax(there[:, ::-1], axis=1)
+    return np.where(there.any(axis=1), last, -1)
 
 
 def global_time(
     lengths: np.ndarray,
     times: Times,
     settings: ml_collections.ConfigDict,
-    predicted: Predicted = None,
+    predictions: Predictions = None,
 ) -> Splits:
     """Answers of two periods: validation's, and after it test's, until the end of the data.
 
@@ -99,7 +111,7 @@ def global_time(
       lengths: int64 [num_users], lengths of the sequences.
       times: reads the times of all users.
       settings: section `evaluate` of the config.
-      predicted: which interactions can be answers.
+      predictions: which interactions can be answers.
 
     Raises:
       UserError: if there is nothing to train on, or no answer.
@@ -118,8 +130,8 @@ def global_time(
             before[place, users] = ((minutes < day * MINUTES_PER_DAY) & there).sum(axis=1)
     trained, until_test = before
     targets: dict[EvalSplit, Targets] = {
-        "validation": _targets(trained, until_test, settings.targets, predicted),
-        "test": _targets(until_test, lengths, settings.targets, predicted),
+        "validation": _targets(trained, until_test, settings.targets, lengths, predictions),
+        "test": _targets(until_test, lengths, settings.targets, lengths, predictions),
     }
     for name, found in targets.items():
         if not found.users.size or not (trained >= 2).any():
@@ -136,26 +148,40 @@ def global_time(
     return Splits(trained, targets, told)
 
 
-def _targets(starts: np.ndarray, ends: np.ndarray, which: str, predicted: Predicted) -> Targets:
-    """The answers among each user's items from `starts` to `ends`."""
-    found = _candidates(starts, ends, predicted)
-    if which == "all":
-        return found
-    users, firsts, numbers = np.unique(found.users, return_index=True, return_counts=True)
-    return Targets(users, found.ends[firsts if which == "first" else firsts + numbers - 1])
-
-
-def _candidates(starts: np.ndarray, ends: np.ndarray, predicted: Predicted) -> Targets:
-    """Each user's predicted items from `starts` to `ends`, of which one stands before."""
+def _targets(
+    starts: np.ndarray,
+    ends: np.ndarray,
+    which: str,
+    lengths: np.ndarray,
+    predictions: Predictions,
+) -> Targets:
+    """The answers among each user's items from `starts` to `ends`, of which one stands before."""
     firsts = np.maximum(starts, 1)
+    if predictions is not None:
+        return _predicted_targets(firsts, ends, which, lengths, predictions)
     users = np.flatnonzero(firsts < ends)
+    if which == "first":
+        return Targets(users, firsts[users])
+    if which == "last":
+        return Targets(users, ends[users] - 1)
     numbers = (ends - firsts)[users]
     steps = np.arange(numbers.sum()) - np.repeat(np.cumsum(numbers) - numbers, numbers)
-    found = Targets(np.repeat(users, numbers), np.repeat(firsts[users], numbers) + steps)
-    if predicted is None:
-        return found
-    there = predicted(found)
-    return Targets(found.users[there], found.ends[there])
+    return Targets(np.repeat(users, numbers), np.repeat(firsts[users], numbers) + steps)
+
+
+def _predicted_targets(
+    firsts: np.ndarray, ends: np.ndarray, which: str, lengths: np.ndarray, predictions: Any
+) -> Targets:
+    found = []
+    for users, there in predictions():
+        places = np.arange(there.shape[1]) - (there.shape[1] - lengths[users, None])
+        asked = there & (places >= firsts[users, None]) & (places < ends[users, None])
+        rows, columns = np.nonzero(asked)
+        if which != "all":
+            rows = np.flatnonzero(asked.any(axis=1))
+            columns = (asked.argmax(axis=1) if which == "first" else newest(asked))[rows]
+        found.append((users[rows], places[rows, columns]))
+    return Targets(*(np.concatenate(own) for own in zip(*found, strict=True)))
 
 
 def _days(times: Times, lengths: np.ndarray) -> tuple[int, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +14,7 @@ import numpy as np
 from tssr_jax.data_pipeline import builder
 from tssr_jax.data_pipeline.prepare import PreparedData
 from tssr_jax.data_pipeline.sequences import MIN_SEQUENCE_LENGTH
-from tssr_jax.data_pipeline.splits import EvalSplit, Targets, global_time, leave_one_out
+from tssr_jax.data_pipeline.splits import EvalSplit, Splits, global_time, leave_one_out, newest
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.errors import UserError
 
@@ -67,7 +68,6 @@ class SequenceStore:
 
     Attributes:
       lengths: int64 [num_users], on the host.
-      splits: which items train, and which are answers; leave-one-out if nothing else is set.
       predicted: bool [events + 1], which events are predicted, by their numbers (0 is none); None
         if the data has no events: all interactions are.
       weighted: whether interactions have weights.
@@ -90,7 +90,11 @@ class SequenceStore:
         self.rows = rows
         self.weighted = WEIGHT in columns
         self.predicted = predicted
-        self.splits = leave_one_out(lengths, self.are_predicted if self.has_events else None)
+
+    @functools.cached_property
+    def splits(self) -> Splits:
+        """Which items train, and which are answers: leave-one-out if nothing else is set."""
+        return leave_one_out(self.lengths, self.predictions if self.has_events else None)
 
     @property
     def has_events(self) -> bool:
@@ -130,19 +134,25 @@ class SequenceStore:
         columns = (ITEMS, MINUTES, *builder.more_columns(folder))
         return cls(reader.lengths, rows, columns, predicted)
 
-    def are_predicted(self, targets: Targets) -> np.ndarray:
-        """Whether these interactions, each the one after `ends` items, are predicted, bool."""
-        if self.predicted is None:
-            return np.ones(targets.users.size, bool)
-        found = [
-            self.predicted[
-                self.rows(tf.constant(targets.users[some.numpy()]))
-                .last(EVENT, tf.constant(targets.ends[some.numpy()] + 1), 1)
-                .numpy()[:, 0]
-            ]
-            for some in users_in_chunks(np.arange(targets.users.size))
-        ]
-        return np.concatenate([np.zeros(0, bool), *found])
+    def predictions(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Users int64 [rows], and which of all their items are predicted, bool, left padded."""
+        assert self.predicted is not None
+        for users, events in self._all(EVENT):
+            yield users, self.predicted[events]
+
+    @functools.cached_property
+    def newest_predicted(self) -> np.ndarray:
+        """The place of each user's newest training item that is predicted, int64; -1 for none."""
+        trained = self.splits.trained
+        if not self.has_events:
+            return trained - 1
+        places = np.full(self.lengths.size, -1, np.int64)
+        for users, there in self.predictions():
+            shift = self.lengths[users] - there.shape[1]
+            column = np.arange(there.shape[1])
+            found = newest(there & (column < (trained[users] - shift)[:, None]))
+            places[users] = np.where(found >= 0, found + shift, -1)
+        return places
 
     def answer(self, split: EvalSplit, number: int, length: int) -> dict[str, np.ndarray]:
         """An answer of a split, after up to `length` items before it: the columns of `Rows`.
@@ -161,10 +171,14 @@ class SequenceStore:
 
     def all_times(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Users int64 [rows], and the times of all their items, [rows, length], left padded."""
+        return self._all(MINUTES)
+
+    def _all(self, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         longest = int(self.lengths.max())
         for users in users_in_chunks(np.arange(self.lengths.size), longest):
             own = users.numpy()
-            yield own, self.rows(users).times(tf.constant(self.lengths[own]), longest).numpy()
+            ends = tf.constant(self.lengths[own])
+            yield own, self.rows(users).last(name, ends, longest).numpy()
 
 
 def users_in_chunks(users: np.ndarray, length: int = 1) -> Iterator[tf.Tensor]:
@@ -188,12 +202,13 @@ def open_store(data: PreparedData, config: ml_collections.ConfigDict) -> Sequenc
     if config.data.target_events:
         names = ("", *data.events)
         predicted = np.isin(names, tuple(config.data.target_events))
-    size = data.report["interactions_kept"] * 2 * np.dtype(np.int32).itemsize
+    columns = 2 + len(builder.more_columns(data.folder))
+    size = data.report["interactions_kept"] * columns * np.dtype(np.int32).itemsize
     if size <= config.data.in_memory_gib * _GIB:
         store = SequenceStore.in_memory(*builder.read_sequences(data.folder), predicted)
     else:
         store = SequenceStore.on_disk(data.folder, predicted)
-    asked = store.are_predicted if store.has_events else None
+    asked = store.predictions if store.has_events else None
     if config.evaluate.split == "global_time":
         store.splits = global_time(store.lengths, store.all_times, config.evaluate, asked)
     elif not store.splits.targets["test"].users.size:

@@ -68,6 +68,8 @@ def rank(  # noqa: PLR0917
     features: Features = None,
     excluded: jax.Array | None = None,
     times: jax.Array | None = None,
+    *,
+    events: jax.Array | None = None,
 ) -> jax.Array:
     """0-based rank of each history's answer among all items; a tie counts against it.
 
@@ -83,6 +85,7 @@ def rank(  # noqa: PLR0917
       excluded: int [batch, width], items that do not compete (each once, not the answer), filled
         up with -1; by default the items of `item_sequence`.
       times: int [batch, length], minutes, as `score` reads them.
+      events: int [batch, length], as `score` reads them.
 
     Returns:
       int32 [batch].
@@ -90,7 +93,7 @@ def rank(  # noqa: PLR0917
     if excluded is None:
         excluded = seen_items(item_sequence, answers)
     padding = jnp.zeros_like(answers)[:, None]
-    scores = score(model, params, item_sequence, features, times)
+    scores = score(model, params, item_sequence, features, times, events=events)
     return competitors_above(scores, answers, jnp.c_[excluded, padding], model.classes)
 
 

@@ -57,13 +57,22 @@ def model_card(run: Run, metrics: RunMetrics, version: str, *, sequences: bool) 
         f"{_SEQUENCES if sequences else _NO_SEQUENCES}.",
         "## How well it ranks",
         _table(metrics),
-        f"- {_SPLITS[config.evaluate.split]}\n"
+        f"- {_SPLITS[config.evaluate.split]}{_of_events(run)}\n"
         f"- The whole catalogue is ranked; no metric is sampled. Ties count against the answer.\n"
         f"- Items that a user had before {again}.",
         "## Limits",
         _limits(run, metrics),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _of_events(run: Run) -> str:
+    if not run.data.events:
+        return ""
+    targets = tuple(run.config.data.target_events)
+    read = [name for name in run.data.events if name not in targets]
+    others = f"; {', '.join(read)} are read only" if read else ""
+    return f" Only these events are predicted, and are answers: {', '.join(targets)}{others}."
 
 
 def _front_matter(source: str, metrics: RunMetrics) -> str:

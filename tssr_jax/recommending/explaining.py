@@ -1,6 +1,5 @@
 """What a model looks at in a history: the gate, and the newest position's attention."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from tssr_jax.models.apply import attention, encode
 from tssr_jax.models.content import Content
 from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel.devices import exactly
-from tssr_jax.recommending.items import ItemId, Items
+from tssr_jax.recommending.items import Items, KnownHistory
 from tssr_jax.recommending.results import Explanation
 
 _encode = jax.jit(exactly(encode), static_argnums=0)
@@ -20,10 +19,9 @@ _attention = jax.jit(exactly(attention), static_argnums=0)
 
 
 def explanation(
-    model: TSSR, params: Any, content: Content, items: Items, history: Sequence[ItemId]
+    model: TSSR, params: Any, content: Content, items: Items, known: KnownHistory
 ) -> Explanation:
     """See `Recommender.explain`."""
-    known = items.read(history)
     classes, unknown = known.classes, known.unknown
     if not classes:
         raise UserError("None of the history's items is in the catalogue: nothing to explain.")

@@ -76,25 +76,29 @@ def with_whole_ids(table: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     return table.with_columns(pl.col(whole).fill_nan(None).cast(pl.Int64)) if whole else table
 
 
-def histories_of(frame: Any, data: ml_collections.ConfigDict) -> list[History]:
+def histories_of(
+    frame: Any, data: ml_collections.ConfigDict, events: Sequence[str] = ()
+) -> list[History]:
     """The histories of a DataFrame, users in the order of their first rows.
 
     Args:
       frame: a row for each item, in the columns that `data` names; or columns user and items, with
         lists. Rows of a user are put in the order of their times if there are any.
       data: section `data` of the run's configuration.
+      events: that the model reads.
 
     Raises:
       UserError: for a missing column, or a malformed row.
     """
     table = as_polars(frame, _HISTORIES)
     user, item, at = data.user_column, data.item_column, data.timestamp_column
-    event = data.event_column if data.target_events else ""
+    event = data.event_column if events else ""
     lists = LISTS in table.columns
     read = (user, LISTS, TIMES, EVENTS) if lists else (user, item, at, event)
     needed = [LISTS] if lists else [user, item]
     require_columns(table.columns, needed, Path(_HISTORIES), "Rename a column.")
-    table = with_whole_ids(table.select(n for n in read if n in table.columns), (user, item))
+    table = table.select(n for n in dict.fromkeys(read) if n in table.columns)
+    table = with_whole_ids(table, (user, item, event))
     if not table.height:
         return []
     with tempfile.TemporaryDirectory() as folder:
@@ -102,8 +106,9 @@ def histories_of(frame: Any, data: ml_collections.ConfigDict) -> list[History]:
         try:
             table.write_parquet(path)
             if not lists:
-                _grouped(path, data).write_parquet(path)
-            return list(Histories(path, user, item, at, data.timestamp_format, event))
+                _grouped(path, data, event).write_parquet(path)
+            form = data.timestamp_format
+            return list(Histories(path, user, item, at, form, event, events))
         except pl.exceptions.PolarsError as error:
             raise UserError(f"{_HISTORIES}: a column can't be read ({shown(error)}).") from error
         except UserError as error:
@@ -111,10 +116,9 @@ def histories_of(frame: Any, data: ml_collections.ConfigDict) -> list[History]:
             raise UserError(told) from error
 
 
-def _grouped(path: Path, data: ml_collections.ConfigDict) -> pl.DataFrame:
+def _grouped(path: Path, data: ml_collections.ConfigDict, event: str) -> pl.DataFrame:
     """Columns user, items and maybe times, lists, of a file with a row for each item."""
     user, item, at = data.user_column, data.item_column, data.timestamp_column
-    event = data.event_column if data.target_events else ""
     rows = tables.read_table(path, needed=(user, item))
     table = rows.table.with_row_index(_FIRST).with_columns(pl.col(_FIRST).min().over(user))
     table = table.with_columns(pl.col(item).fill_null("").str.strip_chars())
@@ -130,7 +134,7 @@ def _grouped(path: Path, data: ml_collections.ConfigDict) -> pl.DataFrame:
         table = table.with_columns(pl.Series(TIMES, seconds))
         table = table.sort(_FIRST, TIMES, maintain_order=True)
         columns.append(pl.col(TIMES).filter(pl.col(item) != ""))
-    if event in table.columns:
+    if event and event in table.columns:
         columns.append(pl.col(event).filter(pl.col(item) != "").alias(EVENTS))
     first = pl.col(_FIRST).first()
     return table.group_by(user).agg(first, *columns).sort(_FIRST).drop(_FIRST)

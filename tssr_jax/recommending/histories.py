@@ -61,7 +61,7 @@ class Histories:
       UserError: if there is no such file, or no file of histories in the folder.
     """
 
-    def __init__(self, path: Path, *columns: str):
+    def __init__(self, path: Path, *columns: Any):
         paths = [path]
         if path.is_dir():
             paths = sorted(p for p in path.iterdir() if p.is_file() and p.name[0] not in "._")
@@ -99,8 +99,8 @@ class HistoryFile:
       item_column: name of the column of items in files with one row for each item.
       time_column: name of the column of times there; such a file need not have it.
       time_format: strptime's format of times, "" for seconds or ISO dates.
-      event_column: name of the column of events there; such a file need not have it. "" reads no
-        events from any file.
+      event_column: name of the column of events there; such a file need not have it.
+      events: that may be there; () reads none from any file.
 
     Raises:
       UserError: if there is no such file, or its name ends otherwise.
@@ -114,6 +114,7 @@ class HistoryFile:
         time_column: str = "timestamp",
         time_format: str = "",
         event_column: str = "",
+        events: Sequence[str] = (),
     ):
         if not path.is_file():
             raise UserError(f"--input: there is no file {path}.")
@@ -122,7 +123,7 @@ class HistoryFile:
         self.path = path
         self._columns = (user_column, item_column)
         self._time_column, self._time_format = time_column, time_format
-        self._event_column = event_column
+        self._event_column, self._events = event_column if events else "", events
         self._lists = path.suffix == ".parquet" and LISTS in _parquet_columns(path)
 
     def count(self) -> int | None:
@@ -156,8 +157,13 @@ class HistoryFile:
             user, times = shown(repr(history.user)), history.times or ()
             if None in times:
                 raise UserError(f"{self.path}: user {user} has items without a time.")
-            if not all(history.events or ()):
-                raise UserError(f"{self.path}: user {user} has items without an event.")
+            unknown = [own for own in history.events or () if own not in self._events]
+            if unknown:
+                told = f"the event {shown(repr(unknown[0]))}" if unknown[0] else "no event"
+                raise UserError(
+                    f"{self.path}: user {user} has an item with {told}; those of the run's data "
+                    f"are {shown(', '.join(self._events), 300)}."
+                )
             try:
                 require_seconds(times)
             except UserError as error:
@@ -186,7 +192,7 @@ class HistoryFile:
                     if not user:
                         raise ValueError("its user is empty")
                     ids, times = [as_id(item) for item in items], _times(fields, items)
-                    events = _events(fields, items) if self._event_column else None
+                    events = _events(fields, items) if self._events else None
                     history = History(user, ids, times, events)
                 except (ValueError, KeyError, TypeError, UserError) as error:
                     raise UserError(
@@ -201,7 +207,7 @@ class HistoryFile:
         names = table.collect_schema().names()
         require_columns(names, columns, self.path, "")
         times = _seconds(table.collect_schema()) if TIMES in names else pl.lit(None)
-        with_events = self._event_column and EVENTS in names
+        with_events = self._events and EVENTS in names
         texts = pl.List(pl.String)
         table = table.select(
             pl.col(columns[0]).cast(pl.String),
@@ -226,7 +232,8 @@ class HistoryFile:
     def _from_item_rows(self, seen: set[str]) -> Iterator[History]:
         hint = "Rename it, or write histories as JSON lines."
         names = tables.column_names(self.path)
-        timed, with_events = (n in names for n in (self._time_column, self._event_column))
+        timed = self._time_column in names
+        with_events = bool(self._event_column) and self._event_column in names
         needed = [*self._columns]
         needed += [self._time_column] * timed + [self._event_column] * with_events
         chunks = tables.read_chunks(self.path, needed=needed, hint=hint)
@@ -256,7 +263,7 @@ class HistoryFile:
         """Columns user, item, seconds since 1970, and event, null where there are none."""
         (user, item), chunk = self._columns, rows.table
         event = pl.lit(None, pl.String).alias(EVENTS)
-        if self._event_column in chunk.columns:
+        if self._event_column and self._event_column in chunk.columns:
             event = pl.col(self._event_column).str.strip_chars().alias(EVENTS)
         # A row without an item is an empty history, and needs no time.
         there = chunk[item].fill_null("").str.strip_chars() != ""
@@ -306,7 +313,7 @@ def _events(fields: Any, items: list[Any]) -> list[str] | None:
     names = isinstance(events, list) and all(isinstance(own, str) for own in events)
     if not names or len(events) != len(items):
         raise TypeError(f"'events' is {shown(events)!r}, not a name for each item")
-    return events
+    return [own.strip() for own in events]
 
 
 def _without_empty(
@@ -321,7 +328,7 @@ def _without_empty(
     return (
         kept,
         None if times is None else [times[place] for place in there],
-        None if events is None else [events[place] for place in there],
+        None if events is None else [(events[place] or "").strip() for place in there],
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from tssr_jax.checkpoints.checkpointer import FOLDER
+from tssr_jax.config.files import read_signed
 from tssr_jax.config.saved import FILE_NAME, load_config
 from tssr_jax.data_pipeline import fetching
 from tssr_jax.data_pipeline.sources.text_files import read_blocks
@@ -172,8 +173,9 @@ def run_recommend(workdir: epath.Path, request: Request) -> None:
     output.require_apart(request.input)
     data = load_config(workdir).data
     columns = (data.user_column, data.item_column, data.timestamp_column)
-    event = data.event_column if data.target_events else ""
-    histories = Histories(request.input, *columns, data.timestamp_format, event)
+    events = tuple(read_signed(workdir / DATA_FILE)["report"].get("events", ()))
+    form = data.timestamp_format
+    histories = Histories(request.input, *columns, form, data.event_column, events)
     only, never = (
         None if path is None else _read_ids(path) for path in (request.only, request.never)
     )

@@ -278,7 +278,7 @@ class Recommender:
         if isinstance(histories, Frame):
             if times is not None or events is not None:
                 raise UserError("Times and events of a DataFrame's items stand in its columns.")
-            read = histories_of(histories, self.run.config.data)
+            read = histories_of(histories, self.run.config.data, self.items.events)
             columns = [[own.items, own.times, own.events] for own in read]
             items, when, kinds = map(list, zip(*columns, strict=True)) if read else ([], [], [])
             more: Any = {"times": when, "events": kinds, "keep_seen": keep_seen, "stream": stream}
@@ -327,13 +327,17 @@ class Recommender:
         """Vectors of all classes, float32 [num_items + 1, width], see `item_vectors`."""
         return item_vectors(space, self.model, *self.tables[:2], self._choice.weights)
 
-    def explain(self, history: Sequence[ItemId]) -> Explanation:
-        """What the model looks at in a history.
+    def explain(
+        self, history: Sequence[ItemId], events: Sequence[str] | None = None
+    ) -> Explanation:
+        """What the model looks at in a history, whose items may have events (see `recommend`).
 
         Raises:
-          UserError: if none of its items is known.
+          UserError: if none of its items is known, or events don't fit.
         """
-        return explanation(self.model, *self.tables[:2], self.items, history)
+        self.items.require_events([history], [events])
+        known = self.items.read(history, events=events)
+        return explanation(self.model, *self.tables[:2], self.items, known)
 
     def because(
         self,

@@ -43,6 +43,8 @@ _MOST_PROBLEMS = 20
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": schemas.Problem, "description": "There is no such item."}
 }
+# Headers that a proxy adds.
+_OF_PROXIES = frozenset({"forwarded", "x-forwarded-for", "x-real-ip", "via"})
 # The page loads nothing from elsewhere, and may not.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'self'",
@@ -184,7 +186,7 @@ def _add_reasons(app: FastAPI, service: Service) -> None:
     @app.post("/explain", responses=_PROBLEMS)
     async def explain(asked: schemas.ExplainRequest) -> schemas.ExplainResponse:
         """What the model looks at in a history."""
-        told = await service.compute(lambda: recommender.explain(asked.history))
+        told = await service.compute(lambda: recommender.explain(asked.history, asked.events))
         weights = [None] * len(told.items) if told.id_weight is None else told.id_weight.tolist()
         class_of = recommender.items.class_of
         return schemas.ExplainResponse(
@@ -209,6 +211,10 @@ def _add_reasons(app: FastAPI, service: Service) -> None:
 def _add_lookups(app: FastAPI, service: Service) -> None:
     recommender = service.recommender
 
+    def shows_examples(request: Request) -> bool:
+        """Not through a proxy, behind which anyone may be."""
+        return service.examples and not _OF_PROXIES & {name.lower() for name in request.headers}
+
     @app.get("/search", responses=_PROBLEMS)
     async def search(
         q: Annotated[str, Query(min_length=1, max_length=100)],
@@ -228,10 +234,11 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
 
     @app.get("/example", responses=_PROBLEMS | _NOT_FOUND)
     async def example(
+        request: Request,
         number: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
     ) -> schemas.ExampleResponse:
         """The history of a user of the data and what they took next; a random user's by default."""
-        if not service.examples:
+        if not shows_examples(request):
             raise HTTPException(404, "This service shows no histories of its data.")
         own = await asyncio.to_thread(service.example, number)
         class_of = recommender.items.class_of
@@ -248,17 +255,18 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
         )
 
     @app.get("/about")
-    async def about() -> schemas.About:
+    async def about(request: Request) -> schemas.About:
         """What is served."""
         return schemas.About(
             name=service.name,
             items=len(recommender.items.ids),
             streams=list(recommender.model.streams),
             events=list(recommender.items.events),
+            usual_event=recommender.items.usual_event,
             apart=list(recommender.apart),
             max_length=recommender.model.max_length,
             most_at_once=service.limits.most_at_once,
-            examples=service.examples,
+            examples=shows_examples(request),
         )
 
     @app.head("/healthz", include_in_schema=False)

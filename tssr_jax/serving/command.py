@@ -25,7 +25,7 @@ _EXAMPLES = flags.DEFINE_bool(
     "examples",
     None,
     "Show histories of the data's users, without their ids, on the page. By default if only this "
-    "machine can ask (--host).",
+    "machine can ask (--host, --allowed_hosts), and no proxy stands in between.",
 )
 _OPEN_PAGE = flags.DEFINE_bool("open_page", False, "Open the page in a browser.")
 
@@ -34,7 +34,7 @@ def main() -> None:
     """Serves until the process is stopped."""
     workdir = cli.required_workdir(_WORKDIR)
     try:
-        from tssr_jax.serving.server import allowed_hosts, run_serve
+        from tssr_jax.serving.server import allowed_hosts, run_serve, shows_examples
         from tssr_jax.serving.service import Limits
     except ModuleNotFoundError as error:
         raise UserError(
@@ -48,7 +48,7 @@ def main() -> None:
         workdir,
         *place,
         limits,
-        examples=_EXAMPLES.value,
+        examples=shows_examples(_HOST.value, _ALLOWED_HOSTS.value, _EXAMPLES.value),
         open_page=_OPEN_PAGE.value,
         raw_dir=_RAW_DIR.value,
     )

@@ -61,6 +61,7 @@ class ExplainRequest(_Request):
     """A history, oldest item first."""
 
     history: Annotated[list[ItemId], Field(min_length=1, max_length=MOST_ITEMS)]
+    events: Events | None = None
 
 
 class BecauseRequest(_Request):
@@ -162,12 +163,13 @@ class ExampleResponse(BaseModel):
 
 
 class About(BaseModel):
-    """What is served; `events` are those that the model reads."""
+    """What is served; `events` are those that the model reads, the usual one where none is told."""
 
     name: str
     items: int
     streams: list[str]
     events: list[str]
+    usual_event: str
     apart: list[str] = Field(description="Streams that can be asked for by themselves.")
     max_length: int
     most_at_once: int

@@ -28,7 +28,7 @@ def run_serve(
     port: int,
     limits: Limits,
     *,
-    examples: bool | None = None,
+    examples: bool = False,
     open_page: bool = False,
     raw_dir: str | None = None,
 ) -> None:
@@ -39,7 +39,7 @@ def run_serve(
       host: the address to listen at.
       port: the port to listen at.
       limits: sizes, concurrency, time.
-      examples: --examples, see `shows_examples`.
+      examples: show histories of the data.
       open_page: open the page in this machine's browser once the service answers.
       raw_dir: see `Recommender.from_workdir`.
 
@@ -61,7 +61,7 @@ def run_serve(
     if open_page:
         threading.Thread(target=_open_page, args=(host, port, where), daemon=True).start()
     uvicorn.run(
-        create_app(recommender, str(workdir), limits, examples=shows_examples(host, examples)),
+        create_app(recommender, str(workdir), limits, examples=examples),
         host=host,
         port=port,
         log_level="warning",
@@ -86,14 +86,15 @@ def allowed_hosts(host: str, asked: Sequence[str] | None) -> tuple[str, ...]:
     return (*_LOOPBACK, "[::1]", "[") if host in _LOOPBACK else ("*",)
 
 
-def shows_examples(host: str, asked: bool | None) -> bool:
+def shows_examples(host: str, names: Sequence[str] | None, asked: bool | None) -> bool:
     """Whether anyone who asks is shown histories of the data: by default on this machine only.
 
     Args:
       host: the address that is listened at.
+      names: --allowed_hosts; None if it is not set. Otherwise others ask, maybe through a proxy.
       asked: --examples; None if it is not set.
     """
-    return host in _LOOPBACK if asked is None else asked
+    return host in _LOOPBACK and not names if asked is None else asked
 
 
 class TimedHeads(H11Protocol):

@@ -232,6 +232,8 @@ def _left_out(config: ml_collections.ConfigDict) -> list[str]:
             "activations)"
             for field in trained_fields(content)
         ]
+    if config.data.target_events or config.data.weight_column:
+        some.append("events and weights of interactions (a few numbers for each position)")
     if config.train.packing:
         some.append("packing (a step is as large as without it, or smaller)")
     return some

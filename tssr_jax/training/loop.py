@@ -18,6 +18,7 @@ from tssr_jax.config.fields import flattened
 from tssr_jax.config.saved import FILE_NAME, OF_A_MACHINE, require_same_config, save_config
 from tssr_jax.config.validation import validate_config
 from tssr_jax.data_pipeline import digests, report
+from tssr_jax.data_pipeline.counts import repeated_share
 from tssr_jax.data_pipeline.input_pipeline import (
     NOTHING_TO_TRAIN_ON,
     Cut,
@@ -126,6 +127,9 @@ def _train(
         console.print(line)
     if told := run.sequences.splits.told:
         console.print(f"split by time: {told}")
+    if run.sequences.has_events:
+        for line in report.of_repeats(repeated_share(run.sequences), config.evaluate.keep_seen):
+            console.print(line)
     with tracking(config, workdir, silent=not processes.is_first()) as trackers:
         return _train_and_test(run, workdir, stop, console, trackers)
 

@@ -18,7 +18,7 @@ from tssr_jax.training.state import (
     require_same_sections,
     with_params,
 )
-from tssr_jax.training.warm_start import carried_params
+from tssr_jax.training.warm_start import carried_params, found_by_name
 
 
 class Start(NamedTuple):
@@ -65,6 +65,7 @@ def find_start(run: Run, checkpointer: Checkpointer) -> Start:
         field = f"--config.train.{name}={other}"
         require_same_sections(run.config, load_config(other), field)
         other_run, others, _ = restore_best(other, encoders=True)
+        others = found_by_name(run, other_run, others, field)
         if name == "warm_start":
             others = carried_params(run, other_run, others)
         params = params_of(state, others, field, items=name == "warm_start")

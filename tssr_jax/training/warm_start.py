@@ -53,12 +53,8 @@ def carried_params(run: Run, other: Run, others: Any) -> Any:
     like = _like(run, known, new)
 
     def rows(path: Any, x: Any) -> np.ndarray:
-        whole, names = processes.to_host(x), sharding.path_names(path)
-        if names[0] == "event_embedding":
-            return _rows_of_events(whole, run.data.events, other.data.events)
-        if _reads_categories(names, run.model.modalities):
-            return _rows_of_categories(whole, run.categories, other.categories)
-        dimension = sharding.class_dimension(names)
+        whole = x if isinstance(x, np.ndarray) else processes.to_host(x)
+        dimension = sharding.class_dimension(sharding.path_names(path))
         if dimension is None:
             return whole
         table = np.moveaxis(whole, dimension, 0)
@@ -69,6 +65,36 @@ def carried_params(run: Run, other: Run, others: Any) -> Any:
     params = jax.tree_util.tree_map_with_path(rows, others)
     padded = sharding.pad_classes(params, run.model.classes)
     return run.devices.place(padded, run.params_layout)
+
+
+def found_by_name(run: Run, other: Run, others: Any, field: str) -> Any:
+    """Another run's parameters with the rows of this run's events and categories.
+
+    Args:
+      run: the run that begins.
+      other: the run that it goes on from, with an equal model.
+      others: its parameters.
+      field: names that run, for the error.
+
+    Raises:
+      UserError: if one of the two reads events, and the other does not.
+    """
+    if bool(run.data.events) != bool(other.data.events):
+        one, two = ("reads" if own.data.events else "reads no" for own in (other, run))
+        raise UserError(
+            f"{field}: that run {one} events (data.target_events), this one {two} events. Train "
+            "both alike."
+        )
+
+    def rows(path: Any, x: Any) -> Any:
+        names = sharding.path_names(path)
+        if names[0] == "event_embedding":
+            return _rows_of_events(processes.to_host(x), run.data.events, other.data.events)
+        if _reads_categories(names, run.model.modalities):
+            return _rows_of_categories(processes.to_host(x), run.categories, other.categories)
+        return x
+
+    return jax.tree_util.tree_map_with_path(rows, others)
 
 
 def _reads_categories(names: Sequence[str], modalities: Sequence[str]) -> bool:

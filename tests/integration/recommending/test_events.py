@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 
 from tests.support.raw_data import tiny_config
 from tssr_jax.errors import UserError
+from tssr_jax.evaluation.ranking import rank
 from tssr_jax.models.apply import encode, newest
 from tssr_jax.recommending.export import _vectors, scores_program
 from tssr_jax.recommending.histories import HistoryFile
@@ -67,9 +68,9 @@ def test_what_is_measured_is_what_is_recommended(workdir, recommender):
     assert 10 < len(users) <= 40 and {x for own in events for x in own} == {"buy", "view"}
     lists = ids(recommender.recommend(histories, 20, times=times, events=events))
     found = 0
-    for own, rank, answer in zip(lists, ranks, answers, strict=True):
+    for own, place, answer in zip(lists, ranks, answers, strict=True):
         name = data.item_ids[answer - 1]
-        assert (own.index(name) == rank) if name in own else rank < 0 or rank >= len(own)
+        assert (own.index(name) == place) if name in own else place < 0 or place >= len(own)
         found += name in own
     assert found > 10
     # Without events each item is what is predicted.
@@ -127,7 +128,7 @@ def test_data_frames(recommender, lists, library):
     ("events", "told"),
     [
         ([["view", "buy"]], r"3 items has the events \['view', 'buy'\]"),
-        ([["view", "buy", "sold"]], r"no event 'sold'; those of the run's data are buy, view"),
+        ([["view", "buy", "sold"]], r"no event 'sold'; those of the run's data are view, buy"),
         (["buy"], "needs one for each"),
         ([], "1 histories, but events of 0"),
     ],
@@ -142,19 +143,20 @@ def test_events_that_make_no_sense(recommender, events, told):
     [
         ({"user": "u", "items": ["i1"], "events": ["view", "buy"]}, "not a name for each item"),
         ({"user": "u", "items": ["i1"], "events": [3]}, "not a name for each item"),
-        ({"user": "u", "items": ["i1"], "events": [""]}, "'u' has items without an event"),
+        ({"user": "u", "items": ["i1"], "events": [""]}, "'u' has an item with no event"),
+        ({"user": "u", "items": ["i1"], "events": ["x"]}, "'u' has an item with the event 'x'"),
     ],
 )
 def test_files_that_make_no_sense(tmp_path, row, told):
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps(row) + "\n")
     with pytest.raises(UserError, match=told):
-        list(HistoryFile(path, event_column="event"))
+        list(HistoryFile(path, event_column="event", events=("view", "buy")))
 
 
 def test_the_service(recommender):
     with TestClient(create_app(recommender, "run", examples=True)) as client:
-        assert client.get("/about").json()["events"] == ["buy", "view"]
+        assert client.get("/about").json()["events"] == ["view", "buy"]
         asked = {"histories": [HISTORY, ["i3"]], "times": [TIMES, None], "top_k": 5}
         told = client.post("/recommend", json=asked | {"events": [EVENTS, None]}).json()
         expected = recommender.recommend(
@@ -166,6 +168,25 @@ def test_the_service(recommender):
         example = client.get("/example?number=3").json()
         assert len(example["events"]) == len(example["history"])
         assert set(example["events"]) <= {"buy", "view"}
+
+
+def test_ranks_read_events(recommender):
+    model, (params, content, _) = recommender.model, recommender.tables
+    classes = np.array([[recommender.items.class_of(item) for item in HISTORY]])
+    lists = recommender.recommend([HISTORY], 20, times=[TIMES], events=[EVENTS])[0].items
+    numbers = np.array([[1 + recommender.items.events.index(name) for name in EVENTS]])
+    minutes = np.array([TIMES]).astype(np.int32) // 60
+    for place in (0, 7):
+        answer = np.array([recommender.items.class_of(lists[place].item)])
+        found = rank(model, params, classes, answer, content, times=minutes, events=numbers)
+        assert found.tolist() == [place]
+
+
+def test_a_column_without_a_name_is_no_event(workdir, tmp_path):
+    path = tmp_path / "histories.csv"
+    path.write_text(",user,item\n0,u,i1\n1,u,i2\n")
+    (history,) = HistoryFile(path)
+    assert history.events is None and history.items == ["i1", "i2"]
 
 
 def test_a_model_that_reads_no_events_says_so(recommender):
@@ -197,6 +218,7 @@ def test_explanations_and_user_vectors_read_events(recommender):
     bought = np.where(window > 0, recommender.items.usual_number, 0)
     gate = encode(model, params, window, content, events=bought).gate
     told = recommender.explain(HISTORY)
+    assert not np.array_equal(told.id_weight, recommender.explain(HISTORY, EVENTS).id_weight)
     np.testing.assert_allclose(told.id_weight, gate[0, -3:].mean(axis=-1), atol=1e-6)
 
 
@@ -209,7 +231,7 @@ def test_a_run_that_is_carried(workdir, recommender, tmp_path, monkeypatch):
     workdir.parent.rename(away)
     try:
         other = Recommender.from_workdir(there, batch_size=8)
-        assert other.items.events == ("buy", "view")
+        assert other.items.events == ("view", "buy")
         assert other.recommend([HISTORY], 5, times=[TIMES], events=[EVENTS]) == expected
     finally:
         away.rename(workdir.parent)

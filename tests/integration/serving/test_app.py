@@ -146,6 +146,9 @@ def test_examples_are_what_users_took_and_took_next(recommender):
         found = [client.get(f"/example?number={number}").json() for number in range(40)]
         drawn = [client.get("/example").json() for _ in range(8)]
         assert client.get("/example?number=47").json() == found[7]
+        for header in ("X-Forwarded-For", "Forwarded", "Via"):  # by proxies
+            assert client.get("/example", headers={header: "x"}).status_code == 404
+            assert not client.get("/about", headers={header: "x"}).json()["examples"]
     for one in found:
         assert all(x["title"] == titles[x["item"]] for x in (*one["history"], one["answer"]))
     # Each user's newest item is the answer, after all that they took before.

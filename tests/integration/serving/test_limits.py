@@ -31,9 +31,10 @@ def test_which_names_are_allowed():
 
 
 def test_histories_are_shown_on_this_machine_alone_unless_asked_for():
-    assert shows_examples("127.0.0.1", None) and shows_examples("::1", None)
-    assert not shows_examples("0.0.0.0", None)
-    assert shows_examples("0.0.0.0", True) and not shows_examples("localhost", False)
+    assert shows_examples("127.0.0.1", None, None) and shows_examples("::1", [], None)
+    assert not shows_examples("0.0.0.0", None, None)
+    assert not shows_examples("127.0.0.1", ["shop.example"], None)
+    assert shows_examples("0.0.0.0", None, True) and not shows_examples("localhost", None, False)
 
 
 def test_bodies_that_wait_for_their_ends_are_bounded():

@@ -189,5 +189,18 @@ def test_vectors_of_events_are_found_by_their_names(configs, tmp_path):
         np.asarray(best_params(config, tmp_path / name)["event_embedding"]["embedding"])
         for config, name in zip(configs, "ab", strict=True)
     )
-    np.testing.assert_array_equal(new[:2], old[:2])  # none, buy
-    np.testing.assert_allclose(new[2], old[1:].mean(axis=0), rtol=1e-6)
+    # Numbers: view 1, buy 2; cart 1, buy 2.
+    np.testing.assert_array_equal(new[[0, 2]], old[[0, 2]])
+    np.testing.assert_allclose(new[1], old[1:].mean(axis=0), rtol=1e-6)
+    second.train.update(warm_start="", init_from=str(tmp_path / "a"))
+    train(second, tmp_path / "c")
+    other = np.asarray(best_params(second, tmp_path / "c")["event_embedding"]["embedding"])
+    np.testing.assert_array_equal(other, new)
+    second.data.target_events = ()
+    for name in ("warm_start", "init_from"):
+        second.train.update(warm_start="", init_from="")
+        second.train[name] = str(tmp_path / "a")
+        with pytest.raises(
+            UserError, match=rf"{name}=.*: that run reads events .* reads no events"
+        ):
+            train(second, tmp_path / name)

@@ -14,6 +14,7 @@ from tests.support.raw_data import write_csv
 from tests.support.raw_layouts import write_layout
 from tssr_jax.config import default_config
 from tssr_jax.data_pipeline import interactions
+from tssr_jax.data_pipeline.counts import repeated_share
 from tssr_jax.data_pipeline.eval_batches import EvalBatches
 from tssr_jax.data_pipeline.gate_rows import gate_rows, trained_lengths
 from tssr_jax.data_pipeline.input_pipeline import TrainBatches
@@ -60,7 +61,8 @@ def test_leave_one_out_takes_what_is_predicted(users):
     for user, own in enumerate(users):
         places = predicted(own)
         trained.append(len(own))
-        if len(places) >= 3:
+        every = [i for i, (_, event) in enumerate(own) if PREDICTED[event]]
+        if len(every) >= 3:
             validation.append((user, places[-2]))
             test.append((user, places[-1]))
             trained[-1] = places[-2]
@@ -86,7 +88,7 @@ def test_a_split_by_time_takes_what_is_predicted(users, first, which):
             answers += [(user, place) for place in some]
         expected.append(answers)
     trained = [sum(at < first * DAY for at, _ in own) for own in users]
-    arguments = store.lengths, store.all_times, evaluate, store.are_predicted
+    arguments = store.lengths, store.all_times, evaluate, store.predictions
     if not all(expected) or max(trained) < 2:
         with pytest.raises(UserError, match="Name other dates"):
             global_time(*arguments)
@@ -185,16 +187,23 @@ def test_rows_of_one_time_are_ordered_whatever_the_file(tmp_path, reverse):
         ("u", "h", 500, "view", 1.0),
     ]
     chunks = [chunk([row]) for row in (rows[::-1] if reverse else rows)]
-    for drop, expected in ((False, [2, 1, 2, 2]), (True, [2, 1, 2])):
-        scratch = tmp_path / str(drop)
+    # What is predicted comes after what is only read, and the larger weight is kept.
+    for targets, drop, events, weights in (
+        ((), False, [2, 1, 2, 2], [1.0, 2.0, 1.0, 0.5]),
+        ((), True, [2, 1, 2], [1.0, 2.0, 1.0]),
+        (("buy",), False, [1, 1, 1, 2], [1.0, 1.0, 0.5, 2.0]),
+        (("buy",), True, [1, 1, 2], [1.0, 1.0, 2.0]),
+    ):
+        scratch = tmp_path / f"{drop}{targets}"
         scratch.mkdir()
-        found = interactions.collect(chunks, scratch, tie_seed=0, drop_repeats=drop)
-        assert found.events == ("buy", "view")
+        found = interactions.collect(
+            chunks, scratch, tie_seed=0, drop_repeats=drop, targets=targets
+        )
+        assert found.events == (("view", "buy") if targets else ("buy", "view"))
         (part,) = found
-        assert part["event"].tolist() == expected
-        weights = [1.0, 2.0, 0.5, 1.0][: len(expected)]
+        assert part["event"].tolist() == events
         assert part["weight"].tolist() == weights
-        assert found.num_repeats == 4 - len(expected)
+        assert found.num_repeats == 4 - len(events)
 
 
 def test_too_many_events_are_no_events(tmp_path):
@@ -222,7 +231,7 @@ def test_what_is_stored_is_what_the_file_says(config):
     data = prepare(config.data)
     path = f"{config.data.raw_dir}/interactions.csv"
     rows = pl.read_csv(path).sort("timestamp")
-    assert data.events == ("buy", "view")
+    assert data.events == ("view", "buy")
     counts = dict(rows["event"].value_counts().iter_rows())
     report = json.loads((data.folder / "report.json").read_text())
     assert report["events"] == counts
@@ -231,7 +240,7 @@ def test_what_is_stored_is_what_the_file_says(config):
         config.data.in_memory_gib = gib
         stores.append(open_store(data, config))
     for store in stores:
-        assert store.weighted and store.predicted.tolist() == [False, True, False]
+        assert store.weighted and store.predicted.tolist() == [False, False, True]
         for user, name in enumerate(data.user_ids):
             own = rows.filter(pl.col("user") == name)
             length = store.lengths[user]
@@ -261,6 +270,8 @@ def test_data_without_events_keeps_its_key(config):
     ("fields", "row", "told"),
     [
         ({"target_events": ("sold",)}, "", r"names 'sold', which no row .* has\. .* buy, view"),
+        ({"target_events": (1,)}, "", r"must be names of events, in quotes: '1', not 1"),
+        ({"event_column": ""}, "", r"event_column is ''; target_events needs"),
         ({"event_column": "kind"}, "", r"has no column 'kind'"),
         ({"weight_column": "times"}, "", r"has no column 'times'"),
         ({}, "u0,i1,1,,1", r"line 2: column 'event' is empty"),
@@ -284,6 +295,35 @@ def test_a_source_without_events_says_so(config):
     config.data.source = "yelp"
     with pytest.raises(UserError, match=r"'yelp' has no event of interactions; these have: .*csv"):
         prepare(config.data)
+
+
+def test_each_purchase_follows_a_view(tmp_path):
+    """The gate learns from views then: of no purchase is the item new."""
+    users = [
+        [
+            (10 * n + k, item, kind)
+            for n, item in enumerate(range(u, u + 5))
+            for k, kind in ((0, 1), (5, 3))
+        ]
+        for u in range(20)
+    ]
+    items = np.array([1 + x[1] for own in users for x in own], np.int32)
+    minutes = np.array([x[0] for own in users for x in own], np.int32)
+    events = np.array([{1: 2, 3: 3}[x[2]] for own in users for x in own], np.int32)
+    offsets = np.arange(0, items.size + 1, 10)
+    store = SequenceStore.in_memory(
+        *map(tf.constant, (items, minutes, offsets)), {"event": tf.constant(events)}, PREDICTED
+    )
+    assert repeated_share(store) == 1.0
+    config = default_config()
+    config.model.update(memory=("co_occurrence",), max_length=12)
+    rows = gate_rows(store, config, 30)
+    assert len(rows.users)
+    for user, label, history in zip(rows.users, rows.labels, rows.items, strict=True):
+        assert label not in history
+        assert label == items[offsets[user] : offsets[user + 1]][:7].max()
+    lent = trained_lengths(store, config) < store.splits.trained
+    assert set(rows.users) <= set(np.flatnonzero(lent))
 
 
 def test_nobody_with_enough_to_predict(config, tmp_path):

@@ -48,8 +48,8 @@ export function cover(item, size = "") {
 
 // The title with what was searched for underlined.
 export function marked(title, query) {
-  const words = query.split(/\s+/).filter(Boolean).map((word) => RegExp.escape
-    ? RegExp.escape(word) : word.replace(/[^\p{L}\p{N}]/gu, "\\$&"));
+  const words = query.split(/\s+/).filter(Boolean)
+    .map((word) => word.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"));
   if (!words.length) return element("span", {}, title);
   const parts = title.split(new RegExp(`(${words.join("|")})`, "iu"));
   return element("span", {}, ...parts.map((part, i) => (
@@ -96,19 +96,20 @@ async function reasons(item, history) {
 
 function why(item, history) {
   const list = element("ul", {});
-  const region = element("div", { className: "why", hidden: true }, list);
+  const failure = element("p", {});
+  const region = element("div", { className: "why", hidden: true }, list, failure);
   const asking = button("Why", `Why ${titleOf(item)}`, async () => {
     region.hidden = !region.hidden;
     asking.setAttribute("aria-expanded", String(!region.hidden));
     if (region.hidden || list.childElementCount) return;
-    let told;
+    failure.textContent = "";
     try {
-      told = await reasons(item, history);
+      const told = await reasons(item, history);
+      if (!told.length) told.push("nothing of the history speaks for it by itself");
+      list.replaceChildren(...told.map((text) => element("li", { textContent: text })));
     } catch (error) {
-      told = [error.message];
+      failure.textContent = error.message; // the next click asks again
     }
-    if (!told.length) told = ["nothing of the history speaks for it by itself"];
-    list.replaceChildren(...told.map((text) => element("li", { textContent: text })));
   });
   asking.setAttribute("aria-expanded", "false");
   return [asking, region];

@@ -44,8 +44,11 @@ function change(items, example = null) {
 
 function add(item, from) {
   const list = from && from.closest("section");
-  const last = chosen.at(-1)?.time;
-  change([...chosen, last === undefined ? item : { ...item, time: last + 60 }]);
+  const { time, event } = chosen.at(-1) ?? {};
+  const own = { ...item };
+  if (time !== undefined) own.time = time + 60;
+  if (event !== undefined) own.event = about.usual_event;
+  change([...chosen, own]);
   byId("search").value = "";
   showFound([], "");
   refresh(list && list.id);
@@ -59,27 +62,34 @@ function remove(place) {
 }
 
 async function showExample(number = null) {
+  const mine = ++rankings;
   byId("status").textContent = "Looking for a user …";
   try {
     const found = await ask(number === null ? "example" : `example?number=${number}`);
+    if (mine !== rankings) return undefined;
     tell("example", null);
     change(found.history.map((item, i) => ({
       ...item, time: found.times[i], event: found.events?.[i],
     })), found);
   } catch (error) {
+    if (mine !== rankings) return undefined;
     tell("example", error);
   }
   return refresh();
 }
 
 async function open() {
+  const mine = ++rankings;
   const [kind, value] = location.hash.slice(1).split("=", 2);
   try {
     about = await ask("about");
+    if (mine !== rankings) return undefined;
     if (kind === "items" && value) {
       const ids = value.split(",").map(decodeURIComponent);
       const asked = ids.map((id) => `id=${encodeURIComponent(id)}`).join("&");
-      change((await ask(`items?${asked}`)).items);
+      const found = await ask(`items?${asked}`);
+      if (mine !== rankings) return undefined;
+      change(found.items);
     } else if (about.examples) {
       return showExample(kind === "example" && /^\d+$/.test(value) ? value : null);
     }
