@@ -30,7 +30,8 @@ from tssr_jax.studies.statistics import paired_difference
 
 _DATA = flags.DEFINE_string("data", None, "Folder of interactions.csv.", required=True)
 _FIRST = flags.DEFINE_string("first", None, "The first day, YEAR-MONTH-DAY.", required=True)
-_DAYS = flags.DEFINE_integer("days", 10, "Days.", lower_bound=2)
+_DAYS = flags.DEFINE_integer("days", 10, "Trainings.", lower_bound=2)
+_STEP = flags.DEFINE_integer("step", 1, "Days from one training to the next.", lower_bound=1)
 _EVERY = flags.DEFINE_integer("every", 0, "Days between trainings from nothing; 0: first, last.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Of the data and runs.", required=True)
 _VALIDATION = datetime.timedelta(days=7)
@@ -90,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
     """Trains day by day, and prints the tables."""
     del argv
     first = datetime.date.fromisoformat(_FIRST.value)
-    days = [first + i * _DAY for i in range(_DAYS.value)]
+    days = [first + i * _STEP.value * _DAY for i in range(_DAYS.value)]
     ways = ("nothing", "warm", "memories")
     found = []
     for i, day in enumerate(days):

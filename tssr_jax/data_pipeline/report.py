@@ -65,7 +65,7 @@ def of_repeats(again: float, keep_seen: bool) -> list[str]:
     """A line about this share of answers that their users had before; none if it is small."""
     if again <= _MANY_REPEATS:
         return []
-    told = f"{again:.0%} of the answers are items that the user had before: they "
+    told = f"{again:.0%} of the answers are items that the user had before: they"
     if keep_seen:
         return [f"{told} may be recommended (evaluate.keep_seen=True)"]
     return [

@@ -3,6 +3,7 @@
     saved_model/         TensorFlow: ids in, ids out, item tables and content inside
     recommend.stablehlo  a program of jax.export: classes in, classes out
     vectors.safetensors  item vectors with biases, user vectors: score = user . item + bias
+    index/               vectors with biases as a faiss index, for `tssr serve --index`
     run/                 the run itself, to be used as --workdir on any machine (`run_folder`)
     items.parquet        id, title and training frequency of each class
     users.parquet        the user of each user vector
@@ -13,6 +14,7 @@ docs/guides/recommending.md shows how each is read.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -35,13 +37,14 @@ from tssr_jax.errors import UserError
 from tssr_jax.evaluation.top_k import competing_scores
 from tssr_jax.models.apply import newest
 from tssr_jax.parallel.devices import exactly
+from tssr_jax.recommending.index import require_products, write_index
 from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.recommending.step import chosen_scorer
 from tssr_jax.reporting import make_console, pairs_table
 from tssr_jax.run import Run
 
-FORMATS = ("saved_model", "stablehlo", "vectors", "run")
+FORMATS = ("saved_model", "stablehlo", "vectors", "run", "index")
 # By default all that need none of this package and fit the run.
 _DEFAULT = FORMATS[:3]
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -98,6 +101,8 @@ def run_export(workdir: epath.Path, request: ExportRequest) -> None:
         (str(path.relative_to(request.output)), f"{_size(path) / 2**20:,.1f} MiB")
         for path in sorted(request.output.iterdir())
     ]
+    about = json.loads((request.output / FILE_NAME).read_text())
+    rows += [(f"{name} of the index", f"{own:.4f}") for name, own in about.get("index", {}).items()]
     make_console().print(pairs_table(str(request.output), rows))
 
 
@@ -125,6 +130,8 @@ def _formats(asked: Sequence[str] | None, recommender: Recommender) -> Sequence[
     if asked is None:
         vectors = not recommender.model.memory and _knows_users(run)
         return _DEFAULT if vectors else [name for name in _DEFAULT if name != "vectors"]
+    if "index" in asked:
+        require_products(recommender)
     if recommender.model.memory and "vectors" in asked:
         raise UserError(
             "--formats has vectors, but this run has memories (--config.model.memory): its scores "
@@ -153,6 +160,10 @@ def _write(part: Path, recommender: Recommender, workdir: epath.Path, request: A
         write_tensors(part / "vectors.safetensors", _vectors(recommender))
         users = pl.DataFrame({"user": recommender.run.users().data.user_ids})
         users.write_parquet(part / "users.parquet")
+    measured = {}
+    if "index" in request.formats:
+        (part / "index").mkdir()
+        measured = write_index(part / "index", recommender)
     if "run" in request.formats:
         recommender.save(part / "run", sequences=request.sequences)
     about = {
@@ -164,6 +175,7 @@ def _write(part: Path, recommender: Recommender, workdir: epath.Path, request: A
         "formats": list(request.formats),
         "platforms": list(request.platforms),
         "config": load_config(workdir).to_dict(),
+        **({"index": measured} if measured else {}),
     }
     write_json(epath.Path(part / FILE_NAME), about)
 

@@ -14,7 +14,9 @@ _WORKDIR = cli.workdir_flag()
 _RAW_DIR = cli.raw_dir_flag()
 _OUTPUT = flags.DEFINE_string("output", None, "A new folder.")
 _FORMATS = flags.DEFINE_list(
-    "formats", None, "saved_model, stablehlo, vectors, run; by default all that fit the run."
+    "formats",
+    None,
+    "saved_model, stablehlo, vectors, run, index; by default those of the first three that fit.",
 )
 _PLATFORMS = flags.DEFINE_list(
     "platforms", "cpu", "Platforms of the exported programs: cpu, cuda, rocm, tpu."

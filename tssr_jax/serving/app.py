@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from tssr_jax.errors import UserError, shown
+from tssr_jax.recommending.index import IndexedRecommender
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.recommending.results import Recommendations
 from tssr_jax.serving import schemas
@@ -264,6 +265,7 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
             events=list(recommender.items.events),
             usual_event=recommender.items.usual_event,
             apart=list(recommender.apart),
+            index=isinstance(recommender, IndexedRecommender),
             max_length=recommender.model.max_length,
             most_at_once=service.limits.most_at_once,
             examples=shows_examples(request),

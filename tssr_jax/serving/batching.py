@@ -62,7 +62,8 @@ class Batcher:
         require_times(histories, times)
         if events is None:
             events = [None] * len(histories)
-        self._recommender.items.require_events(histories, events)
+        else:
+            self._recommender.items.require_events(histories, events)
         own = _Waiting(histories, times, events, top_k, asyncio.get_running_loop().create_future())
         self._waiting.setdefault((keep_seen, stream), []).append(own)
         if self._task is None:

@@ -21,6 +21,9 @@ _ALLOWED_HOSTS = flags.DEFINE_list(
     "Names by which the service may be called (header Host); * is any. By default localhost and "
     "--host, or any if --host is no address of this machine alone.",
 )
+_INDEX = flags.DEFINE_string(
+    "index", None, "Folder of an index (tssr export --formats=index): nearly exact lists, faster."
+)
 _EXAMPLES = flags.DEFINE_bool(
     "examples",
     None,
@@ -49,6 +52,7 @@ def main() -> None:
         *place,
         limits,
         examples=shows_examples(_HOST.value, _ALLOWED_HOSTS.value, _EXAMPLES.value),
+        index=cli.optional_path(_INDEX),
         open_page=_OPEN_PAGE.value,
         raw_dir=_RAW_DIR.value,
     )

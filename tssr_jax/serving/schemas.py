@@ -171,6 +171,7 @@ class About(BaseModel):
     events: list[str]
     usual_event: str
     apart: list[str] = Field(description="Streams that can be asked for by themselves.")
+    index: bool = Field(description="Whether lists are found by an index, nearly exactly.")
     max_length: int
     most_at_once: int
     examples: bool = Field(description="Whether GET /example shows histories of the data.")

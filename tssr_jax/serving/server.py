@@ -6,12 +6,14 @@ import threading
 import time
 import webbrowser
 from collections.abc import Sequence
+from pathlib import Path
 
 import uvicorn
 from etils import epath
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tssr_jax.errors import UserError
+from tssr_jax.recommending.index import IndexedRecommender
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.reporting import make_console
 from tssr_jax.serving.app import create_app
@@ -29,6 +31,7 @@ def run_serve(
     limits: Limits,
     *,
     examples: bool = False,
+    index: Path | None = None,
     open_page: bool = False,
     raw_dir: str | None = None,
 ) -> None:
@@ -40,6 +43,7 @@ def run_serve(
       port: the port to listen at.
       limits: sizes, concurrency, time.
       examples: show histories of the data.
+      index: folder of an index, see `recommending.index`; None scores all items.
       open_page: open the page in this machine's browser once the service answers.
       raw_dir: see `Recommender.from_workdir`.
 
@@ -48,7 +52,11 @@ def run_serve(
     """
     console = make_console()
     _require_free(host, port)
-    recommender = Recommender.from_workdir(workdir, raw_dir=raw_dir, batch_size=MOST_HISTORIES)
+    kind = Recommender if index is None else IndexedRecommender
+    recommender = kind.from_workdir(workdir, raw_dir=raw_dir, batch_size=MOST_HISTORIES)
+    if index is not None:
+        assert isinstance(recommender, IndexedRecommender)
+        recommender.use(index)
     if host not in _LOOPBACK:
         console.print(
             f"Anyone who reaches {host} may ask this service: it knows no users and no passwords. "

@@ -329,7 +329,8 @@ def test_why_an_item_is_in_a_list(page, recommender):
     for space, how in (("id", "ids"), ("content", "content")):
         (near,) = among.similar_items(own.items[0].item, 1, space)
         told.append(f"by {how} most like {near.title} (cosine {near.score:.2f})")
-    expect(both.locator(".why").first.get_by_role("listitem")).to_have_text(told)
+    # The first such question compiles a program.
+    expect(both.locator(".why").first.get_by_role("listitem")).to_have_text(told, timeout=30_000)
     expect(asking).to_have_attribute("aria-expanded", "true")
     asking.click()
     expect(both.locator(".why").first).to_be_hidden()

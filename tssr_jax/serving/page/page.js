@@ -220,7 +220,8 @@ async function refresh(focused) {
     showGate(results[0].stream_weights);
     showAnswer(streams, results);
     showLists(streams, results);
-    byId("status").textContent = `Ranked all ${about.items.toLocaleString("en")} items.`;
+    const items = `${about.items.toLocaleString("en")} items`;
+    byId("status").textContent = about.index ? `Searched ${items} by an index.` : `Ranked all ${items}.`;
     const stay = focused && (byId(focused) || byId("lists")).querySelector("button");
     if (stay && document.activeElement === document.body) stay.focus();
   } catch (error) {
