@@ -46,7 +46,7 @@ def test_histories_are_read_from(tmp_path, ending):
     assert file.count() == (None if ending in {".csv", ".csv.gz", ".parquet"} else len(HISTORIES))
 
 
-def read(path, **columns):
+def histories_in(path, **columns):
     """(user, items, times) of each history; events are not read."""
     histories = list(HistoryFile(path, **columns))
     assert all(history.events is None for history in histories)
@@ -56,7 +56,7 @@ def read(path, **columns):
 def test_blanks_around_users_are_not_theirs(tmp_path):
     path = tmp_path / "histories.csv"
     path.write_text("user,item\na,i1\n a , i2 \nb,i3\n")
-    assert read(path) == [("a", ["i1", "i2"], None), ("b", ["i3"], None)]
+    assert histories_in(path) == [("a", ["i1", "i2"], None), ("b", ["i3"], None)]
     path.write_text("user,item\na,i1\nb,i2\n a ,i3\n")
     with pytest.raises(UserError, match="line 4: user 'a' comes again"):
         list(HistoryFile(path))
@@ -65,7 +65,7 @@ def test_blanks_around_users_are_not_theirs(tmp_path):
 def test_ids_may_be_numbers_and_users_have_none(tmp_path):
     path = tmp_path / "histories.jsonl"
     path.write_text('{"items": [5, "007 "]}\n\n{"items": [], "user": 3}\n')
-    assert read(path) == [("1", ["5", "007"], None), ("3", [], None)]
+    assert histories_in(path) == [("1", ["5", "007"], None), ("3", [], None)]
 
 
 TIMED = [("a", ["i1", "i2"], [60.0, 90.5]), ("b", [], []), ("c", ["i3"], [86400.0])]
@@ -75,20 +75,20 @@ def test_times_are_read_where_there_are_any(tmp_path):
     path = tmp_path / "histories.jsonl"
     rows = [{"user": user, "items": items, "times": times} for user, items, times in TIMED]
     path.write_text("\n".join(map(json.dumps, rows)))
-    assert read(path) == TIMED
+    assert histories_in(path) == TIMED
     path = tmp_path / "histories.csv"
     path.write_text("user,item,at\na,i1,60\na,i2,90.5\nb,,\nc,i3,1970-01-02\n")
-    assert read(path, time_column="at") == TIMED
-    assert read(path) == [(user, items, None) for user, items, _ in TIMED]
+    assert histories_in(path, time_column="at") == TIMED
+    assert histories_in(path) == [(user, items, None) for user, items, _ in TIMED]
     table = pl.DataFrame({"user": ["a", "b", "c"], "items": [["i1", "i2"], [], ["i3"]]})
     table = table.with_columns(times=pl.Series([[60.0, 90.5], [], [86400.0]]))
     table.write_parquet(tmp_path / "histories.parquet")
-    assert read(tmp_path / "histories.parquet") == TIMED
+    assert histories_in(tmp_path / "histories.parquet") == TIMED
     for unit in ("ms", "us", "ns"):
         dates = pl.col("times").list.eval((pl.element() * 1e6).cast(pl.Datetime("us")))
         dates = dates.cast(pl.List(pl.Datetime(unit)))
         table.with_columns(dates).write_parquet(tmp_path / "histories.parquet")
-        assert read(tmp_path / "histories.parquet") == TIMED
+        assert histories_in(tmp_path / "histories.parquet") == TIMED
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -97,7 +97,7 @@ def test_json_lines_are_read_as_all_text_is(tmp_path, encoding, newline):
     path = tmp_path / "histories.jsonl"
     lines = ['{"user": "\u00fc", "items": ["i1"]}', "", '{"items": ["i2"]}', ""]
     path.write_bytes(newline.join(lines).encode(encoding))
-    assert read(path) == [("\u00fc", ["i1"], None), ("3", ["i2"], None)]
+    assert histories_in(path) == [("\u00fc", ["i1"], None), ("3", ["i2"], None)]
     path.write_bytes(b"")
     assert not list(HistoryFile(path))
 
