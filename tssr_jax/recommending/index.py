@@ -172,8 +172,11 @@ class IndexedRecommender(Recommender):
                 raise UserError(
                     f"--index={folder} has no {name}. Write one: tssr export --formats=index."
                 )
-        about = json.loads((folder / ABOUT).read_text())
-        if about["vectors"] != _digest(indexed_vectors(self._choice, len(self.items.ids))):
+        try:
+            digest = json.loads((folder / ABOUT).read_text())["vectors"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder / ABOUT} can't be read ({shown(error)}).") from error
+        if digest != _digest(indexed_vectors(self._choice, len(self.items.ids))):
             raise UserError(f"--index={folder} is of another model, or of other items.")
         try:
             self.index = _faiss().read_index(str(folder / FILE))

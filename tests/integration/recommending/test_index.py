@@ -108,7 +108,12 @@ def test_what_does_not_fit_is_told(workdir, exported, tmp_path):
     with pytest.raises(UserError, match=r"index\.faiss can't be read"):
         other.use(tmp_path / "index")
     about = tmp_path / "index" / "index.json"
-    about.write_text(json.dumps({**json.loads(about.read_text()), "vectors": "0"}))
+    whole = about.read_text()
+    for damaged in ("{", "[]", "{}"):
+        about.write_text(damaged)
+        with pytest.raises(UserError, match=r"index\.json can't be read"):
+            other.use(tmp_path / "index")
+    about.write_text(json.dumps({**json.loads(whole), "vectors": "0"}))
     with pytest.raises(UserError, match="is of another model, or of other items"):
         other.use(tmp_path / "index")
 

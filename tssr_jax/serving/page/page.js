@@ -13,9 +13,8 @@ const NAMES = {
 const TABS = { fused: "Both", id: "Ids", content: "Content" };
 
 let about = null;
-let chosen = []; // the history, [{item, title, text, image, time}], oldest first
+let chosen = []; // the history, [{item, title, text, image, time, event}], oldest first
 let answer = null; // what the user of an example took next
-let exampleNumber = null; // as long as the history is an example's
 let shownList = "fused"; // on a phone
 let rankings = 0; // answers to older questions are dropped
 let likenesses = 0;
@@ -35,7 +34,6 @@ function tell(what, error) {
 function change(items, example = null) {
   chosen = items;
   answer = example && example.answer;
-  exampleNumber = example && example.number;
   let shared = "";
   if (example) shared = `#example=${example.number}`;
   else if (items.length) shared = `#items=${items.map((x) => encodeURIComponent(x.item)).join(",")}`;
