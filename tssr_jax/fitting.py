@@ -33,6 +33,7 @@ def fit(
     interactions: Frame,
     items: Frame | None = None,
     *,
+    users: Frame | None = None,
     workdir: str | Path | None = None,
     **settings: Any,
 ) -> Recommender:
@@ -52,6 +53,8 @@ def fit(
         title in an item's text; and `vector`, lists, which are the user's own vectors of the items
         (`content.modalities`). With vectors there need be no titles. None: the model learns from
         ids alone.
+      users: column user, and a column for each field that the model reads beside histories, such
+        as gender; `data={"user_fields": [...]}` chooses among them.
       workdir: the run's folder. The same call goes on from what is there. None: a temporary one,
         which is removed with the recommender.
       settings: fields of the configuration, by section, e.g. `model={"d_model": 64}, seed=1`.
@@ -70,7 +73,8 @@ def fit(
     config = load(f"csv:{folder / _DATA}")
     events = as_polars(interactions, "The DataFrame of interactions")
     described = None if items is None else as_polars(items, "The DataFrame of items")
-    _update(config, _of_columns(described), settings)
+    of_users = None if users is None else as_polars(users, "The DataFrame of users")
+    _update(config, _of_columns(described) | _of_users(of_users, settings), settings)
     user, item = config.data.user_column, config.data.item_column
     kinds = [config.data.event_column] if config.data.target_events else []
     events = with_whole_ids(events, (user, item, *kinds))
@@ -81,7 +85,10 @@ def fit(
     described = with_whole_ids(described, (item,))
     if _TITLE not in described.columns and not _reads_texts(config):
         described = described.with_columns(pl.lit("").alias(_TITLE))
-    _write(folder, {"interactions": events, "items": described})
+    frames = {"interactions": events, "items": described}
+    if of_users is not None:
+        frames["users"] = with_whole_ids(of_users, of_users.columns)
+    _write(folder, frames)
     if train(config, folder) is None:
         kept = "Nothing was kept: give a workdir, and" if temporary else f"{folder} is kept:"
         raise UserError(f"Training was stopped. {kept} the next call with it goes on.")
@@ -99,6 +106,14 @@ def _of_columns(items: pl.DataFrame | None) -> dict[str, Any]:
     if _TITLE in items.columns:
         return {"content.modalities": ("text", "vectors")}
     return {"content.modalities": ("vectors",), **_NO_WORDS}
+
+
+def _of_users(users: pl.DataFrame | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """The fields of users: all columns but that of ids."""
+    if users is None:
+        return {}
+    own = settings.get("data", {}).get("user_column", "user")
+    return {"data.user_fields": tuple(name for name in users.columns if name != own)}
 
 
 def _reads_texts(config: ml_collections.ConfigDict) -> bool:

@@ -29,6 +29,7 @@ from tssr_jax.data_pipeline.counts import training_counts
 from tssr_jax.data_pipeline.gate_rows import trained_lengths
 from tssr_jax.data_pipeline.input_pipeline import NOTHING_TO_TRAIN_ON
 from tssr_jax.data_pipeline.prepare import PreparedData, prepare
+from tssr_jax.data_pipeline.profiles import sizes
 from tssr_jax.data_pipeline.store import SequenceStore, open_store
 from tssr_jax.data_pipeline.windows import held_out_items
 from tssr_jax.engine import IN_PROCESS, Engine
@@ -255,7 +256,11 @@ def assembled(  # noqa: PLR0917
         categories=arrays.categories,
         known=known,
         devices=devices,
-        model=make_model(config, catalogue, devices.rows_axis, len(data.events)),
+        model=make_model(
+            *(config, catalogue, devices.rows_axis),
+            num_events=len(data.events),
+            profile_sizes=sizes(data.profile_fields),
+        ),
     )
 
 

@@ -73,9 +73,11 @@ def _data() -> ml_collections.ConfigDict:
     data.event_column = "event"
     # Source "csv" only: name of a column of weights, from 0 on, of the next-item loss; "" is none.
     data.weight_column = ""
-    # Fields of the source that make up an item's text, in this order, joined by ". " (the files in
-    # tssr_jax/data_pipeline/sources/ list them). The first one is the title. () takes all fields;
-    # with source "csv", title and categories.
+    # Columns of the users' file that the model reads, e.g. ("gender", "age"). (Sources "csv",
+    # users.csv; "hm"; "ml100k" and "ml1m".)
+    data.user_fields = ()
+    # Fields that make up an item's text, joined by ". " (tssr_jax/data_pipeline/sources/ lists
+    # them). The first one is the title. () takes all; with source "csv", title and categories.
     data.text_fields = ()
     # Fields are cut to this many characters, at a whole word; 0 keeps all.
     data.text_field_length = 0
@@ -85,8 +87,7 @@ def _data() -> ml_collections.ConfigDict:
     data.repeated_items = "error"
     # Number of malformed JSON lines that are skipped and counted; more are an error.
     data.max_bad_lines = 0
-    # Data sets of up to this many GiB are kept in memory; larger ones are read from disk as needed.
-    # The batches do not differ.
+    # Data sets of up to this many GiB are kept in memory; larger ones are read from disk.
     data.in_memory_gib = 2.0
     return data
 
@@ -305,14 +306,13 @@ def _train() -> ml_collections.ConfigDict:
     # pool_valid_positions.
     train.packing = False
     # Days: a window's items are put in the order of their times plus noise of one of these scales,
-    # drawn for each window; 0 shuffles items of one minute, 1e6 all items. Reduces overfitting to
-    # short, sparse histories, whose order carries little information. () keeps the order.
+    # drawn for each window; 0 shuffles items of one minute, 1e6 all items. () keeps the order.
     train.time_noise = ()
     # Epochs between two validations (and two checkpoints).
     train.epochs_per_evaluation = 1
     # Stop after this many validations without a better NDCG@10; 0 never stops early.
     train.early_stopping_patience = 10
-    # Steps between two lines of training losses in metrics.jsonl; 0 means once an epoch.
+    # Steps between two lines of losses in metrics.jsonl; 0 means once an epoch.
     train.log_every_steps = 0
     # Where losses and metrics are sent beside metrics.jsonl and TensorBoard: "wandb", "mlflow" or
     # both, which are set up by their own variables (WANDB_MODE, MLFLOW_TRACKING_URI, ...).

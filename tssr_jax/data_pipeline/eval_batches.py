@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tssr_jax.data_pipeline.splits import EvalSplit
-from tssr_jax.data_pipeline.store import EVENT, SequenceStore, users_in_chunks
+from tssr_jax.data_pipeline.store import SequenceStore, users_in_chunks
 from tssr_jax.data_pipeline.streams import Batch, stream, without_conversion
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 
@@ -85,11 +85,12 @@ class EvalBatches:
         Each is {"item_sequence" and "times": int32 [rows, L or less], "answers": int32 [rows],
         "excluded": int32 [rows, width] (-1 where there is nothing), "missed": bool [rows], answers
         that can't be recommended, since the user has seen them; "row_mask": bool [rows]}; "events"
-        as "times", where the data has them. Times are minutes since 1970, and 0 on padding.
+        and "profiles" as "times", where the data has them. Times are minutes since 1970, and 0 on
+        padding.
         """
         for step, batch in enumerate(stream(self._dataset)):
             width = self._width(step)
-            names = [n for n in ("item_sequence", "times", "events") if n in batch]
+            names = ("item_sequence", "times", *self._store.side)
             narrow = {name: batch[name][:, -width:] for name in names}
             yield batch | narrow
 
@@ -123,10 +124,9 @@ class EvalBatches:
         if self._keep_seen:
             seen, missed = seen[:, :0], tf.zeros_like(missed)
         with_padding = self._exclude_padding_class | (ends < self._max_length)
-        events = {}
-        if self._store.has_events:
-            events["events"] = rows.last(EVENT, ends, self._max_length)
-        return events | {
+        side = self._store.side.items()
+        return {
+            **{name: rows.last(column, ends, self._max_length) for name, column in side},
             "item_sequence": rows.windows(ends, self._max_length),
             "times": rows.times(ends, self._max_length),
             "answers": answers,

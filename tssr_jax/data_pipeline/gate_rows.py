@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from tssr_jax.data_pipeline.splits import Targets
-from tssr_jax.data_pipeline.store import EVENT, ITEMS, MINUTES, SequenceStore
+from tssr_jax.data_pipeline.store import ITEMS, MINUTES, SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.data_pipeline.windows import held_out_items, without_items
 
@@ -36,14 +36,14 @@ class GateRows(NamedTuple):
       items: int32 [rows, L], the histories before it, padded on the left with 0.
       times: int32 [rows, L], minutes since 1970, 0 on padding.
       labels: int32 [rows], the items.
-      events: int32 [rows, L], 0 on padding; None if the data has none.
+      side: `SequenceStore.side` of the histories' items, int32 [rows, L], 0 on padding.
     """
 
     users: np.ndarray
     items: np.ndarray
     times: np.ndarray
     labels: np.ndarray
-    events: np.ndarray | None = None
+    side: dict[str, np.ndarray]
 
 
 def trained_lengths(store: SequenceStore, config: ml_collections.ConfigDict) -> np.ndarray:
@@ -95,7 +95,7 @@ def gate_rows(store: SequenceStore, config: ml_collections.ConfigDict, num_items
     users, ends = lent.users[new], lent.ends[new]
     rows = store.rows(tf.constant(users))
     window = tf.constant(ends + 1), config.model.max_length + 1
-    names = [ITEMS, MINUTES, *([EVENT] if store.has_events else [])]
+    names = [ITEMS, MINUTES, *store.side.values()]
     columns = [rows.last(name, *window) for name in names]
     held_out = held_out_items(config, num_items)
     if held_out is not None:
@@ -104,8 +104,8 @@ def gate_rows(store: SequenceStore, config: ml_collections.ConfigDict, num_items
         there &= np.count_nonzero(columns[0], axis=1) > 1
         users, columns = users[there], [values[there] for values in columns]
     items, times, *more = (np.asarray(values) for values in columns)
-    events = more[0][:, :-1] if more else None
-    return GateRows(users, items[:, :-1], times[:, :-1], items[:, -1], events)
+    side = {name: values[:, :-1] for name, values in zip(store.side, more, strict=True)}
+    return GateRows(users, items[:, :-1], times[:, :-1], items[:, -1], side)
 
 
 def had_before(store: SequenceStore, targets: Targets) -> np.ndarray:

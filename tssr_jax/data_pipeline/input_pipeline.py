@@ -132,9 +132,9 @@ class TrainBatches:
         """Batches of the global steps start_step, start_step + 1, ...
 
         Each is {"item_sequence", "labels" and "times", minutes since 1970: int32 [rows, L],
-        "row_mask": bool [rows]}; where the data has such, "events" int32 [rows, L], those of the
-        inputs, and "label_weights" float32 [rows, L], 0 where nothing is predicted. With packing
-        also "packed", see `packing.pack`; with encoders also "distinct", the inputs of this
+        "row_mask": bool [rows]}; where the data has such, "events" and "profiles" int32 [rows, L],
+        of the inputs, and "label_weights" float32 [rows, L], 0 where nothing is predicted. With
+        packing also "packed", see `packing.pack`; with encoders also "distinct", the inputs of this
         process's devices by modality, see `DistinctReader.part`; with a gate also "gate", its rows.
         """
         dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
@@ -184,7 +184,8 @@ class TrainBatches:
         inputs = taken[ITEMS][:, :-1]
         batch |= {"item_sequence": inputs, "labels": taken[ITEMS][:, 1:]}
         batch["times"] = taken[MINUTES][:, :-1]
-        batch |= self._events(taken)
+        batch |= {name: taken[column][:, :-1] for name, column in self._store.side.items()}
+        batch |= self._label_weights(taken)
         if self._packed_rows:
             first = self._rows.start * devices // self._cut.num_rows
             few, most = self._packed_rows
@@ -195,16 +196,15 @@ class TrainBatches:
             batch["gate"] = self._gate_rows(step)
         return batch
 
-    def _events(self, taken: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Events of the inputs, and weights of the labels, where the data has such."""
-        batch, weights = {}, None
+    def _label_weights(self, taken: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Weights of the labels, where the data has such."""
+        weights = None
         if self._store.predicted is not None:
-            batch["events"] = taken[EVENT][:, :-1]
             weights = tf.gather(tf.cast(self._store.predicted, tf.float32), taken[EVENT][:, 1:])
         if self._store.weighted:
             own = taken[WEIGHT][:, 1:]
             weights = own if weights is None else weights * own
-        return batch if weights is None else batch | {"label_weights": weights}
+        return {} if weights is None else {"label_weights": weights}
 
     def _find_packed_rows(self) -> PackedRows:
         """Packed rows of each device."""

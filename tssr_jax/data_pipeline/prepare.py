@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
+import numpy as np
 import polars as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tssr_jax.data_pipeline import builder, cache, digests, fetching, records, report
+from tssr_jax.data_pipeline import builder, cache, digests, fetching, profiles, records, report
 from tssr_jax.data_pipeline.interactions import collect
 from tssr_jax.data_pipeline.on_ray import RayPreparation
 from tssr_jax.data_pipeline.sequences import Sequences, build_sequences
@@ -67,6 +68,16 @@ class PreparedData:
     def events(self) -> tuple[str, ...]:
         """Names of the events that were read; number i is at index i - 1."""
         return tuple(self.report.get("events", {}))
+
+    @property
+    def profile_fields(self) -> dict[str, list[str]]:
+        """Values of the fields of users that are read, see `profiles`; {} if none are."""
+        return dict(self.report.get("profiles", {}))
+
+    @functools.cached_property
+    def profiles(self) -> np.ndarray | None:
+        """Codes of the users, int32 [num_users], see `profiles`; None if no fields are read."""
+        return np.load(self.folder / builder.USERS / profiles.FILE) if self.profile_fields else None
 
     @functools.cached_property
     def user_ids(self) -> list[str]:
@@ -129,7 +140,7 @@ def prepare(data: ml_collections.ConfigDict, ray: Any = None) -> PreparedData:
 
 
 def _require_columns(data: ml_collections.ConfigDict) -> None:
-    """Raises UserError if events or weights are asked for that the source can't have."""
+    """Raises UserError if events, weights or users are asked for that the source can't have."""
     bad = next((own for own in data.target_events if not isinstance(own, str) or not own), None)
     if bad is not None:
         raise UserError(
@@ -138,13 +149,28 @@ def _require_columns(data: ml_collections.ConfigDict) -> None:
         )
     if data.target_events and not data.event_column:
         raise UserError("--config.data.event_column is ''; target_events needs a column of events.")
-    for field, column in (("target_events", "event"), ("weight_column", "weight")):
-        if data[field] and column not in SOURCES[data.source].more:
-            able = ", ".join(name for name in SOURCES if column in SOURCES[name].more)
+    for field, kind, told in (
+        ("target_events", "event", "event of interactions"),
+        ("weight_column", "weight", "weight of interactions"),
+        ("user_fields", "users", "file of users"),
+    ):
+        if data[field] and kind not in SOURCES[data.source].more:
+            able = ", ".join(name for name in SOURCES if kind in SOURCES[name].more)
             raise UserError(
                 f"--config.data.{field} is {data[field]!r}, but source {data.source!r} has no "
-                f"{column} of interactions; these have: {able}."
+                f"{told}; these have: {able}."
             )
+    _require_user_fields(data)
+
+
+def _require_user_fields(data: ml_collections.ConfigDict) -> None:
+    names = tuple(data.user_fields)
+    bad = next((n for n in names if not isinstance(n, str) or not n or names.count(n) > 1), None)
+    if bad is not None:
+        raise UserError(
+            f"--config.data.user_fields is {names}; it must be different names of columns, in "
+            "quotes."
+        )
 
 
 def find_prepared(data: ml_collections.ConfigDict, key: str) -> PreparedData | None:
@@ -196,10 +222,13 @@ def _write(part: Path, files: RawFiles, data: ml_collections.ConfigDict, ray: An
     more = [n for n, on in (("event", data.target_events), ("weight", data.weight_column)) if on]
     _require_targets(data, sequences.events, files.interactions)
     builder.write(sequences, items, part, on_ray.write_users if on_ray else None, more)
+    fields = {}
+    if data.user_fields:
+        fields["profiles"] = profiles.write_profiles(part / builder.USERS, dump)
     shutil.rmtree(scratch, ignore_errors=True)
     settings = {k: v for k, v in data.to_dict().items() if k not in _NOT_IN_KEY}
     values = {"origin": files.origin, "settings": settings} | sequences.report | item_counts
-    report.write(values | times.report() | dict(dump.counts), sequences, part)
+    report.write(values | fields | times.report() | dict(dump.counts), sequences, part)
 
 
 def _require_targets(
@@ -272,6 +301,8 @@ def _key(files: RawFiles, data: ml_collections.ConfigDict) -> str:
         del settings["target_events"], settings["event_column"]
     if not data.weight_column:
         del settings["weight_column"]
+    if not data.user_fields:
+        del settings["user_fields"]
     parts = [
         _VERSION,
         SOURCES[data.source].version,
@@ -280,6 +311,7 @@ def _key(files: RawFiles, data: ml_collections.ConfigDict) -> str:
         _sha256(files.items),
         files.images is not None and _digest(sorted(files.images)),
         settings,
+        *([_sha256(files.users)] if files.users else []),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -25,7 +25,7 @@ def write(values: dict, sequences: Sequences, folder: Path) -> None:
 
 
 def summary(values: dict, *, keep_seen: bool = False) -> list[str]:
-    """The summary of a report, at most eleven lines.
+    """The summary of a report, at most thirteen lines.
 
     Args:
       values: the report.
@@ -43,9 +43,13 @@ def summary(values: dict, *, keep_seen: bool = False) -> list[str]:
         counts = values["events"].items()
         of_each = [f"{n:,} {name}{'' if name in asked else ' (read only)'}" for name, n in counts]
         lines.append(f"events: {shown(', '.join(of_each), 300)}")
+    if values.get("profiles"):
+        of_each = [f"{name} ({len(own)} values)" for name, own in values["profiles"].items()]
+        lines.append(f"of users: {shown(', '.join(of_each), 300)}")
     for name, text in (
         ("interactions_dropped_as_repeats", "interactions were dropped as repeats"),
         ("lines_skipped_as_malformed", "malformed lines were skipped"),
+        ("users_without_a_row_in_the_users_file", "users have no row in the users file"),
         ("items_without_a_row_in_the_item_file", "items have no row in the items file"),
         ("items_whose_id_was_mended", "items are written differently in the two files"),
         ("items_without_content", "items have neither a text nor a picture"),

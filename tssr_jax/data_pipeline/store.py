@@ -23,7 +23,7 @@ _ITEMS_AT_A_TIME = 2**18
 
 
 # Names of the columns of `Rows`.
-ITEMS, MINUTES, EVENT, WEIGHT = "items", "minutes", "event", "weight"
+ITEMS, MINUTES, EVENT, WEIGHT, PROFILE = "items", "minutes", "event", "weight", "profile"
 
 
 class Rows(NamedTuple):
@@ -31,7 +31,8 @@ class Rows(NamedTuple):
 
     Attributes:
       columns: of all these sequences, maybe with others between them: `items`, `minutes` since 1970
-        and `event` int32, `weight` float32, the last two where the data has them.
+        and, where the data has them, `event` int32, `weight` float32, and `profile` int32, the code
+        of the item's user (see `profiles`).
       starts: int64 [rows], the index of each sequence's first item.
     """
 
@@ -71,12 +72,14 @@ class SequenceStore:
       predicted: bool [events + 1], which events are predicted, by their numbers (0 is none); None
         if the data has no events: all interactions are.
       weighted: whether interactions have weights.
+      side: what models read beside the items, as it is called in batches, and its column.
 
     Args:
       lengths: int64 [num_users], lengths of the sequences.
       rows: maps users int64 [rows] to their sequences.
       columns: names of what the sequences have.
       predicted: see above.
+      profiles: int32 [num_users], see `profiles`; None if the data has none.
     """
 
     def __init__(
@@ -85,11 +88,14 @@ class SequenceStore:
         rows: Callable[[tf.Tensor], Rows],
         columns: Collection[str] = (ITEMS, MINUTES),
         predicted: np.ndarray | None = None,
+        profiles: np.ndarray | None = None,
     ):
         self.lengths = lengths
         self.rows = rows
         self.weighted = WEIGHT in columns
         self.predicted = predicted
+        self.side: dict[str, str] = {} if predicted is None else {"events": EVENT}
+        self.side |= {} if profiles is None else {"profiles": PROFILE}
 
     @functools.cached_property
     def splits(self) -> Splits:
@@ -102,29 +108,40 @@ class SequenceStore:
         return self.predicted is not None
 
     @classmethod
-    def in_memory(
+    def in_memory(  # noqa: PLR0917
         cls,
         items: tf.Tensor,
         minutes: tf.Tensor,
         offsets: tf.Tensor,
         more: Mapping[str, tf.Tensor] = MappingProxyType({}),
         predicted: np.ndarray | None = None,
+        profiles: np.ndarray | None = None,
     ) -> SequenceStore:
         """User u owns items[offsets[u]:offsets[u + 1]], at these minutes since 1970."""
         columns = {ITEMS: items, MINUTES: minutes, **more}
+        if profiles is not None:
+            columns[PROFILE] = tf.repeat(tf.constant(profiles), offsets[1:] - offsets[:-1])
 
         def rows(users: tf.Tensor) -> Rows:
             return Rows(columns, tf.gather(offsets, users))
 
-        return cls(np.diff(offsets.numpy()), rows, columns, predicted)
+        return cls(np.diff(offsets.numpy()), rows, columns, predicted, profiles)
 
     @classmethod
-    def on_disk(cls, folder: Path, predicted: np.ndarray | None = None) -> SequenceStore:
+    def on_disk(
+        cls,
+        folder: Path,
+        predicted: np.ndarray | None = None,
+        profiles: np.ndarray | None = None,
+    ) -> SequenceStore:
         """Reads sequences from the shards on demand; memory holds a few bytes for each user."""
         reader = builder.SequenceReader(folder)
 
         def rows(users: tf.Tensor) -> Rows:
             columns, offsets = reader(users)
+            if profiles is not None:
+                codes = tf.gather(tf.constant(profiles), users)
+                columns[PROFILE] = tf.repeat(codes, offsets[1:] - offsets[:-1])
             # One extra item, so that indices are valid when all rows are empty.
             filled = {
                 name: tf.concat([x, tf.zeros([1], x.dtype)], axis=0) for name, x in columns.items()
@@ -132,7 +149,7 @@ class SequenceStore:
             return Rows(filled, offsets[:-1])
 
         columns = (ITEMS, MINUTES, *builder.more_columns(folder))
-        return cls(reader.lengths, rows, columns, predicted)
+        return cls(reader.lengths, rows, columns, predicted, profiles)
 
     def predictions(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Users int64 [rows], and which of all their items are predicted, bool, left padded."""
@@ -202,12 +219,13 @@ def open_store(data: PreparedData, config: ml_collections.ConfigDict) -> Sequenc
     if config.data.target_events:
         names = ("", *data.events)
         predicted = np.isin(names, tuple(config.data.target_events))
-    columns = 2 + len(builder.more_columns(data.folder))
-    size = data.report["interactions_kept"] * columns * np.dtype(np.int32).itemsize
+    number = 2 + len(builder.more_columns(data.folder)) + bool(data.profile_fields)
+    size = data.report["interactions_kept"] * number * np.dtype(np.int32).itemsize
     if size <= config.data.in_memory_gib * _GIB:
-        store = SequenceStore.in_memory(*builder.read_sequences(data.folder), predicted)
+        columns = builder.read_sequences(data.folder)
+        store = SequenceStore.in_memory(*columns, predicted, data.profiles)
     else:
-        store = SequenceStore.on_disk(data.folder, predicted)
+        store = SequenceStore.on_disk(data.folder, predicted, data.profiles)
     asked = store.predictions if store.has_events else None
     if config.evaluate.split == "global_time":
         store.splits = global_time(store.lengths, store.all_times, config.evaluate, asked)

@@ -14,6 +14,7 @@ from tssr_jax.evaluation.top_k import best_classes, seen_items
 from tssr_jax.models.apply import head_weights, newest, score
 from tssr_jax.models.content import CONTENT_LAYOUT, Content, Features, as_content
 from tssr_jax.models.recall import Recalled, all_scores, recall
+from tssr_jax.models.side import NO_SIDE, Side
 from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel import collectives
 from tssr_jax.parallel.devices import ROWS, WHOLE
@@ -69,7 +70,7 @@ def rank(  # noqa: PLR0917
     excluded: jax.Array | None = None,
     times: jax.Array | None = None,
     *,
-    events: jax.Array | None = None,
+    side: Side = NO_SIDE,
 ) -> jax.Array:
     """0-based rank of each history's answer among all items; a tie counts against it.
 
@@ -85,7 +86,7 @@ def rank(  # noqa: PLR0917
       excluded: int [batch, width], items that do not compete (each once, not the answer), filled
         up with -1; by default the items of `item_sequence`.
       times: int [batch, length], minutes, as `score` reads them.
-      events: int [batch, length], as `score` reads them.
+      side: as `score` reads it.
 
     Returns:
       int32 [batch].
@@ -93,7 +94,7 @@ def rank(  # noqa: PLR0917
     if excluded is None:
         excluded = seen_items(item_sequence, answers)
     padding = jnp.zeros_like(answers)[:, None]
-    scores = score(model, params, item_sequence, features, times, events=events)
+    scores = score(model, params, item_sequence, features, times, side=side)
     return competitors_above(scores, answers, jnp.c_[excluded, padding], model.classes)
 
 

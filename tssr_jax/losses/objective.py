@@ -17,6 +17,7 @@ from tssr_jax.losses.sampled import sampled_next_item_loss
 from tssr_jax.models.apply import encode, heads
 from tssr_jax.models.content import Features, as_content
 from tssr_jax.models.head import HeadWeights
+from tssr_jax.models.side import side_of
 from tssr_jax.models.tssr import TSSR, StreamStates, TSSROutputs
 from tssr_jax.parallel import collectives
 from tssr_jax.parallel.catalogue import Catalogue
@@ -101,8 +102,8 @@ def tssr_loss(  # noqa: PLR0917
       params: its parameters.
       batch: `item_sequence` int [batch, length], oldest first, left padded with 0; `labels` int
         [batch, length], the next item at each position; where rows only fill the batch,
-        `row_mask` bool [batch]; of a model that reads them, `events` int [batch, length]; and,
-        where labels weigh differently, `label_weights` [batch, length].
+        `row_mask` bool [batch]; of a model that reads them, `events` and `profiles` int [batch,
+        length]; and, where labels weigh differently, `label_weights` [batch, length].
       features: of the items, as `encode` takes them.
       config: which terms, and their weights.
       key: random key of dropout and of drawn items; None switches dropout off.
@@ -125,8 +126,8 @@ def tssr_loss(  # noqa: PLR0917
             items = np.arange(model.classes.num_classes) > 0  # padding is never drawn
             chances = jnp.asarray(cumulative_chances(items))
         drawn = draw(chances, config.num_negatives, jax.random.fold_in(key, 2))
-    sequence, events = batch["item_sequence"], batch.get("events")
-    outputs = encode(model, params, sequence, content, events=events, dropout_key=key)
+    sequence, side = batch["item_sequence"], side_of(batch)
+    outputs = encode(model, params, sequence, content, side=side, dropout_key=key)
     terms = loss_terms(
         outputs,
         heads(model, params, content),

@@ -11,6 +11,7 @@ from tssr_jax.models.content import Features, as_content
 from tssr_jax.models.head import HeadWeights
 from tssr_jax.models.packing import Packed
 from tssr_jax.models.recall import all_scores, recall
+from tssr_jax.models.side import NO_SIDE, Side, side_of
 from tssr_jax.models.tie_orders import in_tie_order, visited
 from tssr_jax.models.tssr import TSSR, TSSROutputs
 
@@ -25,7 +26,7 @@ def encode(
     features: Features = None,
     packed: Packed | None = None,
     *,
-    events: jax.Array | None = None,
+    side: Side = NO_SIDE,
     dropout_key: jax.Array | None = None,
     last_only: bool = False,
 ) -> TSSROutputs:
@@ -41,7 +42,7 @@ def encode(
       features: of the items, float32 [num_items + 1, feature_dim], row 0 for padding; by name for
         several modalities; None without a content stream.
       packed: see `TSSR.encode`.
-      events: int [batch, length], see `TSSR.encode`.
+      side: of models that read such, see `models.side`.
       dropout_key: switches dropout on.
       last_only: compute crossed and fused states of the last position only.
     """
@@ -50,7 +51,7 @@ def encode(
         item_sequence,
         features,
         packed,
-        events=events,
+        side=side,
         deterministic=dropout_key is None,
         last_only=last_only,
         method=TSSR.encode,
@@ -70,13 +71,13 @@ def newest(
       model: the module.
       params: its parameters.
       batch: `item_sequence` int [batch, length]; `times`, without which no two items have one
-        time; and `events` of a model that reads them.
+        time; and `events` and `profiles` of a model that reads them.
       features: of the items, as `encode` takes them.
     """
     items, times, number = batch["item_sequence"], batch.get("times"), model.tie_orders
-    events = batch.get("events")
+    side = side_of(batch)
     if times is None or number == 1:
-        return encode(model, params, items, features, events=events, last_only=True)
+        return encode(model, params, items, features, side=side, last_only=True)
 
     orders, needed = visited(items, times, number)
     # Devices that share a catalogue encode together, ties or not.
@@ -94,7 +95,7 @@ def newest(
             params,
             in_order(items),
             features,
-            events=None if events is None else in_order(events),
+            side={name: in_order(values) for name, values in side.items()},
             last_only=True,
         )
         return jax.tree.map(
@@ -124,7 +125,7 @@ def score(
     features: Features = None,
     times: jax.Array | None = None,
     *,
-    events: jax.Array | None = None,
+    side: Side = NO_SIDE,
 ) -> jax.Array:
     """Scores of all classes as the next item of each history.
 
@@ -137,12 +138,12 @@ def score(
       features: of the items, as `encode` takes them; a `Content` for a model with memories.
       times: int [batch, length], minutes; items of one minute have no order (`model.tie_orders`),
         and share their place in memories. By default each item has a time of its own.
-      events: int [batch, length], see `TSSR.encode`.
+      side: see `encode`.
 
     Returns:
       float32 [batch, num_items + 1]; class 0 is padding, and no item.
     """
-    batch = {"item_sequence": item_sequence, "times": times, "events": events}
+    batch = {"item_sequence": item_sequence, "times": times, **side}
     batch = {name: values for name, values in batch.items() if values is not None}
     outputs = newest(model, params, batch, features)
     weights = head_weights(model, params, features)
@@ -164,10 +165,10 @@ def attention(
     params: Mapping[str, Any],
     item_sequence: jax.Array,
     features: Features,
-    events: jax.Array | None = None,
+    side: Side = NO_SIDE,
 ) -> jax.Array:
     """Attention weights between positions, [layers, streams, batch, length, length]."""
-    own = {"params": params}, item_sequence, features, events
+    own = {"params": params}, item_sequence, features, side
     weights = model.apply(*own, method=TSSR.attention)
     return cast(jax.Array, weights)
 

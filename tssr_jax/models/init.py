@@ -19,6 +19,7 @@ def make_model(
     catalogue: Catalogue | int,
     rows_axis: Axis = None,
     num_events: int = 0,
+    profile_sizes: tuple[int, ...] = (),
 ) -> TSSR:
     """The model of sections `model` and `content` of a configuration, as one device runs it.
 
@@ -27,6 +28,7 @@ def make_model(
       catalogue: the number of items, or how the classes are cut over devices.
       rows_axis: the device axis that batches are cut along; None on one device.
       num_events: kinds of events of the data.
+      profile_sizes: sizes of its fields of users.
     """
     fields = config.model.to_dict()
     del fields["id_dropout"]  # the train step's
@@ -38,6 +40,7 @@ def make_model(
         fusion=config.content.fusion,
         rows_axis=rows_axis,
         num_events=num_events,
+        profile_sizes=profile_sizes,
         **fields,
     )
 

@@ -1,5 +1,6 @@
 """The two-stream sequential recommender (arXiv 2403.07623, section 3; docs/reference/method.md)."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
@@ -20,6 +21,7 @@ from tssr_jax.models.packing import Packed, packed_values, unpack
 from tssr_jax.models.recall import ByFrequency, MemoryGate, Trust
 from tssr_jax.models.recurrent import RecurrentEncoder
 from tssr_jax.models.shared_ids import ids_as_read, shared_vectors
+from tssr_jax.models.side import NAMES, NO_SIDE, Side, with_side
 from tssr_jax.parallel.catalogue import Catalogue
 from tssr_jax.parallel.collectives import Axis
 
@@ -62,8 +64,7 @@ class TSSR(nn.Module):
 
         model = TSSR(1_000, d_model=64)
         params = init_params(model, {"text": 384}, seed=0)
-        outputs = encode(model, params, item_sequence, features)
-        outputs.fused  # [batch, length, 64]
+        encode(model, params, item_sequence, features).fused  # [batch, length, 64]
 
     With one stream there is nothing to cross or to gate: the unimodal encoder feeds the head.
     `streams=("id",)` is SASRec (arXiv 1808.09781) trained with cross entropy over the catalogue;
@@ -102,6 +103,7 @@ class TSSR(nn.Module):
       memory: names of the memories that a gate adds to the scores, see `models.recall`.
       num_events: kinds of events that interactions have, e.g. views and purchases; their learnt
         vectors are added to what the first blocks read. 0 reads none.
+      profile_sizes: sizes of the users' fields (`data_pipeline.profiles`), read alike; () is none.
       rows_axis: the device axis that batches are cut along; None on one device.
 
     Raises:
@@ -132,6 +134,7 @@ class TSSR(nn.Module):
     tie_orders: int = 1
     memory: tuple[str, ...] = ()
     num_events: int = 0
+    profile_sizes: tuple[int, ...] = ()
     rows_axis: Axis = None
 
     def __post_init__(self) -> None:
@@ -154,15 +157,17 @@ class TSSR(nn.Module):
 
     def setup(self) -> None:
         """Creates the layers that the streams need; attribute names are parameter names."""
-        table, classes = initializers.table(self.classes.num_items), self.classes.shard_classes
-        self.position_embedding = nn.Embed(self.max_length, self.d_model, embedding_init=table)
+        classes, init = self.classes.shard_classes, initializers.table(self.classes.num_items)
+        table = functools.partial(nn.Embed, features=self.d_model, embedding_init=init)
+        self.position_embedding = table(self.max_length)
         if self.streams != ("content",):
-            self.token_embedding = nn.Embed(classes, self.d_model, embedding_init=table)
+            self.token_embedding = table(classes)
         if reads_content(self.streams):
             self.content_projection = self._make_content_projection()
         if self.num_events:
-            kinds = self.num_events + 1
-            self.event_embedding = nn.Embed(kinds, self.d_model, embedding_init=table)
+            self.event_embedding = table(self.num_events + 1)
+        if self.profile_sizes:
+            self.profile_embedding = table(sum(self.profile_sizes))
         dropout = Dropout(self.dropout_rate, self.rows_axis, parent=None)
         both = len(self.streams) == 2
         self.blocks = self._make_encoder(dropout, self.num_cross_layers if both else 0)
@@ -202,7 +207,7 @@ class TSSR(nn.Module):
         features: Features,
         packed: Packed | None = None,
         *,
-        events: jax.Array | None = None,
+        side: Side = NO_SIDE,
         deterministic: bool = True,
         last_only: bool = False,
     ) -> TSSROutputs:
@@ -211,10 +216,9 @@ class TSSR(nn.Module):
         Args:
           item_sequence: int [batch, length], left padded with 0; length <= max_length.
           features: of the items, see `as_content`; None without a content stream.
-          packed: the items of `item_sequence` in fewer rows, which are encoded instead; the states
-            are moved back to the positions of `item_sequence`, zeros on its padding.
-          events: int [batch, length], numbers of the events of the items from 1, 0 for unknown;
-            read with `num_events`. None is unknown throughout.
+          packed: the items in fewer rows, which are encoded instead; the states are moved back to
+            the positions of `item_sequence`, zeros on its padding.
+          side: see `models.side`; read with `num_events` and `profile_sizes`.
           deterministic: whether dropout is off; if not, `apply` needs the rng "dropout".
           last_only: cross-attention and the gate run on the last position only, and give
             [batch, 1, d_model]; ranking needs no more, and this costs less than half. Not with
@@ -230,9 +234,9 @@ class TSSR(nn.Module):
             outputs = self._encode(
                 packed["items"],
                 packed_mask(packed["segments"]),
-                self._with_events(
+                self._with_side(
                     self.position_embedding(packed["positions"]),
-                    None if events is None else packed_values(events, packed),
+                    {name: packed_values(values, packed) for name, values in side.items()},
                 ),
                 content,
                 deterministic=deterministic,
@@ -244,18 +248,16 @@ class TSSR(nn.Module):
         return self._encode(
             item_sequence,
             mask,
-            self._with_events(positions, events),
+            self._with_side(positions, side),
             content,
             deterministic=deterministic,
             last_only=last_only,
         )
 
-    def _with_events(self, positions: jax.Array, events: jax.Array | None) -> jax.Array:
-        """Vectors of positions, plus those of known events."""
-        if not self.num_events or events is None:
-            return positions
-        of_events = self.event_embedding(events)
-        return positions + jnp.where((events > 0)[..., None], of_events, 0.0)
+    def _with_side(self, positions: jax.Array, side: Side) -> jax.Array:
+        events = self.event_embedding if self.num_events else None
+        profiles = self.profile_embedding if self.profile_sizes else None
+        return with_side(positions, side, events, profiles, self.profile_sizes)
 
     def _encode(
         self,
@@ -269,12 +271,9 @@ class TSSR(nn.Module):
     ) -> TSSROutputs:
         embeddings = self._embeddings(item_sequence, content)
         dropout = not deterministic and self.dropout_rate > 0
-        encoded = self.blocks(
-            self._inputs(embeddings, positions),
-            mask,
-            self.make_rng("dropout") if dropout else None,
-            last_only=last_only,
-        )
+        key = self.make_rng("dropout") if dropout else None
+        inputs = self._inputs(embeddings, positions)
+        encoded = self.blocks(inputs, mask, key, last_only=last_only)
         states = {
             stream: StreamStates(embedding, encoded.unimodal[i], encoded.crossed[i])
             for i, (stream, embedding) in enumerate(embeddings.items())
@@ -288,7 +287,7 @@ class TSSR(nn.Module):
         return TSSROutputs(states.get("id"), states.get("content"), gate, fused, by)
 
     def attention(
-        self, item_sequence: jax.Array, features: Features, events: jax.Array | None = None
+        self, item_sequence: jax.Array, features: Features, side: Side = NO_SIDE
     ) -> jax.Array:
         """How much each position of a history attends to each; see `StreamEncoders.attention`.
 
@@ -299,9 +298,8 @@ class TSSR(nn.Module):
             raise ValueError(f"a {self.encoder} has no attention")
         positions = self.position_embedding.embedding[-item_sequence.shape[1] :]
         embeddings = self._embeddings(item_sequence, as_content(features, self.modalities))
-        inputs = self._inputs(embeddings, self._with_events(positions, events))
-        weights = self.blocks.attention(inputs, causal_padding_mask(item_sequence))
-        return cast(jax.Array, weights)
+        inputs = self._inputs(embeddings, self._with_side(positions, side))
+        return cast(jax.Array, self.blocks.attention(inputs, causal_padding_mask(item_sequence)))
 
     def _embeddings(self, item_sequence: jax.Array, content: Content) -> dict[str, jax.Array]:
         streams = [stream for stream in STREAMS if stream in self.streams]
@@ -393,8 +391,8 @@ class TSSR(nn.Module):
         self, item_sequence: jax.Array, features: Features, *, deterministic: bool = True
     ) -> tuple[TSSROutputs, jax.Array]:
         """`encode`, then `score` at every position: logits [batch, length, shard_classes]."""
-        events = jnp.zeros_like(item_sequence) if self.num_events else None
-        outputs = self.encode(item_sequence, features, events=events, deterministic=deterministic)
+        side = dict.fromkeys(NAMES, jnp.zeros_like(item_sequence))
+        outputs = self.encode(item_sequence, features, side=side, deterministic=deterministic)
         if self.memory and self.is_initializing():
             self.trust(item_sequence, item_sequence)
         return outputs, self.head_weights(features).score(outputs.fused, self.compute_dtype)

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from tssr_jax.data_pipeline.store import EVENT, ITEMS, MINUTES
+from tssr_jax.data_pipeline.profiles import values_of
+from tssr_jax.data_pipeline.store import EVENT, ITEMS, MINUTES, PROFILE
 from tssr_jax.run import Run
 
 
@@ -14,6 +15,7 @@ class Example(NamedTuple):
       items: ids of the history's newest items, oldest first.
       times: of these items, seconds since 1970, as exact as minutes.
       events: of these items; () if the data is read without.
+      profile: what is known of the user, by fields.
       answer: the id of what the user took next; the model was not trained on it.
     """
 
@@ -21,6 +23,7 @@ class Example(NamedTuple):
     items: tuple[str, ...]
     times: tuple[int, ...]
     events: tuple[str, ...]
+    profile: dict[str, str]
     answer: str
 
 
@@ -40,4 +43,7 @@ def example(run: Run, number: int, length: int) -> Example:
     events: tuple[str, ...] = ()
     if store.has_events:
         events = tuple(run.data.events[own - 1] for own in columns[EVENT].tolist())
-    return Example(number, items[:-1], times[:-1], events[:-1], items[-1])
+    profile = {}
+    if PROFILE in columns:
+        profile = values_of(int(columns[PROFILE][0]), run.data.profile_fields)
+    return Example(number, items[:-1], times[:-1], events[:-1], profile, items[-1])

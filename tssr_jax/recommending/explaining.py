@@ -13,6 +13,7 @@ from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel.devices import exactly
 from tssr_jax.recommending.items import Items, KnownHistory
 from tssr_jax.recommending.results import Explanation
+from tssr_jax.recommending.step import side_names
 
 _encode = jax.jit(exactly(encode), static_argnums=0)
 _attention = jax.jit(exactly(attention), static_argnums=0)
@@ -31,14 +32,14 @@ def explanation(
     # One program for all lengths: padding on the left is neither read nor reported.
     sequence = np.array([[0] * (length - seen) + window], np.int32)
     arguments = (model, params, sequence, content)
-    events = None
-    if known.events:
-        events = np.array([[0] * (length - seen) + known.events[-length:]], np.int32)
-    gate = _encode(*arguments, events=events).gate
+    beside, names = known.side(length), side_names(model)
+    fill = [0] * (length - seen)
+    side = {name: np.array([fill + beside[name]], np.int32) for name in names}
+    gate = _encode(*arguments, side=side).gate
     attended: dict[str, np.ndarray] = {}
     layers: tuple[str, ...] = ()
     if model.encoder == "attention" and "blocks" in params:
-        weights = np.asarray(_attention(*arguments, events=events))[:, :, 0, -1, -seen:]
+        weights = np.asarray(_attention(*arguments, side=side))[:, :, 0, -1, -seen:]
         streams = [name for name in STREAMS if name in model.streams]
         attended = {name: weights[:, i] for i, name in enumerate(streams)}
         layers = tuple(_layer_name(i, model.num_unimodal_layers) for i in range(len(weights)))

@@ -31,7 +31,7 @@ from jax.experimental import jax2tf
 
 from tssr_jax.config.files import write_json, write_tensors
 from tssr_jax.config.saved import load_config
-from tssr_jax.data_pipeline.store import EVENT, users_in_chunks
+from tssr_jax.data_pipeline.store import users_in_chunks
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.top_k import competing_scores
@@ -185,7 +185,8 @@ def scores_program(recommender: Recommender) -> Callable[[Any, jax.Array], jax.A
 
     A history is int [batch, length], length >= 1, oldest first, padded on the left with 0. Scores
     are [batch, num_classes], -inf for padding, what is not allowed, and what is in the history (but
-    for runs with `config.evaluate.keep_seen`). Items have times of their own, and the usual event.
+    for runs with `config.evaluate.keep_seen`). Items have times of their own, and the usual event;
+    nothing is told of users (`data.user_fields`).
     """
     model, keep_seen = recommender.model, recommender.run.config.evaluate.keep_seen
     usual = recommender.items.usual_number
@@ -288,8 +289,7 @@ def _vectors(recommender: Recommender) -> dict[str, np.ndarray]:
         ends = tf.constant(store.lengths[chunk.numpy()])
         rows, window = store.rows(chunk), (ends, model.max_length)
         whole = {"item_sequence": rows.windows(*window), "times": rows.times(*window)}
-        if store.has_events:
-            whole["events"] = rows.last(EVENT, *window)
+        whole |= {name: rows.last(column, *window) for name, column in store.side.items()}
         for start in range(0, len(chunk), _USERS_AT_A_TIME):
             some = slice(start, start + _USERS_AT_A_TIME)
             batch = {name: values[some].numpy() for name, values in whole.items()}

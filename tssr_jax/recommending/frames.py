@@ -12,7 +12,9 @@ import polars as pl
 from tssr_jax.data_pipeline.sources import tables, values
 from tssr_jax.data_pipeline.sources.delimited import Chunk, require_columns
 from tssr_jax.errors import UserError, shown
+from tssr_jax.recommending.forms import Form, form_of
 from tssr_jax.recommending.histories import EVENTS, LISTS, TIMES, Histories, History
+from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.lists_file import SCHEMA, list_rows
 from tssr_jax.recommending.results import Recommendations
 
@@ -76,29 +78,28 @@ def with_whole_ids(table: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     return table.with_columns(pl.col(whole).fill_nan(None).cast(pl.Int64)) if whole else table
 
 
-def histories_of(
-    frame: Any, data: ml_collections.ConfigDict, events: Sequence[str] = ()
-) -> list[History]:
+def histories_of(frame: Any, data: ml_collections.ConfigDict, items: Items) -> list[History]:
     """The histories of a DataFrame, users in the order of their first rows.
 
     Args:
       frame: a row for each item, in the columns that `data` names; or columns user and items, with
-        lists. Rows of a user are put in the order of their times if there are any.
+        lists. Rows of a user are put in the order of their times if there are any. Fields of users
+        that the model reads are columns, too.
       data: section `data` of the run's configuration.
-      events: that the model reads.
+      items: of the run; tell which events and fields of users its model reads.
 
     Raises:
       UserError: for a missing column, or a malformed row.
     """
     table = as_polars(frame, _HISTORIES)
-    user, item, at = data.user_column, data.item_column, data.timestamp_column
-    event = data.event_column if events else ""
+    form = form_of(data, items.events, items.profile_fields)
     lists = LISTS in table.columns
-    read = (user, LISTS, TIMES, EVENTS) if lists else (user, item, at, event)
-    needed = [LISTS] if lists else [user, item]
+    read = (LISTS, TIMES, EVENTS) if lists else (form.item, form.time, form.event)
+    needed = [LISTS] if lists else [form.user, form.item]
     require_columns(table.columns, needed, Path(_HISTORIES), "Rename a column.")
-    table = table.select(n for n in dict.fromkeys(read) if n in table.columns)
-    table = with_whole_ids(table, (user, item, event))
+    asked = dict.fromkeys((form.user, *read, *form.fields))
+    table = table.select(name for name in asked if name in table.columns)
+    table = with_whole_ids(table, (form.user, form.item, form.event, *form.fields))
     if not table.height:
         return []
     with tempfile.TemporaryDirectory() as folder:
@@ -106,9 +107,8 @@ def histories_of(
         try:
             table.write_parquet(path)
             if not lists:
-                _grouped(path, data, event).write_parquet(path)
-            form = data.timestamp_format
-            return list(Histories(path, user, item, at, form, event, events))
+                _grouped(path, form).write_parquet(path)
+            return list(Histories(path, form))
         except pl.exceptions.PolarsError as error:
             raise UserError(f"{_HISTORIES}: a column can't be read ({shown(error)}).") from error
         except UserError as error:
@@ -116,9 +116,9 @@ def histories_of(
             raise UserError(told) from error
 
 
-def _grouped(path: Path, data: ml_collections.ConfigDict, event: str) -> pl.DataFrame:
+def _grouped(path: Path, form: Form) -> pl.DataFrame:
     """Columns user, items and maybe times, lists, of a file with a row for each item."""
-    user, item, at = data.user_column, data.item_column, data.timestamp_column
+    user, item, at = form.user, form.item, form.time
     rows = tables.read_table(path, needed=(user, item))
     table = rows.table.with_row_index(_FIRST).with_columns(pl.col(_FIRST).min().over(user))
     table = table.with_columns(pl.col(item).fill_null("").str.strip_chars())
@@ -128,16 +128,17 @@ def _grouped(path: Path, data: ml_collections.ConfigDict, event: str) -> pl.Data
     columns = [pl.col(item).filter(pl.col(item) != "").alias(LISTS)]
     if at in table.columns and there.any():
         own = Chunk(rows.lines[there.to_numpy()], table.filter(there))
-        milliseconds = values.parse_timestamps(own, at, path, data.timestamp_format, settable=True)
+        milliseconds = values.parse_timestamps(own, at, path, form.time_format, settable=True)
         seconds = np.zeros(table.height)
         seconds[there.to_numpy()] = milliseconds.to_numpy() / values.TICKS
         table = table.with_columns(pl.Series(TIMES, seconds))
         table = table.sort(_FIRST, TIMES, maintain_order=True)
         columns.append(pl.col(TIMES).filter(pl.col(item) != ""))
-    if event and event in table.columns:
-        columns.append(pl.col(event).filter(pl.col(item) != "").alias(EVENTS))
+    if form.events and form.event in table.columns:
+        columns.append(pl.col(form.event).filter(pl.col(item) != "").alias(EVENTS))
     first = pl.col(_FIRST).first()
-    return table.group_by(user).agg(first, *columns).sort(_FIRST).drop(_FIRST)
+    told = [pl.col(name).first() for name in form.fields if name in table.columns]
+    return table.group_by(user).agg(first, *columns, *told).sort(_FIRST).drop(_FIRST)
 
 
 def lists_like(frame: Frame, histories: Sequence[History], lists: Sequence[Recommendations]) -> Any:

@@ -10,7 +10,8 @@ item, to detect users that come again.
 Items are in the owner's ids, oldest first. A history may be empty: [], or a row without an item.
 Times are read where there are any: "times", a list of seconds since 1970; or the column of times in
 the form that the data has. So are events for models that read them: "events", a list of names; or
-the column of events.
+the column of events. And so is what is known of users: "profile", values by fields; or a column for
+each field, of which a user's first row counts.
 """
 
 import itertools
@@ -25,10 +26,11 @@ from tssr_jax.data_pipeline.sources.delimited import Chunk, require_columns
 from tssr_jax.data_pipeline.sources.json_lines import parse_object
 from tssr_jax.data_pipeline.sources.text_files import read_blocks
 from tssr_jax.errors import UserError, shown
+from tssr_jax.recommending.forms import USUAL, Form
 from tssr_jax.recommending.items import as_id, require_seconds
 
 INPUTS = (".jsonl", ".csv", ".csv.gz", ".parquet")
-LISTS, TIMES, EVENTS = "items", "times", "events"
+LISTS, TIMES, EVENTS, PROFILE = "items", "times", "events", "profile"
 
 
 class History(NamedTuple):
@@ -39,12 +41,25 @@ class History(NamedTuple):
       items: ids, oldest first.
       times: of the items, seconds since 1970; None if the file has none.
       events: of the items; None if the file has none, or they are not read.
+      profile: what is known of the user, by fields; None if the file tells nothing, or it is not
+        read.
     """
 
     user: str
     items: list[str]
     times: list[float] | None = None
     events: list[str] | None = None
+    profile: dict[str, str | None] | None = None
+
+
+def by_name(histories: Sequence[History]) -> dict[str, Any]:
+    """Arguments of `Recommender.recommend`."""
+    return {
+        "histories": [own.items for own in histories],
+        "times": [own.times for own in histories],
+        "events": [own.events for own in histories],
+        "profiles": [own.profile for own in histories],
+    }
 
 
 class Histories:
@@ -55,13 +70,13 @@ class Histories:
 
     Args:
       path: the file or folder.
-      columns: names and format, see `HistoryFile`.
+      form: names of columns, and formats.
 
     Raises:
       UserError: if there is no such file, or no file of histories in the folder.
     """
 
-    def __init__(self, path: Path, *columns: Any):
+    def __init__(self, path: Path, form: Form):
         paths = [path]
         if path.is_dir():
             paths = sorted(p for p in path.iterdir() if p.is_file() and p.name[0] not in "._")
@@ -71,7 +86,7 @@ class Histories:
                     f"--input={path}: the folder has no file whose name ends in "
                     f"{', '.join(INPUTS)}."
                 )
-        self.files = [HistoryFile(own, *columns) for own in paths]
+        self.files = [HistoryFile(own, form) for own in paths]
         self._several = path.is_dir()
 
     def count(self) -> int | None:
@@ -95,35 +110,18 @@ class HistoryFile:
 
     Args:
       path: its name ends as one of `INPUTS`.
-      user_column: name of the column of users in CSV and Parquet.
-      item_column: name of the column of items in files with one row for each item.
-      time_column: name of the column of times there; such a file need not have it.
-      time_format: strptime's format of times, "" for seconds or ISO dates.
-      event_column: name of the column of events there; such a file need not have it.
-      events: that may be there; () reads none from any file.
+      form: names of columns, and formats.
 
     Raises:
       UserError: if there is no such file, or its name ends otherwise.
     """
 
-    def __init__(  # noqa: PLR0917
-        self,
-        path: Path,
-        user_column: str = "user",
-        item_column: str = "item",
-        time_column: str = "timestamp",
-        time_format: str = "",
-        event_column: str = "",
-        events: Sequence[str] = (),
-    ):
+    def __init__(self, path: Path, form: Form = USUAL):
         if not path.is_file():
             raise UserError(f"--input: there is no file {path}.")
         if not path.name.endswith(INPUTS):
             raise UserError(f"--input is {path}; its name must end in {', '.join(INPUTS)}.")
-        self.path = path
-        self._columns = (user_column, item_column)
-        self._time_column, self._time_format = time_column, time_format
-        self._event_column, self._events = event_column if events else "", events
+        self.path, self._form = path, form
         self._lists = path.suffix == ".parquet" and LISTS in _parquet_columns(path)
 
     def count(self) -> int | None:
@@ -157,12 +155,12 @@ class HistoryFile:
             user, times = shown(repr(history.user)), history.times or ()
             if None in times:
                 raise UserError(f"{self.path}: user {user} has items without a time.")
-            unknown = [own for own in history.events or () if own not in self._events]
+            unknown = [own for own in history.events or () if own not in self._form.events]
             if unknown:
                 told = f"the event {shown(repr(unknown[0]))}" if unknown[0] else "no event"
                 raise UserError(
                     f"{self.path}: user {user} has an item with {told}; those of the run's data "
-                    f"are {shown(', '.join(self._events), 300)}."
+                    f"are {shown(', '.join(self._form.events), 300)}."
                 )
             try:
                 require_seconds(times)
@@ -192,8 +190,9 @@ class HistoryFile:
                     if not user:
                         raise ValueError("its user is empty")
                     ids, times = [as_id(item) for item in items], _times(fields, items)
-                    events = _events(fields, items) if self._events else None
-                    history = History(user, ids, times, events)
+                    events = _events(fields, items) if self._form.events else None
+                    profile = _profile(fields) if self._form.fields else None
+                    history = History(user, ids, times, events, profile)
                 except (ValueError, KeyError, TypeError, UserError) as error:
                     raise UserError(
                         f"{self.path}, line {number} is no history ({_told(error)}): it must look "
@@ -202,26 +201,30 @@ class HistoryFile:
                 yield history
 
     def _from_list_rows(self) -> Iterator[History]:
-        columns = (self._columns[0], LISTS)
+        columns, form = (self._form.user, LISTS), self._form
         table = pl.scan_parquet(self.path, glob=False)
         names = table.collect_schema().names()
         require_columns(names, columns, self.path, "")
         times = _seconds(table.collect_schema()) if TIMES in names else pl.lit(None)
-        with_events = self._events and EVENTS in names
+        with_events = form.events and EVENTS in names
+        told = [name for name in form.fields if name in names]
         texts = pl.List(pl.String)
         table = table.select(
             pl.col(columns[0]).cast(pl.String),
             pl.col(LISTS).cast(texts),
             times.alias(TIMES),
             pl.col(EVENTS).cast(texts) if with_events else pl.lit(None).alias(EVENTS),
+            *(pl.col(name).cast(pl.String).alias(f"\0{name}") for name in told),
         )
         row = 0
         try:
             for chunk in table.collect_batches(maintain_order=True):
-                for user, items, at, events in chunk.iter_rows():
+                for user, items, at, events, *values_told in chunk.iter_rows():
                     row += 1
                     self._require_user(user, f"row {row}")
-                    yield History(user.strip(), *_without_empty(items or (), at, events))
+                    own = _without_empty(items or (), at, events)
+                    profile = dict(zip(told, values_told, strict=True)) if told else None
+                    yield History(user.strip(), *own, profile)
         except IndexError as error:
             raise UserError(f"{self.path}, row {row}: {shown(error)}.") from error
         except pl.exceptions.PolarsError as error:
@@ -232,10 +235,12 @@ class HistoryFile:
     def _from_item_rows(self, seen: set[str]) -> Iterator[History]:
         hint = "Rename it, or write histories as JSON lines."
         names = tables.column_names(self.path)
-        timed = self._time_column in names
-        with_events = bool(self._event_column) and self._event_column in names
-        needed = [*self._columns]
-        needed += [self._time_column] * timed + [self._event_column] * with_events
+        form = self._form
+        timed = form.time in names
+        with_events = bool(form.events) and form.event in names
+        told = [name for name in form.fields if name in names]
+        needed = [form.user, form.item, *told]
+        needed += [form.time] * timed + [form.event] * with_events
         chunks = tables.read_chunks(self.path, needed=needed, hint=hint)
         rows = (
             (int(line), *row)
@@ -254,28 +259,37 @@ class HistoryFile:
                     "Put the rows of a user together, oldest first."
                 )
             seen.add(user)
-            times = [at for *_, at, _ in own] if timed else None
-            events = [event for *_, event in own] if with_events else None
-            items = [item for _, _, item, _, _ in own]
-            yield History(user, *_without_empty(items, times, events))
+            _, _, items, times, events, *of_fields = map(list, zip(*own, strict=True))
+            kept = _without_empty(items, times if timed else None, events if with_events else None)
+            first = [values_told[0] for values_told in of_fields]
+            yield History(user, *kept, dict(zip(told, first, strict=True)) if told else None)
 
     def _with_seconds(self, rows: Chunk, timed: bool) -> pl.DataFrame:
-        """Columns user, item, seconds since 1970, and event, null where there are none."""
-        (user, item), chunk = self._columns, rows.table
-        event = pl.lit(None, pl.String).alias(EVENTS)
-        if self._event_column and self._event_column in chunk.columns:
-            event = pl.col(self._event_column).str.strip_chars().alias(EVENTS)
+        """Columns user, item, seconds since 1970, event, null where there are none; and fields."""
+        form, chunk = self._form, rows.table
+        event = pl.lit(None, pl.String)
+        if form.events and form.event in chunk.columns:
+            event = pl.col(form.event).str.strip_chars()
+        told = [name for name in form.fields if name in chunk.columns]
+
+        def select(seconds: Any) -> pl.DataFrame:
+            named = {
+                **{"user": form.user, "item": form.item, "seconds": seconds, EVENTS: event},
+                **{f"\0{name}": name for name in told},
+            }
+            return chunk.select(**named)
+
         # A row without an item is an empty history, and needs no time.
-        there = chunk[item].fill_null("").str.strip_chars() != ""
+        there = chunk[form.item].fill_null("").str.strip_chars() != ""
         if not timed or not there.any():
-            return chunk.select(user, item, pl.lit(None, pl.Float64).alias("seconds"), event)
-        some = chunk[self._time_column].filter(there)[0]
-        times = pl.when(there).then(pl.col(self._time_column)).otherwise(pl.lit(some))
-        some_times = Chunk(rows.lines, chunk.select(times.alias(self._time_column)))
+            return select(pl.lit(None, pl.Float64))
+        some = chunk[form.time].filter(there)[0]
+        times = pl.when(there).then(pl.col(form.time)).otherwise(pl.lit(some))
+        some_times = Chunk(rows.lines, chunk.select(times.alias(form.time)))
         milliseconds = values.parse_timestamps(
-            some_times, self._time_column, self.path, self._time_format, settable=True
+            some_times, form.time, self.path, form.time_format, settable=True
         )
-        return chunk.select(user, item, (milliseconds / values.TICKS).alias("seconds"), event)
+        return select(milliseconds / values.TICKS)
 
     def _require_user(self, user: str | None, where: str) -> None:
         if not user or not user.strip():
@@ -314,6 +328,18 @@ def _events(fields: Any, items: list[Any]) -> list[str] | None:
     if not names or len(events) != len(items):
         raise TypeError(f"'events' is {shown(events)!r}, not a name for each item")
     return [own.strip() for own in events]
+
+
+def _profile(fields: Any) -> dict[str, str | None] | None:
+    """The profile of a line."""
+    profile = fields.get(PROFILE)
+    if profile is None:
+        return None
+    if not isinstance(profile, dict) or not all(
+        own is None or isinstance(own, str) for own in profile.values()
+    ):
+        raise TypeError(f"'profile' is {shown(profile)!r}, not values by fields, as strings")
+    return profile
 
 
 def _without_empty(

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tssr_jax.data_pipeline.store import EVENT
+from tssr_jax.data_pipeline.store import EVENT, PROFILE
 from tssr_jax.errors import UserError, shown
 from tssr_jax.models.apply import newest
 from tssr_jax.models.content import Content
@@ -24,7 +24,7 @@ from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel.devices import exactly
 from tssr_jax.recommending.items import KnownHistory
 from tssr_jax.recommending.recommender import Recommender
-from tssr_jax.recommending.step import Choice, Found, Stream, power, request_batch
+from tssr_jax.recommending.step import Choice, Found, Stream, power, request_batch, side_names
 
 FILE, ABOUT = "index.faiss", "index.json"
 # Links of an item; items that are looked at to insert one, and to find some.
@@ -122,9 +122,9 @@ _states = jax.jit(exactly(_newest_states), static_argnums=0)
 
 def _states_of(recommender: Recommender, histories: Sequence[KnownHistory]) -> _States:
     rows = power(8, len(histories))
-    length, with_events = recommender.model.max_length, bool(recommender.items.events)
+    length, side = recommender.model.max_length, side_names(recommender.model)
     nothing: list[list[int]] = [[]] * len(histories)
-    batch = request_batch(histories, nothing, (rows, length, 1), with_events=with_events)
+    batch = request_batch(histories, nothing, (rows, length, 1), side)
     params, content, _ = recommender.tables
     found = _states(recommender.model, params, batch, content)
     return _States(*(values[: len(histories)] for values in found))
@@ -142,7 +142,8 @@ def _some_histories(recommender: Recommender) -> list[KnownHistory]:
     found = []
     for row in rng.choice(number, min(_MEASURED, number), replace=False):
         own = {name: x[:-1].tolist() for name, x in store.answer("test", int(row), length).items()}
-        found.append(KnownHistory(own["items"], own["minutes"], [], own.get(EVENT, [])))
+        profile = own.get(PROFILE, [0])[0]
+        found.append(KnownHistory(own["items"], own["minutes"], [], own.get(EVENT, []), profile))
     return found
 
 

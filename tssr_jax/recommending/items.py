@@ -4,16 +4,20 @@ import dataclasses
 import functools
 import itertools
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tssr_jax.data_pipeline.profiles import Fields, code_of
 from tssr_jax.errors import UserError, shown
 from tssr_jax.memory.scores import NOW
+from tssr_jax.run import Run
 
 # What names an item: an id of the data, or the whole number that it is.
 ItemId = str | int
+# Values of the fields of a user.
+Profile = Mapping[str, str | None]
 # Minutes of later times do not fit into an int32.
 MOST_SECONDS = 60.0 * 2**31
 
@@ -26,12 +30,20 @@ class KnownHistory(NamedTuple):
       minutes: when they were taken, since 1970.
       unknown: the other ids.
       events: numbers of their events; [] for a model that reads none.
+      profile: the code of the user; 0 if nothing is told.
     """
 
     classes: list[int]
     minutes: list[int]
     unknown: list[str]
     events: list[int]
+    profile: int = 0
+
+    def side(self, length: int) -> dict[str, list[int]]:
+        """What is known beside the newest `length` items, see `models.side`."""
+        number = min(length, len(self.classes))
+        events = {"events": self.events[-length:]} if self.events else {}
+        return {**events, "profiles": [self.profile] * number}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +57,7 @@ class Items:
       events: names of the events that the model reads, the one of number i at index i - 1; () if it
         reads none.
       usual_event: the one of items of which none is told, the first that is predicted.
+      profile_fields: values of the fields of users that the model reads; {} if it reads none.
     """
 
     ids: Sequence[str]
@@ -52,6 +65,14 @@ class Items:
     counts: np.ndarray
     events: Sequence[str] = ()
     usual_event: str = ""
+    profile_fields: Fields = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run: Run) -> "Items":
+        """The items of a run."""
+        data, usual = run.data, next(iter(run.config.data.target_events), "")
+        fields = data.profile_fields
+        return cls(data.item_ids, data.titles, run.counts, data.events, usual, fields)
 
     @property
     def usual_number(self) -> int:
@@ -78,6 +99,7 @@ class Items:
         history: Sequence[ItemId],
         seconds: Sequence[float] | None = None,
         events: Sequence[str] | None = None,
+        profile: Profile | None = None,
     ) -> KnownHistory:
         """What the catalogue has of a history.
 
@@ -86,6 +108,10 @@ class Items:
           seconds: their times since 1970, ascending; None gives each item a minute of its own, up
             to now.
           events: of the items, known ones; None is the usual one.
+          profile: of the user; None tells nothing.
+
+        Raises:
+          UserError: if the profile has a field that the model does not read.
         """
         history = require_list(history)
         places = [self.find(item) for item in history]
@@ -99,7 +125,8 @@ class Items:
         if self.events:
             names = [self.usual_event] * len(history) if events is None else events
             numbers = [1 + self.events.index(names[i]) for i in there]
-        return KnownHistory([places[i] or 0 for i in there], minutes, unknown, numbers)
+        code = code_of(profile or {}, self.profile_fields)
+        return KnownHistory([places[i] or 0 for i in there], minutes, unknown, numbers, code)
 
     def require_events(
         self, histories: Sequence[Sequence[ItemId]], events: Sequence[Sequence[str] | None]
@@ -123,6 +150,36 @@ class Items:
                     f"There is no event {shown(repr(unknown))}; those of the run's data are "
                     f"{shown(', '.join(self.events), 300)}."
                 )
+
+    def checked(
+        self,
+        histories: Sequence[Sequence[ItemId]],
+        times: Sequence[Sequence[float] | None] | None,
+        events: Sequence[Sequence[str] | None] | None = None,
+        profiles: Sequence[Profile | None] | None = None,
+    ) -> tuple[Sequence[Any], ...]:
+        """The arguments of `read` for each of some histories; for what they are see there.
+
+        Raises:
+          UserError: if one of them is malformed, or fits neither its history nor the model.
+        """
+        read = [require_list(history) for history in histories]
+        nothing: list[None] = [None] * len(read)
+        times = nothing if times is None else times
+        events = nothing if events is None else events
+        profiles = nothing if profiles is None else profiles
+        require_times(read, times)
+        self.require_events(read, events)
+        if len(profiles) != len(read):
+            raise UserError(f"There are {len(read)} histories, but profiles of {len(profiles)}.")
+        for profile in profiles:
+            if profile is not None and not isinstance(profile, Mapping):
+                raise UserError(
+                    f"{shown(repr(profile))} is no profile: it must be values by fields, such as "
+                    '{"gender": "F"}.'
+                )
+            code_of(profile or {}, self.profile_fields)
+        return read, times, events, profiles
 
     def find(self, item: ItemId) -> int | None:
         """The class of one id; None if there is none. See `as_id`."""

@@ -19,7 +19,8 @@ from tssr_jax.data_pipeline import fetching
 from tssr_jax.data_pipeline.sources.text_files import read_blocks
 from tssr_jax.engine import HERE, Place, open_engine, seen_by_all
 from tssr_jax.errors import UserError, shown
-from tssr_jax.recommending.histories import Histories, History
+from tssr_jax.recommending.forms import form_of
+from tssr_jax.recommending.histories import Histories, History, by_name
 from tssr_jax.recommending.lists_file import ListsFile
 from tssr_jax.recommending.output import Output
 from tssr_jax.recommending.recommender import Recommender
@@ -152,11 +153,7 @@ class _Lister:
         with ListsFile(self._output.part(block.number)) as file:
             while some := list(itertools.islice(stream, _BATCHES_AT_A_TIME * request.batch_size)):
                 lists = self._recommender.recommend(
-                    [history.items for history in some],
-                    request.top_k,
-                    times=[history.times for history in some],
-                    events=[history.events for history in some],
-                    keep_seen=request.keep_seen,
+                    **by_name(some), top_k=request.top_k, keep_seen=request.keep_seen
                 )
                 file.write(some, lists)
                 report.add(lists)
@@ -172,10 +169,9 @@ def run_recommend(workdir: epath.Path, request: Request) -> None:
     output = Output(str(request.output))
     output.require_apart(request.input)
     data = load_config(workdir).data
-    columns = (data.user_column, data.item_column, data.timestamp_column)
-    events = tuple(read_signed(workdir / DATA_FILE)["report"].get("events", ()))
-    form = data.timestamp_format
-    histories = Histories(request.input, *columns, form, data.event_column, events)
+    report = read_signed(workdir / DATA_FILE)["report"]
+    form = form_of(data, tuple(report.get("events", ())), report.get("profiles", ()))
+    histories = Histories(request.input, form)
     only, never = (
         None if path is None else _read_ids(path) for path in (request.only, request.never)
     )

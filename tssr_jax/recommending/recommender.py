@@ -22,13 +22,14 @@ from tssr_jax.parallel.devices import ROWS, WHOLE, exactly
 from tssr_jax.recommending.because import reasons
 from tssr_jax.recommending.explaining import explanation
 from tssr_jax.recommending.frames import Frame, histories_of, lists_like
+from tssr_jax.recommending.histories import by_name
 from tssr_jax.recommending.items import (
     ItemId,
     Items,
     KnownHistory,
+    Profile,
     require_list,
     require_number,
-    require_times,
 )
 from tssr_jax.recommending.new_items import read_new_items, with_new_items
 from tssr_jax.recommending.results import (
@@ -47,6 +48,7 @@ from tssr_jax.recommending.step import (
     power,
     request_batch,
     require_stream,
+    side_names,
 )
 from tssr_jax.recommending.vectors import Space, item_vectors, nearest
 from tssr_jax.run import Run
@@ -137,9 +139,7 @@ class Recommender:
         if kind:
             raise UserError(f"{workdir} is a run of the baseline {kind!r}, not of a model.")
         run, params, step = restore_best(workdir, raw_dir=raw_dir, whole_catalogue=True)
-        data = run.data
-        usual = next(iter(run.config.data.target_events), "")
-        items = Items(data.item_ids, data.titles, run.counts, data.events, usual)
+        items = Items.of(run)
         if new_items is not None:
             described = read_new_items(Path(new_items), run.config)
             items = items.with_more(described["item"].to_list(), described["title"].to_list())
@@ -228,6 +228,7 @@ class Recommender:
         *,
         times: Sequence[Sequence[float] | None] | None = None,
         events: Sequence[Sequence[str] | None] | None = None,
+        profiles: Sequence[Profile | None] | None = None,
         keep_seen: bool | None = None,
         stream: Stream = "fused",
     ) -> list[Recommendations]: ...
@@ -240,6 +241,7 @@ class Recommender:
         *,
         times: None = None,
         events: None = None,
+        profiles: None = None,
         keep_seen: bool | None = None,
         stream: Stream = "fused",
     ) -> Any: ...
@@ -251,6 +253,7 @@ class Recommender:
         *,
         times: Sequence[Sequence[float] | None] | None = None,
         events: Sequence[Sequence[str] | None] | None = None,
+        profiles: Sequence[Profile | None] | None = None,
         keep_seen: bool | None = None,
         stream: Stream = "fused",
     ) -> Any:
@@ -266,6 +269,8 @@ class Recommender:
             its own, the newest one of now.
           events: of the items of each history; read by models whose data has them
             (`data.target_events`). None: each is the first that is predicted.
+          profiles: of the users, values by fields, such as {"gender": "F"}; read by models whose
+            data has them (`data.user_fields`). Values that training has not seen tell nothing.
           keep_seen: also recommend what is in the history; by default as the run was evaluated
             (`config.evaluate.keep_seen`).
           stream: "id" and "content" score by one stream alone, without memories: as if the gate
@@ -273,29 +278,23 @@ class Recommender:
 
         Raises:
           UserError: if top_k is no number from 1 on, a history is no list of ids, the model has no
-            such stream beside another, times or events don't fit, or times are not ascending.
+            such stream beside another, or what belongs to the histories doesn't fit to them.
         """
         if isinstance(histories, Frame):
-            if times is not None or events is not None:
-                raise UserError("Times and events of a DataFrame's items stand in its columns.")
-            read = histories_of(histories, self.run.config.data, self.items.events)
-            columns = [[own.items, own.times, own.events] for own in read]
-            items, when, kinds = map(list, zip(*columns, strict=True)) if read else ([], [], [])
-            more: Any = {"times": when, "events": kinds, "keep_seen": keep_seen, "stream": stream}
-            return lists_like(histories, read, self.recommend(items, top_k, **more))
+            if any(own is not None for own in (times, events, profiles)):
+                raise UserError("What belongs to a DataFrame's histories stands in its columns.")
+            read = histories_of(histories, self.run.config.data, self.items)
+            more: Any = {**by_name(read), "keep_seen": keep_seen, "stream": stream}
+            return lists_like(histories, read, self.recommend(top_k=top_k, **more))
         require_stream(self.model, stream)
         top_k = min(require_number(top_k), len(self.items.ids))
-        histories = [require_list(history) for history in histories]
-        times = [None] * len(histories) if times is None else times
+        columns = self.items.checked(histories, times, events, profiles)
         if keep_seen is None:
             keep_seen = self.run.config.evaluate.keep_seen
-        require_times(histories, times)
-        events = [None] * len(histories) if events is None else events
-        self.items.require_events(histories, events)
         results = []
-        for start in range(0, len(histories), self.batch_size):
+        for start in range(0, len(columns[0]), self.batch_size):
             some = slice(start, start + self.batch_size)
-            known = list(map(self.items.read, histories[some], times[some], events[some]))
+            known = list(map(self.items.read, *(own[some] for own in columns)))
             found = self._best(known, top_k, keep_seen, stream)
             for row, own in enumerate(known):
                 listed = self._scored(found.classes[row, :top_k], found.scores[row, :top_k])
@@ -328,15 +327,18 @@ class Recommender:
         return item_vectors(space, self.model, *self.tables[:2], self._choice.weights)
 
     def explain(
-        self, history: Sequence[ItemId], events: Sequence[str] | None = None
+        self,
+        history: Sequence[ItemId],
+        events: Sequence[str] | None = None,
+        profile: Profile | None = None,
     ) -> Explanation:
-        """What the model looks at in a history, whose items may have events (see `recommend`).
+        """What the model looks at in a history; for events and profile see `recommend`.
 
         Raises:
-          UserError: if none of its items is known, or events don't fit.
+          UserError: if none of its items is known, or events or profile don't fit.
         """
-        self.items.require_events([history], [events])
-        known = self.items.read(history, events=events)
+        ((own,), *more) = self.items.checked([history], None, [events], [profile])
+        known = self.items.read(own, *(values[0] for values in more))
         return explanation(self.model, *self.tables[:2], self.items, known)
 
     def because(
@@ -360,9 +362,8 @@ class Recommender:
           UserError: if one of `items` is unknown, or times don't fit.
         """
         places = [self.items.class_of(item) for item in require_list(items)]
-        history = require_list(history)
-        require_times([history], [times])
-        known = self.items.read(history, times)
+        (own,), (when,), *_ = self.items.checked([history], [times])
+        known = self.items.read(own, when)
         return reasons(self.model, self._params, self._content.memories, self.items, known, places)
 
     def _best(
@@ -372,8 +373,8 @@ class Recommender:
         rows = self._devices.round_up(min(self.batch_size, power(_ROWS, len(histories))))
         seen = [[] if keep_seen else list(dict.fromkeys(own.classes)) for own in histories]
         width = max(_EXCLUDED, power(2, max(map(len, seen))))
-        shape, with_events = (rows, self.model.max_length, width), bool(self.items.events)
-        batch = request_batch(histories, seen, shape, with_events=with_events)
+        shape = (rows, self.model.max_length, width)
+        batch = request_batch(histories, seen, shape, side_names(self.model))
         k = min(max(_LISTED, power(2, top_k)), len(self.items.ids))
         if (k, stream) not in self._steps:
             params_layout, content_layout = self._layouts

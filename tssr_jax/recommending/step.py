@@ -15,6 +15,7 @@ from tssr_jax.models.apply import newest
 from tssr_jax.models.content import Content
 from tssr_jax.models.head import HeadWeights
 from tssr_jax.models.recall import Recalled, all_scores, recall
+from tssr_jax.models.side import NAMES
 from tssr_jax.models.tssr import TSSR
 from tssr_jax.recommending.items import KnownHistory
 
@@ -63,8 +64,7 @@ def request_batch(
     histories: Sequence[KnownHistory],
     seen: Sequence[Sequence[int]],
     shape: tuple[int, int, int],
-    *,
-    with_events: bool = False,
+    side: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """The batch of a recommend step.
 
@@ -72,25 +72,33 @@ def request_batch(
       histories: of users.
       seen: classes that are left out of each list.
       shape: rows of the batch; items of a window; the most classes that are left out.
-      with_events: the model reads events.
+      side: what the model reads beside the items, see `side_names`.
     """
     rows, length, width = shape
-    sequences, times, events = np.zeros((3, rows, length), np.int32)
+    sequences, times = np.zeros((2, rows, length), np.int32)
+    beside = {name: np.zeros((rows, length), np.int32) for name in side}
     excluded = np.full((rows, width), -1, np.int32)
     for row, (history, own) in enumerate(zip(histories, seen, strict=True)):
         newest = history.classes[-length:]
         sequences[row, length - len(newest) :] = newest
         times[row, length - len(newest) :] = history.minutes[-length:]
-        if with_events:
-            events[row, length - len(newest) :] = history.events[-length:]
+        known = history.side(length)
+        for name, values in beside.items():
+            values[row, length - len(newest) :] = known[name]
         excluded[row, : len(own)] = own
-    batch = {
+    return {
         "item_sequence": sequences,
         "times": times,
         "excluded": excluded,
         "row_mask": np.arange(rows) < len(histories),
+        **beside,
     }
-    return batch | {"events": events} if with_events else batch
+
+
+def side_names(model: TSSR) -> tuple[str, ...]:
+    """What a model reads beside the items, see `models.side`."""
+    reads = {"events": model.num_events > 0, "profiles": bool(model.profile_sizes)}
+    return tuple(name for name in NAMES if reads[name])
 
 
 def require_stream(model: TSSR, stream: Stream) -> None:

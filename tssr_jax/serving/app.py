@@ -144,6 +144,7 @@ def _add_rankings(app: FastAPI, service: Service) -> None:
                 top_k,
                 times=asked.times,
                 events=asked.events,
+                profiles=asked.profiles,
                 keep_seen=asked.keep_seen,
                 stream=asked.stream,
             )
@@ -154,6 +155,7 @@ def _add_rankings(app: FastAPI, service: Service) -> None:
                     top_k,
                     times=asked.times,
                     events=asked.events,
+                    profiles=asked.profiles,
                     keep_seen=asked.keep_seen,
                     stream=asked.stream,
                 )
@@ -187,7 +189,9 @@ def _add_reasons(app: FastAPI, service: Service) -> None:
     @app.post("/explain", responses=_PROBLEMS)
     async def explain(asked: schemas.ExplainRequest) -> schemas.ExplainResponse:
         """What the model looks at in a history."""
-        told = await service.compute(lambda: recommender.explain(asked.history, asked.events))
+        told = await service.compute(
+            lambda: recommender.explain(asked.history, asked.events, asked.profile)
+        )
         weights = [None] * len(told.items) if told.id_weight is None else told.id_weight.tolist()
         class_of = recommender.items.class_of
         return schemas.ExplainResponse(
@@ -252,6 +256,7 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
             history=history,
             times=list(own.times),
             events=list(own.events) or None,
+            profile=own.profile,
             answer=answer[0],
         )
 
@@ -264,6 +269,7 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
             streams=list(recommender.model.streams),
             events=list(recommender.items.events),
             usual_event=recommender.items.usual_event,
+            fields={name: list(own) for name, own in recommender.items.profile_fields.items()},
             apart=list(recommender.apart),
             index=isinstance(recommender, IndexedRecommender),
             max_length=recommender.model.max_length,

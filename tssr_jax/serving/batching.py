@@ -6,10 +6,12 @@ form the next batch.
 
 import asyncio
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-from tssr_jax.recommending.items import ItemId, require_times
+from tssr_jax.recommending.items import ItemId, Profile
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.recommending.results import Recommendations
 from tssr_jax.recommending.step import Stream
@@ -17,13 +19,16 @@ from tssr_jax.recommending.step import Stream
 
 @dataclasses.dataclass
 class _Waiting:
-    """A request's histories with their times and events, and where their lists go."""
+    """A request's histories with times, events and profiles, and where their lists go."""
 
-    histories: Sequence[Sequence[ItemId]]
-    times: Sequence[Sequence[float] | None]
-    events: Sequence[Sequence[str] | None]
+    columns: tuple[Sequence[Any], ...]
     top_k: int
     lists: asyncio.Future[list[Recommendations]]
+
+    @property
+    def number(self) -> int:
+        """How many histories there are."""
+        return len(self.columns[0])
 
 
 class Batcher:
@@ -48,23 +53,18 @@ class Batcher:
         *,
         times: Sequence[Sequence[float] | None] | None = None,
         events: Sequence[Sequence[str] | None] | None = None,
+        profiles: Sequence[Profile | None] | None = None,
         keep_seen: bool | None,
         stream: Stream,
     ) -> list[Recommendations]:
         """As `Recommender.recommend`.
 
         Raises:
-          UserError: if times or events don't fit; others who are ranked together with it don't
-            notice.
+          UserError: if times, events or profiles don't fit; others who are ranked together with
+            it don't notice.
         """
-        if times is None:
-            times = [None] * len(histories)
-        require_times(histories, times)
-        if events is None:
-            events = [None] * len(histories)
-        else:
-            self._recommender.items.require_events(histories, events)
-        own = _Waiting(histories, times, events, top_k, asyncio.get_running_loop().create_future())
+        columns = self._recommender.items.checked(histories, times, events, profiles)
+        own = _Waiting(columns, top_k, asyncio.get_running_loop().create_future())
         self._waiting.setdefault((keep_seen, stream), []).append(own)
         if self._task is None:
             self._task = asyncio.create_task(self._work())
@@ -84,11 +84,11 @@ class Batcher:
         waiting = self._waiting[key]
         requests: list[_Waiting] = []
         number = 0
-        while waiting and (not requests or number + len(waiting[0].histories) <= self._most):
+        while waiting and (not requests or number + waiting[0].number <= self._most):
             one = waiting.pop(0)
             if not one.lists.done():  # the caller may have given up
                 requests.append(one)
-                number += len(one.histories)
+                number += one.number
         del self._waiting[key]
         if waiting:  # the others' turn comes first
             self._waiting[key] = waiting
@@ -97,14 +97,14 @@ class Batcher:
     async def _answer(
         self, requests: list[_Waiting], keep_seen: bool | None, stream: Stream
     ) -> None:
-        histories = [history for one in requests for history in one.histories]
-        times = [at for one in requests for at in one.times]
-        events = [own for one in requests for own in one.events]
+        columns = zip(*(one.columns for one in requests), strict=True)
+        histories, *more = (list(itertools.chain(*own)) for own in columns)
+        named = dict(zip(("times", "events", "profiles"), more, strict=True))
         top_k = max(one.top_k for one in requests)
 
         def rank() -> list[Recommendations]:
             return self._recommender.recommend(
-                histories, top_k, times=times, events=events, keep_seen=keep_seen, stream=stream
+                histories, top_k, **named, keep_seen=keep_seen, stream=stream
             )
 
         try:
@@ -116,8 +116,8 @@ class Batcher:
             return
         start = 0
         for one in requests:
-            own = lists[start : start + len(one.histories)]
-            start += len(one.histories)
+            own = lists[start : start + one.number]
+            start += one.number
             if not one.lists.done():  # the caller may have given up
                 one.lists.set_result(
                     [dataclasses.replace(x, items=x.items[: one.top_k]) for x in own]

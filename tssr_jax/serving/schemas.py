@@ -20,6 +20,11 @@ Events = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=LONGEST_ID)]],
     Field(max_length=MOST_ITEMS, description="Names, one for each item."),
 ]
+_Name = Annotated[str, Field(min_length=1, max_length=LONGEST_ID)]
+Profile = Annotated[
+    dict[_Name, Annotated[str, Field(max_length=LONGEST_ID)] | None],
+    Field(max_length=100, description="What is known of the user: values by fields."),
+]
 TopK = Annotated[int, Field(ge=1, le=LONGEST_LIST)]
 
 
@@ -35,12 +40,14 @@ class RecommendRequest(_Request):
     `times`, one for each item of a history, are for models with memories: to these, items of one
     minute (a basket) have no order, and the newest item tells what was popular then. Without times
     the newest item is of now. `events` are for models whose data has them, such as views and
-    purchases; without, each item is of the first that is predicted.
+    purchases; without, each item is of the first that is predicted. `profiles` are for models that
+    read fields of users; values that training has not seen tell nothing.
     """
 
     histories: Annotated[list[History], Field(min_length=1, max_length=MOST_HISTORIES)]
     times: Annotated[list[Times | None], Field(max_length=MOST_HISTORIES)] | None = None
     events: Annotated[list[Events | None], Field(max_length=MOST_HISTORIES)] | None = None
+    profiles: Annotated[list[Profile | None], Field(max_length=MOST_HISTORIES)] | None = None
     top_k: TopK = 10
     keep_seen: bool | None = None
     only: Annotated[list[ItemId], Field(min_length=1, max_length=MOST_FILTERED)] | None = None
@@ -62,6 +69,7 @@ class ExplainRequest(_Request):
 
     history: Annotated[list[ItemId], Field(min_length=1, max_length=MOST_ITEMS)]
     events: Events | None = None
+    profile: Profile | None = None
 
 
 class BecauseRequest(_Request):
@@ -159,17 +167,23 @@ class ExampleResponse(BaseModel):
     history: list[Item]
     times: list[float] = Field(description="Seconds since 1970, one for each item.")
     events: list[str] | None = Field(description="One for each item; null if none are read.")
+    profile: dict[str, str] = Field(description="What is known of the user, by fields.")
     answer: Item
 
 
 class About(BaseModel):
-    """What is served; `events` are those that the model reads, the usual one where none is told."""
+    """What is served.
+
+    `events` are those that the model reads, the usual one where none is told; `fields` are those of
+    users that it reads, with the values that it knows.
+    """
 
     name: str
     items: int
     streams: list[str]
     events: list[str]
     usual_event: str
+    fields: dict[str, list[str]]
     apart: list[str] = Field(description="Streams that can be asked for by themselves.")
     index: bool = Field(description="Whether lists are found by an index, nearly exactly.")
     max_length: int

@@ -18,8 +18,8 @@ def gate_inputs(run: Run) -> GateInputs | None:
     """The histories that the gate learns from; None for a model without memories.
 
     Returns:
-      Arrays `item_sequence`, `times` and, where the data has them, `events` int32 [rows, L],
-      `labels` int32 [rows], and `label_scores` float32 [rows], what co-occurrence says
+      Arrays `item_sequence`, `times` and, where the data has them, `events` and `profiles` int32
+      [rows, L], `labels` int32 [rows], and `label_scores` float32 [rows], what co-occurrence says
       of the labels without the user's own interactions.
 
     Raises:
@@ -47,9 +47,7 @@ def gate_inputs(run: Run) -> GateInputs | None:
         "labels": rows.labels,
         "label_scores": label_scores.astype(np.float32),
     }
-    if rows.events is not None:
-        arrays["events"] = rows.events
-    return GateInputs(arrays, ROWS, PERIOD)
+    return GateInputs(arrays | rows.side, ROWS, PERIOD)
 
 
 def _weights(rows: GateRows, decay: float) -> np.ndarray:

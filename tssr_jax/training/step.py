@@ -23,6 +23,7 @@ from tssr_jax.losses.objective import (
 from tssr_jax.models.apply import encode, heads
 from tssr_jax.models.content import Content
 from tssr_jax.models.recall import GATE
+from tssr_jax.models.side import side_of
 from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel import collectives, sharding
 from tssr_jax.parallel.catalogue import Catalogue
@@ -177,7 +178,7 @@ def _make_gradients(
                 sequence,
                 read,
                 packed,
-                events=batch.get("events"),
+                side=side_of(batch),
                 dropout_key=draws.key,
             )
             terms = loss_terms(

@@ -2,8 +2,9 @@
 
 Items keep what was learnt of them: their rows are found by the owner's ids. A new item begins with
 the mean of the items whose content is most like its own. Items that are gone are left out; users
-have no parameters. Categories and events are found by their names: a new category begins as the
-other values of its field, a new event as the mean of all.
+have no parameters. Categories, events and values of users' fields are found by their names: a new
+category begins as the other values of its field, a new event as the mean of all, and so does a new
+value of a field.
 """
 
 from collections.abc import Sequence
@@ -68,7 +69,7 @@ def carried_params(run: Run, other: Run, others: Any) -> Any:
 
 
 def found_by_name(run: Run, other: Run, others: Any, field: str) -> Any:
-    """Another run's parameters with the rows of this run's events and categories.
+    """Another run's parameters with the rows of this run's events, categories and profiles.
 
     Args:
       run: the run that begins.
@@ -77,7 +78,7 @@ def found_by_name(run: Run, other: Run, others: Any, field: str) -> Any:
       field: names that run, for the error.
 
     Raises:
-      UserError: if one of the two reads events, and the other does not.
+      UserError: if one of the two reads events or fields of users, and the other does not.
     """
     if bool(run.data.events) != bool(other.data.events):
         one, two = ("reads" if own.data.events else "reads no" for own in (other, run))
@@ -85,11 +86,24 @@ def found_by_name(run: Run, other: Run, others: Any, field: str) -> Any:
             f"{field}: that run {one} events (data.target_events), this one {two} events. Train "
             "both alike."
         )
+    new_fields, old_fields = run.data.profile_fields, other.data.profile_fields
+    if tuple(new_fields) != tuple(old_fields):
+        raise UserError(
+            f"{field}: --config.data.user_fields is {tuple(old_fields)} there, and "
+            f"{tuple(new_fields)} here. Train both alike."
+        )
 
     def rows(path: Any, x: Any) -> Any:
         names = sharding.path_names(path)
         if names[0] == "event_embedding":
-            return _rows_of_events(processes.to_host(x), run.data.events, other.data.events)
+            return _rows_by_name(processes.to_host(x), run.data.events, other.data.events)
+        if names[0] == "profile_embedding":
+            table, parts, start = processes.to_host(x), [], 0
+            for name, old in old_fields.items():
+                end = start + 1 + len(old)
+                parts.append(_rows_by_name(table[start:end], new_fields[name], old))
+                start = end
+            return np.concatenate(parts)
         if _reads_categories(names, run.model.modalities):
             return _rows_of_categories(processes.to_host(x), run.categories, other.categories)
         return x
@@ -110,7 +124,7 @@ def _rows_of_categories(table: np.ndarray, new: Sequence[str], old: Sequence[str
     return table[[place.get(name, place[f]) for name, f in zip(new, others, strict=True)]]
 
 
-def _rows_of_events(table: np.ndarray, new: Sequence[str], old: Sequence[str]) -> np.ndarray:
+def _rows_by_name(table: np.ndarray, new: Sequence[str], old: Sequence[str]) -> np.ndarray:
     place = {name: i for i, name in enumerate(old, 1)}
     mean = table[1:].mean(axis=0)
     rows = [table[place[name]] if name in place else mean for name in new]

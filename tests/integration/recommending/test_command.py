@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.runs import ROOT
 from tssr_jax.errors import UserError
+from tssr_jax.recommending.forms import Form
 from tssr_jax.recommending.histories import HistoryFile
 from tssr_jax.recommending.recommend import Request, run_recommend
 
@@ -48,7 +49,7 @@ def test_histories_are_read_from(tmp_path, ending):
 
 def histories_in(path, **columns):
     """(user, items, times) of each history; events are not read."""
-    histories = list(HistoryFile(path, **columns))
+    histories = list(HistoryFile(path, Form(**columns)))
     assert all(history.events is None for history in histories)
     return [history[:3] for history in histories]
 
@@ -78,7 +79,7 @@ def test_times_are_read_where_there_are_any(tmp_path):
     assert histories_in(path) == TIMED
     path = tmp_path / "histories.csv"
     path.write_text("user,item,at\na,i1,60\na,i2,90.5\nb,,\nc,i3,1970-01-02\n")
-    assert histories_in(path, time_column="at") == TIMED
+    assert histories_in(path, time="at") == TIMED
     assert histories_in(path) == [(user, items, None) for user, items, _ in TIMED]
     table = pl.DataFrame({"user": ["a", "b", "c"], "items": [["i1", "i2"], [], ["i3"]]})
     table = table.with_columns(times=pl.Series([[60.0, 90.5], [], [86400.0]]))

@@ -17,6 +17,7 @@ from tssr_jax.errors import UserError
 from tssr_jax.evaluation.ranking import rank
 from tssr_jax.models.apply import encode, newest
 from tssr_jax.recommending.export import _vectors, scores_program
+from tssr_jax.recommending.forms import Form
 from tssr_jax.recommending.histories import HistoryFile
 from tssr_jax.recommending.recommend import Request, run_recommend
 from tssr_jax.recommending.recommender import Recommender
@@ -151,7 +152,7 @@ def test_files_that_make_no_sense(tmp_path, row, told):
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps(row) + "\n")
     with pytest.raises(UserError, match=told):
-        list(HistoryFile(path, event_column="event", events=("view", "buy")))
+        list(HistoryFile(path, Form(event="event", events=("view", "buy"))))
 
 
 def test_the_service(recommender):
@@ -178,7 +179,9 @@ def test_ranks_read_events(recommender):
     minutes = np.array([TIMES]).astype(np.int32) // 60
     for place in (0, 7):
         answer = np.array([recommender.items.class_of(lists[place].item)])
-        found = rank(model, params, classes, answer, content, times=minutes, events=numbers)
+        found = rank(
+            model, params, classes, answer, content, times=minutes, side={"events": numbers}
+        )
         assert found.tolist() == [place]
 
 
@@ -216,7 +219,7 @@ def test_explanations_and_user_vectors_read_events(recommender):
     window = np.zeros((1, length), np.int32)
     window[0, -3:] = [recommender.items.class_of(item) for item in HISTORY]
     bought = np.where(window > 0, recommender.items.usual_number, 0)
-    gate = encode(model, params, window, content, events=bought).gate
+    gate = encode(model, params, window, content, side={"events": bought}).gate
     told = recommender.explain(HISTORY)
     assert not np.array_equal(told.id_weight, recommender.explain(HISTORY, EVENTS).id_weight)
     np.testing.assert_allclose(told.id_weight, gate[0, -3:].mean(axis=-1), atol=1e-6)

@@ -29,7 +29,7 @@ def test_vectors_of_events_are_added_to_what_the_first_blocks_read():
     """Without blocks, what comes out is what goes in."""
     model, params = make(num_unimodal_layers=0, num_cross_layers=0)
     assert params["event_embedding"]["embedding"].shape == (3, 8)
-    outputs = encode(model, params, ITEMS, FEATURES, events=EVENTS)
+    outputs = encode(model, params, ITEMS, FEATURES, side={"events": EVENTS})
     plain = encode(model, params, ITEMS, FEATURES)
     vectors = params["event_embedding"]["embedding"][EVENTS]
     for own, other in ((outputs.id, plain.id), (outputs.content, plain.content)):
@@ -45,7 +45,7 @@ def test_a_model_without_events_is_that_of_before():
     assert "event_embedding" not in params
     plain = encode(model, params, ITEMS, FEATURES).fused
     np.testing.assert_array_equal(
-        encode(model, params, ITEMS, FEATURES, events=EVENTS).fused, plain
+        encode(model, params, ITEMS, FEATURES, side={"events": EVENTS}).fused, plain
     )
     # Unknown events are no events.
     reading, own = make()
@@ -53,7 +53,7 @@ def test_a_model_without_events_is_that_of_before():
     np.testing.assert_array_equal(encode(reading, own, ITEMS, FEATURES).fused, plain)
     nothing = jnp.zeros_like(EVENTS)
     np.testing.assert_array_equal(
-        encode(reading, own, ITEMS, FEATURES, events=nothing).fused, plain
+        encode(reading, own, ITEMS, FEATURES, side={"events": nothing}).fused, plain
     )
 
 
@@ -62,11 +62,11 @@ def test_packed_windows_have_the_same_states(streams):
     model, params = make(streams=streams)
     features = FEATURES if "content" in streams else None
     packed = pack(np.asarray(ITEMS, np.int32), np.array([4, 5]), 1)
-    whole = encode(model, params, ITEMS, features, events=EVENTS).fused
-    own = encode(model, params, ITEMS, features, packed, events=EVENTS).fused
+    whole = encode(model, params, ITEMS, features, side={"events": EVENTS}).fused
+    own = encode(model, params, ITEMS, features, packed, side={"events": EVENTS}).fused
     there = np.asarray(ITEMS) > 0
     np.testing.assert_allclose(own[there], whole[there], atol=1e-6)
-    other = encode(model, params, ITEMS, features, packed, events=OTHERS).fused
+    other = encode(model, params, ITEMS, features, packed, side={"events": OTHERS}).fused
     assert np.abs(other - own)[there].max() > 1e-3
 
 
@@ -83,7 +83,7 @@ def test_events_stay_with_their_items_in_other_orders():
     pairs = {tuple(pair) for own in orders for pair in zip(*map(np.ravel, own), strict=True)}
     assert pairs == set(zip(ITEMS.ravel().tolist(), EVENTS.ravel().tolist(), strict=True))
     expected = [
-        encode(model, params, items, FEATURES, events=events, last_only=True).fused
+        encode(model, params, items, FEATURES, side={"events": events}, last_only=True).fused
         for items, events in orders
     ]
     np.testing.assert_allclose(found, sum(expected) / 2, atol=1e-6)
@@ -91,7 +91,9 @@ def test_events_stay_with_their_items_in_other_orders():
 
 def test_attention_and_loss_read_events():
     model, params = make(num_unimodal_layers=2)
-    own, other = (attention(model, params, ITEMS, FEATURES, events) for events in (EVENTS, OTHERS))
+    own, other = (
+        attention(model, params, ITEMS, FEATURES, {"events": x}) for x in (EVENTS, OTHERS)
+    )
     assert np.abs(own - other).max() > 1e-4
     labels = jnp.array([[0, 0, 4, 5, 6, 7], [0, 8, 9, 1, 2, 3]])
     batch = {"item_sequence": ITEMS, "labels": labels, "events": EVENTS}
@@ -99,7 +101,7 @@ def test_attention_and_loss_read_events():
     weights = jnp.where(labels % 2 == 0, 0.0, 2.0)
 
     def by_hand(params):
-        outputs = encode(model, params, ITEMS, FEATURES, events=EVENTS)
+        outputs = encode(model, params, ITEMS, FEATURES, side={"events": EVENTS})
         kernel, bias = params["output"]["kernel"], params["output"]["bias"]
         scores = (outputs.fused @ kernel + bias)[..., 1:]
         losses = jax.nn.log_softmax(scores)

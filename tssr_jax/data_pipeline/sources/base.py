@@ -26,6 +26,7 @@ class RawFiles:
       interactions: the file of interactions, or a folder of such files, see `part_files`.
       items: the file of item descriptions.
       images: names of the images that lie there; None where there is no folder of images.
+      users: the file of users; None if it is not asked for (`data.user_fields`).
     """
 
     origin: str
@@ -33,6 +34,7 @@ class RawFiles:
     interactions: Path
     items: Path
     images: frozenset[str] | None = None
+    users: Path | None = None
 
 
 class Dump(NamedTuple):
@@ -58,7 +60,7 @@ class Source(Protocol):
 
     @property
     def more(self) -> tuple[str, ...]:
-        """Which of `event` and `weight` its interactions can have."""
+        """Which of `event` and `weight` its interactions can have; `users` if it tells of them."""
 
     def locate(self, data: ml_collections.ConfigDict) -> RawFiles:
         """Finds or fetches the raw files; raises UserError if it can't."""
@@ -88,6 +90,20 @@ class Source(Protocol):
 
         Raises:
           UserError: as for `interactions`.
+        """
+
+
+class SourceWithUsers(Protocol):
+    """A raw dump format that tells of users: one with `users` in `more`."""
+
+    def users(self, dump: Dump) -> pl.DataFrame:
+        """Reads the fields `data.user_fields` of the users.
+
+        Returns:
+          Columns `user` (unique) and the fields, strings, null where empty.
+
+        Raises:
+          UserError: as `users.read_users` does.
         """
 
 

@@ -2,9 +2,10 @@
 
     transactions_train.csv   t_dat,customer_id,article_id,price,sales_channel_id
     articles.csv             article_id,product_code,prod_name,...,detail_desc (25 columns)
+    customers.csv            customer_id,club_member_status,age,... (for `data.user_fields`)
     images/010/0108775015.jpg   first three digits, then all ten; some articles have none
 
-Both tables may be compressed (.gz). Article ids have ten digits; leading zeros that a program has
+The tables may be compressed (.gz). Article ids have ten digits; leading zeros that a program has
 dropped are restored, and a ".0" that one has added is removed. An unnamed index column in front is
 ignored. All columns of articles.csv are fields for `data.text_fields`.
 """
@@ -16,6 +17,7 @@ import polars as pl
 from etils import epath
 
 from tssr_jax.data_pipeline.sources import base, descriptions, tables, values
+from tssr_jax.data_pipeline.sources.users import read_users
 
 _DIGITS = 10
 _COLUMNS = values.Columns("customer_id", "article_id", "t_dat")
@@ -26,16 +28,19 @@ class Hm:
     """Reads the competition's files from `data.raw_dir`."""
 
     version = 1
-    more: tuple[str, ...] = ()
+    more: tuple[str, ...] = ("users",)
 
     def locate(self, data: ml_collections.ConfigDict) -> base.RawFiles:
         """Finds the tables, and the images if there are some."""
-        names = ("transactions_train.csv", "articles.csv")
+        names = ["transactions_train.csv", "articles.csv"]
+        if data.user_fields:
+            names.append("customers.csv")
         choices = [[name, f"{name}.gz"] for name in names]
-        transactions, articles = base.find_files(data, choices, "Source 'hm'")
+        transactions, articles, *more = base.find_files(data, choices, "Source 'hm'")
         images = epath.Path(data.raw_dir).expanduser() / "images"
         found = _names_of_images(images) if images.is_dir() else None
-        return base.RawFiles(data.raw_dir, "kaggle", transactions, articles, found)
+        users = more[0] if more else None
+        return base.RawFiles(data.raw_dir, "kaggle", transactions, articles, found, users)
 
     def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
         """See `Source`."""
@@ -58,6 +63,10 @@ class Hm:
             f"images/{i[:3]}/{i}.jpg" if f"{i[:3]}/{i}" in there else None for i in items["item"]
         ]
         return items.with_columns(image=pl.Series(images, dtype=pl.String))
+
+    def users(self, dump: base.Dump) -> pl.DataFrame:
+        """See `Source`."""
+        return read_users(dump, "customer_id", hint=_HINT)
 
 
 def _with_all_digits(ids: pl.Expr) -> pl.Expr:

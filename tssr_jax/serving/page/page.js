@@ -14,6 +14,7 @@ const TABS = { fused: "Both", id: "Ids", content: "Content" };
 
 let about = null;
 let chosen = []; // the history, [{item, title, text, image, time, event}], oldest first
+let profile = {}; // what is known of the user of an example, by fields
 let answer = null; // what the user of an example took next
 let shownList = "fused"; // on a phone
 let rankings = 0; // answers to older questions are dropped
@@ -33,6 +34,7 @@ function tell(what, error) {
 
 function change(items, example = null) {
   chosen = items;
+  if (example || !items.length) profile = example ? example.profile : {};
   answer = example && example.answer;
   let shared = "";
   if (example) shared = `#example=${example.number}`;
@@ -108,6 +110,8 @@ function showHistory() {
   }));
   byId("history").scrollLeft = byId("history").scrollWidth; // the newest ones
   byId("no-history").hidden = chosen.length > 0;
+  const told = Object.entries(profile).map(([name, value]) => `${name} ${value}`);
+  byId("profile").textContent = told.join(", ");
   byId("clear").hidden = chosen.length === 0;
   byId("random").hidden = !about?.examples;
 }
@@ -208,6 +212,7 @@ async function refresh(focused) {
     if (ids.length && !times.includes(undefined)) asked.times = [times];
     const events = chosen.map((item) => item.event);
     if (ids.length && !events.includes(undefined)) asked.events = [events];
+    if (Object.keys(profile).length) asked.profiles = [profile];
     const results = [];
     for (const stream of streams) {
       const told = await ask("recommend", { ...asked, stream });
