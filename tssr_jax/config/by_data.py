@@ -27,7 +27,7 @@ _ANY_DATA = {
     "loss.lambda_item": 0.1,
     "loss.lambda_user": 0.1,
     "optimizer.ema_decay": 0.99,
-    "train.early_stopping_patience": 3,
+    "train.early_stopping_patience": 5,
     "train.num_epochs": 40,
 }
 # What keeps short, sparse histories from being learnt by heart.

@@ -56,6 +56,8 @@ def _data() -> ml_collections.ConfigDict:
     data.min_user_interactions = 5
     # Least number of interactions of an item.
     data.min_item_interactions = 5
+    # Date before which interactions count for the k-core, "2024-05-01" (UTC); "" counts all.
+    data.core_before = ""
     # Interactions of one user at the same time are ordered by a hash of (this seed, user, item).
     data.tie_seed = 0
     # Source "csv" only: name of the column of user ids in interactions.csv.
@@ -216,8 +218,8 @@ def _model() -> ml_collections.ConfigDict:
     model.compute_dtype = "float32"
     # Initial value of the scalars that weigh a block's sublayers: almost 0 as in the paper.
     model.residual_init = 1e-8
-    # Keep the blocks' matrix products for the gradient. False recomputes a block from its input,
-    # which saves memory for large batches of long windows. Results do not differ.
+    # Keep the blocks' matrix products for the gradient. False recomputes a block, which saves memory
+    # for large batches of long windows. Results do not differ.
     model.keep_products = True
     return model
 
@@ -269,13 +271,11 @@ def _optimizer() -> ml_collections.ConfigDict:
     optimizer.weight_decay = 0.0
     # Gradients are scaled down to this global norm; 0 is no clipping.
     optimizer.clip_norm = 0.0
-    # Decay of an exponential moving average of the parameters. The average is validated, saved and
-    # used for ranking; 0 is no averaging. 0.99 averages over about 100 steps.
+    # Decay of a moving average of the parameters, which is validated and saved; 0 is none.
     optimizer.ema_decay = 0.0
     # Adam updates only the rows of the item table (and of the head, with loss.next_item="sampled")
-    # that a step reads; other rows and their moments do not change, and do not decay. A step's time
-    # and memory then do not grow with the catalogue, except for the tables themselves (and a moving
-    # average, ema_decay, which covers all rows).
+    # that a step reads; other rows do not change, and do not decay. A step's time and memory then
+    # do not grow with the catalogue, but for the tables (and a moving average, ema_decay).
     optimizer.lazy_rows = False
     return optimizer
 
@@ -301,9 +301,8 @@ def _train() -> ml_collections.ConfigDict:
     # Share of the items that are kept out of all training windows, drawn by the seed. Metrics are
     # then reported for users whose answer is one of them ("cold") and for the others ("warm").
     train.held_out_items = 0.0
-    # Put several short windows into one row, which saves the cost of padding. Losses and gradients
-    # do not differ (dropout masks do). Needs the corrections valid_positions_only and
-    # pool_valid_positions.
+    # Put several short windows into one row, which saves the cost of padding. Losses do not differ
+    # (dropout masks do). Needs the corrections valid_positions_only and pool_valid_positions.
     train.packing = False
     # Days: a window's items are put in the order of their times plus noise of one of these scales,
     # drawn for each window; 0 shuffles items of one minute, 1e6 all items. () keeps the order.
@@ -328,7 +327,8 @@ def _evaluate() -> ml_collections.ConfigDict:
     # it for validation; or "global_time", what users took from a date on.
     evaluate.split = "leave_one_out"
     # "global_time" only: when validation and the test begin. Shares of all interactions, of which a
-    # period then begins with the next day (UTC), or dates, ("2024-05-01", "2024-06-01").
+    # period then begins with the next day (UTC), or dates, ("2024-05-01", "2024-06-01"). With one
+    # cut, the test's, validation asks a tenth of the users, of whom training reads nothing.
     evaluate.cuts = (0.8, 0.9)
     # "global_time" only: which of a user's items in a period is asked for: the "first", the "last",
     # or "all", each after those before it.

@@ -139,13 +139,13 @@ def _validate_split(evaluate: ml_collections.ConfigDict) -> None:
             ) from error
     shares = [cut for cut in cuts if isinstance(cut, float)]
     if (
-        len(cuts) != 2
+        len(cuts) not in {1, 2}
         or not all(isinstance(cut, float | str) for cut in cuts)
         or not all(0 < share < 1 for share in shares)
     ):
         raise UserError(
             f"--config.evaluate.cuts is {cuts}; it must be two shares between 0 and 1, or dates, "
-            "e.g. (0.8, 0.9) or ('2024-05-01', '2024-06-01')."
+            "e.g. (0.8, 0.9) or ('2024-05-01', '2024-06-01'); or one, (0.9,)."
         )
 
 

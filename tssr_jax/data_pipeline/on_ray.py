@@ -8,6 +8,7 @@ object store, which spills to disk, and computes those again that were lost with
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 import tempfile
@@ -28,7 +29,9 @@ from tssr_jax.data_pipeline.sequences import (
     Taken,
     counted,
     k_core,
+    milliseconds_of,
     neighbours,
+    pairs_before,
     report_of,
     require_some,
     taken,
@@ -134,15 +137,12 @@ class RayPreparation:
         starts = np.cumsum([0, *(summary.users for summary in told)])
         num_read = sum(summary.rows for summary in told)
         num_repeats = num_read - sum(summary.different for summary in told)
-        least = max(data.min_user_interactions, MIN_SEQUENCE_LENGTH)
-        core = k_core(
-            lambda *left: self._counts(parts, starts, *left),
-            int(starts[-1]),
-            len(item_ids),
-            least,
-            data.min_item_interactions,
-        )
-        require_some(core, least, data.min_item_interactions, num_read)
+        k = max(data.min_user_interactions, MIN_SEQUENCE_LENGTH), data.min_item_interactions
+        counts = functools.partial(self._counts, parts, starts)
+        end = milliseconds_of(data.core_before)
+        core = k_core(functools.partial(counts, end=end), int(starts[-1]), len(item_ids), *k)
+        require_some(core, *k, num_read, data.core_before)
+        core = core if end is None else core.counted_anew(counts)
         totals = self._keep(parts, starts, core)
         return Sequences(
             user_ids=pl.Series(dtype=pl.String),
@@ -174,14 +174,19 @@ class RayPreparation:
         return item_ids, [part for part, _ in parts], self._ray.get([own for _, own in parts])
 
     def _counts(
-        self, parts: Sequence[Any], starts: np.ndarray, users: np.ndarray, items: np.ndarray
+        self,
+        parts: Sequence[Any],
+        starts: np.ndarray,
+        users: np.ndarray,
+        items: np.ndarray,
+        end: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `sequences.counted`."""
         left, own, total = self._ray.put(items), [], np.zeros(items.size, np.int64)
         ranges = itertools.pairwise(starts)
         asked = [
-            self._do(_counts, part, users[start:end], left, anywhere=False)
-            for part, (start, end) in zip(parts, ranges, strict=True)
+            self._do(_counts, part, users[first:last], left, end, anywhere=False)
+            for part, (first, last) in zip(parts, ranges, strict=True)
         ]
         for ref in asked:
             user_counts, found, number = self._ray.get(ref)
@@ -354,11 +359,10 @@ def _part(
 
 
 def _counts(
-    part: _Part, users: np.ndarray, items: np.ndarray
+    part: _Part, users: np.ndarray, items: np.ndarray, end: int | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Counts of the users; and which items were found, and how often."""
-    pairs = [(part.rows["user"], part.rows["item"])]
-    user_counts, item_counts = counted(pairs, users, items)
+    """Counts of the users before a time; and which items were found, and how often."""
+    user_counts, item_counts = counted([pairs_before(part.rows, end)], users, items)
     found = np.flatnonzero(item_counts)
     return user_counts, found, item_counts[found]
 
@@ -370,11 +374,7 @@ def _keep(
     rows = part.rows[users[part.rows["user"]] & items[part.rows["item"]]]
     lengths = np.bincount(rows["user"], minlength=users.size)[users]
     number = np.cumsum(items, dtype=np.int32)  # an item's id in the catalogue
-    kept = _Kept(
-        part.user_ids.filter(pl.Series(users)),
-        lengths,
-        taken(rows, number),
-    )
+    kept = _Kept(part.user_ids.filter(pl.Series(users)), lengths, taken(rows, number))
     return kept, (lengths, neighbours(rows))
 
 

@@ -258,6 +258,7 @@ def _sequences(source: Source, dump: Dump, scratch: Path, times: TimeRange) -> S
         interactions,
         min_user_interactions=data.min_user_interactions,
         min_item_interactions=data.min_item_interactions,
+        core_before=data.core_before,
     )
 
 
@@ -301,8 +302,9 @@ def _key(files: RawFiles, data: ml_collections.ConfigDict) -> str:
         del settings["target_events"], settings["event_column"]
     if not data.weight_column:
         del settings["weight_column"]
-    if not data.user_fields:
-        del settings["user_fields"]
+    for name in ("user_fields", "core_before"):
+        if not data[name]:
+            del settings[name]
     parts = [
         _VERSION,
         SOURCES[data.source].version,

@@ -7,6 +7,8 @@ so that memory does not limit their number.
 """
 
 import dataclasses
+import datetime
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,11 +17,14 @@ import numpy as np
 import polars as pl
 
 from tssr_jax.data_pipeline.interactions import MORE, Interactions
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 
 # Leave-one-out needs an item for validation, one for test, and one to predict them from.
 MIN_SEQUENCE_LENGTH = 3
 Pairs = Iterable[tuple[np.ndarray, np.ndarray]]
+# Maps the users and items that are left (bool) to their numbers of interactions with each other
+# (int64); see `counted`.
+Counts = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Taken(NamedTuple):
@@ -65,8 +70,35 @@ class Sequences:
     events: tuple[str, ...] = ()
 
 
+def milliseconds_of(date: str) -> int | None:
+    """The begin of a day, UTC, in milliseconds since 1970; None for "".
+
+    Raises:
+      UserError: if it is no date.
+    """
+    if not date:
+        return None
+    try:
+        day = datetime.date.fromisoformat(date)
+    except ValueError as error:
+        raise UserError(
+            f"--config.data.core_before is {shown(repr(date))}, which is no date like 2024-12-31."
+        ) from error
+    return (day - datetime.date(1970, 1, 1)).days * 86_400_000
+
+
+def pairs_before(rows: np.ndarray, end: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Users and items of rows of a time before `end`, in milliseconds; None is of all rows."""
+    some = rows if end is None else rows[rows["time"] < end]
+    return some["user"], some["item"]
+
+
 def build_sequences(
-    interactions: Interactions, *, min_user_interactions: int, min_item_interactions: int
+    interactions: Interactions,
+    *,
+    min_user_interactions: int,
+    min_item_interactions: int,
+    core_before: str = "",
 ) -> Sequences:
     """Filters the interactions.
 
@@ -75,19 +107,23 @@ def build_sequences(
       min_user_interactions: the k of the k-core for users; values below `MIN_SEQUENCE_LENGTH` are
         raised to it.
       min_item_interactions: the k of the k-core for items.
+      core_before: date before which the k-core counts; "" counts all.
 
     Raises:
-      UserError: if nothing is left.
+      UserError: if nothing is left, or the date is none.
     """
     min_user = max(min_user_interactions, MIN_SEQUENCE_LENGTH)
     num_users, num_items = len(interactions.user_ids), len(interactions.item_ids)
 
-    def counts(users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        pairs = ((rows["user"], rows["item"]) for rows in interactions)
-        return counted(pairs, users, items)
+    def counts(
+        users: np.ndarray, items: np.ndarray, end: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return counted((pairs_before(rows, end) for rows in interactions), users, items)
 
-    core = k_core(counts, num_users, num_items, min_user, min_item_interactions)
-    require_some(core, min_user, min_item_interactions, interactions.num_read)
+    least, end = (min_user, min_item_interactions), milliseconds_of(core_before)
+    core = k_core(functools.partial(counts, end=end), num_users, num_items, *least)
+    require_some(core, *least, interactions.num_read, core_before)
+    core = core if end is None else core.counted_anew(counts)
     number = np.cumsum(core.items, dtype=np.int32)  # an item's id in the catalogue
 
     def kept() -> Iterator[np.ndarray]:
@@ -202,9 +238,14 @@ class Core:
     first_item_counts: np.ndarray
     rounds: int
 
+    def counted_anew(self, counts: Counts) -> "Core":
+        """With the counts of all interactions, where only some decided what is in the core."""
+        user_counts, item_counts = counts(self.users, self.items)
+        return dataclasses.replace(self, user_counts=user_counts, item_counts=item_counts)
+
 
 def k_core(
-    counts: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    counts: Counts,
     num_users: int,
     num_items: int,
     min_user: int,
@@ -213,8 +254,7 @@ def k_core(
     """Removes users and items with too few interactions until none is left.
 
     Args:
-      counts: maps the users and items that are left (bool) to their numbers of interactions with
-        each other (int64); see `counted`.
+      counts: see `Counts`.
       num_users: users are 0..num_users - 1.
       num_items: items are 0..num_items - 1.
       min_user: least number of interactions of a user.
@@ -253,10 +293,15 @@ def counted(pairs: Pairs, users: np.ndarray, items: np.ndarray) -> tuple[np.ndar
     return user_counts, item_counts
 
 
-def require_some(core: Core, min_user: int, min_item: int, num_read: int) -> None:
+def require_some(
+    core: Core, min_user: int, min_item: int, num_read: int, core_before: str = ""
+) -> None:
     """Raises UserError if the core is empty."""
     if not core.users.any():
-        raise UserError(_nothing_left(core, min_user, min_item, num_read))
+        told = _nothing_left(core, min_user, min_item, num_read)
+        if core_before:
+            told += f" Only those before {core_before} count (--config.data.core_before)."
+        raise UserError(told)
 
 
 def _nothing_left(core: Core, min_user: int, min_item: int, num_read: int) -> str:

@@ -21,6 +21,8 @@ EvalSplit = Literal["validation", "test"]
 MINUTES_PER_DAY = 1440
 # A user's predicted interactions of which leave-one-out takes two.
 MIN_PREDICTED = 3
+# The share of the users that validation asks where the data has one cut.
+_ASKED_USERS = 0.1
 _EPOCH = datetime.date(1970, 1, 1)
 
 
@@ -107,6 +109,9 @@ def global_time(
 ) -> Splits:
     """Answers of two periods: validation's, and after it test's, until the end of the data.
 
+    With one cut there is no period for validation: it asks a tenth of the users for their last
+    items before the test, and training reads nothing of them.
+
     Args:
       lengths: int64 [num_users], lengths of the sequences.
       times: reads the times of all users.
@@ -117,8 +122,9 @@ def global_time(
       UserError: if there is nothing to train on, or no answer.
     """
     days = _days(times, lengths)
-    first, second = (_start(cut, days) for cut in settings.cuts)
-    if not first < second:
+    starts = [_start(cut, days) for cut in settings.cuts]
+    first, second = starts[0], starts[-1]
+    if len(starts) == 2 and not first < second:
         raise UserError(
             f"--config.evaluate.cuts is {tuple(settings.cuts)}, by which validation begins on "
             f"{_date(first)} and the test on {_date(second)}: the first must be earlier."
@@ -129,8 +135,13 @@ def global_time(
         for place, day in enumerate((first, second)):
             before[place, users] = ((minutes < day * MINUTES_PER_DAY) & there).sum(axis=1)
     trained, until_test = before
+    asked = trained, until_test, settings.targets
+    if len(starts) == 1:
+        drawn = np.random.default_rng(lengths.size).random(lengths.size) < _ASKED_USERS
+        asked = np.zeros_like(trained), np.where(drawn, until_test, 0), "last"
+        trained = np.where(drawn, 0, trained)
     targets: dict[EvalSplit, Targets] = {
-        "validation": _targets(trained, until_test, settings.targets, lengths, predictions),
+        "validation": _targets(*asked, lengths, predictions),
         "test": _targets(until_test, lengths, settings.targets, lengths, predictions),
     }
     for name, found in targets.items():
@@ -142,7 +153,8 @@ def global_time(
             )
     told = (
         f"training ends before {_date(first)} ({trained.sum():,} interactions), validation before "
-        f"{_date(second)} ({targets['validation'].users.size:,} answers); the test has "
+        f"{_date(second)} ({targets['validation'].users.size:,} answers"
+        f"{' of users that training leaves out' if len(starts) == 1 else ''}); the test has "
         f"{targets['test'].users.size:,} answers"
     )
     return Splits(trained, targets, told)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +20,7 @@ from tests.support.raw_data import write_csv
 from tests.support.raw_layouts import LAYOUTS, write_layout
 from tests.support.runs import ROOT
 from tssr_jax.data_pipeline import builder, interactions, on_ray
-from tssr_jax.data_pipeline.prepare import prepare
+from tssr_jax.data_pipeline.prepare import PreparedData, prepare
 from tssr_jax.engine import own_errors, ray_session
 from tssr_jax.errors import UserError
 
@@ -135,6 +136,21 @@ def test_small_cases_equal_one_process(  # noqa: PLR0917
         except UserError as error:
             found.append(str(error))
     assert found[0] == found[1]
+
+
+def test_users_and_a_core_before_a_date(ray, tmp_path):
+    day = 86_400
+    rows = [(f"u{u:02}", f"i{(u * i) % 13}", i * day) for u in range(60) for i in range(3 + u % 9)]
+    data = small_data(
+        tmp_path / "raw", rows, 3, min_item_interactions=4, core_before="1970-01-06",
+        user_fields=("side",),
+    )  # fmt: skip
+    users = pl.DataFrame({"user": [f"u{u:02}" for u in range(50)], "side": ["l", "r"] * 25})
+    users.write_csv(tmp_path / "raw" / "users.csv")
+    folder = assert_equal_files(data, tmp_path, ray)[0]
+    assert set(np.load(folder / "users" / "profiles.npy").tolist()) == {0, 1, 2}
+    data.core_before = ""
+    assert len(prepare(data).user_ids) == 60 and len(PreparedData("", folder, {}).user_ids) < 60
 
 
 def test_a_user_with_more_rows_than_all_others(ray, tmp_path):

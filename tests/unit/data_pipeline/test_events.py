@@ -170,7 +170,7 @@ def test_only_what_is_predicted_is_lent_to_the_gate(store):
     assert len(rows.users) and set(rows.users) <= set(lent)
     assert all(PREDICTED[flat[label - 1]] for label in rows.labels)
     there = rows.items > 0
-    assert rows.events[there].tolist() == [flat[i - 1] for i in rows.items[there]]
+    assert rows.side["events"][there].tolist() == [flat[i - 1] for i in rows.items[there]]
 
 
 def chunk(rows):

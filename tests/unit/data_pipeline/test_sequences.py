@@ -1,11 +1,12 @@
 """Filtering, ordering and numbering of interactions."""
 
 import gc
+import itertools
 
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tssr_jax.data_pipeline.interactions import collect
@@ -15,9 +16,11 @@ from tssr_jax.errors import UserError
 
 @pytest.fixture(name="build")
 def fixture_build(tmp_path):
-    number = iter(range(100))
+    number = itertools.count()
 
-    def build(rows, min_user=1, min_item=1, seed=0, rows_per_chunk=1000, **options):
+    def build(  # noqa: PLR0917
+        rows, min_user=1, min_item=1, seed=0, rows_per_chunk=1000, core_before="", **options
+    ):
         scratch = tmp_path / str(next(number))
         scratch.mkdir()
         table = pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row")
@@ -33,7 +36,10 @@ def fixture_build(tmp_path):
             chunks(), scratch, tie_seed=seed, **({"drop_repeats": False} | options)
         )
         return build_sequences(
-            interactions, min_user_interactions=min_user, min_item_interactions=min_item
+            interactions,
+            min_user_interactions=min_user,
+            min_item_interactions=min_item,
+            core_before=core_before,
         )
 
     return build
@@ -116,6 +122,44 @@ def test_k_core_equals_the_naive_one(pairs, min_user, min_item, rows_per_part):
     kept = core.users[users] & core.items[items]
     assert set(np.flatnonzero(kept)) == naive_k_core(pairs, min_user, min_item)
     assert core.user_counts[core.users].sum() == core.item_counts[core.items].sum() == kept.sum()
+
+
+DAY = 86_400_000  # milliseconds
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    rows=st.lists(
+        st.tuples(*(st.sampled_from("abcdef"), st.sampled_from("uvwxyz")), st.integers(0, 9 * DAY)),
+        min_size=1,
+        max_size=80,
+    ),
+    least=st.integers(1, 4),
+    day=st.integers(1, 9),
+)
+def test_a_core_by_what_is_before_a_date(build, rows, least, day):
+    """Earlier interactions decide who and what is in it; it has later ones, too."""
+    early = [row for row in rows if row[2] < day * DAY]
+    kept = {early[i][:2] for i in naive_k_core([row[:2] for row in early], max(least, 3), least)}
+    options = {"min_user": least, "min_item": least, "core_before": f"1970-01-{1 + day:02}"}
+    if not kept:
+        with pytest.raises(UserError, match=f"Only those before 1970-01-{1 + day:02} count"):
+            build(rows, **options)
+        return
+    users, items = ({pair[i] for pair in kept} for i in (0, 1))
+    expected = {user: [] for user in users}
+    for user, item, _ in rows:
+        if user in users and item in items:
+            expected[user].append(item)
+    found = as_lists(build(rows, **options))
+    assert {user: sorted(own) for user, own in found.items()} == {
+        user: sorted(own) for user, own in expected.items()
+    }
+
+
+def test_a_date_that_is_none_is_told(build):
+    with pytest.raises(UserError, match=r"core_before is '9\.5\.2024', which is no date"):
+        build(chain(), core_before="9.5.2024")
 
 
 def chain(length=30):

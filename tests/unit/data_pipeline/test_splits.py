@@ -84,6 +84,38 @@ def test_a_share_is_the_day_after_it_has_passed(times, share):
     assert splits is None  # nobody has an answer after day 40
 
 
+@settings(max_examples=150, deadline=None)
+@given(USERS, st.integers(1, 29), st.sampled_from(["first", "last", "all"]))
+def test_one_date(times, day, which):
+    """Training reads all but some users up to the date; validation asks these for their last."""
+    times, store = store_of(times * 5)
+    before = [sum(at < day * DAY for at in own) for own in times]
+    try:
+        splits = global_time(store.lengths, store.all_times, settings_of((date(day),), which))
+    except UserError as error:
+        assert "Name other dates" in str(error)
+        return
+    asked, test = splits.targets["validation"], splits.targets["test"]
+    left_out = set(range(len(times))) - set(np.flatnonzero(splits.trained).tolist())
+    assert set(asked.users.tolist()) <= left_out
+    for user, number in enumerate(before):
+        assert splits.trained[user] in {0, number}
+    # Who is left out has no answer only where no two items are before the date.
+    assert all(before[u] < 2 for u in left_out - set(asked.users.tolist()) if before[u])
+    assert asked.ends.tolist() == [before[u] - 1 for u in asked.users]
+    expected = by_hand(times, day, 31, which)
+    assert list(zip(test.users.tolist(), test.ends.tolist(), strict=True)) == expected
+    assert f"({len(asked.users):,} answers of users that training leaves out)" in splits.told
+
+
+def test_a_tenth_of_the_users_is_left_out():
+    _, store = store_of([[0, 1, 2, 9 * DAY]] * 5_000)
+    splits = global_time(store.lengths, store.all_times, settings_of((date(5),)))
+    number = len(splits.targets["validation"].users)
+    assert abs(number - 500) < 80 and (splits.trained == 0).sum() == number
+    assert len(splits.targets["test"].users) == 5_000
+
+
 def test_batches_of_answers_of_a_period():
     """Three answers of one user: each has the items before it, and no later one, as history."""
     day = [1, 2, 12, 13, 14, 25]
@@ -131,7 +163,9 @@ def test_fields_of_a_split_that_is_not_chosen(field):
     validate_config(config)
 
 
-@pytest.mark.parametrize("cuts", [(0.8,), (0.8, 1.5), (0.8, 2), (0.9, 0.8), ("soon", 0.9)])
+@pytest.mark.parametrize(
+    "cuts", [(), (0.7, 0.8, 0.9), (0.8, 1.5), (0.8, 2), (0.9, 0.8), ("soon", 0.9)]
+)
 def test_cuts_that_make_no_sense(cuts):
     config = default_config()
     config.evaluate.update(cuts=cuts, split="global_time")
