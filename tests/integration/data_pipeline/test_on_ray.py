@@ -141,6 +141,7 @@ def test_small_cases_equal_one_process(  # noqa: PLR0917
 def test_users_and_a_core_before_a_date(ray, tmp_path):
     day = 86_400
     rows = [(f"u{u:02}", f"i{(u * i) % 13}", i * day) for u in range(60) for i in range(3 + u % 9)]
+    rows += [(f"u{u:02}", "late", 20 * day) for u in range(60)]
     data = small_data(
         tmp_path / "raw", rows, 3, min_item_interactions=4, core_before="1970-01-06",
         user_fields=("side",),
@@ -149,8 +150,9 @@ def test_users_and_a_core_before_a_date(ray, tmp_path):
     users.write_csv(tmp_path / "raw" / "users.csv")
     folder = assert_equal_files(data, tmp_path, ray)[0]
     assert set(np.load(folder / "users" / "profiles.npy").tolist()) == {0, 1, 2}
+    items = PreparedData("", folder, {}).item_ids
     data.core_before = ""
-    assert len(prepare(data).user_ids) == 60 and len(PreparedData("", folder, {}).user_ids) < 60
+    assert set(prepare(data).item_ids) - set(items) == {"late"}
 
 
 def test_a_user_with_more_rows_than_all_others(ray, tmp_path):
