@@ -68,11 +68,12 @@ $(PEERS)/installed: benchmarks/peers/requirements.txt
 
 env: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml requirements.txt constraints.txt
+$(VENV)/installed: pyproject.toml requirements.txt constraints.txt tests/onnx.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else \
 	  "Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV) || { echo 'On Debian: apt-get install python3-venv'; exit 1; }
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/onnx.txt
 	touch $@
 
 clean:

@@ -218,7 +218,7 @@ def _model() -> ml_collections.ConfigDict:
     model.compute_dtype = "float32"
     # Initial value of the scalars that weigh a block's sublayers: almost 0 as in the paper.
     model.residual_init = 1e-8
-    # Keep the blocks' matrix products for the gradient. False recomputes a block, which saves memory
+    # Keep the blocks' matrix products for the gradient. False recomputes them, which saves memory
     # for large batches of long windows. Results do not differ.
     model.keep_products = True
     return model

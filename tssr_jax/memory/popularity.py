@@ -61,4 +61,6 @@ def popularity_at(popularity: Popularity, times: jax.Array) -> jax.Array:
       times: int [batch], minutes since 1970; later ones than all interactions are of the last
         period.
     """
-    return jnp.asarray(popularity.scores)[jnp.searchsorted(popularity.ends, times)]
+    # Not by jnp.searchsorted, which converters to other formats don't know.
+    period = (jnp.asarray(popularity.ends) < times[:, None]).sum(axis=1)
+    return jnp.asarray(popularity.scores)[period]

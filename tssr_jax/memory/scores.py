@@ -62,12 +62,12 @@ def tie_bounds(times: jax.Array) -> tuple[jax.Array, jax.Array]:
       times: int [batch, length], oldest first.
     """
     length = times.shape[1]
-    here = jnp.arange(length)
+    here = jnp.arange(length, dtype=jnp.float32)  # ONNX Runtime finds no maxima of whole numbers
     other = times[:, 1:] != times[:, :-1]
     ends = jnp.ones_like(times[:, :1], bool)
     first = jax.lax.cummax(jnp.where(jnp.c_[ends, other], here, 0), axis=1)
     last = jax.lax.cummin(jnp.where(jnp.c_[other, ends], here, length), axis=1, reverse=True)
-    return first, last
+    return first.astype(jnp.int32), last.astype(jnp.int32)
 
 
 def places(times: jax.Array) -> jax.Array:

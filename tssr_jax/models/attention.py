@@ -25,8 +25,8 @@ def causal_padding_mask(item_sequence: jax.Array) -> jax.Array:
     Returns:
       bool [batch, length (query), length (key)].
     """
-    length = item_sequence.shape[1]
-    causal = jnp.tril(jnp.ones((length, length), dtype=bool))
+    place = jnp.arange(item_sequence.shape[1])
+    causal = place[:, None] >= place
     return causal[None, :, :] & (item_sequence > 0)[:, None, :]
 
 
@@ -39,8 +39,8 @@ def packed_mask(segments: jax.Array) -> jax.Array:
     Returns:
       bool [rows, length (query), length (key)].
     """
-    length = segments.shape[1]
-    causal = jnp.tril(jnp.ones((length, length), dtype=bool))
+    place = jnp.arange(segments.shape[1])
+    causal = place[:, None] >= place
     same = segments[:, :, None] == segments[:, None, :]
     return causal[None, :, :] & same & (segments > 0)[:, None, :]
 

@@ -90,7 +90,7 @@ class MemoryGate(nn.Module):
         number = self.num_memories
         length = jnp.log(jnp.maximum((items > 0).sum(axis=1), 1)) - 1.0
         # A history of one item, in a window of one: nothing stands before it.
-        items, times = (jnp.pad(x, ((0, 0), (1, 0))) for x in (items, times))
+        items, times = (jnp.c_[jnp.zeros_like(x[:, :1]), x] for x in (items, times))
         tied = (items[:, -2] > 0) & (times[:, -1] == times[:, -2])
         read = jnp.stack([jnp.ones_like(length), length, tied.astype(length.dtype)], axis=1)
         sizes = {"neural": self.num_parts, "weight": number, "sharpness": number}

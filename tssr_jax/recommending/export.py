@@ -2,6 +2,7 @@
 
     saved_model/         TensorFlow: ids in, ids out, item tables and content inside
     recommend.stablehlo  a program of jax.export: classes in, classes out
+    recommend.onnx       the same for ONNX Runtime
     vectors.safetensors  item vectors with biases, user vectors: score = user . item + bias
     index/               vectors with biases as a faiss index, for `tssr serve --index`
     run/                 the run itself, to be used as --workdir on any machine (`run_folder`)
@@ -39,12 +40,13 @@ from tssr_jax.models.apply import newest
 from tssr_jax.parallel.devices import exactly
 from tssr_jax.recommending.index import require_products, write_index
 from tssr_jax.recommending.items import Items
+from tssr_jax.recommending.onnx_program import require_onnx, write_onnx
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.recommending.step import chosen_scorer
 from tssr_jax.reporting import make_console, pairs_table
 from tssr_jax.run import Run
 
-FORMATS = ("saved_model", "stablehlo", "vectors", "run", "index")
+FORMATS = ("saved_model", "stablehlo", "vectors", "run", "index", "onnx")
 # By default all that need none of this package and fit the run.
 _DEFAULT = FORMATS[:3]
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -57,7 +59,7 @@ class ExportRequest(NamedTuple):
 
     Attributes:
       output: the new folder.
-      formats: some of `FORMATS`; None is all but "run" that the run can be written in.
+      formats: some of `FORMATS`; None is those of the first three that the run can be written in.
       platforms: platforms that programs are compiled for, some of `PLATFORMS`.
       top_k: length of the programs' lists.
       new_items: table of items that training has not seen; None is none.
@@ -132,6 +134,8 @@ def _formats(asked: Sequence[str] | None, recommender: Recommender) -> Sequence[
         return _DEFAULT if vectors else [name for name in _DEFAULT if name != "vectors"]
     if "index" in asked:
         require_products(recommender)
+    if "onnx" in asked:
+        require_onnx()
     if recommender.model.memory and "vectors" in asked:
         raise UserError(
             "--formats has vectors, but this run has memories (--config.model.memory): its scores "
@@ -153,8 +157,11 @@ def _write(part: Path, recommender: Recommender, workdir: epath.Path, request: A
     if "saved_model" in request.formats:
         _save_model(part / "saved_model", recommender, request.top_k, request.platforms)
     if "stablehlo" in request.formats:
-        text = _stablehlo(recommender, request.top_k, request.platforms)
+        text = _stablehlo(recommend_program(recommender, request.top_k), request.platforms)
         (part / "recommend.stablehlo").write_bytes(text)
+    if "onnx" in request.formats:
+        size = sum(x.nbytes for x in jax.tree.leaves(recommender.tables))
+        write_onnx(part, recommend_program(recommender, request.top_k), size)
     _items_table(recommender.items).write_parquet(part / "items.parquet")
     if "vectors" in request.formats:
         write_tensors(part / "vectors.safetensors", _vectors(recommender))
@@ -193,7 +200,8 @@ def scores_program(recommender: Recommender) -> Callable[[Any, jax.Array], jax.A
 
     def scores(tables: Any, history: jax.Array) -> jax.Array:
         params, content, choice = tables
-        window = jnp.pad(history, ((0, 0), (model.max_length, 0)))[:, -model.max_length :]
+        padding = jnp.zeros((history.shape[0], model.max_length), history.dtype)
+        window = jnp.concatenate([padding, history], axis=1)[:, -model.max_length :]
         scorer = chosen_scorer(model, choice)
         with jax.default_matmul_precision("highest"):
             events = {"events": jnp.where(window > 0, usual, 0)} if usual else {}
@@ -204,8 +212,13 @@ def scores_program(recommender: Recommender) -> Callable[[Any, jax.Array], jax.A
     return scores
 
 
-def _stablehlo(recommender: Recommender, top_k: int, platforms: Sequence[str]) -> bytes:
-    """The serialised program, with all tables inside."""
+def recommend_program(
+    recommender: Recommender, top_k: int
+) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+    """Returns the function `history -> (classes, scores)`, [batch, top_k], best first.
+
+    All tables are inside. Classes are 0 where fewer compete.
+    """
     tables = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), recommender.tables)
     scores = scores_program(recommender)
 
@@ -213,6 +226,11 @@ def _stablehlo(recommender: Recommender, top_k: int, platforms: Sequence[str]) -
         values, classes = jax.lax.top_k(scores(tables, history), top_k)
         return jnp.where(jnp.isfinite(values), classes, 0), values
 
+    return recommend
+
+
+def _stablehlo(recommend: Callable[..., Any], platforms: Sequence[str]) -> bytes:
+    """The serialised program."""
     shape = export.symbolic_shape("batch, length")
     exported = export.export(jax.jit(recommend), platforms=list(platforms))(
         jax.ShapeDtypeStruct(shape, jnp.int32)

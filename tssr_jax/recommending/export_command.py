@@ -16,7 +16,8 @@ _OUTPUT = flags.DEFINE_string("output", None, "A new folder.")
 _FORMATS = flags.DEFINE_list(
     "formats",
     None,
-    "saved_model, stablehlo, vectors, run, index; by default those of the first three that fit.",
+    "saved_model, stablehlo, vectors, run, index, onnx; by default those of the first three that "
+    "fit.",
 )
 _PLATFORMS = flags.DEFINE_list(
     "platforms", "cpu", "Platforms of the exported programs: cpu, cuda, rocm, tpu."
