@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from tssr_jax.models.tssr import TSSR as TSSR
     from tssr_jax.recommending.recommender import Recommender as Recommender
     from tssr_jax.training.loop import train as train
+    from tssr_jax.training.refit import refit as refit
 
 _PUBLIC = {
     "LossConfig": "losses.objective",
@@ -59,6 +60,7 @@ _PUBLIC = {
     "next_item_loss": "losses.next_item",
     "rank": "evaluation.ranking",
     "ranking_metrics": "evaluation.metrics",
+    "refit": "training.refit",
     "score": "models.apply",
     "top_k": "evaluation.top_k",
     "train": "training.loop",

@@ -330,17 +330,17 @@ def _evaluate() -> ml_collections.ConfigDict:
     # period then begins with the next day (UTC), or dates, ("2024-05-01", "2024-06-01"). With one
     # cut, the test's, validation asks a tenth of the users, of whom training reads nothing.
     evaluate.cuts = (0.8, 0.9)
-    # "global_time" only: which of a user's items in a period is asked for: the "first", the "last",
-    # or "all", each after those before it.
+    # "global_time" only: which of a user's items in a period are answers: "first", "last", "all".
     evaluate.targets = "first"
+    # Answers that training does not read: of both, of ("test",), or of none, () (see `tssr refit`).
+    evaluate.held_out = ("validation", "test")
     # Histories ranked at a time.
     evaluate.batch_size = 256
     # Whether what a user had before may be recommended again, as fits groceries or clothes. If not,
     # it does not compete, and an answer that the user had before counts as missed. What is measured
     # is what `tssr recommend` lists.
     evaluate.keep_seen = False
-    # Length of the lists whose coverage, diversity, novelty and popularity are reported with the
-    # test metrics; 0 skips them.
+    # Length of the lists whose coverage, novelty and more are reported for the test; 0 skips them.
     evaluate.list_length = 10
     return evaluate
 

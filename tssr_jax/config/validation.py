@@ -89,6 +89,7 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
         if not 0 <= fields[name] < 1:
             raise UserError(f"--config.{name} is {fields[name]}; it must be in [0, 1).")
     _validate_split(config.evaluate)
+    _validate_held_out(config)
     _validate_start(config)
     if set(config.train.trackers) - {*TRACKERS}:
         raise UserError(
@@ -118,6 +119,22 @@ def _validate_start(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             "--config.train.warm_start goes with frozen encoders of content only: set "
             f"--config.content.{next(iter(trained_fields(config.content)))}=0."
+        )
+
+
+def _validate_held_out(config: ml_collections.ConfigDict) -> None:
+    held_out, patience = tuple(config.evaluate.held_out), config.train.early_stopping_patience
+    known = (("validation", "test"), ("test",), ())
+    if held_out not in known:
+        raise UserError(
+            f"--config.evaluate.held_out is {held_out}; it must be one of "
+            f"{', '.join(map(str, known))}."
+        )
+    if "validation" not in held_out and (patience or config.train.warm_start):
+        raise UserError(
+            f"--config.evaluate.held_out={held_out} leaves nothing to validate. Set "
+            "--config.train.early_stopping_patience=0 and the number of epochs, without "
+            "--config.train.warm_start; `tssr refit` takes them from a run."
         )
 
 

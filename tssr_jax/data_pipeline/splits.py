@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import ml_collections
@@ -43,11 +43,13 @@ class Splits(NamedTuple):
 
     Attributes:
       trained: int64 [num_users], how many items of each user training may read, from the first on.
+      until_test: int64 [num_users], how many of each user stand before the test.
       targets: the answers of "validation" and of "test".
       told: a line about it for the log; "" for leave-one-out.
     """
 
     trained: np.ndarray
+    until_test: np.ndarray
     targets: Mapping[EvalSplit, Targets]
     told: str = ""
 
@@ -75,7 +77,7 @@ def leave_one_out(lengths: np.ndarray, predictions: Predictions = None) -> Split
         return _last_two(lengths, predictions)
     users = np.arange(lengths.size)
     targets = {"validation": Targets(users, lengths - 2), "test": Targets(users, lengths - 1)}
-    return Splits(lengths - 2, targets)  # type: ignore[arg-type]
+    return Splits(lengths - 2, lengths - 1, targets)  # type: ignore[arg-type]
 
 
 def _last_two(lengths: np.ndarray, predictions: Predictions) -> Splits:
@@ -89,10 +91,25 @@ def _last_two(lengths: np.ndarray, predictions: Predictions) -> Splits:
         shift = lengths[some] - there.shape[1]  # from columns to places in the sequence
         parts.append((some, newest(there) + shift, last + shift))
     users, before, last = (np.concatenate(own) for own in zip(*parts, strict=True))
-    trained = lengths.copy()
-    trained[users] = before
+    trained, until_test = lengths.copy(), lengths.copy()
+    trained[users], until_test[users] = before, last
     targets = {"validation": Targets(users, before), "test": Targets(users, last)}
-    return Splits(trained, targets)  # type: ignore[arg-type]
+    return Splits(trained, until_test, targets)  # type: ignore[arg-type]
+
+
+def with_more_trained(splits: Splits, lengths: np.ndarray, held_out: Collection[str]) -> Splits:
+    """The splits where training also reads what is not held out.
+
+    Args:
+      splits: with both answers held out.
+      lengths: int64 [num_users], lengths of the sequences.
+      held_out: `config.evaluate.held_out`.
+    """
+    if "validation" in held_out:
+        return splits
+    told = splits.told and f"{splits.told}; training reads all that is not held out, too"
+    trained = splits.until_test if "test" in held_out else lengths
+    return splits._replace(trained=trained, told=told)
 
 
 def newest(there: np.ndarray) -> np.ndarray:
@@ -157,7 +174,7 @@ def global_time(
         f"{' of users that training leaves out' if len(starts) == 1 else ''}); the test has "
         f"{targets['test'].users.size:,} answers"
     )
-    return Splits(trained, targets, told)
+    return Splits(trained, until_test, targets, told)
 
 
 def _targets(

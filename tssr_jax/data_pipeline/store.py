@@ -14,7 +14,14 @@ import numpy as np
 from tssr_jax.data_pipeline import builder
 from tssr_jax.data_pipeline.prepare import PreparedData
 from tssr_jax.data_pipeline.sequences import MIN_SEQUENCE_LENGTH
-from tssr_jax.data_pipeline.splits import EvalSplit, Splits, global_time, leave_one_out, newest
+from tssr_jax.data_pipeline.splits import (
+    EvalSplit,
+    Splits,
+    global_time,
+    leave_one_out,
+    newest,
+    with_more_trained,
+)
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.errors import UserError
 
@@ -235,4 +242,5 @@ def open_store(data: PreparedData, config: ml_collections.ConfigDict) -> Sequenc
             f"(--config.data.target_events={tuple(config.data.target_events)}): one to train on, "
             "and one each for validation and test."
         )
+    store.splits = with_more_trained(store.splits, store.lengths, config.evaluate.held_out)
     return store

@@ -22,6 +22,7 @@ from tssr_jax.data_pipeline.cache import can_be_written
 from tssr_jax.data_pipeline.counts import history_mean, same_day, training_counts
 from tssr_jax.data_pipeline.eval_batches import EvalBatches
 from tssr_jax.data_pipeline.splits import EvalSplit
+from tssr_jax.errors import UserError
 from tssr_jax.evaluation.baselines import learn_baseline
 from tssr_jax.evaluation.list_metrics import list_metrics
 from tssr_jax.evaluation.metrics import (
@@ -81,13 +82,13 @@ def evaluate_params(  # noqa: PLR0917
     rank: Ranker | None = None,
     validation: Ranked | None = None,
 ) -> dict[str, Metrics]:
-    """Ranks both held-out splits, writes the results and prints a table.
+    """Ranks the splits that are held out, writes the results and prints a table.
 
-    Writes test_metrics.json, validation_metrics.json, simple_metrics.json (of baselines) and
-    per_user.npz to `workdir`. per_user.npz holds the answers of both splits and their ranks
-    ("test_rank", ...); of the test's also the length of the history ("history"), and whether the
-    answer is of the day of the item before it ("same_day"); for each class, its training frequency
-    ("counts").
+    Writes test_metrics.json, validation_metrics.json (if it is held out), simple_metrics.json (of
+    baselines) and per_user.npz to `workdir`. per_user.npz holds the answers of the splits and their
+    ranks ("test_rank", ...); of the test's also the length of the history ("history"), and whether
+    the answer is of the day of the item before it ("same_day"); for each class, its training
+    frequency ("counts").
 
     Args:
       run: data, features and model.
@@ -99,14 +100,23 @@ def evaluate_params(  # noqa: PLR0917
       validation: what ranking the validation split by these parameters has found, if it is known.
 
     Returns:
-      Metrics of both splits, those of lists (`config.evaluate.list_length`) of the test split only.
+      Metrics of these splits, those of lists (`config.evaluate.list_length`) of the test only.
+
+    Raises:
+      UserError: if nothing is held out.
     """
+    held_out = tuple(run.config.evaluate.held_out)
+    if not held_out:
+        raise UserError(
+            f"{workdir} was trained on all of its data (evaluate.held_out): nothing is left to "
+            "measure it by. Measure the run that it repeats."
+        )
     rank = rank or Ranker(run)
     columns: dict[str, Metrics] = {}
     per_user: dict[str, np.ndarray] = {}
     known = {"validation": validation} if validation else {}
     with make_progress(console) as progress:
-        for split in SPLITS:
+        for split in (name for name in SPLITS if name in held_out):
             batches = make_eval_batches(run, split)
             if split not in known:
                 task = progress.add_task(f"Ranking, {split}", total=batches.num_batches, message="")
@@ -162,10 +172,10 @@ def _simple_metrics(run: Run, *, learnt: bool) -> tuple[dict[str, Metrics], np.n
 def _table(title: str, columns: dict[str, Metrics], simple: dict[str, Metrics]) -> Table:
     """The usual metrics, and the test metrics of baselines."""
     told = [*QUOTED, *(f"cold/{name}" for name in OF_PARTS if "cold/mrr" in columns["test"])]
-    everyone = [*(columns[split] for split in SPLITS), *simple.values()]
+    everyone = [*columns.values(), *simple.values()]
     rows = {name: [metrics.get(name) for metrics in everyone] for name in told}
-    rows = {name: values for name, values in rows.items() if any(values[: len(SPLITS)])}
-    names = (*SPLITS, *(f"{name}, test" for name in simple))
+    rows = {name: values for name, values in rows.items() if any(values[: len(columns)])}
+    names = (*columns, *(f"{name}, test" for name in simple))
     caption = f"{columns['test']['num_users']:,} test answers, the whole catalogue ranked"
     return metrics_table(title, names, rows, caption)
 

@@ -21,6 +21,12 @@ _SPLITS = {
     "validation answer.",
     "global_time": "Answers are what users took from a date on; training knows nothing later.",
 }
+# By the number of answers that training does not read (`evaluate.held_out`).
+_TRAINED_ON = (
+    "- It was then trained anew on all interactions, the answers of both included.\n",
+    "- It was then trained anew on the validation answers, too, as long as was best before.\n",
+    "",
+)
 
 
 def model_card(run: Run, metrics: RunMetrics, version: str, *, sequences: bool) -> str:
@@ -58,6 +64,7 @@ def model_card(run: Run, metrics: RunMetrics, version: str, *, sequences: bool) 
         "## How well it ranks",
         _table(metrics),
         f"- {_SPLITS[config.evaluate.split]}{_of_events(run)}\n"
+        f"{_TRAINED_ON[len(config.evaluate.held_out)]}"
         f"- The whole catalogue is ranked; no metric is sampled. Ties count against the answer.\n"
         f"- Items that a user had before {again}.",
         "## Limits",
@@ -96,6 +103,7 @@ def _table(metrics: RunMetrics) -> str:
     if not metrics.test:
         return "This run was not tested."
     columns = {"validation": metrics.validation, "test": metrics.test}
+    columns = {name: own for name, own in columns.items() if own}
     columns |= {f"{name}, test": own for name, own in metrics.simple.items()}
     lines = [f"| | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
     for name in (*_METRICS, *_OF_LISTS):
@@ -106,10 +114,15 @@ def _table(metrics: RunMetrics) -> str:
     return "\n".join(lines) + f"\n\n{metrics.test['num_users']:,} test answers."
 
 
+def _of_users(run: Run) -> str:
+    fields = tuple(run.data.profile_fields)
+    return f"{', '.join(fields)}, and nothing else," if fields else "nothing else"
+
+
 def _limits(run: Run, metrics: RunMetrics) -> str:
     lines = [
         f"- It reads the newest {run.config.model.max_length} items of a history, and knows "
-        "nothing else of a user.",
+        f"{_of_users(run)} of a user.",
         "- It learnt from what people took, which is not all that they would have liked.",
     ]
     if "cold/ndcg@10" in metrics.test:

@@ -23,6 +23,9 @@ _SEEDS = flags.DEFINE_integer(
 _TUNE_TRIALS = flags.DEFINE_integer(
     "tune_trials", 0, "First search each variant's own settings by this many trials; 0: none.", 0
 )
+_REFIT = flags.DEFINE_bool(
+    "refit", False, "Train each trial anew on its validation answers, too; the report has both."
+)
 flags.adopt_module_key_flags(pace_flags)
 
 
@@ -35,4 +38,9 @@ def main() -> None:
         from tssr_jax.studies.slots import Pace
 
         pace = Pace(*pace_flags.limits())
-        run_study(_STUDY.value, config, workdir, _SEEDS.value, names, pace=pace, tune_trials=tune)
+        run_study(
+            *(_STUDY.value, config, workdir, _SEEDS.value, names),
+            pace=pace,
+            tune_trials=tune,
+            refit=_REFIT.value,
+        )

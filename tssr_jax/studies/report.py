@@ -16,6 +16,8 @@ from tssr_jax.studies.groups import Group, group_metrics
 from tssr_jax.studies.trial import Trial
 
 BEST = " ★"
+# Heading of the metrics of refits.
+REFITTED = "Test, trained on the validation answers, too"
 _CSS = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem;
   color: #1a1a1a; background: #fff; }
@@ -44,13 +46,15 @@ def write_report(
     order = [own.name for own in findings]
     trials = sorted(trials, key=lambda trial: order.index(trial.variant))
     header, rows = _table(findings)
-    table = Table(*header, title=f"{name}, {SPLIT}: {study.question}")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    _print_table(console, f"{name}, {SPLIT}: {study.question}", header, rows)
     by_group = groups_of(trials) if study.by_group else {}
     notes = _notes(trials)
-    tables = {"": (header, rows), "Lists": _lists_table(findings), "Cost": _cost_table(findings)}
+    tables = {"": (header, rows)}
+    again = [trial.refitted() for trial in trials if trial.has_refit]
+    if again:
+        tables[REFITTED] = _table(find(study, again))
+        _print_table(console, f"{name}, {REFITTED}", *tables[REFITTED])
+    tables |= {"Lists": _lists_table(findings), "Cost": _cost_table(findings)}
     tables |= {title: _group_table(own) for title, own in by_group.items()}
     tables["Settings"] = _settings_table(trials)
     write_whole(workdir / "report.md", _markdown(f"{name}: {study.question}", tables, notes))
@@ -63,6 +67,15 @@ def write_report(
     page = _page(f"{name}: {study.question}", tables, notes, pictures)
     write_whole(workdir / "report.html", page)
     console.print(f"{workdir / 'report.html'}")
+
+
+def _print_table(
+    console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    table = Table(*header, title=title)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def groups_of(trials: Sequence[Trial]) -> dict[str, dict[str, list[Group]]]:

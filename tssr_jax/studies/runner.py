@@ -1,5 +1,6 @@
 """Runs a study: each trial in its own process. Trials that have ended are skipped."""
 
+import functools
 import json
 from collections.abc import Sequence
 from concurrent.futures import as_completed
@@ -31,6 +32,7 @@ def run_study(
     *,
     pace: Pace = UNHURRIED,
     tune_trials: int = 0,
+    refit: bool = False,
 ) -> None:
     """Runs what is left of a study, then writes results.jsonl, report.md and report.html.
 
@@ -43,6 +45,7 @@ def run_study(
       only: names of variants that are run now; () runs all. The report has all ended trials.
       pace: how trials are run.
       tune_trials: trials of a search of each variant's own settings before the study; 0 is none.
+      refit: also train each trial anew on what its validation asked for; the report has both.
 
     Raises:
       UserError: if there is no such study or variant, a variant makes no sense, `workdir` holds
@@ -59,11 +62,12 @@ def run_study(
     start = config.seed + 1 if tune_trials else config.seed
     seeds = range(start, start + num_seeds)
     # Invalid variants are reported before hours of searching.
-    asked = _asked(trials := make_trials(study, config, seeds, workdir), only)
+    make = functools.partial(make_trials, config=config, seeds=seeds, workdir=workdir, refit=refit)
+    asked = _asked(trials := make(study), only)
     require_same_budget(workdir, tune_trials=tune_trials, trial_minutes=pace.minutes)
     if tune_trials:
         study = tune(study, config, workdir, tune_trials, only, pace=pace)
-        asked = _asked(trials := make_trials(study, config, seeds, workdir), only)
+        asked = _asked(trials := make(study), only)
     for trial in asked:
         trial.prepare()
     trials = [trial for trial in trials if trial in asked or _is_told(trial, console)]

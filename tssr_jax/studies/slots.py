@@ -112,7 +112,7 @@ class Slots:
 
     def start(self, trial: Trial, minutes: float) -> Process:
         """Starts the process of a trial."""
-        return _LocalProcess(str(trial.folder), minutes)
+        return _LocalProcess(str(trial.folder), minutes, trial.refit)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Calls a function in the next thread that is free."""
@@ -133,10 +133,11 @@ class Slots:
 class _LocalProcess:
     """The process of a trial, whose output goes to its log."""
 
-    def __init__(self, folder: str, minutes: float):
+    def __init__(self, folder: str, minutes: float, refit: bool):
         command = [
             *(sys.executable, "-m", "tssr_jax.studies.worker"),
             *(f"--folder={folder}", f"--minutes={minutes}", f"--parent={os.getpid()}"),
+            f"--refit={refit}",
         ]
         with (epath.Path(folder) / LOG_FILE).open("a") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -171,7 +172,7 @@ class RaySlots(Slots):
     def start(self, trial: Trial, minutes: float) -> Process:
         """See `Slots`."""
         (trial.folder / _STOP_FILE).unlink(missing_ok=True)
-        ref = self._task.remote(seen_by_all(str(trial.folder)), minutes)
+        ref = self._task.remote(seen_by_all(str(trial.folder)), minutes, trial.refit)
         return _RayProcess(self._ray, ref, trial.folder / _STOP_FILE)
 
 
@@ -201,9 +202,9 @@ class _RayProcess:
         self._stop.unlink(missing_ok=True)
 
 
-def _run_to_its_end(folder: str, minutes: float) -> int:
+def _run_to_its_end(folder: str, minutes: float, refit: bool) -> int:
     """Runs the process of a trial until it ends, or is to stop; returns its exit status."""
-    process, stop = _LocalProcess(folder, minutes), epath.Path(folder) / _STOP_FILE
+    process, stop = _LocalProcess(folder, minutes, refit), epath.Path(folder) / _STOP_FILE
     try:
         while (status := process.poll()) is None and not stop.exists():
             time.sleep(_SECONDS_BETWEEN_LOOKS)

@@ -18,6 +18,7 @@ from tssr_jax.studies.designs import Study, Variant
 RESULT_FILE = "result.json"
 LOG_FILE = "log.txt"
 RUN_FOLDER = "run"
+REFIT_FOLDER = "refit"
 TRIALS_FOLDER = "trials"
 SEARCHES_FOLDER = "searches"
 
@@ -31,12 +32,16 @@ class Trial:
       changes: values of fields that the variant sets, its settings included, by dotted names.
       config: whole.
       folder: holds the configuration, the log, the run's workdir, and in the end the result.
+      refit: whether it also trains anew on what its validation asked for, in another workdir.
+      workdir: name of the workdir that is looked at, its training's or that of its refit.
     """
 
     variant: str
     changes: dict[str, Any]
     config: ml_collections.ConfigDict
     folder: epath.Path
+    refit: bool = False
+    workdir: str = RUN_FOLDER
 
     @property
     def name(self) -> str:
@@ -45,8 +50,17 @@ class Trial:
 
     @property
     def run(self) -> epath.Path:
-        """The workdir of its training."""
-        return self.folder / RUN_FOLDER
+        """The workdir that is looked at."""
+        return self.folder / self.workdir
+
+    @property
+    def has_refit(self) -> bool:
+        """Whether it has ended with a refit."""
+        return "refit" in (self.result() or {"metrics": {}})["metrics"]
+
+    def refitted(self) -> "Trial":
+        """The trial with its refit's workdir and test metrics."""
+        return dataclasses.replace(self, workdir=REFIT_FOLDER)
 
     def prepare(self) -> None:
         """Writes its configuration; raises UserError if the folder has another one.
@@ -62,7 +76,12 @@ class Trial:
     def result(self) -> dict[str, Any] | None:
         """The result of its process; None before it has ended."""
         path = self.folder / RESULT_FILE
-        return json.loads(path.read_text()) if path.exists() else None
+        result = json.loads(path.read_text()) if path.exists() else None
+        if result and self.refit and "refit" not in result["metrics"]:
+            return None  # of an earlier call without refits
+        if result and self.workdir == REFIT_FOLDER:
+            result["metrics"]["test"] = result["metrics"]["refit"]
+        return result
 
     def record(self) -> dict[str, Any] | None:
         """The result with variant, seed and changes: a line of results.jsonl."""
@@ -74,7 +93,12 @@ class Trial:
 
 
 def make_trials(
-    study: Study, config: ml_collections.ConfigDict, seeds: Iterable[int], workdir: epath.Path
+    study: Study,
+    config: ml_collections.ConfigDict,
+    seeds: Iterable[int],
+    workdir: epath.Path,
+    *,
+    refit: bool = False,
 ) -> list[Trial]:
     """All trials, seed by seed, so that a study that is stopped has compared all variants.
 
@@ -93,7 +117,7 @@ def make_trials(
             own = configured(config, variant, seed)
             validate_config(own)
             folder = workdir / TRIALS_FOLDER / f"{folder_name(variant.name)}-seed{seed}"
-            trials.append(Trial(variant.name, variant.values, own, folder))
+            trials.append(Trial(variant.name, variant.values, own, folder, refit))
     return trials
 
 

@@ -3,7 +3,8 @@
     python -m tssr_jax.studies.worker --folder=DIR/trials/NAME-seed0 --minutes=60 --parent=$$
 
 Reads DIR/trials/NAME-seed0/config.json, writes result.json beside it; the run is in run/. A second
-call goes on from its last checkpoint.
+call goes on from its last checkpoint. With --refit the run is then trained anew, on what its
+validation asked for, too, in refit/.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from typing import Any
 
 import jax
+import ml_collections
 from absl import flags, logging
 from etils import epath
 
@@ -30,8 +32,9 @@ from tssr_jax.evaluation.evaluate import SPLITS, evaluate, restore_best, run_bas
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.reporting import METRICS_FILE
 from tssr_jax.runtime import StopRequest, end_with_parent, use_huge_pages
-from tssr_jax.studies.trial import RESULT_FILE, RUN_FOLDER
+from tssr_jax.studies.trial import REFIT_FOLDER, RESULT_FILE, RUN_FOLDER
 from tssr_jax.training.loop import train
+from tssr_jax.training.refit import refit
 
 LATENCY_REQUESTS = 50
 LIST_LENGTH = 10
@@ -39,9 +42,10 @@ LIST_LENGTH = 10
 _FOLDER = flags.DEFINE_string("folder", None, "Folder of the trial.", required=True)
 _PARENT = flags.DEFINE_integer("parent", None, "Ends when this process is gone.", required=True)
 _MINUTES = flags.DEFINE_float("minutes", 0.0, "Training ends after this many; 0 is no limit.", 0)
+_REFIT = flags.DEFINE_bool("refit", False, "Train anew on what validation asked for, too.")
 
 
-def run(folder: epath.Path, minutes: float) -> None:
+def run(folder: epath.Path, minutes: float, *, with_refit: bool = False) -> None:
     """Runs the trial of a folder, unless it is stopped before its end."""
     config, workdir = load_config(folder), folder / RUN_FOLDER
     late = False
@@ -59,11 +63,26 @@ def run(folder: epath.Path, minutes: float) -> None:
     found["metrics"] = {
         split: json.loads((workdir / f"{split}_metrics.json").read_text()) for split in SPLITS
     }
+    if with_refit:
+        again = refitted(config, workdir, folder / REFIT_FOLDER)
+        if again is None:
+            return
+        found["metrics"]["refit"] = again
     machine = platform.processor() or platform.machine()
     machine = f"{machine}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}"
     today = datetime.date.today().isoformat()
     found |= {"date": today, "machine": machine, "time_limit_reached": late}
     write_json(folder / RESULT_FILE, found)
+
+
+def refitted(
+    config: ml_collections.ConfigDict, workdir: epath.Path, new: epath.Path
+) -> dict[str, Any] | None:
+    """The test metrics of a run's refit; None if it was stopped."""
+    if not config.baseline.kind:
+        return refit(workdir, new)
+    config.evaluate.held_out, config.train.early_stopping_patience = ("test",), 0
+    return run_baseline(config, new)
 
 
 def trained(workdir: epath.Path) -> dict[str, Any]:
@@ -132,7 +151,7 @@ def main() -> None:
     # A terminal sends Ctrl-C to all its processes; the study asks its trials to save by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent(_PARENT.value)
-    run(epath.Path(_FOLDER.value), _MINUTES.value)
+    run(epath.Path(_FOLDER.value), _MINUTES.value, with_refit=_REFIT.value)
 
 
 if __name__ == "__main__":

@@ -160,6 +160,9 @@ def _train_and_test(
         params, step = checkpointer.restore_best(trainer.global_state().eval_params)
     if trains_encoder(run.config):
         save_trained(workdir, run, params, step, trainer.rank.content(params))
+    if not run.config.evaluate.held_out:
+        console.print(f"{workdir}, step {step}: trained on all interactions, so not tested.")
+        return {}
     title = f"{workdir}, step {step}"
     found = trainer.best_found if step == trainer.progress.best_step else None
     columns = evaluate_params(run, params, title, workdir, console, trainer.rank, found)
@@ -232,7 +235,8 @@ class Trainer:
         self._batches = train_batches(run)
         if not self._batches.num_users:
             raise UserError(NOTHING_TO_TRAIN_ON)
-        self._validation = make_eval_batches(run, "validation")
+        validates = "validation" in config.evaluate.held_out
+        self._validation = make_eval_batches(run, "validation") if validates else None
         self._total_steps = config.train.num_epochs * self._batches.steps_per_epoch
         self._weights = term_weights(
             run.model.streams, run.model.mixing, LossConfig.from_config(config), run.model.memory
@@ -263,7 +267,8 @@ class Trainer:
         # What a warm start begins with may be better than what training makes of it.
         measured = not self._total_steps or self._config.train.warm_start
         if measured and not step and self.progress.best_step < 0:
-            self._console.print(f"As it starts, validation NDCG@10 is {self._validate(0):.4f}.")
+            if (value := self._validate(0)) is not None:
+                self._console.print(f"As it starts, validation NDCG@10 is {value:.4f}.")
             self._save()
         with self._log:
             if step < self._total_steps and not self._out_of_patience():
@@ -373,8 +378,11 @@ class Trainer:
         self.state = dataclasses.replace(self.state, loss_sums=sums)
         return total
 
-    def _validate(self, step: int) -> float:
-        """Ranks the validation split, writes its metrics and returns its NDCG@10."""
+    def _validate(self, step: int) -> float | None:
+        """Ranks the validation split, writes its metrics, returns its NDCG@10; None without it."""
+        if self._validation is None:  # the newest parameters are the best
+            self.progress = Progress(best_step=step)
+            return None
         if not self._compiled_evaluation:
             self._log.compiling("the evaluation")
             self._compiled_evaluation = True

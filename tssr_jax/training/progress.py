@@ -110,7 +110,8 @@ class TrainingLog:
         total = "" if loss is None else f"{loss:.4f}"
         self._print((f"{epoch:g}", total, ndcg, mark, f"{rate:,.0f}", f"{seconds:.1f}", time))
         told = f"loss {total}" + (f" · val {ndcg}" if ndcg else "")
-        self._bar.update(self._task, message=f"{told} · best {best:.4f}{self._stops}")
+        told += f" · best {best:.4f}{self._stops}" if best >= 0 else ""
+        self._bar.update(self._task, message=told)
 
     def _print(self, cells: Iterable[str]) -> None:
         widths = (width for width, _ in _COLUMNS)

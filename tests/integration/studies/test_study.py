@@ -20,6 +20,7 @@ from tssr_jax.evaluation.evaluate import PER_USER_FILE
 from tssr_jax.studies import designs, runner
 from tssr_jax.studies.designs import STUDIES, Study, Variant
 from tssr_jax.studies.findings import gains
+from tssr_jax.studies.report import REFITTED
 from tssr_jax.studies.runner import run_study
 from tssr_jax.studies.slots import Pace, open_slots, run_trial
 from tssr_jax.studies.trial import LOG_FILE, RESULT_FILE, Trial, make_trials
@@ -131,6 +132,36 @@ def test_a_study_of_three_trials(tmp_path, monkeypatch, capsys):
     config.model.d_model = 8
     with pytest.raises(UserError, match=r"another configuration.*model\.d_model"):
         run_study("tiny", config, workdir, num_seeds=1)
+
+
+def test_a_study_with_refits(tmp_path, monkeypatch, capsys):
+    """They are added to trials that have ended without; the report has both."""
+    config = tiny_config(tmp_path)
+    config.train.num_epochs, config.model.streams = 2, ("id",)
+    study = Study("?", (Variant("ids"), Variant("popular", POPULAR)))
+    monkeypatch.setitem(designs.STUDIES, "tiny", study)
+    workdir = tmp_path / "study"
+    run_study("tiny", config, workdir, num_seeds=1)
+    first = [json.loads(x) for x in (workdir / "results.jsonl").read_text().splitlines()]
+    assert REFITTED not in (workdir / "report.md").read_text()
+    run_study("tiny", config, workdir, num_seeds=1, refit=True)
+    assert "0 done before" in capsys.readouterr().out
+    report = (workdir / "report.md").read_text()
+    plain, refitted = report.split(f"## {REFITTED}")
+    for record, before in zip(
+        map(json.loads, (workdir / "results.jsonl").read_text().splitlines()), first, strict=True
+    ):
+        folder = workdir / "trials" / record["folder"]
+        metrics, own = (
+            record["metrics"],
+            json.loads((folder / "refit/test_metrics.json").read_text()),
+        )
+        assert metrics["test"] == before["metrics"]["test"] and metrics["refit"] == own
+        assert f"| {record['variant']} | 1 | {metrics['test']['ndcg@10']:.4f}" in plain
+        assert f"| {record['variant']} | 1 | {own['ndcg@10']:.4f}" in refitted
+        assert load_config(folder / "refit").evaluate.held_out == ("test",)
+    run_study("tiny", config, workdir, num_seeds=1, refit=True)
+    assert "2 done before" in capsys.readouterr().out
 
 
 def test_only_some_variants_are_run(tmp_path, monkeypatch):
