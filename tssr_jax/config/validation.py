@@ -130,11 +130,11 @@ def _validate_held_out(config: ml_collections.ConfigDict) -> None:
             f"--config.evaluate.held_out is {held_out}; it must be one of "
             f"{', '.join(map(str, known))}."
         )
-    if "validation" not in held_out and (patience or config.train.warm_start):
+    if "validation" not in held_out and patience:
         raise UserError(
             f"--config.evaluate.held_out={held_out} leaves nothing to validate. Set "
-            "--config.train.early_stopping_patience=0 and the number of epochs, without "
-            "--config.train.warm_start; `tssr refit` takes them from a run."
+            "--config.train.early_stopping_patience=0 and the number of epochs; `tssr refit` takes "
+            "it from a run."
         )
 
 

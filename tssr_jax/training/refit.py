@@ -53,13 +53,14 @@ def best_epoch(run: epath.Path) -> int:
     """The epoch of a run's best validation.
 
     Raises:
-      UserError: if it was never validated, or is best before its first epoch.
+      UserError: if it was never validated, or is best before its first epoch (a warm start may be:
+        what it counts is worth repeating).
     """
     epochs = read_metrics(run).epochs
     if epochs.is_empty():
         raise UserError(f"{run} has no validation in {METRICS_FILE}: nothing to repeat.")
     best = epochs.sort("validation/ndcg@10", descending=True, maintain_order=True)["epoch"][0]
-    if best < 1:
+    if best < 1 and not load_config(run).train.warm_start:
         raise UserError(
             f"{run} is best before its first epoch: what it began with. There is nothing to repeat."
         )

@@ -152,6 +152,17 @@ def test_fields_that_make_no_sense(tmp_path, fields, told):
         validate_config(config)
 
 
+def test_a_warm_start_without_an_epoch_counts_more(workdir, tmp_path):
+    config = restore_best(workdir)[0].config
+    config.train.update(warm_start=str(workdir), num_epochs=0)
+    train(config, tmp_path / "warm")
+    assert refit(tmp_path / "warm", tmp_path / "all", everything=True) == {}
+    warm, more = (restore_best(tmp_path / name) for name in ("warm", "all"))
+    jax.tree.map(np.testing.assert_array_equal, warm[1], more[1])
+    counts = [own[0].content.memories.popularity.scores for own in (warm, more)]
+    assert np.abs(np.asarray(counts[0]) - np.asarray(counts[1])).max() > 1e-3
+
+
 def test_a_run_that_was_never_validated(tmp_path):
     config = tiny_config(tmp_path)
     config.train.num_epochs = 0
