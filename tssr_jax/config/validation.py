@@ -181,6 +181,11 @@ def _validate_content(config: ml_collections.ConfigDict) -> None:
             f"{modalities}: with 'categories' the first names their columns, each once; without, "
             "it is ()."
         )
+    if bad := [name for name in fields if "=" in name]:
+        raise UserError(
+            f"--config.content.category_fields: {shown(repr(bad[0]))} has a '=' in its name: "
+            "rename that column."
+        )
     if content.fusion == "gate" and len(modalities) > 2:
         raise UserError(
             f"--config.content.fusion=gate lies between two modalities; "
