@@ -126,7 +126,7 @@ def test_lists_on_ray_are_those_of_one_machine(workdir, histories, tmp_path, mon
     (tmp_path / "never").write_text("i2\nnothing\n")
     request = functools.partial(Request, histories, top_k=3, batch_size=1, never=tmp_path / "never")
     with two_nodes() as place:
-        for name in ("lists.jsonl", "lists.csv", "lists.parquet", "folder/"):
+        for name in ("lists.csv", "folder/"):
             run_recommend(workdir, request(f"{tmp_path}/one-{name}"))
             run_recommend(workdir, request(f"{tmp_path}/two-{name}", place=place))
             one, two = (tmp_path / f"{which}-{name}" for which in ("one", "two"))

@@ -371,7 +371,7 @@ def test_a_slow_reader_gets_all_of_a_long_answer(recommender):
 
 def test_a_batch_that_fails_fails_for_all_who_wait_and_for_nobody_else(recommender):
     class Broken:
-        batch_size = 8
+        batch_size, items = 8, recommender.items
 
         def recommend(self, histories, top_k, **_):
             if top_k == 9:
