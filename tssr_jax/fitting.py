@@ -85,6 +85,8 @@ def fit(
     described = with_whole_ids(described, (item,))
     if _TITLE not in described.columns and not _reads_texts(config):
         described = described.with_columns(pl.lit("").alias(_TITLE))
+    if of_users is None and config.data.user_fields:
+        raise UserError("data has user_fields: give the DataFrame that has them, users=...")
     frames = {"interactions": events, "items": described}
     if of_users is not None:
         frames["users"] = with_whole_ids(of_users, of_users.columns)

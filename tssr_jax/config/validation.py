@@ -130,7 +130,12 @@ def _validate_held_out(config: ml_collections.ConfigDict) -> None:
             f"--config.evaluate.held_out is {held_out}; it must be one of "
             f"{', '.join(map(str, known))}."
         )
-    if "validation" not in held_out and patience:
+    if config.baseline.kind:
+        if not held_out:
+            raise UserError(
+                "--config.evaluate.held_out=() leaves nothing to measure a baseline by."
+            )
+    elif "validation" not in held_out and patience:
         raise UserError(
             f"--config.evaluate.held_out={held_out} leaves nothing to validate. Set "
             "--config.train.early_stopping_patience=0 and the number of epochs; `tssr refit` takes "

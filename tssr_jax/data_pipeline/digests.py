@@ -34,8 +34,9 @@ def damage(folder: Path) -> str | None:
 
 
 def of_records(folder: Path) -> str:
-    """A key of the records (TFRecord files) in a folder, wherever it lies."""
-    some = {name: digest for name, digest in _read(folder).items() if ".tfrecord-" in name}
+    """A key of the records (TFRecord files, fields of users) in a folder, wherever it lies."""
+    own = (".tfrecord-", "profiles.")
+    some = {name: x for name, x in _read(folder).items() if any(part in name for part in own)}
     return hashlib.sha256(json.dumps(some, sort_keys=True).encode()).hexdigest()[:20]
 
 

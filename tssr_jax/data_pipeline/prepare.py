@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tssr_jax.data_pipeline import builder, cache, digests, fetching, profiles, records, report
 from tssr_jax.data_pipeline.interactions import collect
 from tssr_jax.data_pipeline.on_ray import RayPreparation
-from tssr_jax.data_pipeline.sequences import Sequences, build_sequences
+from tssr_jax.data_pipeline.sequences import Sequences, build_sequences, milliseconds_of
 from tssr_jax.data_pipeline.sources import SOURCES, Dump, RawFiles, Source
 from tssr_jax.data_pipeline.sources.base import part_files
 from tssr_jax.data_pipeline.sources.descriptions import with_ids_of_interactions
@@ -124,6 +124,7 @@ def prepare(data: ml_collections.ConfigDict, ray: Any = None) -> PreparedData:
             f"--config.data.repeated_items is {data.repeated_items!r}; it is 'error' or 'first'."
         )
     _require_columns(data)
+    milliseconds_of(data.core_before)
     for name in ("raw_dir", "cache_dir"):
         require_utf8(data[name], f"--config.data.{name}")
     files = SOURCES[data.source].locate(data)
@@ -170,6 +171,12 @@ def _require_user_fields(data: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"--config.data.user_fields is {names}; it must be different names of columns, in "
             "quotes."
+        )
+    columns = (data.user_column, data.item_column, data.timestamp_column, data.event_column)
+    if taken := [name for name in names if name in {*profiles.TAKEN, *columns}]:
+        raise UserError(
+            f"--config.data.user_fields names {shown(repr(taken[0]))}, which is a column of "
+            "histories: rename it in the users' file."
         )
 
 

@@ -8,12 +8,17 @@ told; so does one that only new users have. A user's values together are one num
 
 n_f is the number of the value in field f, from 1, and 0 if it is not told; size_f is one more than
 the number of values.
+
+Programs write one value in several ways: 30, 30.0 and "30" are one, and so are True and true.
 """
 
+import json
 import math
+import numbers
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -21,11 +26,16 @@ import polars as pl
 from tssr_jax.data_pipeline import records
 from tssr_jax.data_pipeline.sources import SOURCES, Dump
 from tssr_jax.data_pipeline.sources.base import SourceWithUsers
+from tssr_jax.data_pipeline.sources.values import NO_ID
 from tssr_jax.errors import UserError, shown
 
 LEAST, MOST = 5, 1_000
-# Beside the files of users: int32 [num_users], their codes.
-FILE = "profiles.npy"
+# Beside the files of users: int32 [num_users], their codes; and the values of their fields.
+FILE, VALUES_FILE = "profiles.npy", "profiles.json"
+# Columns of histories, which can't be fields of users as well.
+TAKEN = ("user", "item", "timestamp", "items", "times", "events", "profile")
+_THERE, _NUMBER = "\0there", "\0number"  # no column of a file is called that
+_WHOLE = re.compile(r"^(-?[0-9]+)\.0+$")
 # Values of each field, the one of number i at index i - 1.
 Fields = Mapping[str, Sequence[str]]
 
@@ -35,7 +45,31 @@ def sizes(fields: Fields) -> tuple[int, ...]:
     return tuple(1 + len(values) for values in fields.values())
 
 
-def code_of(profile: Mapping[str, str | None], fields: Fields) -> int:
+def spelled(value: Any) -> str | None:
+    """A value in the one way that it is compared in; None if it is missing.
+
+    Raises:
+      UserError: if it is neither a text, a number nor a truth value.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool | np.bool_):
+        return str(bool(value)).lower()
+    if isinstance(value, numbers.Real):
+        value = str(float(value))
+    if not isinstance(value, str):
+        raise UserError(
+            f"{shown(repr(value))} is no value of a field of users: it must be a text or a number."
+        )
+    text = value.strip()
+    if text.lower() in NO_ID:
+        return None
+    if text.lower() in {"true", "false"}:
+        return text.lower()
+    return _WHOLE.sub(r"\1", text)
+
+
+def code_of(profile: Mapping[str, Any], fields: Fields) -> int:
     """The code of one user.
 
     Args:
@@ -43,7 +77,7 @@ def code_of(profile: Mapping[str, str | None], fields: Fields) -> int:
       fields: that the model reads.
 
     Raises:
-      UserError: for a field that it does not read.
+      UserError: for a field that it does not read, or a value that is none.
     """
     unknown = next((name for name in profile if name not in fields), None)
     if unknown is not None:
@@ -54,7 +88,7 @@ def code_of(profile: Mapping[str, str | None], fields: Fields) -> int:
         )
     code = 0
     for name, values in reversed(list(fields.items())):
-        told = (profile.get(name) or "").strip()
+        told = spelled(profile.get(name))
         code = code * (1 + len(values)) + (1 + values.index(told) if told in values else 0)
     return code
 
@@ -84,15 +118,16 @@ def write_profiles(folder: Path, dump: Dump) -> dict[str, list[str]]:
     source = cast(SourceWithUsers, SOURCES[dump.data.source])
     table = source.users(dump)
     ids = pl.DataFrame({"user": records.texts(folder, "user_id")}, schema={"user": pl.String})
-    rows = ids.join(table.with_columns(there=True), on="user", how="left", maintain_order="left")
-    without = int(rows["there"].is_null().sum())
+    there = pl.lit(True).alias(_THERE)
+    rows = ids.join(table.with_columns(there), on="user", how="left", maintain_order="left")
+    without = int(rows[_THERE].is_null().sum())
     if without == rows.height:
         raise UserError(
             f"{path} has no row for any of the {rows.height:,} users: {shown(ids['user'][0], 50)!r}"
             f" is one of the interactions', {shown(table['user'][0], 50)!r} one of this file."
         )
     dump.counts["users_without_a_row_in_the_users_file"] += without
-    told = rows.select(pl.col(name).str.strip_chars().replace("", None) for name in names)
+    told = pl.DataFrame([_spelled(rows[name]) for name in names])
     fields = {name: _frequent(told[name]) for name in names}
     for name, values in fields.items():
         if not values:
@@ -107,12 +142,19 @@ def write_profiles(folder: Path, dump: Dump) -> dict[str, list[str]]:
             "--config.data.user_fields."
         )
     np.save(folder / FILE, _codes(told, fields))
+    (folder / VALUES_FILE).write_text(json.dumps(fields) + "\n")
     return fields
 
 
+def _spelled(values: pl.Series) -> pl.Series:
+    ways = {value: spelled(value) for value in values.unique().drop_nulls()}
+    return values.replace_strict(ways, default=None, return_dtype=pl.String)
+
+
 def _frequent(values: pl.Series) -> list[str]:
-    counts = values.drop_nulls().value_counts(sort=False, name="n")
-    frequent = counts.filter(pl.col("n") >= LEAST).sort("n", values.name, descending=[True, False])
+    counts = values.drop_nulls().value_counts(sort=False, name=_NUMBER)
+    frequent = counts.filter(pl.col(_NUMBER) >= LEAST)
+    frequent = frequent.sort(_NUMBER, values.name, descending=[True, False])
     return frequent[values.name].head(MOST).to_list()
 
 

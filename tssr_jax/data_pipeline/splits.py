@@ -9,20 +9,22 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import ml_collections
 import numpy as np
+import polars as pl
 
+from tssr_jax.data_pipeline.interactions import hash_ids
 from tssr_jax.errors import UserError
 
 EvalSplit = Literal["validation", "test"]
 MINUTES_PER_DAY = 1440
 # A user's predicted interactions of which leave-one-out takes two.
 MIN_PREDICTED = 3
-# The share of the users that validation asks where the data has one cut.
-_ASKED_USERS = 0.1
+# One of so many users is asked by validation where the data has one cut.
+_ONE_IN = 10
 _EPOCH = datetime.date(1970, 1, 1)
 
 
@@ -118,22 +120,29 @@ def newest(there: np.ndarray) -> np.ndarray:
     return np.where(there.any(axis=1), last, -1)
 
 
+def asked_users(ids: Sequence[str]) -> np.ndarray:
+    """Every tenth user by a hash of the id, bool [num_users]: those of tomorrow's data, too."""
+    return hash_ids(pl.Series(ids, dtype=pl.String)) % _ONE_IN == 0
+
+
 def global_time(
     lengths: np.ndarray,
     times: Times,
     settings: ml_collections.ConfigDict,
     predictions: Predictions = None,
+    drawn: np.ndarray | None = None,
 ) -> Splits:
     """Answers of two periods: validation's, and after it test's, until the end of the data.
 
-    With one cut there is no period for validation: it asks a tenth of the users for their last
-    items before the test, and training reads nothing of them.
+    With one cut there is no period for validation: it asks some users for their last items before
+    the test, and training reads nothing of them.
 
     Args:
       lengths: int64 [num_users], lengths of the sequences.
       times: reads the times of all users.
       settings: section `evaluate` of the config.
       predictions: which interactions can be answers.
+      drawn: bool [num_users], with one cut the users that validation asks, see `asked_users`.
 
     Raises:
       UserError: if there is nothing to train on, or no answer.
@@ -154,7 +163,7 @@ def global_time(
     trained, until_test = before
     asked = trained, until_test, settings.targets
     if len(starts) == 1:
-        drawn = np.random.default_rng(lengths.size).random(lengths.size) < _ASKED_USERS
+        assert drawn is not None
         asked = np.zeros_like(trained), np.where(drawn, until_test, 0), "last"
         trained = np.where(drawn, 0, trained)
     targets: dict[EvalSplit, Targets] = {
@@ -166,7 +175,8 @@ def global_time(
             raise UserError(
                 f"--config.evaluate.cuts={tuple(settings.cuts)}: training ends before "
                 f"{_date(first)}, the test begins on {_date(second)}. Nobody has an answer for "
-                f"{name} with an item before it, or two items to train on. Name other dates."
+                f"{name} with an item before it, or two items to train on. Name other dates"
+                f"{'; with few users, two of them' if len(starts) == 1 else ''}."
             )
     told = (
         f"training ends before {_date(first)} ({trained.sum():,} interactions), validation before "

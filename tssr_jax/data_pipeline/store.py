@@ -17,6 +17,7 @@ from tssr_jax.data_pipeline.sequences import MIN_SEQUENCE_LENGTH
 from tssr_jax.data_pipeline.splits import (
     EvalSplit,
     Splits,
+    asked_users,
     global_time,
     leave_one_out,
     newest,
@@ -235,7 +236,9 @@ def open_store(data: PreparedData, config: ml_collections.ConfigDict) -> Sequenc
         store = SequenceStore.on_disk(data.folder, predicted, data.profiles)
     asked = store.predictions if store.has_events else None
     if config.evaluate.split == "global_time":
-        store.splits = global_time(store.lengths, store.all_times, config.evaluate, asked)
+        one_cut = len(config.evaluate.cuts) == 1
+        drawn = asked_users(data.user_ids) if one_cut else None
+        store.splits = global_time(store.lengths, store.all_times, config.evaluate, asked, drawn)
     elif not store.splits.targets["test"].users.size:
         raise UserError(
             f"No user has {MIN_SEQUENCE_LENGTH} interactions that are predicted "

@@ -42,6 +42,7 @@ class RunMetrics:
     def __str__(self) -> str:
         columns = {"validation": self.validation, "test": self.test}
         columns |= {f"{name}, test": metrics for name, metrics in self.simple.items()}
+        columns = {name: metrics for name, metrics in columns.items() if metrics}
         rows = ["".join([f"{'':12}", *(f"{name:>18}" for name in columns)])]
         for name in _SHOWN:
             values = (_shown(metrics.get(name)) for metrics in columns.values())

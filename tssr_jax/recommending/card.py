@@ -23,7 +23,7 @@ _SPLITS = {
 }
 # By the number of answers that training does not read (`evaluate.held_out`).
 _TRAINED_ON = (
-    "- It was then trained anew on all interactions, the answers of both included.\n",
+    "- It was then trained anew on all interactions, those of both answers included.\n",
     "- It was then trained anew on the validation answers, too, as long as was best before.\n",
     "",
 )

@@ -135,7 +135,7 @@ def _formats(asked: Sequence[str] | None, recommender: Recommender) -> Sequence[
     if "index" in asked:
         require_products(recommender)
     if "onnx" in asked:
-        require_onnx()
+        require_onnx(recommender.model.compute_dtype)
     if recommender.model.memory and "vectors" in asked:
         raise UserError(
             "--formats has vectors, but this run has memories (--config.model.memory): its scores "

@@ -124,6 +124,12 @@ def _grouped(path: Path, form: Form) -> pl.DataFrame:
     table = table.with_columns(pl.col(item).fill_null("").str.strip_chars())
     if missing := (table[user].fill_null("").str.strip_chars() == "").arg_true().to_list():
         raise UserError(f"{path}, line {rows.lines[missing[0]]}: the user is missing.")
+    told = [
+        pl.col(name).replace("", None).drop_nulls().first()
+        for name in form.fields
+        if name in table.columns
+    ]
+    profiles = table.group_by(user, maintain_order=True).agg(*told)
     there = table[item] != ""
     columns = [pl.col(item).filter(pl.col(item) != "").alias(LISTS)]
     if at in table.columns and there.any():
@@ -137,8 +143,8 @@ def _grouped(path: Path, form: Form) -> pl.DataFrame:
     if form.events and form.event in table.columns:
         columns.append(pl.col(form.event).filter(pl.col(item) != "").alias(EVENTS))
     first = pl.col(_FIRST).first()
-    told = [pl.col(name).first() for name in form.fields if name in table.columns]
-    return table.group_by(user).agg(first, *columns, *told).sort(_FIRST).drop(_FIRST)
+    grouped = table.group_by(user).agg(first, *columns)
+    return grouped.join(profiles, on=user).sort(_FIRST).drop(_FIRST)
 
 
 def lists_like(frame: Frame, histories: Sequence[History], lists: Sequence[Recommendations]) -> Any:

@@ -11,16 +11,17 @@ Items are in the owner's ids, oldest first. A history may be empty: [], or a row
 Times are read where there are any: "times", a list of seconds since 1970; or the column of times in
 the form that the data has. So are events for models that read them: "events", a list of names; or
 the column of events. And so is what is known of users: "profile", values by fields; or a column for
-each field, of which a user's first row counts.
+each field, of which a user's first row with a value counts.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
+from tssr_jax.data_pipeline.profiles import spelled
 from tssr_jax.data_pipeline.sources import tables, values
 from tssr_jax.data_pipeline.sources.delimited import Chunk, require_columns
 from tssr_jax.data_pipeline.sources.json_lines import parse_object
@@ -49,7 +50,7 @@ class History(NamedTuple):
     items: list[str]
     times: list[float] | None = None
     events: list[str] | None = None
-    profile: dict[str, str | None] | None = None
+    profile: dict[str, Any] | None = None
 
 
 def by_name(histories: Sequence[History]) -> dict[str, Any]:
@@ -191,7 +192,7 @@ class HistoryFile:
                         raise ValueError("its user is empty")
                     ids, times = [as_id(item) for item in items], _times(fields, items)
                     events = _events(fields, items) if self._form.events else None
-                    profile = _profile(fields) if self._form.fields else None
+                    profile = _profile(fields, self._form.fields)
                     history = History(user, ids, times, events, profile)
                 except (ValueError, KeyError, TypeError, UserError) as error:
                     raise UserError(
@@ -209,12 +210,14 @@ class HistoryFile:
         with_events = form.events and EVENTS in names
         told = [name for name in form.fields if name in names]
         texts = pl.List(pl.String)
+        schema = table.collect_schema()
+        own = tables.as_texts({name: schema[name] for name in told}, self.path, told, rest=False)
         table = table.select(
             pl.col(columns[0]).cast(pl.String),
             pl.col(LISTS).cast(texts),
             times.alias(TIMES),
             pl.col(EVENTS).cast(texts) if with_events else pl.lit(None).alias(EVENTS),
-            *(pl.col(name).cast(pl.String).alias(f"\0{name}") for name in told),
+            *(of.cast(pl.String).alias(f"\0{name}") for name, of in zip(told, own, strict=True)),
         )
         row = 0
         try:
@@ -222,9 +225,9 @@ class HistoryFile:
                 for user, items, at, events, *values_told in chunk.iter_rows():
                     row += 1
                     self._require_user(user, f"row {row}")
-                    own = _without_empty(items or (), at, events)
+                    kept = _without_empty(items or (), at, events)
                     profile = dict(zip(told, values_told, strict=True)) if told else None
-                    yield History(user.strip(), *own, profile)
+                    yield History(user.strip(), *kept, profile)
         except IndexError as error:
             raise UserError(f"{self.path}, row {row}: {shown(error)}.") from error
         except pl.exceptions.PolarsError as error:
@@ -261,7 +264,7 @@ class HistoryFile:
             seen.add(user)
             _, _, items, times, events, *of_fields = map(list, zip(*own, strict=True))
             kept = _without_empty(items, times if timed else None, events if with_events else None)
-            first = [values_told[0] for values_told in of_fields]
+            first = [next((x for x in column if x), None) for column in of_fields]
             yield History(user, *kept, dict(zip(told, first, strict=True)) if told else None)
 
     def _with_seconds(self, rows: Chunk, timed: bool) -> pl.DataFrame:
@@ -330,15 +333,17 @@ def _events(fields: Any, items: list[Any]) -> list[str] | None:
     return [own.strip() for own in events]
 
 
-def _profile(fields: Any) -> dict[str, str | None] | None:
-    """The profile of a line."""
+def _profile(fields: Any, known: Collection[str]) -> dict[str, Any] | None:
+    """The profile of a line; None for a run that reads no fields."""
     profile = fields.get(PROFILE)
-    if profile is None:
+    if profile is None or not known:
         return None
-    if not isinstance(profile, dict) or not all(
-        own is None or isinstance(own, str) for own in profile.values()
-    ):
-        raise TypeError(f"'profile' is {shown(profile)!r}, not values by fields, as strings")
+    if not isinstance(profile, dict):
+        raise TypeError(f"'profile' is {shown(profile)!r}, not values by fields")
+    for name, value in profile.items():
+        if name not in known:
+            raise ValueError(f"'profile' has {shown(name)!r}; the run reads {', '.join(known)}")
+        spelled(value)
     return profile
 
 

@@ -17,7 +17,7 @@ from tssr_jax.run import Run
 # What names an item: an id of the data, or the whole number that it is.
 ItemId = str | int
 # Values of the fields of a user.
-Profile = Mapping[str, str | None]
+Profile = Mapping[str, str | float | None]
 # Minutes of later times do not fit into an int32.
 MOST_SECONDS = 60.0 * 2**31
 
@@ -42,8 +42,7 @@ class KnownHistory(NamedTuple):
     def side(self, length: int) -> dict[str, list[int]]:
         """What is known beside the newest `length` items, see `models.side`."""
         number = min(length, len(self.classes))
-        events = {"events": self.events[-length:]} if self.events else {}
-        return {**events, "profiles": [self.profile] * number}
+        return {"events": self.events[-length:], "profiles": [self.profile] * number}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,14 +15,21 @@ FILE = "recommend.onnx"
 _MOST_INSIDE = 2**30
 
 
-def require_onnx() -> None:
-    """Raises UserError without the packages of the extra `onnx`."""
+def require_onnx(compute_dtype: str = "float32") -> None:
+    """Raises UserError without the packages of the extra `onnx`, or for a model in bfloat16."""
+    if compute_dtype != "float32":
+        raise UserError(
+            f"--formats has onnx, but the run computes in {compute_dtype} "
+            "(--config.model.compute_dtype), in which ONNX Runtime has no products. Leave onnx out."
+        )
     try:
         import jax2onnx  # noqa: F401, PLC0415
         import onnx  # noqa: F401, PLC0415
+        import onnxruntime  # noqa: F401, PLC0415
     except ImportError as error:
         raise UserError(
-            f"--formats=onnx needs further packages ({error}): pip install 'tssr-jax[onnx]'."
+            f"--formats=onnx needs further packages ({error}): pip install 'tssr-jax[onnx]', or "
+            "jax2onnx with --no-deps, and what it names, to keep the version of Orbax."
         ) from error
 
 
@@ -37,6 +44,7 @@ def write_onnx(
       size: bytes of its tables.
     """
     import onnx  # noqa: PLC0415
+    import onnxruntime  # noqa: PLC0415
     from jax2onnx import to_onnx  # noqa: PLC0415
 
     history = jax.ShapeDtypeStruct(export.symbolic_shape("batch, length"), jnp.int32)
@@ -51,3 +59,4 @@ def write_onnx(
     )
     beside = size > _MOST_INSIDE
     onnx.save(model, folder / FILE, save_as_external_data=beside, location=f"{FILE}.data")
+    onnxruntime.InferenceSession(folder / FILE)  # fails for a program that it can't run

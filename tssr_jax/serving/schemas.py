@@ -22,7 +22,7 @@ Events = Annotated[
 ]
 _Name = Annotated[str, Field(min_length=1, max_length=LONGEST_ID)]
 Profile = Annotated[
-    dict[_Name, Annotated[str, Field(max_length=LONGEST_ID)] | None],
+    dict[_Name, Annotated[str, Field(max_length=LONGEST_ID)] | bool | int | float | None],
     Field(max_length=100, description="What is known of the user: values by fields."),
 ]
 TopK = Annotated[int, Field(ge=1, le=LONGEST_LIST)]

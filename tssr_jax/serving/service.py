@@ -60,7 +60,9 @@ class Service:
         # One thread: a ranking uses all cores itself.
         self.executor = ThreadPoolExecutor(1, "ranking")
         self.batcher = Batcher(recommender, self.executor)
-        self.examples = examples and recommender.run.has_users()
+        # Training has read the answers of a run that holds nothing out.
+        unread = "test" in recommender.run.config.evaluate.held_out
+        self.examples = examples and unread and recommender.run.has_users()
         self._images, self._texts = recommender.run.data.images, recommender.run.data.texts
         folder = Path(recommender.run.config.data.raw_dir or ".")
         self._folder = folder.expanduser().resolve()

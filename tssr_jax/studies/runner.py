@@ -17,7 +17,7 @@ from tssr_jax.studies.budget import require_same_budget
 from tssr_jax.studies.designs import STUDIES, Study
 from tssr_jax.studies.report import write_report
 from tssr_jax.studies.slots import UNHURRIED, News, Pace, open_slots, run_trial
-from tssr_jax.studies.trial import LOG_FILE, Trial, make_trials
+from tssr_jax.studies.trial import LOG_FILE, Trial, make_trials, require_validation
 from tssr_jax.studies.tuning import tune
 
 RESULTS_FILE = "results.jsonl"
@@ -58,6 +58,7 @@ def run_study(
             "--prune ends trials of a search early; a study compares whole trainings. Add "
             "--tune_trials=8, or leave --prune out."
         )
+    require_validation(config)
     config = adapted(config, console.print)
     start = config.seed + 1 if tune_trials else config.seed
     seeds = range(start, start + num_seeds)
@@ -71,7 +72,7 @@ def run_study(
     for trial in asked:
         trial.prepare()
     trials = [trial for trial in trials if trial in asked or _is_told(trial, console)]
-    left = [trial for trial in asked if trial.result() is None]
+    left = [trial for trial in asked if not trial.done]
     console.print(f"{study.question} {len(asked)} trials, {len(asked) - len(left)} done before.")
     failed: list[Trial] = []
     with make_progress(console) as progress, open_slots(pace) as slots:

@@ -44,7 +44,7 @@ from tssr_jax.studies.slots import (
     validations,
 )
 from tssr_jax.studies.space import Dimension, counts, parse_space
-from tssr_jax.studies.trial import TRIALS_FOLDER, Trial
+from tssr_jax.studies.trial import TRIALS_FOLDER, Trial, require_validation
 
 JOURNAL_FILE = "search.log"
 BEST_FILE = "best.json"
@@ -199,6 +199,7 @@ def _open(config: ml_collections.ConfigDict, workdir: epath.Path, pace: Pace) ->
             "pip install -c constraints.txt -e '.[search]'."
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    require_validation(config)
     _claim(config, workdir)
     require_same_budget(workdir, trial_minutes=pace.minutes)
     _mend(workdir / JOURNAL_FILE)

@@ -287,7 +287,7 @@ def run_trial(
     finally:
         process.end()
         tell("")
-    return status == 0 and trial.result() is not None
+    return status == 0 and trial.done
 
 
 def validations(trial: Trial) -> Validations:

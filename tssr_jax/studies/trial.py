@@ -58,6 +58,11 @@ class Trial:
         """Whether it has ended with a refit."""
         return "refit" in (self.result() or {"metrics": {}})["metrics"]
 
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to run."""
+        return self.has_refit if self.refit else self.result() is not None
+
     def refitted(self) -> "Trial":
         """The trial with its refit's workdir and test metrics."""
         return dataclasses.replace(self, workdir=REFIT_FOLDER)
@@ -77,8 +82,6 @@ class Trial:
         """The result of its process; None before it has ended."""
         path = self.folder / RESULT_FILE
         result = json.loads(path.read_text()) if path.exists() else None
-        if result and self.refit and "refit" not in result["metrics"]:
-            return None  # of an earlier call without refits
         if result and self.workdir == REFIT_FOLDER:
             result["metrics"]["test"] = result["metrics"]["refit"]
         return result
@@ -90,6 +93,15 @@ class Trial:
             return None
         own = {"variant": self.variant, "seed": self.config.seed, "changes": self.changes}
         return own | {"folder": self.folder.name} | result
+
+
+def require_validation(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError if trials would have no validation, by which their epochs are chosen."""
+    if "validation" not in config.evaluate.held_out:
+        raise UserError(
+            f"--config.evaluate.held_out is {tuple(config.evaluate.held_out)}; studies and "
+            "searches choose by validation. `tssr study --refit` trains on its answers afterwards."
+        )
 
 
 def make_trials(

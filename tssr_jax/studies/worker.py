@@ -46,8 +46,27 @@ _REFIT = flags.DEFINE_bool("refit", False, "Train anew on what validation asked 
 
 
 def run(folder: epath.Path, minutes: float, *, with_refit: bool = False) -> None:
-    """Runs the trial of a folder, unless it is stopped before its end."""
+    """Runs what is left of the trial of a folder, unless it is stopped before its end."""
     config, workdir = load_config(folder), folder / RUN_FOLDER
+    path = folder / RESULT_FILE
+    if path.exists():
+        found = json.loads(path.read_text())
+    else:
+        found = ended(config, workdir, minutes)
+        if found is None:
+            return
+        write_json(path, found)
+    if with_refit:
+        again = refitted(config, workdir, folder / REFIT_FOLDER)
+        if again is not None:
+            found["metrics"]["refit"] = again
+            write_json(path, found)
+
+
+def ended(
+    config: ml_collections.ConfigDict, workdir: epath.Path, minutes: float
+) -> dict[str, Any] | None:
+    """The result of a trial's training; None if it was stopped."""
     late = False
     if config.baseline.kind:
         run_baseline(config, workdir)
@@ -56,23 +75,17 @@ def run(folder: epath.Path, minutes: float, *, with_refit: bool = False) -> None
         stop = StopRequest(60 * minutes)
         late = train(config, workdir, stop) is None
         if stop.terminated and late:
-            return
+            return None
         if late:
             evaluate(workdir)
         found = trained(workdir)
     found["metrics"] = {
         split: json.loads((workdir / f"{split}_metrics.json").read_text()) for split in SPLITS
     }
-    if with_refit:
-        again = refitted(config, workdir, folder / REFIT_FOLDER)
-        if again is None:
-            return
-        found["metrics"]["refit"] = again
     machine = platform.processor() or platform.machine()
     machine = f"{machine}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}"
     today = datetime.date.today().isoformat()
-    found |= {"date": today, "machine": machine, "time_limit_reached": late}
-    write_json(folder / RESULT_FILE, found)
+    return found | {"date": today, "machine": machine, "time_limit_reached": late}
 
 
 def refitted(

@@ -4,11 +4,14 @@ The newest items of all users are what a run's training has not read: validation
 them. Once the epochs are chosen, they can be learnt from.
 """
 
+import os
+
 from etils import epath
 
-from tssr_jax.config.saved import load_config
+from tssr_jax.config.saved import FILE_NAME, load_config
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.run_metrics import read_metrics
+from tssr_jax.locks import require_no_writer
 from tssr_jax.reporting import METRICS_FILE
 from tssr_jax.training.loop import train
 
@@ -44,8 +47,25 @@ def refit(
             f"{run} is a run of the baseline {config.baseline.kind!r}, which chose no epochs. "
             "Train it with --config.evaluate.held_out=\"('test',)\"."
         )
+    require_no_writer(run)
+    if not (run / "test_metrics.json").exists():
+        raise UserError(f"{run} has not ended: it has no test_metrics.json. Train it to its end.")
+    start = config.train.warm_start
+    if start and os.path.realpath(epath.Path(start).expanduser()) == os.path.realpath(run):
+        raise UserError(
+            f"{run} began from {start}, which is now that run itself: what it began with is gone."
+        )
     config.train.update(num_epochs=best_epoch(run), early_stopping_patience=0)
-    config.evaluate.held_out = () if everything else ("test",)
+    config.evaluate.held_out = ("test",)
+    if everything:
+        config.evaluate.held_out, config.train.held_out_items = (), 0.0
+    if (workdir / FILE_NAME).exists():
+        there = load_config(workdir).train.num_epochs
+        if there != config.train.num_epochs:
+            raise UserError(
+                f"{workdir} holds a refit of {there} epochs, and {run} is best after "
+                f"{config.train.num_epochs} by now. Name another --workdir."
+            )
     return train(config, workdir)
 
 

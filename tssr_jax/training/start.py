@@ -2,11 +2,13 @@
 
 from typing import Any, NamedTuple
 
+import ml_collections
 import optax
 from etils import epath
 
 from tssr_jax.checkpoints.checkpointer import Checkpointer, Progress
 from tssr_jax.config.saved import load_config
+from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import restore_best
 from tssr_jax.run import Run
 from tssr_jax.training.optimizer import optimizer_of
@@ -37,6 +39,19 @@ class Start(NamedTuple):
     layout: Any
 
 
+def _require_unread_answers(
+    config: ml_collections.ConfigDict, other: ml_collections.ConfigDict, field: str
+) -> None:
+    """Raises UserError if the other run was trained on what this one is measured by."""
+    less = set(config.evaluate.held_out) - set(other.evaluate.held_out)
+    if less and config.evaluate.split == "leave_one_out":
+        raise UserError(
+            f"{field} was trained on its {' and '.join(sorted(less))} answers, too "
+            "(`tssr refit`): this run would be measured by what it has learnt. Begin from the run "
+            "that it repeats, or split by time (--config.evaluate.split=global_time)."
+        )
+
+
 def find_start(run: Run, checkpointer: Checkpointer) -> Start:
     """Looks for the state that a training goes on from.
 
@@ -64,6 +79,7 @@ def find_start(run: Run, checkpointer: Checkpointer) -> Start:
         other = epath.Path(run.config.train[name]).expanduser()
         field = f"--config.train.{name}={other}"
         require_same_sections(run.config, load_config(other), field)
+        _require_unread_answers(run.config, load_config(other), field)
         other_run, others, _ = restore_best(other, encoders=True)
         others = found_by_name(run, other_run, others, field)
         if name == "warm_start":

@@ -155,6 +155,12 @@ def test_files_that_make_no_sense(tmp_path, row, told):
         list(HistoryFile(path, Form(event="event", events=("view", "buy"))))
 
 
+@pytest.mark.parametrize("history", [[], ["nothing"]])
+def test_histories_without_a_known_item(recommender, history):
+    (own,) = recommender.recommend([history], 5)
+    assert own.popular and len(own.items) == 5
+
+
 def test_the_service(recommender):
     with TestClient(create_app(recommender, "run", examples=True)) as client:
         assert client.get("/about").json()["events"] == ["view", "buy"]

@@ -82,6 +82,11 @@ print(json.dumps(found))
             np.testing.assert_allclose(scores[: len(ids)], [x.score for x in own.items], rtol=1e-4)
 
 
+def test_a_model_in_bfloat16_is_refused():
+    with pytest.raises(UserError, match="computes in bfloat16"):
+        require_onnx("bfloat16")
+
+
 def test_large_tables_stand_beside_the_program(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_program, "_MOST_INSIDE", 0)
     if not HAS_ONNX:

@@ -149,6 +149,7 @@ def test_data_frames(recommender, lists, library):
         ([{"size": "L"}], r"'size' is no field of users that this run reads; .* side, age"),
         ([], "1 histories, but profiles of 0"),
         (["left"], "'left' is no profile: it must be values by fields"),
+        ([{"age": [30]}], r"\[30\] is no value of a field of users"),
     ],
 )
 def test_profiles_that_make_no_sense(recommender, profiles, told):
@@ -156,11 +157,36 @@ def test_profiles_that_make_no_sense(recommender, profiles, told):
         recommender.recommend([HISTORY], profiles=profiles)
 
 
-def test_a_file_that_makes_no_sense(workdir, tmp_path):
+@pytest.mark.parametrize(
+    ("profile", "told"),
+    [
+        ("left", "not values by fields"),
+        ({"size": "L"}, "'profile' has 'size'; the run reads side, age"),
+        ({"age": [30]}, "is no value of a field of users"),
+    ],
+)
+def test_a_file_that_makes_no_sense(workdir, tmp_path, profile, told):
     path = tmp_path / "x.jsonl"
-    path.write_text(json.dumps({"items": ["i1"], "profile": {"age": 30}}) + "\n")
-    with pytest.raises(UserError, match=r"line 1 is no history .*not values by fields, as strings"):
+    path.write_text(json.dumps({"items": ["i1"], "profile": profile}) + "\n")
+    with pytest.raises(UserError, match=f"line 1 is no history .*{told}"):
         run_recommend(epath.Path(workdir), Request(path, tmp_path / "lists.csv"))
+
+
+@pytest.mark.parametrize("age", ["30", 30, 30.0, np.int64(30), " 30 ", "30.0"], ids=repr)
+def test_a_value_is_the_same_in_all_spellings(recommender, age):
+    expected = recommender.recommend([HISTORY], 5, profiles=[PROFILE])
+    assert recommender.recommend([HISTORY], 5, profiles=[PROFILE | {"age": age}]) == expected
+
+
+def test_of_a_users_rows_the_first_with_a_value_counts(recommender):
+    """In their order, not in that of their times."""
+    frame = pl.DataFrame({
+        "user": ["u"] * 3, "item": HISTORY[::-1], "timestamp": TIMES[::-1],
+        "side": [None, "left", "right"], "age": [None, 30, 40],
+    })  # fmt: skip
+    expected = recommender.recommend([HISTORY], 5, times=[TIMES], profiles=[PROFILE])
+    found = recommender.recommend(frame, 5)["score"]
+    np.testing.assert_allclose(found, [x.score for x in expected[0].items], rtol=1e-4)
 
 
 def test_the_service(recommender):
@@ -168,7 +194,8 @@ def test_the_service(recommender):
         fields = client.get("/about").json()["fields"]
         assert fields == {"side": ["left", "right"], "age": ["30"]}
         asked = {"histories": [HISTORY, ["i3"]], "top_k": 5}
-        told = client.post("/recommend", json=asked | {"profiles": [PROFILE, None]}).json()
+        numbers = PROFILE | {"age": 30}
+        told = client.post("/recommend", json=asked | {"profiles": [numbers, None]}).json()
         expected = recommender.recommend([HISTORY, ["i3"]], 5, profiles=[PROFILE, None])
         found = [[x["score"] for x in own["items"]] for own in told["results"]]
         np.testing.assert_allclose(found, [[x.score for x in own.items] for own in expected])

@@ -156,12 +156,18 @@ def test_a_study_with_refits(tmp_path, monkeypatch, capsys):
             record["metrics"],
             json.loads((folder / "refit/test_metrics.json").read_text()),
         )
+        assert {k: v for k, v in record.items() if k != "metrics"} == {
+            k: v for k, v in before.items() if k != "metrics"
+        }
         assert metrics["test"] == before["metrics"]["test"] and metrics["refit"] == own
         assert f"| {record['variant']} | 1 | {metrics['test']['ndcg@10']:.4f}" in plain
         assert f"| {record['variant']} | 1 | {own['ndcg@10']:.4f}" in refitted
         assert load_config(folder / "refit").evaluate.held_out == ("test",)
     run_study("tiny", config, workdir, num_seeds=1, refit=True)
     assert "2 done before" in capsys.readouterr().out
+    config.evaluate.held_out, config.train.early_stopping_patience = ("test",), 0
+    with pytest.raises(UserError, match="studies and searches choose by validation"):
+        run_study("tiny", config, workdir, num_seeds=1)
 
 
 def test_only_some_variants_are_run(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """A run trained anew on what its validation asked for, and on all."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -9,11 +11,12 @@ from etils import epath
 
 import tssr_jax
 from tests.support.raw_data import tiny_config
+from tests.support.runs import ROOT
+from tssr_jax.config.saved import load_config, save_config
 from tssr_jax.config.validation import validate_config
 from tssr_jax.data_pipeline.gate_rows import trained_lengths
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import evaluate, restore_best, run_baseline
-from tssr_jax.main import main
 from tssr_jax.memory.co_occurrence import training_events
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.runtime import StopRequest
@@ -73,16 +76,23 @@ def test_what_validation_asked_for_is_trained(workdir, tmp_path, capsys):
 
 
 def test_everything_is_trained(workdir, tmp_path):
-    arguments = ["refit", f"--run={workdir}", f"--workdir={tmp_path / 'all'}", "--everything"]
-    with pytest.raises(SystemExit) as ended:
-        main(["tssr", *arguments])
-    assert not ended.value.code
+    assert refit(workdir, tmp_path / "all", everything=True) == {}
     run, *_ = restore_best(tmp_path / "all")
     np.testing.assert_array_equal(trained_items(run)[0], run.sequences.lengths)
     assert not (tmp_path / "all" / "test_metrics.json").exists()
     with pytest.raises(UserError, match="was trained on all of its data"):
         evaluate(tmp_path / "all")
     assert Recommender.from_workdir(tmp_path / "all").recommend([["i3", "i4"]], 3)[0].items
+
+
+def test_the_command(workdir, tmp_path):
+    command = [sys.executable, "-m", "tssr_jax.main", "refit", f"--workdir={tmp_path / 'again'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode and "--run=FOLDER is required" in done.stderr
+    command += [f"--run={workdir}", "--everything"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert load_config(epath.Path(tmp_path / "again")).evaluate.held_out == ()
 
 
 def test_a_refit_goes_on_where_it_was_stopped(workdir, tmp_path):
@@ -124,13 +134,13 @@ def test_by_one_date_training_reads_up_to_the_test(workdir, tmp_path):
 
 def test_a_baseline_counts_more_as_well(workdir, tmp_path):
     config = restore_best(workdir)[0].config
-    config.baseline.kind, config.train.early_stopping_patience = "popularity", 0
+    config.baseline.kind = "popularity"
     metrics = run_baseline(config, tmp_path / "plain")
     config.evaluate.held_out = ("test",)
     assert run_baseline(config, tmp_path / "more") != metrics
     config.evaluate.held_out = ()
-    with pytest.raises(UserError, match="nothing is left"):
-        run_baseline(config, tmp_path / "all")
+    with pytest.raises(UserError, match="nothing to measure a baseline by"):
+        validate_config(config)
     with pytest.raises(UserError, match="is a run of the baseline 'popularity', which chose no"):
         refit(tmp_path / "plain", tmp_path / "again")
 
@@ -172,3 +182,30 @@ def test_a_run_that_was_never_validated(tmp_path):
     (tmp_path / "run" / "metrics.jsonl").unlink()
     with pytest.raises(UserError, match=r"has no validation in metrics\.jsonl"):
         tssr_jax.refit(str(tmp_path / "run"), epath.Path(tmp_path / "again"))
+    (tmp_path / "run" / "test_metrics.json").unlink()
+    with pytest.raises(UserError, match="has not ended"):
+        refit(tmp_path / "run", tmp_path / "again")
+
+
+def test_a_refit_is_no_start_for_what_it_has_learnt(workdir, tmp_path):
+    refit(workdir, tmp_path / "all", everything=True)
+    config = restore_best(workdir)[0].config
+    config.train.warm_start = str(tmp_path / "all")
+    with pytest.raises(UserError, match="was trained on its test and validation answers, too"):
+        train(config, tmp_path / "leaking")
+    config.train.warm_start, config.train.num_epochs = str(workdir), 1
+    train(config, tmp_path / "warm")
+    config.train.warm_start = str(tmp_path / "now")
+    save_config(config, tmp_path / "warm")
+    (tmp_path / "now").symlink_to(tmp_path / "warm")
+    with pytest.raises(UserError, match="which is now that run itself"):
+        refit(tmp_path / "warm", tmp_path / "again")
+
+
+def test_a_run_that_was_extended_has_another_refit(workdir, tmp_path):
+    refit(workdir, tmp_path / "again")
+    config = restore_best(tmp_path / "again")[0].config
+    config.train.num_epochs += 1
+    save_config(config, tmp_path / "again")
+    with pytest.raises(UserError, match=r"holds a refit of \d epochs, and .* is best after"):
+        refit(workdir, tmp_path / "again")

@@ -7,8 +7,9 @@ import pytest
 
 from tests.support.raw_data import tiny_config
 from tssr_jax.config import default_config
+from tssr_jax.data_pipeline import digests
 from tssr_jax.data_pipeline.prepare import prepare
-from tssr_jax.data_pipeline.profiles import code_of, sizes, values_of
+from tssr_jax.data_pipeline.profiles import code_of, sizes, spelled, values_of
 from tssr_jax.data_pipeline.sources import SOURCES, Dump, RawFiles
 from tssr_jax.data_pipeline.store import PROFILE, SequenceStore, open_store
 from tssr_jax.errors import UserError
@@ -26,13 +27,43 @@ FIELDS = {"gender": ["F", "M"], "age": ["20s", "30s", "40s"]}
         ({"gender": "M", "age": "40s"}, 2 + 3 * 3),
         ({"gender": " M ", "age": "90s"}, 2),
         ({"gender": "", "age": None}, 0),
+        ({"gender": float("nan"), "age": "NULL"}, 0),
     ],
 )
 def test_codes(profile, code):
     assert sizes(FIELDS) == (3, 4)
     assert code_of(profile, FIELDS) == code
-    known = {name: (value or "").strip() for name, value in profile.items()}
+    known = {name: str(value).strip() for name, value in profile.items()}
     assert values_of(code, FIELDS) == {n: v for n, v in known.items() if v in FIELDS[n]}
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(30, "30"), (30.0, "30"), ("30.0", "30"), (0, "0"), (1.5, "1.5"), (np.float32(2), "2"),
+     (True, "true"), ("True", "true"), (" x ", "x"), ("", None), ("nan", None), (None, None)],
+)  # fmt: skip
+def test_one_spelling(value, told):
+    assert spelled(value) == told
+
+
+def test_odd_names_of_fields(tmp_path):
+    config = tiny_config(tmp_path)
+    config.data.user_fields = ("n", "there", "age:group", "age")
+    rows = [f"u{i},x,{i % 2}.0,a,{'True' if i % 2 else 'False'}" for i in range(40)]
+    header = "user,n,there,age:group,age"
+    (tmp_path / "raw" / "users.csv").write_text("\n".join([header, *rows]) + "\n")
+    fields = prepare(config.data).profile_fields
+    assert fields == {"n": ["x"], "there": ["0", "1"], "age:group": ["a"], "age": ["false", "true"]}
+
+
+def test_another_users_file_is_other_data(tmp_path):
+    one = prepare(data_with_users(tmp_path / "one", lines_of()).data)
+    lines = [line.replace(",F,", ",M,", 1) if "u1" in line else line for line in lines_of()]
+    lines = [line.replace("u2,F", "u2,M") for line in lines]
+    other = prepare(data_with_users(tmp_path / "two", lines[::-1]).data)
+    same = prepare(data_with_users(tmp_path / "three", lines_of()[::-1]).data)
+    assert digests.of_records(one.folder) == digests.of_records(same.folder)
+    assert digests.of_records(one.folder) != digests.of_records(other.folder)
 
 
 def test_a_field_that_is_not_read_is_an_error():
@@ -104,6 +135,7 @@ def test_data_without_profiles_keeps_its_key_and_columns(tmp_path):
         (lines_of(4), {}, "no value of 'gender' is that of 5 users or more"),
         (lines_of(), {"user_fields": ("size",)}, "names 'size'; .*users.csv has the fields gender"),
         (lines_of(), {"user_fields": ("age", "age")}, "it must be different names of columns"),
+        (lines_of(), {"user_fields": ("items",)}, "'items', which is a column of histories"),
         (lines_of(), {"source": "mind"}, "source 'mind' has no file of users; these have: ml100k"),
         ([",F,20"], {}, "line 2.*user"),
     ],

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tssr_jax.config import default_config
 from tssr_jax.config.validation import validate_config
 from tssr_jax.data_pipeline.eval_batches import EvalBatches
-from tssr_jax.data_pipeline.splits import global_time
+from tssr_jax.data_pipeline.splits import asked_users, global_time
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.errors import UserError
 
@@ -85,35 +85,33 @@ def test_a_share_is_the_day_after_it_has_passed(times, share):
 
 
 @settings(max_examples=150, deadline=None)
-@given(USERS, st.integers(1, 29), st.sampled_from(["first", "last", "all"]))
-def test_one_date(times, day, which):
+@given(USERS, st.integers(1, 29), st.sampled_from(["first", "last", "all"]), st.data())
+def test_one_date(times, day, which, data):
     """Training reads all but some users up to the date; validation asks these for their last."""
-    times, store = store_of(times * 5)
+    times, store = store_of(times)
     before = [sum(at < day * DAY for at in own) for own in times]
-    try:
-        splits = global_time(store.lengths, store.all_times, settings_of((date(day),), which))
-    except UserError as error:
-        assert "Name other dates" in str(error)
-        return
-    asked, test = splits.targets["validation"], splits.targets["test"]
-    left_out = set(range(len(times))) - set(np.flatnonzero(splits.trained).tolist())
-    assert set(asked.users.tolist()) <= left_out
-    for user, number in enumerate(before):
-        assert splits.trained[user] in {0, number}
-    # Who is left out has no answer only where no two items are before the date.
-    assert all(before[u] < 2 for u in left_out - set(asked.users.tolist()) if before[u])
-    assert asked.ends.tolist() == [before[u] - 1 for u in asked.users]
+    drawn = np.array([data.draw(st.booleans()) for _ in times])
+    trained = [0 if out else number for out, number in zip(drawn, before, strict=True)]
+    asked = [(u, n - 1) for u, n in enumerate(before) if drawn[u] and n > 1]
     expected = by_hand(times, day, 31, which)
-    assert list(zip(test.users.tolist(), test.ends.tolist(), strict=True)) == expected
-    assert f"({len(asked.users):,} answers of users that training leaves out)" in splits.told
+    arguments = store.lengths, store.all_times, settings_of((date(day),), which), None, drawn
+    if not asked or not expected or max(trained) < 2:
+        with pytest.raises(UserError, match="Name other dates; with few users, two of them"):
+            global_time(*arguments)
+        return
+    splits = global_time(*arguments)
+    assert splits.trained.tolist() == trained and splits.until_test.tolist() == before
+    for name, pairs in (("validation", asked), ("test", expected)):
+        targets = splits.targets[name]
+        assert list(zip(targets.users.tolist(), targets.ends.tolist(), strict=True)) == pairs
+    assert f"({len(asked):,} answers of users that training leaves out)" in splits.told
 
 
-def test_a_tenth_of_the_users_is_left_out():
-    _, store = store_of([[0, 1, 2, 9 * DAY]] * 5_000)
-    splits = global_time(store.lengths, store.all_times, settings_of((date(5),)))
-    number = len(splits.targets["validation"].users)
-    assert abs(number - 500) < 80 and (splits.trained == 0).sum() == number
-    assert len(splits.targets["test"].users) == 5_000
+def test_a_tenth_of_the_users_is_asked_the_same_ones_in_other_data():
+    ids = [f"user {i}" for i in range(5_000)]
+    asked = asked_users(ids)
+    assert abs(asked.sum() - 500) < 80
+    np.testing.assert_array_equal(asked_users([*ids[100:], "new"])[:-1], asked[100:])
 
 
 def test_batches_of_answers_of_a_period():

@@ -104,7 +104,7 @@ def _read_parquet(
     table = _scan(path)
     schema = table.collect_schema()
     require_columns(schema.names(), needed, path, hint)
-    texts = table.select(_as_texts(schema, path, needed, rest)).select(pl.all().cast(pl.String))
+    texts = table.select(as_texts(schema, path, needed, rest)).select(pl.all().cast(pl.String))
     row = 1
     try:
         for chunk in texts.collect_batches(chunk_size=_PARQUET_ROWS, maintain_order=True):
@@ -118,7 +118,7 @@ def _read_parquet(
         ) from error
 
 
-def _as_texts(
+def as_texts(
     schema: Mapping[str, pl.DataType], path: Path, needed: Sequence[str], rest: bool
 ) -> list[pl.Expr]:
     """Converts typed columns to strings; skips columns that can't be, or raises if needed."""

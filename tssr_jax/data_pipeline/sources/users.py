@@ -11,11 +11,12 @@ from tssr_jax.errors import UserError, shown
 
 
 def read_users(dump: Dump, key: str, form: Format = tables.COMMAS, hint: str = "") -> pl.DataFrame:
-    """Reads the fields `data.user_fields` of the users' file; typed headers ("age:token") count.
+    """Reads the fields `data.user_fields` of the users' file.
 
     Args:
       dump: its files and settings.
-      key: the column of users' ids.
+      key: the column of users' ids; if it has a type ("user_id:token"), those of the other columns
+        are left out of their names.
       form: how the file is written.
       hint: what to do if that column is missing.
 
@@ -29,7 +30,8 @@ def read_users(dump: Dump, key: str, form: Format = tables.COMMAS, hint: str = "
     assert path is not None
     rows = tables.read_table(path, form, needed=(key,), hint=hint)
     ids = values.parse_ids(rows, key, path)
-    names = {name.partition(":")[0]: name for name in rows.table.columns if name != key}
+    others = [name for name in rows.table.columns if name != key]
+    names = {name.partition(":")[0] if ":" in key else name: name for name in others}
     missing = [name for name in fields if name not in names]
     if missing:
         raise UserError(

@@ -37,7 +37,7 @@ _ALIKE = {
     ".%f": r"\.[0-9]{1,6}",
 }
 _PART = re.compile(r"\.%f|%.?|[^%]")
-_NO_ID = ("", "nan", "null", "none", "<na>")  # written by programs for a missing id
+NO_ID = ("", "nan", "null", "none", "<na>")  # written by programs for a missing id
 
 
 class Columns(NamedTuple):
@@ -105,7 +105,7 @@ def parse_weights(chunk: Chunk, column: str, path: Path) -> pl.Series:
 def parse_ids(chunk: Chunk, column: str, path: Path) -> pl.Series:
     """Stripped, non-empty strings; raises UserError with the line of the first empty one."""
     ids = chunk.table[column].cast(pl.String).str.strip_chars(WHITE_SPACE)
-    row = _first(ids.is_null() | ids.str.to_lowercase().is_in(_NO_ID))
+    row = _first(ids.is_null() | ids.str.to_lowercase().is_in(NO_ID))
     if row is not None:
         found = "is empty" if not ids[row] else f"holds {shown(ids[row])!r}, which is no id"
         raise UserError(
