@@ -118,7 +118,7 @@ def test_an_export_replaces_an_export_only(exported, workdir, tmp_path):
     (tmp_path / "other").mkdir()
     for wrong, message in (
         (request._replace(output=tmp_path / "other"), "is there and no export"),
-        (request._replace(formats=("onnx",)), "--formats is onnx; known: saved_model"),
+        (request._replace(formats=("pickle",)), "--formats is pickle; known: saved_model"),
         (request._replace(platforms=("cpu", "gpu")), "--platforms is cpu, gpu; known: cpu"),
         (request._replace(top_k=0), "top_k is 0; it must be at least 1"),
     ):

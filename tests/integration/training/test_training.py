@@ -346,7 +346,7 @@ def test_another_text_encoder_in_the_place_of_a_run_s_is_told(config, tmp_path):
         (["--config.content.text.pooling=max"], "known: mean, cls, pooler"),
         (["--config.train.batch_size=x"], "invalid literal"),
         (["--config=configs/reference.py:nope"], "there is no configuration 'nope'; known: amazon"),
-        (["--mode=dream"], "--mode is 'dream'; known: train, evaluate"),
+        (["--mode=dream"], "--mode is 'dream'; known: train, refit, evaluate"),
         (["extra"], "Unexpected argument 'extra'"),
     ],
 )
