@@ -55,6 +55,8 @@ def spelled(value: Any) -> str | None:
         return None
     if isinstance(value, bool | np.bool_):
         return str(bool(value)).lower()
+    if isinstance(value, numbers.Integral):
+        return str(int(value))
     if isinstance(value, numbers.Real):
         value = str(float(value))
     if not isinstance(value, str):

@@ -40,6 +40,7 @@ def test_codes(profile, code):
 @pytest.mark.parametrize(
     ("value", "told"),
     [(30, "30"), (30.0, "30"), ("30.0", "30"), (0, "0"), (1.5, "1.5"), (np.float32(2), "2"),
+     (10**19, f"{10**19}"),
      (True, "true"), ("True", "true"), (" x ", "x"), ("", None), ("nan", None), (None, None)],
 )  # fmt: skip
 def test_one_spelling(value, told):
