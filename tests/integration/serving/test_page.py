@@ -95,6 +95,31 @@ def test_a_history_is_built_and_lists_change(page, recommender):
     expect(page.get_by_text("stream weighs")).to_be_hidden()
 
 
+def test_what_is_known_of_a_user_is_told_and_asked_with(page):
+    """This run reads no fields of users: the answers and questions are changed on their way."""
+    asked = []
+
+    def with_profile(route):
+        found = route.fetch()
+        route.fulfill(response=found, json=found.json() | {"profile": {"side": "left"}})
+
+    def without_profile(route):
+        own = route.request.post_data_json
+        asked.append(own.pop("profiles", None))
+        route.continue_(post_data=own)
+
+    page.route("**/example*", with_profile)
+    page.route("**/recommend", without_profile)
+    page.get_by_role("button", name=re.compile("random user", re.IGNORECASE)).click()
+    expect(page.locator("#answer")).to_be_visible()
+    expect(page.locator("#profile")).to_have_text("side left")
+    assert asked == [[{"side": "left"}]] * 3
+    page.get_by_role("button", name="Clear").click()
+    expect(page.get_by_role("heading", name="Popular")).to_be_visible()
+    expect(page.locator("#profile")).to_have_text("")
+    assert asked[3:] == [None]
+
+
 def test_lists_are_the_recommender_s(page, recommender):
     page.get_by_label("Find items").fill("i7")
     page.get_by_role("list", name="Found items").get_by_role("button").first.click()
