@@ -332,7 +332,7 @@ def _evaluate() -> ml_collections.ConfigDict:
     evaluate.cuts = (0.8, 0.9)
     # "global_time" only: which of a user's items in a period are answers: "first", "last", "all".
     evaluate.targets = "first"
-    # Answers that training does not read: of both, of ("test",), or of none, () (see `tssr refit`).
+    # Splits whose answers training leaves out: both, ("test",), or none, () (`tssr refit` sets it).
     evaluate.held_out = ("validation", "test")
     # Histories ranked at a time.
     evaluate.batch_size = 256

@@ -19,6 +19,7 @@ import polars as pl
 from tssr_jax.content.blocks import FeatureTable
 from tssr_jax.data_pipeline.sources import SOURCES, Dump
 from tssr_jax.data_pipeline.sources.descriptions import with_ids_of_interactions
+from tssr_jax.data_pipeline.sources.values import spelled
 from tssr_jax.errors import UserError, shown
 from tssr_jax.parallel import processes
 
@@ -97,8 +98,7 @@ def values_of(fields: Sequence[str]) -> pl.Expr:
         .fill_null("")
         .str.replace_all(_SEPARATORS, "|")
         .str.split("|")
-        .list.eval(pl.element().str.strip_chars())
-        .list.eval(pl.element().filter(pl.element() != ""))
+        .list.eval(pl.element().map_elements(spelled, return_dtype=pl.String).drop_nulls())
         .list.eval(pl.lit(f"{name}=") + pl.element())
         for name in fields
     ]

@@ -1,21 +1,17 @@
 """What is known of users beside their histories, such as gender and age group.
 
 The columns `data.user_fields` of the users' file have one value for each user. A value that fewer
-than `LEAST` users have, or that is not among the `MOST` most frequent of its field, counts as not
-told; so does one that only new users have. A user's values together are one number, the code:
+than `LEAST` users have, or that is not among the `MOST` most frequent of its field, counts as
+missing; so does one that only new users have. A user's values together are one number, the code:
 
     code = n_1 + size_1 * (n_2 + size_2 * (n_3 + ...))
 
-n_f is the number of the value in field f, from 1, and 0 if it is not told; size_f is one more than
+n_f is the number of the value in field f, from 1, and 0 if it is missing; size_f is one more than
 the number of values.
-
-Programs write one value in several ways: 30, 30.0 and "30" are one, and so are True and true.
 """
 
 import json
 import math
-import numbers
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +22,7 @@ import polars as pl
 from tssr_jax.data_pipeline import records
 from tssr_jax.data_pipeline.sources import SOURCES, Dump
 from tssr_jax.data_pipeline.sources.base import SourceWithUsers
-from tssr_jax.data_pipeline.sources.values import NO_ID
+from tssr_jax.data_pipeline.sources.values import spelled
 from tssr_jax.errors import UserError, shown
 
 LEAST, MOST = 5, 1_000
@@ -35,7 +31,6 @@ FILE, VALUES_FILE = "profiles.npy", "profiles.json"
 # Columns of histories, which can't be fields of users as well.
 TAKEN = ("user", "item", "timestamp", "items", "times", "events", "profile")
 _THERE, _NUMBER = "\0there", "\0number"  # no column of a file is called that
-_WHOLE = re.compile(r"^(-?[0-9]+)\.0+$")
 # Values of each field, the one of number i at index i - 1.
 Fields = Mapping[str, Sequence[str]]
 
@@ -45,41 +40,15 @@ def sizes(fields: Fields) -> tuple[int, ...]:
     return tuple(1 + len(values) for values in fields.values())
 
 
-def spelled(value: Any) -> str | None:
-    """A value in the one way that it is compared in; None if it is missing.
-
-    Raises:
-      UserError: if it is neither a text, a number nor a truth value.
-    """
-    if value is None:
-        return None
-    if isinstance(value, bool | np.bool_):
-        return str(bool(value)).lower()
-    if isinstance(value, numbers.Integral):
-        return str(int(value))
-    if isinstance(value, numbers.Real):
-        value = str(float(value))
-    if not isinstance(value, str):
-        raise UserError(
-            f"{shown(repr(value))} is no value of a field of users: it must be a text or a number."
-        )
-    text = value.strip()
-    if text.lower() in NO_ID:
-        return None
-    if text.lower() in {"true", "false"}:
-        return text.lower()
-    return _WHOLE.sub(r"\1", text)
-
-
 def code_of(profile: Mapping[str, Any], fields: Fields) -> int:
     """The code of one user.
 
     Args:
-      profile: values by fields; a missing field, None and "" are not told.
+      profile: values by fields; a field may be left out, None or "".
       fields: that the model reads.
 
     Raises:
-      UserError: for a field that it does not read, or a value that is none.
+      UserError: for a field that the model does not read, or a value of another type.
     """
     unknown = next((name for name in profile if name not in fields), None)
     if unknown is not None:
@@ -96,7 +65,7 @@ def code_of(profile: Mapping[str, Any], fields: Fields) -> int:
 
 
 def values_of(code: int, fields: Fields) -> dict[str, str]:
-    """The values of a code, by fields, of those that are told."""
+    """The values of a code, by fields, without missing ones."""
     found = {}
     for name, values in fields.items():
         code, number = divmod(code, 1 + len(values))

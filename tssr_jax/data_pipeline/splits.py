@@ -109,7 +109,7 @@ def with_more_trained(splits: Splits, lengths: np.ndarray, held_out: Collection[
     """
     if "validation" in held_out:
         return splits
-    told = splits.told and f"{splits.told}; training reads all that is not held out, too"
+    told = splits.told and f"{splits.told}; training also reads all that is not held out"
     trained = splits.until_test if "test" in held_out else lengths
     return splits._replace(trained=trained, told=told)
 

@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from tssr_jax.data_pipeline.profiles import spelled
 from tssr_jax.data_pipeline.sources import tables, values
 from tssr_jax.data_pipeline.sources.delimited import Chunk, require_columns
 from tssr_jax.data_pipeline.sources.json_lines import parse_object
 from tssr_jax.data_pipeline.sources.text_files import read_blocks
+from tssr_jax.data_pipeline.sources.values import spelled
 from tssr_jax.errors import UserError, shown
 from tssr_jax.recommending.forms import USUAL, Form
 from tssr_jax.recommending.items import as_id, require_seconds

@@ -24,7 +24,7 @@ _TUNE_TRIALS = flags.DEFINE_integer(
     "tune_trials", 0, "First search each variant's own settings by this many trials; 0: none.", 0
 )
 _REFIT = flags.DEFINE_bool(
-    "refit", False, "Train each trial anew on its validation answers, too; the report has both."
+    "refit", False, "Also refit each trial (`tssr refit`); the report has both."
 )
 flags.adopt_module_key_flags(pace_flags)
 

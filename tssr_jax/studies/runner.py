@@ -45,7 +45,7 @@ def run_study(
       only: names of variants that are run now; () runs all. The report has all ended trials.
       pace: how trials are run.
       tune_trials: trials of a search of each variant's own settings before the study; 0 is none.
-      refit: also train each trial anew on what its validation asked for; the report has both.
+      refit: also refit each trial, see `training.refit`; the report has both.
 
     Raises:
       UserError: if there is no such study or variant, a variant makes no sense, `workdir` holds

@@ -32,7 +32,7 @@ class Trial:
       changes: values of fields that the variant sets, its settings included, by dotted names.
       config: whole.
       folder: holds the configuration, the log, the run's workdir, and in the end the result.
-      refit: whether it also trains anew on what its validation asked for, in another workdir.
+      refit: whether its run is also refitted, see `training.refit`, in another workdir.
       workdir: name of the workdir that is looked at, its training's or that of its refit.
     """
 

@@ -3,8 +3,7 @@
     python -m tssr_jax.studies.worker --folder=DIR/trials/NAME-seed0 --minutes=60 --parent=$$
 
 Reads DIR/trials/NAME-seed0/config.json, writes result.json beside it; the run is in run/. A second
-call goes on from its last checkpoint. With --refit the run is then trained anew, on what its
-validation asked for, too, in refit/.
+call goes on from its last checkpoint. With --refit the run is then refitted, in refit/.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ LIST_LENGTH = 10
 _FOLDER = flags.DEFINE_string("folder", None, "Folder of the trial.", required=True)
 _PARENT = flags.DEFINE_integer("parent", None, "Ends when this process is gone.", required=True)
 _MINUTES = flags.DEFINE_float("minutes", 0.0, "Training ends after this many; 0 is no limit.", 0)
-_REFIT = flags.DEFINE_bool("refit", False, "Train anew on what validation asked for, too.")
+_REFIT = flags.DEFINE_bool("refit", False, "Also refit the run.")
 
 
 def run(folder: epath.Path, minutes: float, *, with_refit: bool = False) -> None:

@@ -1,7 +1,7 @@
-"""Trains a run anew on what its validation asked for, too, for as many epochs as were best.
+"""Retrains a run with its validation answers in the training data, for its best number of epochs.
 
-The newest items of all users are what a run's training has not read: validation and the test needed
-them. Once the epochs are chosen, they can be learnt from.
+Training leaves out each user's newest two items, the answers of validation and test. Validation
+chooses the number of epochs; after that its answers can be learnt from.
 """
 
 import os
@@ -23,7 +23,7 @@ def refit(
     everything: bool = False,
     raw_dir: str | None = None,
 ) -> dict[str, float | int] | None:
-    """Trains the settings of a run in another workdir; the same call goes on where it stopped.
+    """Retrains a run in another workdir; the same call goes on where it stopped.
 
         metrics = refit("runs/mine", "runs/final")
         refit("runs/mine", "runs/served", everything=True)

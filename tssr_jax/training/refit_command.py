@@ -1,10 +1,10 @@
-"""Trains a run anew, for as many epochs as were best, on what its validation asked for, too.
+"""Retrains a run with its validation answers in the training data, for its best number of epochs.
 
     tssr refit --run=runs/mine --workdir=runs/final
     tssr refit --run=runs/mine --workdir=runs/served --everything
 
-Its test metrics say what the newest items of all users bring. With --everything the answers of the
-test are trained on as well: the model to serve.
+Its test metrics say what these answers bring. With --everything the test answers are in the
+training data as well, for a model to serve; nothing is measured then.
 """
 
 from absl import flags
@@ -19,15 +19,15 @@ _RUN = flags.DEFINE_string("run", None, "Workdir of a run that has ended.")
 _WORKDIR = cli.workdir_flag()
 _RAW_DIR = cli.raw_dir_flag()
 _EVERYTHING = flags.DEFINE_bool(
-    "everything", False, "Train on the answers of the test as well; there are no metrics then."
+    "everything", False, "Also train on the test answers; nothing is measured then."
 )
 _PROCESSES = process_flags("Train")
 
 
 def main() -> None:
-    """Trains the run of --run anew, in --workdir."""
+    """Retrains the run of --run in --workdir."""
     if not _RUN.value:
-        raise UserError("--run=FOLDER is required: the workdir of the run that is trained anew.")
+        raise UserError("--run=FOLDER is required: the workdir of the run to retrain.")
     workdir = cli.required_workdir(_WORKDIR)
     require_no_writer(workdir)
     with _PROCESSES.joined():

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.raw_data import tiny_config
 from tests.support.raw_layouts import write_layout
-from tssr_jax.content.categories import item_categories
+from tssr_jax.content.categories import item_categories, values_of
 from tssr_jax.data_pipeline.prepare import prepare
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import evaluate, restore_best
@@ -167,6 +167,15 @@ def test_other_sources(tmp_path, layout, field, wanted):
     names, features = item_categories(data.item_ids, config.data, (field,))
     assert {name.partition("=")[2] for name in names} == {*wanted, ""}
     assert np.count_nonzero(features.table[1:].any(axis=1)) >= 19
+
+
+def test_a_value_is_one_category_in_all_spellings():
+    table = pl.DataFrame(
+        {"year": ["1990.0", "1990", " 1990 ", "nan", None], "old": ["True", "true", "", "no", "no"]}
+    )
+    found = table.select(values_of(("year", "old")))["categories"].to_list()
+    both = ["year=1990", "old=true"]
+    assert found == [both, both, ["year=1990"], ["old=no"], ["old=no"]]
 
 
 def test_lists_of_a_parquet_file_are_several_values(config, tmp_path):

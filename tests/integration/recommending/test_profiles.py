@@ -149,7 +149,7 @@ def test_data_frames(recommender, lists, library):
         ([{"size": "L"}], r"'size' is no field of users that this run reads; .* side, age"),
         ([], "1 histories, but profiles of 0"),
         (["left"], "'left' is no profile: it must be values by fields"),
-        ([{"age": [30]}], r"\[30\] is no value of a field of users"),
+        ([{"age": [30]}], r"\[30\] is no value of a field"),
     ],
 )
 def test_profiles_that_make_no_sense(recommender, profiles, told):
@@ -162,7 +162,7 @@ def test_profiles_that_make_no_sense(recommender, profiles, told):
     [
         ("left", "not values by fields"),
         ({"size": "L"}, "'profile' has 'size'; the run reads side, age"),
-        ({"age": [30]}, "is no value of a field of users"),
+        ({"age": [30]}, "is no value of a field"),
     ],
 )
 def test_a_file_that_makes_no_sense(workdir, tmp_path, profile, told):

@@ -129,7 +129,7 @@ def test_by_one_date_training_reads_up_to_the_test(workdir, tmp_path):
     ]
     assert store.splits.trained.tolist() == two_days
     assert (before.sequences.splits.trained < store.splits.trained).any()
-    assert "training reads all that is not held out, too" in store.splits.told
+    assert "training also reads all that is not held out" in store.splits.told
 
 
 def test_a_baseline_counts_more_as_well(workdir, tmp_path):

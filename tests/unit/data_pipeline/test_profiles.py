@@ -9,8 +9,9 @@ from tests.support.raw_data import tiny_config
 from tssr_jax.config import default_config
 from tssr_jax.data_pipeline import digests
 from tssr_jax.data_pipeline.prepare import prepare
-from tssr_jax.data_pipeline.profiles import code_of, sizes, spelled, values_of
+from tssr_jax.data_pipeline.profiles import code_of, sizes, values_of
 from tssr_jax.data_pipeline.sources import SOURCES, Dump, RawFiles
+from tssr_jax.data_pipeline.sources.values import spelled
 from tssr_jax.data_pipeline.store import PROFILE, SequenceStore, open_store
 from tssr_jax.errors import UserError
 

@@ -2,11 +2,13 @@
 
 import contextlib
 import datetime
+import numbers
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
 from tssr_jax.data_pipeline.sources.delimited import Chunk
@@ -37,7 +39,8 @@ _ALIKE = {
     ".%f": r"\.[0-9]{1,6}",
 }
 _PART = re.compile(r"\.%f|%.?|[^%]")
-NO_ID = ("", "nan", "null", "none", "<na>")  # written by programs for a missing id
+_NO_ID = ("", "nan", "null", "none", "<na>")  # written by programs for a missing id
+_WHOLE = re.compile(r"^(-?[0-9]+)\.0+$")
 
 
 class Columns(NamedTuple):
@@ -105,7 +108,7 @@ def parse_weights(chunk: Chunk, column: str, path: Path) -> pl.Series:
 def parse_ids(chunk: Chunk, column: str, path: Path) -> pl.Series:
     """Stripped, non-empty strings; raises UserError with the line of the first empty one."""
     ids = chunk.table[column].cast(pl.String).str.strip_chars(WHITE_SPACE)
-    row = _first(ids.is_null() | ids.str.to_lowercase().is_in(NO_ID))
+    row = _first(ids.is_null() | ids.str.to_lowercase().is_in(_NO_ID))
     if row is not None:
         found = "is empty" if not ids[row] else f"holds {shown(ids[row])!r}, which is no id"
         raise UserError(
@@ -251,3 +254,31 @@ def _strptime(text: str | None, form: str) -> int | None:
 def _first(flags: pl.Series) -> int | None:
     index = flags.arg_true()
     return int(index[0]) if len(index) else None
+
+
+def spelled(value: Any) -> str | None:
+    """A value of a field (of users or items) as it is compared; None if it is missing.
+
+    Programs write one value in several ways: 30, 30.0 and "30" are one, and so are True and true.
+
+    Raises:
+      UserError: if it is neither a text, a number nor a truth value.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool | np.bool_):
+        return str(bool(value)).lower()
+    if isinstance(value, numbers.Integral):
+        return str(int(value))
+    if isinstance(value, numbers.Real):
+        value = str(float(value))
+    if not isinstance(value, str):
+        raise UserError(
+            f"{shown(repr(value))} is no value of a field: it must be a text or a number."
+        )
+    text = value.strip()
+    if text.lower() in _NO_ID:
+        return None
+    if text.lower() in {"true", "false"}:
+        return text.lower()
+    return _WHOLE.sub(r"\1", text)
