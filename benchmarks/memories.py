@@ -152,7 +152,9 @@ def count(interactions: int) -> tuple[float, float]:
     del users, drawn, pairs
     begin = time.perf_counter()
     counting = Counting(fading=0.05, power=0.6, shrinkage=20.0)
-    co_occurrence_neighbours(Events(offsets, items, minutes), num_items, NEIGHBOURS, counting)
+    co_occurrence_neighbours(
+        Events(offsets, items, minutes, np.zeros(items.size, bool)), num_items, NEIGHBOURS, counting
+    )
     seconds = time.perf_counter() - begin
     return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 

@@ -24,7 +24,8 @@ from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.evaluation.evaluate import make_eval_batches
 from tssr_jax.evaluation.ranking import Ranker
 from tssr_jax.run import ItemArrays, Run, Users, assembled, build_run
-from tssr_jax.training.loop import compiled_step, train_batches
+from tssr_jax.training.batches import train_batches
+from tssr_jax.training.loop import compiled_step
 from tssr_jax.training.optimizer import optimizer_of
 from tssr_jax.training.state import initial_state
 
@@ -76,11 +77,12 @@ class Training:
     """Steps of training, each with the wait for its batch."""
 
     def __init__(self, run: Run, *, last_label_only: bool = False):
-        optimizer = optimizer_of(run)
+        source = train_batches(run)
+        optimizer = optimizer_of(run, source.steps_per_epoch)
         self._state, layout = initial_state(run, optimizer)
         self._content = run.content
         self._step = compiled_step(run, optimizer, layout)
-        batches = train_batches(run).iterate(0)
+        batches = source.iterate(0)
         if last_label_only:
             batches = map(_with_last_label_only, batches)
         self._batches: Iterator[Any] = run.devices.ahead(batches)

@@ -6,7 +6,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from tssr_jax.config.by_data import Facts, filled, open_fields
+from tssr_jax.config.by_data import LONG, Facts, filled, open_fields
 from tssr_jax.config.fields import flattened
 from tssr_jax.config.saved import load_config
 from tssr_jax.config.validation import validate_config
@@ -67,10 +67,14 @@ def _facts(config: ml_collections.ConfigDict, sequences: SequenceStore, num_item
     if settings.fading is None and _counts_pairs(config):
         events = training_events(sequences, held_out_items(config, num_items))
         fading = chosen_fading(events, num_items, settings, config.data.cache_dir)
+    median = float(np.median(trained[trained > 0]))
+    targets = np.maximum(trained - 1, 0)
+    a_window = targets.max(initial=1) if median < LONG else config.model.max_length
     return Facts(
-        float(np.median(trained[trained > 0])),
+        median,
         float(repeats.mean()) if several.size else 0.0,
         fading,
+        float(np.ceil(targets / a_window).sum()),
     )
 
 
@@ -78,4 +82,5 @@ def _counts_pairs(config: ml_collections.ConfigDict) -> bool:
     """Whether co-occurrence is read."""
     if config.baseline.kind:
         return bool(config.baseline.kind == "item_knn")
-    return "co_occurrence" in config.model.memory
+    memory = config.model.memory
+    return memory is None or "co_occurrence" in memory

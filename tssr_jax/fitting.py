@@ -26,7 +26,7 @@ _DATA, _TITLE = "fit_data", "title"
 # Fields that `fit` sets by itself.
 _OWN = ("data.source", "data.raw_dir", "data.edition", "baseline.kind")
 # Of a model whose items have no texts.
-_NO_WORDS = {"model.memory": ("co_occurrence", "popularity"), "model.id_neighbours": 0}
+_NO_WORDS = {"model.memory": ("co_occurrence", "popularity", "repeats"), "model.id_neighbours": 0}
 
 
 def fit(
@@ -120,7 +120,9 @@ def _of_users(users: pl.DataFrame | None, settings: dict[str, Any]) -> dict[str,
 
 def _reads_texts(config: ml_collections.ConfigDict) -> bool:
     by_content = reads_content(config.model.streams) and "text" in config.content.modalities
-    return by_content or "words" in config.model.memory or bool(config.data.text_fields)
+    memory = config.model.memory
+    by_words = memory is None or "words" in memory
+    return by_content or by_words or bool(config.data.text_fields)
 
 
 def _update(

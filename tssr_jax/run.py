@@ -35,8 +35,9 @@ from tssr_jax.data_pipeline.windows import held_out_items
 from tssr_jax.engine import IN_PROCESS, Engine
 from tssr_jax.errors import UserError
 from tssr_jax.losses.drawn_items import cumulative_chances
-from tssr_jax.memory.co_occurrence import Events, training_events
+from tssr_jax.memory.co_occurrence import training_events
 from tssr_jax.memory.popularity import popularity_by_period
+from tssr_jax.memory.repeats import repeat_table
 from tssr_jax.memory.scores import Memories, Neighbours
 from tssr_jax.memory.tables import co_occurrence_table, scaled, word_table
 from tssr_jax.models.content import Content, DistinctFeatures
@@ -272,31 +273,24 @@ def _memories(
 ) -> Memories:
     """What the model reads; tables have a mean highest likeness of 1."""
     names, tables, popularity = tuple(config.model.memory), {}, None
+    held_out = held_out_items(config, data.num_items)
+    events = training_events(sequences, held_out)
     if "co_occurrence" in names:
-        tables["co_occurrence"] = scaled(co_occurrences(config, data, sequences, engine)[1])
+        settings, cache_dir = config.memory, config.data.cache_dir
+        table = co_occurrence_table(events, data.num_items, settings, cache_dir, engine)
+        tables["co_occurrence"] = scaled(table)
     if "words" in names:
         words = word_table(data.texts, config.memory, config.data.cache_dir, engine)
         tables["words"] = scaled(words)
     # Without the interactions that the gate learns to predict.
-    ends = trained_lengths(sequences, config)
-    trained = training_events(sequences, held_out_items(config, data.num_items), ends)
+    trained = training_events(sequences, held_out, trained_lengths(sequences, config))
+    if "repeats" in names:
+        tables["repeats"] = scaled(repeat_table(events, data.num_items))
     if "popularity" in names:
         popularity = popularity_by_period(trained.items, trained.minutes, data.num_items)
     frequency = np.log1p(np.bincount(trained.items, minlength=data.num_items + 1))
     frequency = (frequency - frequency[1:].mean()).astype(np.float32)
     return Memories(tables, popularity, frequency, np.array(config.memory.decay, np.float32))
-
-
-def co_occurrences(
-    config: ml_collections.ConfigDict,
-    data: PreparedData,
-    sequences: SequenceStore,
-    engine: Engine = IN_PROCESS,
-) -> tuple[Events, Neighbours]:
-    """The training interactions, and each item's neighbours by co-occurrence."""
-    events = training_events(sequences, held_out_items(config, data.num_items))
-    settings, cache_dir = config.memory, config.data.cache_dir
-    return events, co_occurrence_table(events, data.num_items, settings, cache_dir, engine)
 
 
 def _chances(counts: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:

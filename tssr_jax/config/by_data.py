@@ -4,6 +4,7 @@ A configuration file leaves some fields open, as None. When a run starts, `fille
 the data are like; a value from the command line stays. docs/reference/options.md has the rules.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -16,12 +17,15 @@ from tssr_jax.config.fields import flattened
 LONG = 20
 # The share of repeats from which items that a user had before may be recommended again.
 MANY_REPEATS = 0.05
+# Batches are halved until an epoch has this many steps, down to the smallest one. With fewer steps
+# the gate of memories learns too little before the network has learnt small data by heart.
+_STEPS_PER_EPOCH = 100
+_SMALLEST_BATCH = 16
 
 _ANY_DATA = {
     "model.content_hidden": 256,
     "model.head": "tied",
     "model.max_length": 50,
-    "model.memory": MEMORIES,
     "model.mixing": "experts",
     "model.num_cross_layers": 1,
     "loss.lambda_item": 0.1,
@@ -75,11 +79,13 @@ class Facts(NamedTuple):
       median_length: the median user's number of training interactions.
       repeats: share of the users' newest training items that they had before.
       fading: see `memory.choosing`.
+      windows: number of training windows.
     """
 
     median_length: float = 0.0
     repeats: float = 0.0
     fading: float = 0.0
+    windows: float = math.inf
 
 
 _FACTS = Facts()
@@ -90,6 +96,7 @@ def fit_to_data(config: ml_collections.ConfigDict) -> None:
     config.update_from_flattened_dict(_ANY_DATA)
     types = {name: type(value) for name, value in _SHORT_HISTORIES.items()}
     types |= {"train.window_stride": int, "memory.fading": float, "evaluate.keep_seen": bool}
+    types |= {"model.memory": tuple}
     for name, kind in types.items():
         section, _, field = name.rpartition(".")
         config[section][field] = config_dict.placeholder(kind)
@@ -112,12 +119,18 @@ def filled(config: ml_collections.ConfigDict, facts: Facts = _FACTS) -> ml_colle
         return config
     whole = config.copy_and_resolve_references()
     by_length = _SHORT_HISTORIES if facts.median_length < LONG else _LONG_HISTORIES
+    keep_seen = config.evaluate.keep_seen
+    if keep_seen is None:
+        keep_seen = facts.repeats > MANY_REPEATS
     values: dict[str, Any] = {
         **by_length,
         "train.window_stride": config.model.max_length,
         "memory.fading": facts.fading,
-        "evaluate.keep_seen": facts.repeats > MANY_REPEATS,
+        "evaluate.keep_seen": keep_seen,
+        "model.memory": tuple(name for name in MEMORIES if keep_seen or name != "repeats"),
     }
+    while values["train.batch_size"] > max(_SMALLEST_BATCH, facts.windows / _STEPS_PER_EPOCH):
+        values["train.batch_size"] //= 2
     if tuple(config.model.streams) == ("content",) or config.optimizer.lazy_rows:
         values["model.id_neighbours"] = 0
     whole.update_from_flattened_dict({name: values[name] for name in names})

@@ -10,7 +10,7 @@ STREAM_SETS = (("id", "content"), ("id",), ("content",), ("sum",))
 # `content.modalities`: some of these.
 MODALITIES = ("text", "image", "vectors", "categories")
 # `model.memory`: any of these.
-MEMORIES = ("co_occurrence", "words", "popularity")
+MEMORIES = ("co_occurrence", "words", "popularity", "repeats")
 # The field that says how much of a modality's encoder is trained; one's own vectors and
 # categories have none.
 _TRAINED_FIELDS = {"text": "trained_layers", "image": "trained_stages"}
@@ -30,7 +30,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "loss.negatives": ("all_gather", "ring"),
     "loss.next_item": ("full", "sampled"),
     "train.windows": ("last", "strided"),
-    "baseline.kind": ("", "popularity", "month_popularity", "nearest_texts", "item_knn"),
+    "baseline.kind": (
+        "",
+        "popularity",
+        "month_popularity",
+        "nearest_texts",
+        "own_items",
+        "item_knn",
+    ),
     "data.repeated_items": ("error", "first"),
     "evaluate.split": ("leave_one_out", "global_time"),
     "evaluate.targets": ("first", "last", "all"),

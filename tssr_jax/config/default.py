@@ -201,8 +201,8 @@ def _model() -> ml_collections.ConfigDict:
     # order is not known; 1 takes them as they come.
     model.tie_orders = 1
     # Memories that a gate adds to the scores: "co_occurrence", which items users took together;
-    # "words", whose texts are alike; "popularity", how often items were taken around the time of
-    # the history's newest item. Section `memory` has settings of the first two.
+    # "words", whose texts are alike; "popularity", how often items were taken around the newest
+    # item's time; "repeats", which are taken again. Section `memory` has settings of the first two.
     model.memory = ()
     # Output weights of an item: "classes", learnt weights (as in the paper); "content", learnt
     # weights plus a projection of the item's content; "tied", the sum of the item's input vectors
@@ -349,9 +349,9 @@ def _baseline() -> ml_collections.ConfigDict:
     """A baseline, which is evaluated in place of a trained model."""
     baseline = ml_collections.ConfigDict()
     # "" trains the model. "popularity" ranks items by training frequency; "month_popularity" by the
-    # frequency in the month of the history's newest item and the one before; "nearest_texts" by
-    # words that they share with the history's items; "item_knn" by words and by co-occurrence in
-    # other histories, as section `memory` says.
+    # frequency in the newest item's month and the one before; "nearest_texts" by words shared with
+    # the history's items; "own_items" by how often the history has them; "item_knn" by words and
+    # co-occurrence in histories (section `memory`), and how often the history has them.
     baseline.kind = ""
     return baseline
 

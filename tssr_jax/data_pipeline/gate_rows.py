@@ -36,6 +36,7 @@ class GateRows(NamedTuple):
       items: int32 [rows, L], the histories before it, padded on the left with 0.
       times: int32 [rows, L], minutes since 1970, 0 on padding.
       labels: int32 [rows], the items.
+      before: int64 [rows], how often the users had them before.
       side: `SequenceStore.side` of the histories' items, int32 [rows, L], 0 on padding.
     """
 
@@ -43,6 +44,7 @@ class GateRows(NamedTuple):
     items: np.ndarray
     times: np.ndarray
     labels: np.ndarray
+    before: np.ndarray
     side: dict[str, np.ndarray]
 
 
@@ -55,26 +57,27 @@ def trained_lengths(store: SequenceStore, config: ml_collections.ConfigDict) -> 
     """
     trained = store.splits.trained.copy()
     if tuple(config.model.memory) and not config.baseline.kind:
-        lent = _lent(store, config.seed)
+        lent = _lent(store, config)
         trained[lent.users] = lent.ends
     return trained
 
 
-def _lent(store: SequenceStore, seed: int) -> Targets:
+def _lent(store: SequenceStore, config: ml_collections.ConfigDict) -> Targets:
     """The items that are lent, of users in a random order: their newest training items.
 
-    Where there are events, these are the newest ones that are predicted and new to their users; or,
-    if nobody has such (all that was bought was viewed before), the newest ones that are new.
+    Where there are events, these are the newest ones that are predicted. If items that a user had
+    before are not recommended, they are also new to their users; or, if nobody has such (all that
+    was bought was viewed before), the newest ones that are new.
     """
     ends = store.newest_predicted
     users = np.flatnonzero(ends >= _LEAST_TRAINED - 1)
-    if store.has_events:
+    if store.has_events and not config.evaluate.keep_seen:
         users = users[~had_before(store, Targets(users, ends[users]))]
         if not users.size:
             ends = store.splits.trained - 1
             users = np.flatnonzero(ends >= _LEAST_TRAINED - 1)
             users = users[~had_before(store, Targets(users, ends[users]))]
-    order = np.random.default_rng([seed % 2**32, _STREAM]).permutation(users)
+    order = np.random.default_rng([config.seed % 2**32, _STREAM]).permutation(users)
     number = min(-(-int(store.splits.trained.sum()) // _ONE_IN), _MOST)
     return Targets(order[:number], ends[order[:number]])
 
@@ -82,17 +85,17 @@ def _lent(store: SequenceStore, seed: int) -> Targets:
 def gate_rows(store: SequenceStore, config: ml_collections.ConfigDict, num_items: int) -> GateRows:
     """The histories, without items that training does not see (`train.held_out_items`).
 
-    Items that their user had before are no labels: the user's own interactions can't be told apart
-    there.
+    Items that their user had before are labels if they may be recommended (`evaluate.keep_seen`).
 
     Args:
       store: the sequences.
       config: of the run.
       num_items: size of the catalogue.
     """
-    lent = _lent(store, config.seed)
-    new = ~had_before(store, lent)
-    users, ends = lent.users[new], lent.ends[new]
+    lent = _lent(store, config)
+    before = times_before(store, lent)
+    some = np.ones(before.size, bool) if config.evaluate.keep_seen else before == 0
+    users, ends, before = lent.users[some], lent.ends[some], before[some]
     rows = store.rows(tf.constant(users))
     window = tf.constant(ends + 1), config.model.max_length + 1
     names = [ITEMS, MINUTES, *store.side.values()]
@@ -102,21 +105,27 @@ def gate_rows(store: SequenceStore, config: ml_collections.ConfigDict, num_items
         there = ~held_out[columns[0][:, -1].numpy()]
         columns = without_items(held_out, *columns)
         there &= np.count_nonzero(columns[0], axis=1) > 1
-        users, columns = users[there], [values[there] for values in columns]
+        users, before = users[there], before[there]
+        columns = [values[there] for values in columns]
     items, times, *more = (np.asarray(values) for values in columns)
     side = {name: values[:, :-1] for name, values in zip(store.side, more, strict=True)}
-    return GateRows(users, items[:, :-1], times[:, :-1], items[:, -1], side)
+    return GateRows(users, items[:, :-1], times[:, :-1], items[:, -1], before, side)
 
 
 def had_before(store: SequenceStore, targets: Targets) -> np.ndarray:
     """Whether these items occur before in the sequences of their users, bool [rows]."""
+    return times_before(store, targets) > 0
+
+
+def times_before(store: SequenceStore, targets: Targets) -> np.ndarray:
+    """How often these items occur before in the sequences of their users, int64 [rows]."""
     users, ends = targets
     if not users.size:
-        return np.zeros(0, bool)
+        return np.zeros(0, np.int64)
     longest, found = int(ends.max()) + 1, []
     for start in range(0, users.size, _USERS_AT_A_TIME):
         some = slice(start, start + _USERS_AT_A_TIME)
         rows = store.rows(tf.constant(users[some]))
         items = rows.windows(tf.constant(ends[some] + 1), longest).numpy()
-        found.append((items[:, :-1] == items[:, -1:]).any(axis=1))
+        found.append((items[:, :-1] == items[:, -1:]).sum(axis=1))
     return np.concatenate(found)

@@ -3,7 +3,10 @@
     popularity        training frequency
     month_popularity  training frequency in the newest item's month and the one before
     nearest_texts     words that an item shares with the history's items
-    item_knn          co-occurrence in time with the history's items, and words
+    own_items         how often the history has an item
+    item_knn          co-occurrence in time with the history's items, and words; where items may be
+                      recommended again, also how often the history has them, and users take them
+                      again
 
 All rank the model's users and catalogue by the model's evaluation code. None reads held-out items.
 Equal scores are ordered by popularity.
@@ -22,10 +25,9 @@ from tssr_jax.data_pipeline.input_pipeline import NOTHING_TO_TRAIN_ON
 from tssr_jax.data_pipeline.windows import MINUTES_PER_DAY, held_out_items
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.ranking import Scorer
-from tssr_jax.memory.co_occurrence import (
-    Events,
-    training_events,
-)
+from tssr_jax.memory import repeats
+from tssr_jax.memory.co_occurrence import Events, training_events
+from tssr_jax.memory.repeats import repeat_table
 from tssr_jax.memory.scores import Neighbours, history_weights, joined, neighbour_scores
 from tssr_jax.memory.tables import co_occurrence_table, word_table
 from tssr_jax.parallel.catalogue import Catalogue
@@ -34,6 +36,11 @@ from tssr_jax.run import Run
 _MONTH = 30 * MINUTES_PER_DAY
 # Equal scores are ordered by popularity, whose share of a score is at most this.
 _POPULARITY_SHARE = 1e-6
+# More than any popularity's share, and so small that float32 holds the sum of both.
+_OWN_ITEM = np.float32(1e-3)
+# How much item-kNN adds of `memory.repeats`: 0.1 is worse, 1 no better on all of three data sets
+# (docs/results/repeats.md).
+_REPEATS = np.float32(0.3)
 
 
 def learn_baseline(run: Run, kind: str) -> tuple[Any, Scorer]:
@@ -55,6 +62,10 @@ def learn_baseline(run: Run, kind: str) -> tuple[Any, Scorer]:
     share = (_POPULARITY_SHARE * counts / counts.max()).astype(np.float32)
     settings = config.memory
     params: dict[str, Any] = {"popularity": share}
+    if kind == "own_items":
+        every = np.arange(num_items + 1, dtype=np.int32)[:, None]
+        params["neighbours"] = Neighbours(every, np.where(every > 0, _OWN_ITEM, np.float32(0)))
+        return params, neighbour_scorer(run.model.classes, decay=1.0)
     if kind == "nearest_texts":
         params["neighbours"] = word_table(run.data.texts, settings, config.data.cache_dir)
         return params, neighbour_scorer(run.model.classes, settings.decay)
@@ -63,6 +74,9 @@ def learn_baseline(run: Run, kind: str) -> tuple[Any, Scorer]:
         params["months"], params["first"] = monthly_counts(events, num_items)
         return params, month_popularity_scorer()
     params["neighbours"] = item_neighbours(events, run.data.texts, settings, config.data.cache_dir)
+    if config.evaluate.keep_seen:
+        table = repeat_table(events, num_items)
+        params["again"] = table._replace(likeness=_REPEATS * table.likeness)
     return params, neighbour_scorer(run.model.classes, settings.decay)
 
 
@@ -87,7 +101,7 @@ def neighbour_scorer(catalogue: Catalogue, decay: float) -> Scorer:
     """Scores a class by its likeness to the items of the history's window.
 
     Its parameters are "neighbours", a `Neighbours`, and "popularity" [num_items + 1], which is
-    added to the scores.
+    added to the scores. So is "again", if it is there: a `Neighbours` by `memory.repeats`.
 
     Args:
       catalogue: not cut over devices.
@@ -101,7 +115,12 @@ def neighbour_scorer(catalogue: Catalogue, decay: float) -> Scorer:
             items, times = rows
             weights = history_weights(items, times, decay)
             neighbours = Neighbours(*params["neighbours"])
-            return neighbour_scores(neighbours, items, weights, catalogue) + params["popularity"]
+            scores = neighbour_scores(neighbours, items, weights, catalogue) + params["popularity"]
+            if "again" not in params:
+                return scores
+            weights = history_weights(items, times, repeats.DECAY)
+            again = Neighbours(*params["again"])
+            return scores + neighbour_scores(again, items, weights, catalogue)
 
         return (batch["item_sequence"], batch["times"]), score
 

@@ -146,8 +146,8 @@ def _simple_metrics(run: Run, *, learnt: bool) -> tuple[dict[str, Metrics], np.n
     """The test metrics of baselines, and lists by popularity.
 
     Returns:
-      Metrics by name: popularity, and item-kNN beside a learnt model. Lists [num_users, k] of what
-      the run's training saw most often.
+      Metrics by name: popularity and, beside a learnt model, item-kNN and, where items may be
+      recommended again, own items. Lists [num_users, k] of what training saw most often.
     """
     config = run.config.copy_and_resolve_references()
     config.baseline.kind = "popularity"  # a baseline counts what the gate's users lend, too
@@ -163,9 +163,11 @@ def _simple_metrics(run: Run, *, learnt: bool) -> tuple[dict[str, Metrics], np.n
         lists.append(popular_lists(run.counts, np.c_[batch["excluded"], seen], k)[real])
     simple = {"popularity": ranking_metrics(np.concatenate(ranks))}
     if learnt and run.config.model_devices == 1 and batches.number <= COMPARED_USERS:
-        params, scorer = learn_baseline(dataclasses.replace(run, config=config), "item_knn")
-        found = Ranker(run, scorer)(params, make_eval_batches(run, "test"))
-        simple["item-kNN"] = ranking_metrics(found.ranks)
+        kinds = {"own items": "own_items"} if config.evaluate.keep_seen else {}
+        for name, kind in (kinds | {"item-kNN": "item_knn"}).items():
+            params, scorer = learn_baseline(dataclasses.replace(run, config=config), kind)
+            found = Ranker(run, scorer)(params, make_eval_batches(run, "test"))
+            simple[name] = ranking_metrics(found.ranks)
     return simple, in_own_order(np.concatenate(lists), batches)
 
 

@@ -74,7 +74,7 @@ def _some_users(events: Events, most_pairs: int) -> Events:
     own = (np.arange(*events.offsets[[user, user + 1]]) for user in users.tolist())
     kept = np.concatenate([np.arange(0), *own])
     offsets = np.concatenate([[0], np.cumsum(sizes[users])])
-    return Events(offsets, events.items[kept], events.minutes[kept])
+    return Events(offsets, events.items[kept], events.minutes[kept], events.again[kept])
 
 
 def _histories(events: Events, users: np.ndarray, decay: float) -> Histories:
@@ -88,7 +88,7 @@ def _histories(events: Events, users: np.ndarray, decay: float) -> Histories:
         items[row, _LENGTH - own.size :] = events.items[own]
         minutes[row, _LENGTH - own.size :] = events.minutes[own]
     weights = history_weights(jnp.asarray(items), jnp.asarray(minutes), decay)
-    return Histories(users, items, np.asarray(weights), labels)
+    return Histories(users, items, np.asarray(weights), labels, np.zeros(users.size, np.int64))
 
 
 def _ranks(
@@ -102,7 +102,7 @@ def _ranks(
     ranks = np.zeros(len(labels), np.int64)
     for start in range(0, len(labels), _ROWS_AT_A_TIME):
         rows = slice(start, start + _ROWS_AT_A_TIME)
-        users, items, weights, _ = (values[rows] for values in histories)
+        users, items, weights, *_ = (values[rows] for values in histories)
         row = np.repeat(np.arange(len(items)), items.shape[1])
         of = scipy.sparse.csr_array((weights.ravel(), (row, items.ravel())), (len(items), classes))
         scores = (of @ likeness).toarray()

@@ -43,11 +43,13 @@ class Events(NamedTuple):
       offsets: int64 [num_users + 1]; user u has the events offsets[u]:offsets[u + 1].
       items: int32 [events].
       minutes: int32 [events], when the user first took the item, in minutes since 1970.
+      again: bool [events], whether the user took the item once more.
     """
 
     offsets: np.ndarray
     items: np.ndarray
     minutes: np.ndarray
+    again: np.ndarray
 
 
 def training_events(
@@ -71,20 +73,20 @@ def training_events(
         if held_out is not None:
             items[held_out[items]] = 0
         parts.append(_first_events(items, minutes))
-    sizes, items, minutes = (np.concatenate(values) for values in zip(*parts, strict=True))
-    return Events(np.concatenate([[0], np.cumsum(sizes)]), items, minutes)
+    sizes, *columns = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return Events(np.concatenate([[0], np.cumsum(sizes)]), *columns)
 
 
-def _first_events(
-    items: np.ndarray, minutes: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each row's distinct items, in order of time: numbers int64 [rows], items, minutes."""
+def _first_events(items: np.ndarray, minutes: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Each row's distinct items, in order of time: numbers int64 [rows], items, minutes, again."""
     order = np.argsort(items, axis=1, kind="stable")
     ordered = np.take_along_axis(items, order, axis=1)
     first = np.diff(ordered, axis=1, prepend=0) > 0
-    kept = np.zeros_like(first)
+    more = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)
+    kept, again = np.zeros_like(first), np.zeros_like(first)
     np.put_along_axis(kept, order, first, axis=1)
-    return kept.sum(axis=1), items[kept], minutes[kept]
+    np.put_along_axis(again, order, np.pad(more, ((0, 0), (0, 1))), axis=1)
+    return kept.sum(axis=1), items[kept], minutes[kept], again[kept]
 
 
 class Counting(NamedTuple):

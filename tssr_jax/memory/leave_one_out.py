@@ -2,7 +2,8 @@
 
 A memory counts training interactions. If the item that a gate learns to predict is one of them, the
 user's own pairs point at it. Here they are taken out again: from `c_ij` the weight of the user's
-pair, and from `n_i` and `n_j` the user.
+pair, and from `n_i` and `n_j` the user. An item that the user had before counts at its first time,
+so nothing that was counted is of the next item: there is nothing to take out.
 """
 
 from typing import NamedTuple
@@ -25,12 +26,14 @@ class Histories(NamedTuple):
       items: int [rows, length], 0 is padding.
       weights: float [rows, length], of the items, see `memory.scores`.
       labels: int [rows], the next items.
+      before: int [rows], how often the users had them before.
     """
 
     users: np.ndarray
     items: np.ndarray
     weights: np.ndarray
     labels: np.ndarray
+    before: np.ndarray
 
 
 def scores_without_own(
@@ -55,15 +58,15 @@ def scores_without_own(
     number = max(1, _NEIGHBOURS_AT_A_TIME // max(1, a_row))
     for start in range(0, scores.size, number):
         rows = slice(start, start + number)
-        users, items, weights, labels = (values[rows] for values in histories)
-        label = labels[:, None]
+        users, items, weights, labels, before = (values[rows] for values in histories)
+        label, new = labels[:, None], (before == 0)[:, None]
         there = table.classes[items] == label[..., None]
         likeness = np.where(there, table.likeness[items], 0.0).sum(axis=2, dtype=np.float64)
         pairs = likeness * counting.denominators(counts[items], counts[label])
-        others = pairs - counting.pair_weights(_gaps(events, users, items, labels))
+        others = pairs - new * counting.pair_weights(_gaps(events, users, items, labels))
         # Who is the only user of a pair is out of its likeness altogether.
         known = (likeness > 0) & (others > _ROUNDING * pairs)
-        norms = counting.denominators(np.maximum(counts[items] - 1, 0), counts[label] - 1)
+        norms = counting.denominators(np.maximum(counts[items] - new, 0), counts[label] - new)
         scores[rows] = (weights * np.where(known, others, 0.0) / np.where(known, norms, 1.0)).sum(1)
     return scores
 

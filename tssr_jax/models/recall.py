@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from tssr_jax.memory import repeats
 from tssr_jax.memory.popularity import popularity_at
 from tssr_jax.memory.scores import NOW, Memories, history_weights, neighbour_scores
 from tssr_jax.models.head import HeadWeights
@@ -112,14 +113,20 @@ class Recalled(NamedTuple):
     Attributes:
       items: int [batch, length].
       weights: float32 [batch, length], of the items.
+      again: float32 [batch, length], of the items where they are taken again.
       newest: int [batch], minute of the newest item.
       trust: of the history.
     """
 
     items: jax.Array
     weights: jax.Array
+    again: jax.Array
     newest: jax.Array
     trust: Trust
+
+    def weights_of(self, memory: str) -> jax.Array:
+        """The weights of the items for a memory with a table, float32 [batch, length]."""
+        return self.again if memory == "repeats" else self.weights
 
 
 def recall(
@@ -146,7 +153,8 @@ def recall(
         times = jnp.broadcast_to(NOW - jnp.arange(items.shape[1])[::-1], items.shape)
     trust = model.apply({"params": params}, items, times, method="trust")
     weights = history_weights(items, times, jnp.asarray(memories.decay))
-    return Recalled(items, weights, times[:, -1], cast(Trust, trust))
+    again = history_weights(items, times, repeats.DECAY)
+    return Recalled(items, weights, again, times[:, -1], cast(Trust, trust))
 
 
 def memory_scores(
@@ -156,8 +164,8 @@ def memory_scores(
 
     def scores(name: str) -> jax.Array:
         if name in memories.tables:
-            of = memories.tables[name]
-            return neighbour_scores(of, recalled.items, recalled.weights, catalogue)
+            of, weights = memories.tables[name], recalled.weights_of(name)
+            return neighbour_scores(of, recalled.items, weights, catalogue)
         assert memories.popularity is not None
         return catalogue.own_columns(popularity_at(memories.popularity, recalled.newest))
 

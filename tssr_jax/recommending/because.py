@@ -39,16 +39,17 @@ def reasons(  # noqa: PLR0917
     batch = {name: np.pad(np.array(x, np.int32), fill)[None] for name, x in own.items()}
     recalled = _recall(model, params, batch, memories)
     assert recalled is not None
-    rows, weights, trust = np.asarray(recalled.items[0]), recalled.weights[0], recalled.trust
+    rows, trust = np.asarray(recalled.items[0]), recalled.trust
     factors = np.asarray(_by_frequency(model, params, memories).factors)[:, np.array(places, int)]
     found: list[list[Reason]] = [[] for _ in places]
     for i, name in enumerate(model.memory):
         if name not in memories.tables:
             continue
+        weights = np.asarray(recalled.weights_of(name)[0])
         classes, likeness = (np.asarray(values)[rows] for values in memories.tables[name])
         sharpness, weight = float(trust.sharpness[0, i]), float(trust.weights[0, i])
         for reasons_of, place, factor in zip(found, places, factors[i], strict=True):
-            shares = np.asarray(weights) * np.where(classes == place, likeness, 0.0).sum(axis=1)
+            shares = weights * np.where(classes == place, likeness, 0.0).sum(axis=1)
             total = factor * weight * np.log1p(sharpness * shares.sum())
             for of in np.flatnonzero(shares):
                 item, share = rows[of] - 1, float(total * shares[of] / shares.sum())

@@ -128,7 +128,7 @@ def with_new_items(run: Run, params: Any, described: pl.DataFrame) -> tuple[Run,
 def _by_words(run: Run, texts: list[str]) -> tuple[Memories | None, Neighbours | None]:
     """Memories and `Content.neighbours` of the larger catalogue.
 
-    The new items have words, and no co-occurrences. They read the id vectors of others, which read
+    The new items have words, and nobody took them. They read the id vectors of others, which read
     none of theirs.
     """
     memories, config, known = run.content.memories, run.config, run.data.texts
@@ -148,10 +148,9 @@ def _by_words(run: Run, texts: list[str]) -> tuple[Memories | None, Neighbours |
     if words is not None and "words" in tables:
         scale = scale_of(word_table(known, config.memory, config.data.cache_dir))
         tables["words"] = words._replace(likeness=words.likeness / np.float32(scale))
-    if "co_occurrence" in tables:
+    for name in tables.keys() - {"words"}:
         none = ((0, len(texts)), (0, 0))
-        padded = (np.pad(np.asarray(values), none) for values in tables["co_occurrence"])
-        tables["co_occurrence"] = Neighbours(*padded)
+        tables[name] = Neighbours(*(np.pad(np.asarray(values), none) for values in tables[name]))
     more = (0, len(texts))
     frequency = np.asarray(memories.frequency)
     # As of padding, which nobody took.

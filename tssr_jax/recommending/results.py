@@ -45,7 +45,7 @@ class Reason(NamedTuple):
     Attributes:
       item: the owner's id.
       title: "" without one.
-      memory: "co_occurrence" or "words".
+      memory: "co_occurrence", "words" or "repeats".
       score: its share of what the memory adds to the item's score.
     """
 

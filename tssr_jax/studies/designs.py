@@ -163,6 +163,7 @@ def _baselines() -> tuple[Variant, ...]:
         Variant("popularity", {"baseline.kind": "popularity"}),
         Variant("popularity of the month", {"baseline.kind": "month_popularity"}),
         Variant("nearest texts", {"baseline.kind": "nearest_texts"}),
+        Variant("own items", {"baseline.kind": "own_items"}),
         Variant("item-kNN", {"baseline.kind": "item_knn"}),
         Variant("content added, with memories", ONE_STREAM),
         Variant("TSSR without memories", {"model.memory": ()}),

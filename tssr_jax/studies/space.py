@@ -69,13 +69,14 @@ class Dimension(NamedTuple):
 def counts(field: str, config: ml_collections.ConfigDict) -> bool:
     """Whether a configuration reads a field: other baselines, or a single stream, do not."""
     kind = config.baseline.kind
-    if kind == "nearest_texts":
-        return field in {"memory.decay", "memory.neighbours", "model.max_length"}
     if kind:
-        of_neighbours = field.startswith("memory.") or field == "model.max_length"
-        return kind == "item_knn" and of_neighbours
+        of_words = field in {"memory.decay", "memory.neighbours"} and kind == "nearest_texts"
+        of_neighbours = field.startswith("memory.") and kind == "item_knn"
+        reads = kind in {"nearest_texts", "own_items", "item_knn"} and field == "model.max_length"
+        return of_words or of_neighbours or reads
     if field.startswith("memory."):  # a model weighs words by its gate
-        return bool(tuple(config.model.memory)) and field != "memory.words"
+        memory = config.model.memory
+        return (memory is None or len(memory) > 0) and field != "memory.words"
     if len(config.model.streams) == 1 and field in _OF_TWO_STREAMS:
         return False
     if config.model.encoder == "gru" and field in _OF_ATTENTION:

@@ -85,7 +85,9 @@ def abstract_step(
     if model.memory:
         number = mesh.round_up(gate.ROWS)
         own = jax.ShapeDtypeStruct((number, config.model.max_length), jnp.int32)
-        label, score = (jax.ShapeDtypeStruct((number,), kind) for kind in (jnp.int32, jnp.float32))
+        label = jax.ShapeDtypeStruct((number,), jnp.int32)
+        counted = gate.counted_memories(model.memory)
+        score = jax.ShapeDtypeStruct((number, len(counted)), jnp.float32)
         batch["gate"] = {"item_sequence": own, "times": own, "labels": label, "label_scores": score}
         batch["gate"]["row_mask"] = jax.ShapeDtypeStruct((number,), jnp.bool_)
     state = jax.eval_shape(start)
@@ -103,9 +105,10 @@ def _memories(config: ml_collections.ConfigDict, classes: int) -> Any:
     """Shapes of the memories; None without."""
     if not tuple(config.model.memory):
         return None
-    table = _neighbours(classes, config.memory.neighbours)
     names, of = tuple(config.model.memory), cast(Any, jax.ShapeDtypeStruct)
-    tables = dict.fromkeys((name for name in names if name != "popularity"), table)
+    widths = {"co_occurrence": config.memory.neighbours, "words": config.memory.neighbours}
+    widths["repeats"] = 1
+    tables = {name: _neighbours(classes, widths[name]) for name in names if name in widths}
     popularity: Any = None
     if "popularity" in names:
         popularity = Popularity(of((PERIODS - 1,), jnp.int32), of((PERIODS, classes), jnp.float32))

@@ -4,7 +4,7 @@ The network is as it is for ranking: without dropout, with averaged parameters i
 gets no gradient. Everything competes that would be ranked.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,13 @@ from tssr_jax.parallel import collectives
 PERIOD = 4
 # Histories of such a gradient.
 ROWS = 64
+# Memories that count whose next item a history's is; the rows have what they say without it.
+_COUNTED = ("co_occurrence", "repeats")
+
+
+def counted_memories(memory: Sequence[str]) -> tuple[str, ...]:
+    """Those of a model's memories whose scores of the labels come with the rows, in this order."""
+    return tuple(name for name in memory if name in _COUNTED)
 
 
 def gate_gradients(  # noqa: PLR0917
@@ -63,18 +70,19 @@ def gate_gradients(  # noqa: PLR0917
         params = {**fixed, GATE: gate}
         recalled = recall(model, params, rows, memories)
         assert recalled is not None
-        of_memories = [
-            catalogue.replaced(scores, labels, rows["label_scores"])
-            if name == "co_occurrence"
-            else scores
-            for name, scores in zip(
+        of_memories = dict(
+            zip(
                 model.memory,
                 memory_scores(model.memory, recalled, memories, catalogue),
                 strict=True,
             )
-        ]
+        )
+        for i, name in enumerate(counted_memories(model.memory)):
+            own = rows["label_scores"][:, i]
+            of_memories[name] = catalogue.replaced(of_memories[name], labels, own)
         neural = weights.score(trusted(fused, recalled.trust), model.compute_dtype)
-        scores = added(neural, of_memories, recalled.trust, by_frequency(model, params, memories))
+        frequency = by_frequency(model, params, memories)
+        scores = added(neural, list(of_memories.values()), recalled.trust, frequency)
         fixed_scores = jax.lax.stop_gradient(scores)
         normaliser = catalogue.logsumexp(jnp.where(competes, fixed_scores, -jnp.inf))
         shares = jnp.where(competes, jnp.exp(fixed_scores - normaliser[:, None]), 0.0)

@@ -5,13 +5,16 @@ import numpy as np
 
 from tssr_jax.data_pipeline.gate_rows import GateRows, gate_rows
 from tssr_jax.data_pipeline.input_pipeline import GateInputs
+from tssr_jax.data_pipeline.windows import held_out_items
 from tssr_jax.errors import UserError
-from tssr_jax.memory.co_occurrence import Counting
+from tssr_jax.memory import repeats
+from tssr_jax.memory.co_occurrence import Counting, Events, training_events
 from tssr_jax.memory.leave_one_out import Histories, scores_without_own
+from tssr_jax.memory.repeats import rates_without_own, repeat_table
 from tssr_jax.memory.scores import history_weights
-from tssr_jax.memory.tables import scale_of
-from tssr_jax.run import Run, co_occurrences
-from tssr_jax.training.gate import PERIOD, ROWS
+from tssr_jax.memory.tables import co_occurrence_table, scale_of
+from tssr_jax.run import Run
+from tssr_jax.training.gate import PERIOD, ROWS, counted_memories
 
 
 def gate_inputs(run: Run) -> GateInputs | None:
@@ -19,8 +22,8 @@ def gate_inputs(run: Run) -> GateInputs | None:
 
     Returns:
       Arrays `item_sequence`, `times` and, where the data has them, `events` and `profiles` int32
-      [rows, L], `labels` int32 [rows], and `label_scores` float32 [rows], what co-occurrence says
-      of the labels without the user's own interactions.
+      [rows, L], `labels` int32 [rows], and `label_scores` float32 [rows, memories of
+      `counted_memories`], what these say of the labels as if the labels were not counted.
 
     Raises:
       UserError: if no user can lend an item.
@@ -34,20 +37,30 @@ def gate_inputs(run: Run) -> GateInputs | None:
             "--config.model.memory needs users with 5 interactions at least whose newest training "
             "item, from which its gate learns, is new to them; there are none. Set it to ()."
         )
-    label_scores: np.ndarray = np.zeros(len(rows.users))
-    if "co_occurrence" in run.model.memory:
-        events, table = co_occurrences(config, run.data, run.sequences)
-        weights = _weights(rows, config.memory.decay)
-        histories = Histories(rows.users, rows.items, weights, rows.labels)
-        counting = Counting.from_config(config.memory)
-        label_scores = scores_without_own(table, events, histories, counting) / scale_of(table)
+    events = training_events(run.sequences, held_out_items(config, run.data.num_items))
+    counted = counted_memories(run.model.memory)
+    scores = [_label_scores(name, run, rows, events) for name in counted]
     arrays = {
         "item_sequence": rows.items,
         "times": rows.times,
         "labels": rows.labels,
-        "label_scores": label_scores.astype(np.float32),
+        "label_scores": np.stack([np.zeros(len(rows.users)), *scores], 1)[:, 1:].astype(np.float32),
     }
     return GateInputs(arrays | rows.side, ROWS, PERIOD)
+
+
+def _label_scores(name: str, run: Run, rows: GateRows, events: Events) -> np.ndarray:
+    """What a memory says of the labels without the interactions with them, [rows]."""
+    settings, num_items = run.config.memory, run.data.num_items
+    if name == "repeats":
+        scale = scale_of(repeat_table(events, num_items))
+        had = np.where(rows.items == rows.labels[:, None], _weights(rows, repeats.DECAY), 0.0)
+        return had.sum(axis=1) * rates_without_own(events, rows.labels, rows.before) / scale
+    table = co_occurrence_table(events, num_items, settings, run.config.data.cache_dir)
+    weights = _weights(rows, settings.decay)
+    histories = Histories(rows.users, rows.items, weights, rows.labels, rows.before)
+    counting = Counting.from_config(settings)
+    return scores_without_own(table, events, histories, counting) / scale_of(table)
 
 
 def _weights(rows: GateRows, decay: float) -> np.ndarray:

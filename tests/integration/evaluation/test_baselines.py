@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from tests.support.counted import events_of
 from tests.support.raw_data import tiny_config, write_csv
 from tssr_jax.config.saved import save_config
 from tssr_jax.config.validation import validate_config
@@ -15,12 +16,13 @@ from tssr_jax.evaluation.baselines import (
     monthly_counts,
 )
 from tssr_jax.evaluation.evaluate import PER_USER_FILE, evaluate_baseline, run_baseline
-from tssr_jax.memory.co_occurrence import Events
 from tssr_jax.run import build_run
 from tssr_jax.training.loop import train
 
 
-@pytest.mark.parametrize("kind", ["popularity", "month_popularity", "nearest_texts", "item_knn"])
+@pytest.mark.parametrize(
+    "kind", ["popularity", "month_popularity", "nearest_texts", "own_items", "item_knn"]
+)
 def test_a_baseline_is_evaluated_like_a_run(tmp_path, kind):
     config = tiny_config(tmp_path)
     config.model.streams = ("id",)
@@ -41,7 +43,7 @@ def test_a_baseline_is_evaluated_like_a_run(tmp_path, kind):
 def test_popularity_of_the_month_by_hand(tmp_path):
     month = 30 * 1440
     items, months = np.array([1, 1, 2, 3, 3, 3, 2]), np.array([5, 5, 5, 6, 6, 6, 8])
-    events = Events(np.array([0, 7]), items, months * month + np.arange(7))
+    events = events_of(np.array([0, 7]), items, months * month + np.arange(7))
     counts, first = monthly_counts(events, 3)
     params = {"months": counts, "first": first, "popularity": np.array([0, 0.3, 0.2, 0.1])}
     times = month * np.array([[0, 4], [0, 5], [0, 6], [0, 7], [0, 8], [0, 9]]) + 7
@@ -63,6 +65,37 @@ def test_neighbours_have_both_kinds(tmp_path):
     config.memory.words = 0.0
     alone = learn_baseline(run, "item_knn")[0]["neighbours"]
     np.testing.assert_array_equal(alone.classes, both.classes[:, :4])
+
+
+def test_what_is_taken_again_counts_by_hand(tmp_path):
+    config = tiny_config(tmp_path)
+    config.memory.words, config.model.max_length = 0.0, 4
+    config.evaluate.keep_seen = True
+    run = build_run(config)
+    items = np.array([[0, 3, 3, 5]], np.int32)
+    batch = {"item_sequence": items, "times": 10 * (items > 0) * np.arange(4)}
+
+    def scores(kind):
+        params, scorer = learn_baseline(run, kind)
+        rows, score = scorer(params, batch, {})
+        return np.asarray(score(rows))[0] - params["popularity"], params
+
+    own, _ = scores("own_items")
+    expected = np.zeros(run.data.num_items + 1)
+    expected[[3, 5]] = [2e-3, 1e-3]
+    np.testing.assert_allclose(own, expected, atol=1e-9)
+    both, params = scores("item_knn")
+    # Nobody takes an item twice here: all rates are 0. With one of 0.5 for each:
+    np.testing.assert_array_equal(params["again"].likeness, 0)
+    half = params["again"]._replace(likeness=np.full((run.data.num_items + 1, 1), 0.5, np.float32))
+    _, scorer = learn_baseline(run, "item_knn")
+    rows, score = scorer({**params, "again": half}, batch, {})
+    expected[[3, 5]] = [0.5 * (0.97 + 0.97**2), 0.5]
+    np.testing.assert_allclose(
+        np.asarray(score(rows))[0] - params["popularity"] - both, expected, atol=1e-6
+    )
+    config.evaluate.keep_seen = False
+    assert "again" not in scores("item_knn")[1]
 
 
 @pytest.mark.parametrize("memory", [(), ("words",)], ids=str)

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import itertools
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,21 +20,39 @@ from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import evaluate, restore_best
 from tssr_jax.evaluation.ranking import rank
 from tssr_jax.evaluation.top_k import top_k
+from tssr_jax.memory.co_occurrence import training_events
 from tssr_jax.memory.popularity import Popularity, popularity_at
+from tssr_jax.memory.repeats import repeat_rates, repeat_table
 from tssr_jax.memory.scores import Neighbours
+from tssr_jax.memory.tables import scale_of
 from tssr_jax.models.apply import encode, head_weights, score
 from tssr_jax.models.content import CONTENT_LAYOUT
 from tssr_jax.models.recall import GATE
 from tssr_jax.parallel.devices import ROWS, Devices
 from tssr_jax.run import build_run
+from tssr_jax.training.batches import train_batches
 from tssr_jax.training.gate import PERIOD, gate_gradients
 from tssr_jax.training.gate import ROWS as GATE_ROWS
 from tssr_jax.training.gate_inputs import gate_inputs
-from tssr_jax.training.loop import train, train_batches
+from tssr_jax.training.loop import train
 
 MINUTE = 60.0
 
 __all__ = ["fixture_recommender", "fixture_workdir"]
+
+
+def with_repeats(config):
+    """Half of the users walk along the items, the others go round three of them."""
+    rows = [
+        f"u{user},i{(user + (step % 3 if user % 2 else step)) % 9},{60 * step}"
+        for user in range(40)
+        for step in range(7 if user % 3 else 8)
+    ]
+    path = Path(config.data.raw_dir) / "interactions.csv"
+    path.write_text("\n".join(["user,item,timestamp", *rows]) + "\n")
+    config.data.min_item_interactions = 1
+    config.evaluate.keep_seen = True
+    return config
 
 
 def dense_scores(workdir, history, minutes):
@@ -47,10 +66,10 @@ def dense_scores(workdir, history, minutes):
     neural = np.asarray(outputs.fused[0, -1] @ weights.kernel)
     read = [1.0, np.log(len(items)) - 1, float(len(items) > 1 and minutes[-1] == minutes[-2])]
     gate = {name: 10 * np.asarray(values) for name, values in params[GATE].items()}
-    factors = np.exp(np.array(read) @ gate["factors"]) * [1, *[0.6] * 3, *[5] * 3]
+    factors = np.exp(np.array(read) @ gate["factors"]) * [1, *[0.6] * 4, *[5] * 4]
     memories = run.content.memories
     offset, *exponents = gate["frequency"]
-    assert np.abs(gate["frequency"]).min() > 0
+    assert np.abs(gate["frequency"][:-1]).min() > 0  # nobody takes an item again
     frequency = np.asarray(memories.frequency)
     scores = factors[0] * neural + np.asarray(weights.bias) + offset * frequency
     for i, name in enumerate(run.model.memory):
@@ -61,9 +80,10 @@ def dense_scores(workdir, history, minutes):
             classes, likeness = map(np.asarray, memories.tables[name])
             for s, item in enumerate(items):
                 places = [len(items) - 1 - t for t in range(len(items)) if minutes[t] == minutes[s]]
-                np.add.at(sums, classes[item], decay ** np.mean(places) * likeness[item])
+                factor = (0.97 if name == "repeats" else decay) ** np.mean(places)
+                np.add.at(sums, classes[item], factor * likeness[item])
         weights = factors[1 + i] * np.exp(exponents[i] * frequency)
-        scores = scores + weights * np.log1p(factors[4 + i] * sums)
+        scores = scores + weights * np.log1p(factors[5 + i] * sums)
     return scores, items, names
 
 
@@ -101,7 +121,7 @@ def test_a_network_of_experts_has_two_parts(tmp_path):
     params = dict(run.initial_params())
     params[GATE] = {name: rng.normal(0, 0.05, x.shape) for name, x in params[GATE].items()}
     params["output"] = {"bias": jnp.array(rng.normal(size=run.data.num_items + 1))}
-    assert params[GATE]["factors"].shape == (3, 2 + 2 * 3)
+    assert params[GATE]["factors"].shape == (3, 2 + 2 * 4)
     found = score(run.model, params, items, run.content, np.array([[1, 2, 2]]))
     # Without a memory: each part's share of the score, beside that of its classes' frequency.
     nothing = run.content.memories._replace(
@@ -167,7 +187,7 @@ def test_without_memories_there_is_nothing_of_them(tmp_path):
 
 @pytest.mark.parametrize("way", [("pmap", 4, 1), ("shard_map", 4, 1), ("shard_map", 6, 3)], ids=str)
 def test_gradients_do_not_depend_on_the_devices(tmp_path, way):
-    config = config_of(tmp_path, **{"model.tie_orders": 3})
+    config = with_repeats(config_of(tmp_path, **{"model.tie_orders": 3}))
     results = []
     for devices in (Devices("pmap", 1), Devices(*way)):
         config.update(parallel=way[0], num_devices=devices.num_devices)
@@ -176,11 +196,12 @@ def test_gradients_do_not_depend_on_the_devices(tmp_path, way):
         params = run.devices.build(run.initial_params, run.params_layout)
         rows = {name: values[:GATE_ROWS] for name, values in gate_inputs(run).arrays.items()}
         rows = {name: np.resize(x, (12, *x.shape[1:])) for name, x in rows.items()}
+        rows["times"][::2, -1] = rows["times"][::2, -2]
         rows["row_mask"] = np.arange(12) != 5
         model = run.model
 
         def body(params, rows, content, model=model):
-            return gate_gradients(model, params[GATE], params, rows, content)
+            return gate_gradients(model, params[GATE], params, rows, content, keep_seen=True)
 
         step = run.devices.run(body, inputs=(run.params_layout, ROWS, CONTENT_LAYOUT))
         placed = next(run.devices.ahead(iter([rows])))
@@ -255,8 +276,8 @@ def test_shuffled_labels_teach_the_gate_to_ignore_co_occurrence(tmp_path):
     there = classes[items] == rows["labels"][:, None, None]
     weights = run.config.memory.decay ** np.arange(items.shape[1])[::-1] * (items > 0)
     with_own = (weights * np.where(there, likeness[items], 0.0).sum(axis=2)).sum(axis=1)
-    assert (with_own >= rows["label_scores"]).all()
-    rows["label_scores"] = with_own.astype(np.float32)
+    assert (with_own >= rows["label_scores"][:, 0]).all()
+    rows["label_scores"] = with_own.astype(np.float32)[:, None]
     assert learnt_gate(run, rows)[1] < without_own - 0.2
 
 
@@ -310,6 +331,38 @@ def test_an_item_that_the_user_had_before_is_no_label(tmp_path):
     users = gate_rows(run.sequences, config, run.data.num_items).users
     names = {run.data.user_ids[user][0] for user in users}
     assert names == {"u"}
+    # Where it may be recommended it is one; users had it once before.
+    config.evaluate.keep_seen = True
+    rows = gate_rows(run.sequences, config, run.data.num_items)
+    had = np.array([run.data.user_ids[user][0] == "v" for user in rows.users])
+    assert 0 < had.sum() < had.size
+    np.testing.assert_array_equal(rows.before, had)
+    np.testing.assert_array_equal((rows.items == rows.labels[:, None]).sum(axis=1), had)
+
+
+def test_labels_that_users_had_before_have_scores_without_themselves(tmp_path):
+    """Of each memory that counts: as if the label were not among the interactions."""
+    config = with_repeats(config_of(tmp_path))
+    run = build_run(config)
+    found = gate_inputs(run).arrays["label_scores"]
+    rows = gate_rows(run.sequences, config, run.data.num_items)
+    assert found.shape == (len(rows.users), 2) and {*rows.before.tolist()} >= {0, 1}
+    whole = training_events(run.sequences)
+    ends = run.sequences.splits.trained.copy()
+    for row, user in enumerate(rows.users):
+        ends[user] -= 1
+        without = training_events(run.sequences, None, ends)
+        ends[user] += 1
+        had = 0.97 ** places_of(rows, row) * (rows.items[row] == rows.labels[row])
+        rate = repeat_rates(without, run.data.num_items)[rows.labels[row]]
+        scale = scale_of(repeat_table(whole, run.data.num_items))
+        # The label counts among all interactions: in the mean rate, which differs by 1 in 200.
+        np.testing.assert_allclose(found[row, 1], had.sum() * rate / scale, rtol=0.02)
+
+
+def places_of(rows, row):
+    """The place of each item of a row, as many as columns; no two are of one time here."""
+    return np.arange(rows.items.shape[1])[::-1]
 
 
 @pytest.mark.parametrize("held_back", [1, 2])

@@ -33,7 +33,17 @@ def test_every_open_field_gets_a_value(facts):
     assert whole.model.id_neighbours == (0 if long else 10)
     assert whole.memory.fading == facts.fading
     assert whole.evaluate.keep_seen == (facts.repeats > 0.05)
+    assert ("repeats" in whole.model.memory) == whole.evaluate.keep_seen
     assert open_fields(config)  # unchanged
+
+
+@pytest.mark.parametrize(
+    ("length", "windows", "batch_size"),
+    [(4, 30_000, 128), (4, 12_700, 64), (4, 1_700, 16), (4, 3, 16), (90, 3_300, 32), (90, 900, 16)],
+)
+def test_few_windows_make_small_batches(length, windows, batch_size):
+    assert filled(fitted(), Facts(length, windows=windows)).train.batch_size == batch_size
+    assert filled(fitted(**{"train.batch_size": 7}), Facts(length, windows=3)).train.batch_size == 7
 
 
 def test_what_the_command_line_sets_stays():
@@ -41,6 +51,8 @@ def test_what_the_command_line_sets_stays():
     whole = filled(config, Facts(4))
     assert whole.model.d_model == 32 and whole.train.time_noise == ()
     assert whole.evaluate.keep_seen and whole.model.d_ffn == 256
+    assert whole.model.memory == ("co_occurrence", "words", "popularity", "repeats")
+    assert filled(fitted(**{"model.memory": ()}), Facts(4)).model.memory == ()
     with pytest.raises(UserError, match="which 4 heads"):
         validate_config(fitted(**{"model.d_model": 30}))
 
@@ -68,9 +80,5 @@ def test_without_open_fields_it_is_the_configuration():
 def test_data_sets_are_trained_by_what_ranked_best(name):
     config = load(name)
     assert {*open_fields(fitted())} - {"evaluate.keep_seen"} <= {*open_fields(config)}
-    assert config.model.head == "tied" and config.model.memory == (
-        "co_occurrence",
-        "words",
-        "popularity",
-    )
+    assert config.model.head == "tied"
     validate_config(config)

@@ -36,7 +36,7 @@ from tssr_jax.errors import UserError
         ("model.mixing", "experts", r"model\.head is 'classes': set it to tied"),
         ("model.content_hidden", -1, "at least 0"),
         ("model.mixing", "mean", "known: gate, experts, sum, concatenation"),
-        ("baseline.kind", "random", "popularity, month_popularity, nearest_texts, item_knn"),
+        ("baseline.kind", "random", "month_popularity, nearest_texts, own_items, item_knn"),
         ("model.dropout_rate", 1.0, r"must be in \[0, 1\)"),
         ("loss.lambda_user", -0.1, "must be at least 0"),
     ],

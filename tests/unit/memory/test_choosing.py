@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from tests.support.counted import events_of
 from tssr_jax.memory.choosing import best_fading
-from tssr_jax.memory.co_occurrence import Counting, Events
+from tssr_jax.memory.co_occurrence import Counting
 
 COUNTING = Counting(fading=0.0, power=0.5, shrinkage=1.0)
 
@@ -21,7 +22,7 @@ def users_of(rng):
             items += both.tolist()
             minutes += [1_000_000 * when + place for place in range(both.size)]
         offsets.append(len(items))
-    return Events(np.array(offsets), np.array(items), np.array(minutes))
+    return events_of(np.array(offsets), np.array(items), np.array(minutes))
 
 
 def test_baskets_fade_fast():
@@ -40,7 +41,7 @@ def test_what_can_not_be_told_apart():
 @pytest.mark.parametrize("sizes", [[], [1, 1], [0]], ids=str)
 def test_nobody_took_two_items(sizes):
     offsets = np.cumsum([0, *sizes])
-    events = Events(offsets, np.ones(offsets[-1], int), np.ones(offsets[-1], int))
+    events = events_of(offsets, np.ones(offsets[-1], int), np.ones(offsets[-1], int))
     assert best_fading(events, 3, COUNTING, 0.8, (0.1, 0.2)) == 0.1
 
 

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.clusters import LastFirst
+from tests.support.counted import events_of
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.memory.co_occurrence import (
     Counting,
-    Events,
     co_occurrence_neighbours,
     training_events,
 )
@@ -44,8 +44,10 @@ def test_users_events_are_each_item_once_at_its_first_time():
     assert events.offsets.tolist() == [0, 3, 4]
     assert events.items.tolist() == [3, 1, 2, 2]
     assert events.minutes.tolist() == [5, 6, 8, 9]
+    assert events.again.tolist() == [True, False, False, False]
     without = training_events(store, np.array([False, True, False, False, False]))
     assert without.items.tolist() == [3, 2, 2] and without.offsets.tolist() == [0, 2, 3]
+    assert without.again.tolist() == [True, False, False]
 
 
 def test_the_cosine_by_hand():
@@ -85,7 +87,7 @@ def test_it_is_a_sum_over_users_and_pairs(data):
     items = np.array([item for own in users for item in own], np.int32)
     number = sum(sizes)
     minutes = np.array(data.draw(st.lists(st.integers(-99, 99), min_size=number, max_size=number)))
-    events = Events(np.cumsum([0, *sizes]), items, minutes.astype(np.int32))
+    events = events_of(np.cumsum([0, *sizes]), items, minutes.astype(np.int32))
     counting = Counting(fading=0.3, power=0.7, shrinkage=2.0)
     counts, expected = np.bincount(items, minlength=7), np.zeros((7, 7))
     for first, end in itertools.pairwise(events.offsets):
@@ -106,7 +108,7 @@ def test_it_is_a_sum_over_users_and_pairs(data):
 
 
 def test_nobody_has_anything():
-    events = Events(np.zeros(3, np.int64), *(np.zeros(0, np.int32),) * 2)
+    events = events_of(np.zeros(3, np.int64), *(np.zeros(0, np.int32),) * 2)
     found = co_occurrence_neighbours(events, 3, 2, cosine(0.0))
     assert not found.likeness.any()
 
@@ -123,7 +125,7 @@ def test_any_engine_finds_the_same():
     sizes = rng.integers(1, 9, 60)
     items = np.concatenate([rng.choice(40, n, replace=False) + 1 for n in sizes]).astype(np.int32)
     minutes = rng.integers(0, 5000, items.size).astype(np.int32)
-    events = Events(np.concatenate([[0], np.cumsum(sizes)]), items, minutes)
+    events = events_of(np.concatenate([[0], np.cumsum(sizes)]), items, minutes)
     counting = Counting(0.5, 0.25, 3.0)
     here = co_occurrence_neighbours(events, 50, 6, counting)
     there = co_occurrence_neighbours(events, 50, 6, counting, LastFirst())

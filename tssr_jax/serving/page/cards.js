@@ -3,7 +3,11 @@
 import { ask } from "./service.js";
 
 const SHORT = { fused: "both", id: "ids", content: "content" };
-const MEMORIES = { co_occurrence: "often taken around the time of", words: "shares words with" };
+const MEMORIES = {
+  co_occurrence: "often taken around the time of",
+  words: "shares words with",
+  repeats: "you had it before:",
+};
 const MOST_NAMED = 3; // items of the history by which a memory speaks
 
 export const titleOf = (item) => item.title || item.item;
