@@ -24,8 +24,7 @@ from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.evaluation.evaluate import make_eval_batches
 from tssr_jax.evaluation.ranking import Ranker
 from tssr_jax.run import ItemArrays, Run, Users, assembled, build_run
-from tssr_jax.training.batches import train_batches
-from tssr_jax.training.loop import compiled_step
+from tssr_jax.training.loop import compiled_step, train_batches
 from tssr_jax.training.optimizer import optimizer_of
 from tssr_jax.training.state import initial_state
 
@@ -77,12 +76,11 @@ class Training:
     """Steps of training, each with the wait for its batch."""
 
     def __init__(self, run: Run, *, last_label_only: bool = False):
-        source = train_batches(run)
-        optimizer = optimizer_of(run, source.steps_per_epoch)
+        optimizer = optimizer_of(run)
         self._state, layout = initial_state(run, optimizer)
         self._content = run.content
         self._step = compiled_step(run, optimizer, layout)
-        batches = source.iterate(0)
+        batches = train_batches(run).iterate(0)
         if last_label_only:
             batches = map(_with_last_label_only, batches)
         self._batches: Iterator[Any] = run.devices.ahead(batches)

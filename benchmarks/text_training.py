@@ -70,10 +70,9 @@ class Way:
         encoders: dict[str, Any] = dict(run.trained)
         if name == "every":
             encoders["text"] = EveryPosition(**vars(encoders["text"]))
-        batches = make_train_batches(run.sequences, config, encoders=run.encoders)
-        optimizer = optimizer_of(run, batches.steps_per_epoch)
+        optimizer = optimizer_of(run)
         self._state, _ = initial_state(run, optimizer)
-        self._batches = batches.iterate(0)
+        self._batches = make_train_batches(run.sequences, config, encoders=run.encoders).iterate(0)
         self._batch = self._next()
         model = run.model.clone(rows_axis=None)
         step = jax.jit(make_train_step(model, optimizer, config, encoders), donate_argnums=0)

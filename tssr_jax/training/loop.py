@@ -19,8 +19,14 @@ from tssr_jax.config.saved import FILE_NAME, OF_A_MACHINE, require_same_config, 
 from tssr_jax.config.validation import validate_config
 from tssr_jax.data_pipeline import digests, report
 from tssr_jax.data_pipeline.counts import repeated_share
-from tssr_jax.data_pipeline.input_pipeline import TrainBatches
+from tssr_jax.data_pipeline.input_pipeline import (
+    NOTHING_TO_TRAIN_ON,
+    Cut,
+    TrainBatches,
+    make_train_batches,
+)
 from tssr_jax.data_pipeline.prepare import PreparedData
+from tssr_jax.data_pipeline.windows import held_out_items
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import (
     evaluate_params,
@@ -37,7 +43,7 @@ from tssr_jax.reporting import MetricWriter, make_console
 from tssr_jax.run import ItemArrays, Run, build_run, require_same_data, save_data_report
 from tssr_jax.run_folder import remove_trained, save_catalogue, save_trained
 from tssr_jax.runtime import StopRequest
-from tssr_jax.training.batches import train_batches
+from tssr_jax.training.gate_inputs import gate_inputs
 from tssr_jax.training.progress import CLOCK, TrainingLog, draw_curves
 from tssr_jax.training.start import Start, find_start
 from tssr_jax.training.state import (
@@ -137,11 +143,10 @@ def _train_and_test(
 ) -> dict[str, float | int] | None:
     checkpoints = Checkpointer(workdir, run.data.num_items, console.print)
     with checkpoints as checkpointer, stop or StopRequest() as request:
-        batches = train_batches(run)
-        start = find_start(run, checkpointer, batches.steps_per_epoch)
+        start = find_start(run, checkpointer)
         from_step, silent = int(start.state.step), not processes.is_first()
         written = MetricWriter(workdir, from_step, also=trackers.log, silent=silent)
-        trainer = Trainer(run, start, batches, checkpointer, written, console)
+        trainer = Trainer(run, start, checkpointer, written, console)
         if not trainer.run(request):
             # A SIGTERM may have come to another process.
             cause = "the limit of time" if request.late and not request.terminated else "SIGTERM"
@@ -177,6 +182,20 @@ def compiled_step(run: Run, optimizer: optax.GradientTransformation, layout: Any
     return run.devices.run(step, inputs=(layout, ROWS, CONTENT_LAYOUT), output=layout, donate=(0,))
 
 
+def train_batches(run: Run) -> TrainBatches:
+    """The training batches of a run; each process reads its own rows."""
+    config, devices = run.config, run.devices
+    rows = devices.round_up(config.train.batch_size)
+    return make_train_batches(
+        run.sequences,
+        config,
+        Cut(rows, devices.local_rows(rows), devices.num_devices),
+        run.encoders,
+        held_out_items(config, run.data.num_items),
+        gate_inputs(run),
+    )
+
+
 class Trainer:
     """One run's loop.
 
@@ -190,18 +209,18 @@ class Trainer:
     Args:
       run: configuration, data, features and model.
       start: where it begins.
-      batches: what it learns from.
       checkpointer: of the run's workdir.
       writer: takes losses and metrics.
       console: where people read.
 
+    Raises:
+      UserError: if no user has enough interactions to train on.
     """
 
-    def __init__(  # noqa: PLR0917
+    def __init__(
         self,
         run: Run,
         start: Start,
-        batches: TrainBatches,
         checkpointer: Checkpointer,
         writer: MetricWriter,
         console: Console,
@@ -213,7 +232,9 @@ class Trainer:
         self.rank = Ranker(run)
         self.best_found: Ranked | None = None
         self._step = compiled_step(run, start.optimizer, start.layout)
-        self._batches = batches
+        self._batches = train_batches(run)
+        if not self._batches.num_users:
+            raise UserError(NOTHING_TO_TRAIN_ON)
         validates = "validation" in config.evaluate.held_out
         self._validation = make_eval_batches(run, "validation") if validates else None
         self._total_steps = config.train.num_epochs * self._batches.steps_per_epoch

@@ -9,7 +9,6 @@ import ml_collections
 import optax
 
 from tssr_jax.content.trained import parameters_name
-from tssr_jax.models.recall import GATE
 from tssr_jax.parallel.catalogue import Catalogue
 from tssr_jax.parallel.sharding import global_norm
 
@@ -18,11 +17,6 @@ if TYPE_CHECKING:
 
 # Last names of the parameters without weight decay; the last two are statistics.
 _NOT_DECAYED = ("bias", "scale", "factors", "frequency", "mean", "var")
-
-# Where an epoch has fewer steps, those of the memories' gate are longer: it has to go as far
-# wherever it trains, while the network learns small data in few steps.
-_GATE_STEPS_PER_EPOCH = 150
-_LONGEST_GATE_STEP = 16.0
 
 
 class EncoderSteps(NamedTuple):
@@ -39,7 +33,7 @@ class EncoderSteps(NamedTuple):
     depth: Callable[[str], int]
 
 
-def optimizer_of(run: "Run", steps_per_epoch: int) -> optax.GradientTransformation:
+def optimizer_of(run: "Run") -> optax.GradientTransformation:
     """The optimiser that the configuration of a run asks for."""
     encoders = {
         parameters_name(name): EncoderSteps(
@@ -49,8 +43,7 @@ def optimizer_of(run: "Run", steps_per_epoch: int) -> optax.GradientTransformati
         )
         for name, encoder in run.trained.items()
     }
-    gate_steps = min(max(1.0, _GATE_STEPS_PER_EPOCH / steps_per_epoch), _LONGEST_GATE_STEP)
-    return make_optimizer(run.config.optimizer, run.model.classes, encoders, gate_steps=gate_steps)
+    return make_optimizer(run.config.optimizer, run.model.classes, encoders)
 
 
 def make_optimizer(
@@ -58,7 +51,6 @@ def make_optimizer(
     catalogue: Catalogue | None = None,
     encoders: Mapping[str, EncoderSteps] | None = None,
     eps: float = 1e-8,
-    gate_steps: float = 1.0,
 ) -> optax.GradientTransformation:
     """Builds the optimiser of section `optimizer` of the config.
 
@@ -67,7 +59,6 @@ def make_optimizer(
       catalogue: how the classes lie on the devices, if gradients hold only a part of them.
       encoders: content encoders that are trained, by the names of their parameters.
       eps: Adam's.
-      gate_steps: how much longer the steps of the memories' gate are.
     """
     schedule: optax.ScalarOrSchedule = config.learning_rate
     if config.warmup_steps:
@@ -84,20 +75,8 @@ def make_optimizer(
         stages.append(optax.add_decayed_weights(config.weight_decay, mask=_decayed))
     if encoders:
         stages.append(_encoder_step_sizes(encoders, config.learning_rate))
-    stages.append(_with_gate(optax.scale_by_learning_rate(schedule), gate_steps))
+    stages.append(optax.scale_by_learning_rate(schedule))
     return optax.chain(*stages)
-
-
-def _with_gate(stage: optax.GradientTransformation, factor: float) -> optax.GradientTransformation:
-    """The stage, whose updates of the gate are multiplied; its state stays as it is."""
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        updates, state = stage.update(updates, state, params)
-        if GATE in updates:
-            updates = dict(updates) | {GATE: optax.tree.scale(factor, updates[GATE])}
-        return updates, state
-
-    return optax.GradientTransformation(stage.init, update)
 
 
 def clip_by_norm(max_norm: float, catalogue: Catalogue | None) -> optax.GradientTransformation:

@@ -52,7 +52,7 @@ def _require_unread_answers(
         )
 
 
-def find_start(run: Run, checkpointer: Checkpointer, steps_per_epoch: int) -> Start:
+def find_start(run: Run, checkpointer: Checkpointer) -> Start:
     """Looks for the state that a training goes on from.
 
     In this order:
@@ -65,7 +65,7 @@ def find_start(run: Run, checkpointer: Checkpointer, steps_per_epoch: int) -> St
     Raises:
       UserError: if a checkpoint does not fit, or a field names no run of such a model.
     """
-    optimizer = optimizer_of(run, steps_per_epoch)
+    optimizer = optimizer_of(run)
     # Shapes only: where a checkpoint is restored, there is no room for a second state.
     expected, layout = abstract_state(run, optimizer)
     restored = checkpointer.restore_newest(*expected.for_checkpoint())

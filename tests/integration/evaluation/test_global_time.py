@@ -11,8 +11,7 @@ from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import evaluate, run_baseline
 from tssr_jax.memory.co_occurrence import training_events
 from tssr_jax.run import build_run
-from tssr_jax.training.batches import train_batches
-from tssr_jax.training.loop import train
+from tssr_jax.training.loop import train, train_batches
 
 DAY = 86_400
 MINUTES = 1440

@@ -30,11 +30,10 @@ from tssr_jax.models.content import CONTENT_LAYOUT
 from tssr_jax.models.recall import GATE
 from tssr_jax.parallel.devices import ROWS, Devices
 from tssr_jax.run import build_run
-from tssr_jax.training.batches import train_batches
 from tssr_jax.training.gate import PERIOD, gate_gradients
 from tssr_jax.training.gate import ROWS as GATE_ROWS
 from tssr_jax.training.gate_inputs import gate_inputs
-from tssr_jax.training.loop import train
+from tssr_jax.training.loop import train, train_batches
 
 MINUTE = 60.0
 

@@ -135,7 +135,7 @@ def test_the_model_is_that_of_the_run_before(configs, tmp_path):
     found = adapted(config)
     names = ("d_model", "d_ffn", "num_heads", "dropout_rate", "id_neighbours", "tie_orders")
     assert [found.model[n] for n in names] == [first.model[n] for n in names]
-    assert found.train.batch_size == 128
+    assert found.train.batch_size == 16
 
 
 def test_the_script_of_every_day(tmp_path):

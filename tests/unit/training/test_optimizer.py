@@ -1,15 +1,10 @@
 """The optimiser's options, by hand."""
 
-import types
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tssr_jax.config import default
-from tssr_jax.models.recall import GATE
-from tssr_jax.training import optimizer
 from tssr_jax.training.optimizer import make_optimizer
 
 PARAMS = {
@@ -84,26 +79,3 @@ def test_clipping_bounds_the_global_norm(clip_norm):
     square = (0.999 * 0.001 * first**2 + 0.001) / (1 - 0.999**2)
     expected = mean / np.sqrt(square)
     np.testing.assert_allclose(-update["kernel"][0], expected, rtol=1e-4)
-
-
-def test_the_gate_goes_further_where_an_epoch_has_few_steps():
-    config = default.get_config().optimizer
-    config.update(learning_rate=0.1)
-    params = {GATE: {"factors": jnp.zeros(2)}, "dense": {"kernel": jnp.zeros(2)}}
-    grads = jax.tree.map(jnp.ones_like, params)
-    for factor in (1.0, 5.0):
-        adam = make_optimizer(config, gate_steps=factor)
-        update, _ = adam.update(grads, adam.init(params), params)
-        np.testing.assert_allclose(update[GATE]["factors"], -0.1 * factor, rtol=1e-5)
-        np.testing.assert_allclose(update["dense"]["kernel"], -0.1, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("steps", "factor"), [(1, 16.0), (30, 5.0), (150, 1.0), (9000, 1.0)])
-def test_how_much_further_it_goes(steps, factor, monkeypatch):
-    asked = {}
-    monkeypatch.setattr(optimizer, "make_optimizer", lambda *_, **given: asked.update(given))
-    run = types.SimpleNamespace(
-        config=default.get_config(), trained={}, model=types.SimpleNamespace(classes=None)
-    )
-    optimizer.optimizer_of(run, steps)
-    assert asked["gate_steps"] == factor
