@@ -1,6 +1,6 @@
 """Sets the fields of a configuration that depend on the data (`config.by_data` has the rules)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import ml_collections
 import numpy as np
@@ -14,7 +14,7 @@ from tssr_jax.data_pipeline.gate_rows import had_before
 from tssr_jax.data_pipeline.prepare import prepare
 from tssr_jax.data_pipeline.splits import Targets
 from tssr_jax.data_pipeline.store import SequenceStore, open_store
-from tssr_jax.data_pipeline.windows import held_out_items
+from tssr_jax.data_pipeline.windows import TrainWindows, held_out_items
 from tssr_jax.memory.co_occurrence import training_events
 from tssr_jax.memory.tables import chosen_fading
 from tssr_jax.parallel import processes
@@ -24,13 +24,19 @@ _MOST_USERS = 20_000
 
 
 def adapted(
-    config: ml_collections.ConfigDict, say: Callable[[str], None] = print
+    config: ml_collections.ConfigDict,
+    say: Callable[[str], None] = print,
+    begun: epath.Path | None = None,
+    *,
+    has_texts: bool = True,
 ) -> ml_collections.ConfigDict:
     """The configuration with a value for each field that is open; itself if there is none.
 
     Args:
       config: the configuration, whose data are prepared if they are not yet.
       say: is told what was chosen.
+      begun: workdir of the run, if it goes on: it keeps what was chosen when it began.
+      has_texts: whether items have texts.
 
     Raises:
       UserError: if the configuration or the data make no sense.
@@ -39,15 +45,16 @@ def adapted(
     if not names:
         return config
     validate_config(config)
+    if begun is not None:
+        return _with_values(config, names, begun)
     with processes.first_goes_first("prepare"):
         data = prepare(config.data)
     sequences = open_store(data, config)
     if config.train.warm_start:  # the model is that of the other run, whatever the data are now
-        there = flattened(load_config(epath.Path(config.train.warm_start).expanduser()))
-        config = config.copy_and_resolve_references()
-        of_model = {name: there[name] for name in names if name.startswith("model.")}
-        config.update_from_flattened_dict(of_model)
-    facts = _facts(config, sequences, data.num_items)
+        other = epath.Path(config.train.warm_start).expanduser()
+        of_model = [name for name in names if name.startswith("model.")]
+        config = _with_values(config, of_model, other)
+    facts = _facts(config, sequences, data.num_items)._replace(has_texts=has_texts)
     whole = filled(config, facts)
     fields = flattened(whole)
     chosen = ", ".join(f"{name}={fields[name]}" for name in names)
@@ -56,6 +63,16 @@ def adapted(
         f"{facts.repeats:.1%} of the newest are repeats. Settings that fit: {chosen}"
     )
     return whole
+
+
+def _with_values(
+    config: ml_collections.ConfigDict, names: Sequence[str], workdir: epath.Path
+) -> ml_collections.ConfigDict:
+    """The configuration with the values that some fields have in the run of `workdir`."""
+    there = flattened(load_config(workdir))
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict({name: there[name] for name in names})
+    return config
 
 
 def _facts(config: ml_collections.ConfigDict, sequences: SequenceStore, num_items: int) -> Facts:
@@ -68,13 +85,14 @@ def _facts(config: ml_collections.ConfigDict, sequences: SequenceStore, num_item
         events = training_events(sequences, held_out_items(config, num_items))
         fading = chosen_fading(events, num_items, settings, config.data.cache_dir)
     median = float(np.median(trained[trained > 0]))
-    targets = np.maximum(trained - 1, 0)
-    a_window = targets.max(initial=1) if median < LONG else config.model.max_length
+    kind = config.train.windows or ("last" if median < LONG else "strided")
+    length = config.model.max_length
+    stride = config.train.window_stride or length
     return Facts(
         median,
         float(repeats.mean()) if several.size else 0.0,
         fading,
-        float(np.ceil(targets / a_window).sum()),
+        TrainWindows(trained, kind, length, stride).number,
     )
 
 

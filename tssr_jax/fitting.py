@@ -8,7 +8,9 @@ from typing import Any
 import ml_collections
 import numpy as np
 import polars as pl
+from etils import epath
 
+from tssr_jax.adapting import adapted
 from tssr_jax.config import flattened, load
 from tssr_jax.config.choices import reads_content
 from tssr_jax.config.fields import unknown_field
@@ -25,8 +27,6 @@ from tssr_jax.training.loop import train
 _DATA, _TITLE = "fit_data", "title"
 # Fields that `fit` sets by itself.
 _OWN = ("data.source", "data.raw_dir", "data.edition", "baseline.kind")
-# Of a model whose items have no texts.
-_NO_WORDS = {"model.memory": ("co_occurrence", "popularity", "repeats"), "model.id_neighbours": 0}
 
 
 def fit(
@@ -91,6 +91,8 @@ def fit(
     if of_users is not None:
         frames["users"] = with_whole_ids(of_users, of_users.columns)
     _write(folder, frames)
+    begun = epath.Path(folder) if (folder / FILE_NAME).exists() else None
+    config = adapted(config, begun=begun, has_texts=_reads_texts(config))
     if train(config, folder) is None:
         kept = "Nothing was kept: give a workdir, and" if temporary else f"{folder} is kept:"
         raise UserError(f"Training was stopped. {kept} the next call with it goes on.")
@@ -102,12 +104,12 @@ def fit(
 def _of_columns(items: pl.DataFrame | None) -> dict[str, Any]:
     """Fields that the columns of items decide."""
     if items is None:
-        return {"model.streams": ("id",), **_NO_WORDS}
+        return {"model.streams": ("id",)}
     if VECTORS not in items.columns:
         return {}
     if _TITLE in items.columns:
         return {"content.modalities": ("text", "vectors")}
-    return {"content.modalities": ("vectors",), **_NO_WORDS}
+    return {"content.modalities": ("vectors",)}
 
 
 def _of_users(users: pl.DataFrame | None, settings: dict[str, Any]) -> dict[str, Any]:
@@ -120,8 +122,7 @@ def _of_users(users: pl.DataFrame | None, settings: dict[str, Any]) -> dict[str,
 
 def _reads_texts(config: ml_collections.ConfigDict) -> bool:
     by_content = reads_content(config.model.streams) and "text" in config.content.modalities
-    memory = config.model.memory
-    by_words = memory is None or "words" in memory
+    by_words = "words" in (config.model.memory or ())
     return by_content or by_words or bool(config.data.text_fields)
 
 

@@ -172,7 +172,7 @@ def test_ids_alone(frames, small, tmp_path):
     settings = {name: value for name, value in small.items() if name != "content"}
     recommender = fit(frames[0], workdir=tmp_path / "run", **settings)
     assert recommender.model.streams == ("id",)
-    assert recommender.model.memory == ("co_occurrence", "popularity", "repeats")
+    assert recommender.model.memory == ("co_occurrence", "popularity")
     (found,) = recommender.recommend([["i1", "i2"]], top_k=3)
     assert len(found.items) == 3
 

@@ -80,12 +80,14 @@ class Facts(NamedTuple):
       repeats: share of the users' newest training items that they had before.
       fading: see `memory.choosing`.
       windows: number of training windows.
+      has_texts: whether items have texts.
     """
 
     median_length: float = 0.0
     repeats: float = 0.0
     fading: float = 0.0
     windows: float = math.inf
+    has_texts: bool = True
 
 
 _FACTS = Facts()
@@ -122,16 +124,19 @@ def filled(config: ml_collections.ConfigDict, facts: Facts = _FACTS) -> ml_colle
     keep_seen = config.evaluate.keep_seen
     if keep_seen is None:
         keep_seen = facts.repeats > MANY_REPEATS
+    left_out = {"words"} if not facts.has_texts else set()
+    left_out |= {"repeats"} if not keep_seen else set()
     values: dict[str, Any] = {
         **by_length,
         "train.window_stride": config.model.max_length,
         "memory.fading": facts.fading,
         "evaluate.keep_seen": keep_seen,
-        "model.memory": tuple(name for name in MEMORIES if keep_seen or name != "repeats"),
+        "model.memory": tuple(name for name in MEMORIES if name not in left_out),
     }
     while values["train.batch_size"] > max(_SMALLEST_BATCH, facts.windows / _STEPS_PER_EPOCH):
         values["train.batch_size"] //= 2
-    if tuple(config.model.streams) == ("content",) or config.optimizer.lazy_rows:
+    no_ids = tuple(config.model.streams) == ("content",) or config.optimizer.lazy_rows
+    if no_ids or not facts.has_texts:
         values["model.id_neighbours"] = 0
     whole.update_from_flattened_dict({name: values[name] for name in names})
     return whole

@@ -36,10 +36,9 @@ from tssr_jax.run import Run
 _MONTH = 30 * MINUTES_PER_DAY
 # Equal scores are ordered by popularity, whose share of a score is at most this.
 _POPULARITY_SHARE = 1e-6
-# More than any popularity's share, and so small that float32 holds the sum of both.
-_OWN_ITEM = np.float32(1e-3)
-# How much item-kNN adds of `memory.repeats`: 0.1 is worse, 1 no better on all of three data sets
-# (docs/results/repeats.md).
+# More than any popularity's share, and so small that float32 tells the sums of both apart.
+_OWN_ITEM = np.float32(2 * _POPULARITY_SHARE)
+# How much item-kNN adds of `memory.repeats` (docs/results/repeats.md).
 _REPEATS = np.float32(0.3)
 
 

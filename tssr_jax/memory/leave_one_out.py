@@ -2,8 +2,8 @@
 
 A memory counts training interactions. If the item that a gate learns to predict is one of them, the
 user's own pairs point at it. Here they are taken out again: from `c_ij` the weight of the user's
-pair, and from `n_i` and `n_j` the user. An item that the user had before counts at its first time,
-so nothing that was counted is of the next item: there is nothing to take out.
+pair, and from `n_i` and `n_j` the user. An item counts at its first time. If the user had it
+before, the next item itself is not counted, and nothing is taken out.
 """
 
 from typing import NamedTuple

@@ -12,8 +12,8 @@ import numpy as np
 from tssr_jax.memory.co_occurrence import Events
 from tssr_jax.memory.scores import Neighbours
 
-# How much an item counts relative to one a place newer. 0.9 to 1 are alike on groceries; 0.75, as
-# for co-occurrence, is worse everywhere (docs/results/repeats.md).
+# How much an item counts relative to one a place newer; 0.75, as for co-occurrence, is worse
+# (docs/results/repeats.md).
 DECAY = 0.97
 # An item's own rate counts as much as that of all items if so many users took it.
 _SHRINKAGE = 10
@@ -54,6 +54,8 @@ def repeat_table(events: Events, num_items: int) -> Neighbours:
 
 def rates_without_own(events: Events, labels: np.ndarray, before: np.ndarray) -> np.ndarray:
     """Rates of users' next items, as if these were not among the training interactions.
+
+    The mean rate of all items stays. An item that is new to its user has no score anyway.
 
     Args:
       events: the training interactions, the next items included.

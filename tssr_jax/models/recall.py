@@ -166,7 +166,7 @@ def memory_scores(
         if name in memories.tables:
             of, weights = memories.tables[name], recalled.weights_of(name)
             return neighbour_scores(of, recalled.items, weights, catalogue)
-        assert memories.popularity is not None
+        assert name == "popularity" and memories.popularity is not None
         return catalogue.own_columns(popularity_at(memories.popularity, recalled.newest))
 
     return [scores(name) for name in names]

@@ -115,7 +115,7 @@ def _ablation() -> tuple[Variant, ...]:
         Variant("concatenation in place of the gate", {"model.mixing": "concatenation"}),
         Variant("no cross-attention", {"model.num_cross_layers": 0}),
         Variant("no memories", {"model.memory": ()}),
-        Variant("no memory of popularity", {"model.memory": ("co_occurrence", "words")}),
+        Variant("co-occurrence and words alone", {"model.memory": ("co_occurrence", "words")}),
         Variant("no shared id vectors", {"model.id_neighbours": 0}),
         Variant("one order of items of one time", {"model.tie_orders": 1}),
         *(Variant(name, changes) for name, changes in habits.items()),

@@ -35,7 +35,8 @@ def gate_inputs(run: Run) -> GateInputs | None:
     if not len(rows.users):
         raise UserError(
             "--config.model.memory needs users with 5 interactions at least whose newest training "
-            "item, from which its gate learns, is new to them; there are none. Set it to ()."
+            "item, from which its gate learns, may be recommended to them: it is new to them, or "
+            "--config.evaluate.keep_seen is True. There are none. Set it to ()."
         )
     events = training_events(run.sequences, held_out_items(config, run.data.num_items))
     counted = counted_memories(run.model.memory)

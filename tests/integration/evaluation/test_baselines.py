@@ -82,8 +82,8 @@ def test_what_is_taken_again_counts_by_hand(tmp_path):
 
     own, _ = scores("own_items")
     expected = np.zeros(run.data.num_items + 1)
-    expected[[3, 5]] = [2e-3, 1e-3]
-    np.testing.assert_allclose(own, expected, atol=1e-9)
+    expected[[3, 5]] = [4e-6, 2e-6]
+    np.testing.assert_allclose(own, expected, atol=1e-11)
     both, params = scores("item_knn")
     # Nobody takes an item twice here: all rates are 0. With one of 0.5 for each:
     np.testing.assert_array_equal(params["again"].likeness, 0)

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from tests.integration.recommending.test_export import HISTORIES, run_elsewhere
-from tests.support.raw_data import tiny_config
+from tests.support.raw_data import take_again, tiny_config
 from tssr_jax.errors import UserError
 from tssr_jax.recommending import onnx_program
 from tssr_jax.recommending.export import ExportRequest, run_export
@@ -40,17 +40,24 @@ def test_two_streams_with_memories(tmp_path):
     check(tmp_path, memory=memories, id_neighbours=3, tie_orders=2, mixing="experts", head="tied")
 
 
+def test_what_is_taken_again(tmp_path):
+    memories = ("popularity", "repeats")
+    check(tmp_path, keep_seen=True, again=True, memory=memories, head="tied")
+
+
 def test_a_head_that_reads_content_and_seen_items(tmp_path):
     check(tmp_path, keep_seen=True, head="content")
 
 
-def check(folder, *, keep_seen=False, **model):
+def check(folder, *, keep_seen=False, again=False, **model):
     """Trains a step, exports, and compares lists of histories of several numbers and lengths."""
     if not HAS_ONNX:
         pytest.skip("jax2onnx is not installed")
     config = tiny_config(folder)
     config.model.update(model)
     config.evaluate.keep_seen = keep_seen
+    if again:
+        take_again(config)
     config.memory.neighbours = 6
     config.train.num_epochs = 1
     train(config, folder / "run")

@@ -4,13 +4,13 @@ import csv
 import dataclasses
 import itertools
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support.raw_data import take_again
 from tests.support.runs import assert_same_run, final_state, metrics_of
 from tests.support.with_memories import config_of, fixture_recommender, fixture_workdir
 from tssr_jax.config.choices import MEMORIES
@@ -38,20 +38,6 @@ from tssr_jax.training.loop import train, train_batches
 MINUTE = 60.0
 
 __all__ = ["fixture_recommender", "fixture_workdir"]
-
-
-def with_repeats(config):
-    """Half of the users walk along the items, the others go round three of them."""
-    rows = [
-        f"u{user},i{(user + (step % 3 if user % 2 else step)) % 9},{60 * step}"
-        for user in range(40)
-        for step in range(7 if user % 3 else 8)
-    ]
-    path = Path(config.data.raw_dir) / "interactions.csv"
-    path.write_text("\n".join(["user,item,timestamp", *rows]) + "\n")
-    config.data.min_item_interactions = 1
-    config.evaluate.keep_seen = True
-    return config
 
 
 def dense_scores(workdir, history, minutes):
@@ -186,7 +172,7 @@ def test_without_memories_there_is_nothing_of_them(tmp_path):
 
 @pytest.mark.parametrize("way", [("pmap", 4, 1), ("shard_map", 4, 1), ("shard_map", 6, 3)], ids=str)
 def test_gradients_do_not_depend_on_the_devices(tmp_path, way):
-    config = with_repeats(config_of(tmp_path, **{"model.tie_orders": 3}))
+    config = take_again(config_of(tmp_path, **{"model.tie_orders": 3}))
     results = []
     for devices in (Devices("pmap", 1), Devices(*way)):
         config.update(parallel=way[0], num_devices=devices.num_devices)
@@ -340,8 +326,8 @@ def test_an_item_that_the_user_had_before_is_no_label(tmp_path):
 
 
 def test_labels_that_users_had_before_have_scores_without_themselves(tmp_path):
-    """Of each memory that counts: as if the label were not among the interactions."""
-    config = with_repeats(config_of(tmp_path))
+    """By repeats: as if the label were not among the interactions."""
+    config = take_again(config_of(tmp_path))
     run = build_run(config)
     found = gate_inputs(run).arrays["label_scores"]
     rows = gate_rows(run.sequences, config, run.data.num_items)
@@ -352,16 +338,12 @@ def test_labels_that_users_had_before_have_scores_without_themselves(tmp_path):
         ends[user] -= 1
         without = training_events(run.sequences, None, ends)
         ends[user] += 1
-        had = 0.97 ** places_of(rows, row) * (rows.items[row] == rows.labels[row])
+        places = np.arange(rows.items.shape[1])[::-1]  # no two are of one time
+        had = 0.97**places * (rows.items[row] == rows.labels[row])
         rate = repeat_rates(without, run.data.num_items)[rows.labels[row]]
         scale = scale_of(repeat_table(whole, run.data.num_items))
         # The label counts among all interactions: in the mean rate, which differs by 1 in 200.
         np.testing.assert_allclose(found[row, 1], had.sum() * rate / scale, rtol=0.02)
-
-
-def places_of(rows, row):
-    """The place of each item of a row, as many as columns; no two are of one time here."""
-    return np.arange(rows.items.shape[1])[::-1]
 
 
 @pytest.mark.parametrize("held_back", [1, 2])

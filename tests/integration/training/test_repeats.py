@@ -1,11 +1,16 @@
 """Users who take their own few items again and again: what the memory of repeats brings."""
 
 import csv
+import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.support.raw_data import tiny_config
+from tssr_jax.memory.scores import Neighbours
+from tssr_jax.models.apply import score
+from tssr_jax.models.recall import GATE
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.training.loop import train
 
@@ -52,5 +57,29 @@ def test_what_is_taken_again_comes_first(tmp_path, capsys, own):
     assert {x.item for x in shown.items} == {*history}
     (hidden,) = recommender.recommend([history], top_k=3, keep_seen=False)
     assert not {x.item for x in hidden.items} & {*history}
+    check_scores(recommender, [*history, history[1]])
     ((reason,),) = recommender.because(history, history[:1])
     assert (reason.item, reason.memory) == (history[0], "repeats") and reason.score > 0
+
+
+def check_scores(recommender, history):
+    """What the memory adds to each item's score, by the formulas, in loops."""
+    run, (params, content, _) = recommender.run, recommender.tables
+    classes = [run.data.item_ids.index(item) + 1 for item in history]
+    batch = jnp.array([classes]), content, jnp.array([[1, 2, 3, 4]])
+    table = content.memories.tables["repeats"]
+    nothing = Neighbours(table.classes, jnp.zeros_like(table.likeness))
+    without = content.memories._replace(tables={"repeats": nothing})
+    without = dataclasses.replace(content, memories=without)
+    found = score(run.model, params, batch[0], *batch[1:])
+    added = np.asarray(found - score(run.model, params, batch[0], without, batch[2]))[0]
+    gate = {name: 10 * np.asarray(values) for name, values in params[GATE].items()}
+    factors = np.exp(np.array([1.0, np.log(4) - 1, 0.0]) @ gate["factors"])
+    frequency, expected = np.asarray(content.memories.frequency), np.zeros(added.size)
+    for item in classes:
+        taken = sum(0.97 ** (3 - place) for place in range(4) if classes[place] == item)
+        rate = np.asarray(table.likeness)[item, 0]
+        trust = 0.6 * factors[-2] * np.exp(gate["frequency"][1] * frequency[item])
+        expected[item] = trust * np.log1p(5 * factors[-1] * rate * taken)
+    assert expected[classes].min() > 0.1
+    np.testing.assert_allclose(added[1:], expected[1:], rtol=1e-3, atol=1e-4)

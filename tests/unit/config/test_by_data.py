@@ -53,6 +53,9 @@ def test_what_the_command_line_sets_stays():
     assert whole.evaluate.keep_seen and whole.model.d_ffn == 256
     assert whole.model.memory == ("co_occurrence", "words", "popularity", "repeats")
     assert filled(fitted(**{"model.memory": ()}), Facts(4)).model.memory == ()
+    without = filled(fitted(), Facts(4, 0.2, has_texts=False)).model
+    assert without.memory == ("co_occurrence", "popularity", "repeats")
+    assert without.id_neighbours == 0
     with pytest.raises(UserError, match="which 4 heads"):
         validate_config(fitted(**{"model.d_model": 30}))
 
