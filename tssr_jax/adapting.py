@@ -50,10 +50,10 @@ def adapted(
     with processes.first_goes_first("prepare"):
         data = prepare(config.data)
     sequences = open_store(data, config)
-    if config.train.warm_start:  # the model is that of the other run, whatever the data are now
-        other = epath.Path(config.train.warm_start).expanduser()
+    if other := config.train.warm_start or config.train.init_from:
+        # The model is that of the other run, whatever the data are now.
         of_model = [name for name in names if name.startswith("model.")]
-        config = _with_values(config, of_model, other)
+        config = _with_values(config, of_model, epath.Path(other).expanduser())
     facts = _facts(config, sequences, data.num_items)._replace(has_texts=has_texts)
     whole = filled(config, facts)
     fields = flattened(whole)

@@ -124,16 +124,25 @@ def test_what_can_not_be_carried(configs, tmp_path):
         train(second, tmp_path / "c")
 
 
-def test_the_model_is_that_of_the_run_before(configs, tmp_path):
+@pytest.mark.parametrize("field", ["warm_start", "init_from"])
+def test_the_model_is_that_of_the_run_before(configs, tmp_path, field):
     """Whatever the data are now: open fields of the model are not chosen anew."""
     first, second = configs
     train(first, tmp_path / "a")
     config = csv.get_config(second.data.raw_dir)
     config.data.cache_dir = second.data.cache_dir
     config.content = second.content
-    config.train.warm_start = str(tmp_path / "a")
+    config.train[field] = str(tmp_path / "a")
     found = adapted(config)
-    names = ("d_model", "d_ffn", "num_heads", "dropout_rate", "id_neighbours", "tie_orders")
+    names = (
+        "d_model",
+        "d_ffn",
+        "num_heads",
+        "dropout_rate",
+        "id_neighbours",
+        "tie_orders",
+        "memory",
+    )
     assert [found.model[n] for n in names] == [first.model[n] for n in names]
     assert found.train.batch_size == 16
 
