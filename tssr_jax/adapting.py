@@ -8,7 +8,7 @@ from etils import epath
 
 from tssr_jax.config.by_data import LONG, Facts, filled, open_fields
 from tssr_jax.config.fields import flattened
-from tssr_jax.config.saved import load_config
+from tssr_jax.config.saved import FILE_NAME, load_config
 from tssr_jax.config.validation import validate_config
 from tssr_jax.data_pipeline.gate_rows import had_before
 from tssr_jax.data_pipeline.prepare import prepare
@@ -26,7 +26,7 @@ _MOST_USERS = 20_000
 def adapted(
     config: ml_collections.ConfigDict,
     say: Callable[[str], None] = print,
-    begun: epath.Path | None = None,
+    workdir: epath.Path | None = None,
     *,
     has_texts: bool = True,
 ) -> ml_collections.ConfigDict:
@@ -35,7 +35,7 @@ def adapted(
     Args:
       config: the configuration, whose data are prepared if they are not yet.
       say: is told what was chosen.
-      begun: workdir of the run, if it goes on: it keeps what was chosen when it began.
+      workdir: of the run. If it has begun, it keeps what was chosen then.
       has_texts: whether items have texts.
 
     Raises:
@@ -45,8 +45,8 @@ def adapted(
     if not names:
         return config
     validate_config(config)
-    if begun is not None:
-        return _with_values(config, names, begun)
+    if workdir is not None and (workdir / FILE_NAME).exists():
+        return _with_values(config, names, workdir)
     with processes.first_goes_first("prepare"):
         data = prepare(config.data)
     sequences = open_store(data, config)

@@ -91,8 +91,7 @@ def fit(
     if of_users is not None:
         frames["users"] = with_whole_ids(of_users, of_users.columns)
     _write(folder, frames)
-    begun = epath.Path(folder) if (folder / FILE_NAME).exists() else None
-    config = adapted(config, begun=begun, has_texts=_reads_texts(config))
+    config = adapted(config, workdir=epath.Path(folder), has_texts=_reads_texts(config))
     if train(config, folder) is None:
         kept = "Nothing was kept: give a workdir, and" if temporary else f"{folder} is kept:"
         raise UserError(f"Training was stopped. {kept} the next call with it goes on.")

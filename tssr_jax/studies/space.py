@@ -15,6 +15,11 @@ _FORM = (
 )
 
 
+# What baselines read; popularity reads nothing.
+_OF_BASELINES = {
+    "nearest_texts": ("memory.decay", "memory.neighbours", "model.max_length"),
+    "own_items": ("model.max_length",),
+}
 # Fields that only models with two streams read, and fields that only models with content read.
 _OF_TWO_STREAMS = (
     "loss.lambda_user",
@@ -69,11 +74,10 @@ class Dimension(NamedTuple):
 def counts(field: str, config: ml_collections.ConfigDict) -> bool:
     """Whether a configuration reads a field: other baselines, or a single stream, do not."""
     kind = config.baseline.kind
+    if kind == "item_knn":
+        return field.startswith("memory.") or field == "model.max_length"
     if kind:
-        of_words = field in {"memory.decay", "memory.neighbours"} and kind == "nearest_texts"
-        of_neighbours = field.startswith("memory.") and kind == "item_knn"
-        reads = kind in {"nearest_texts", "own_items", "item_knn"} and field == "model.max_length"
-        return of_words or of_neighbours or reads
+        return field in _OF_BASELINES.get(kind, ())
     if field.startswith("memory."):  # a model weighs words by its gate
         memory = config.model.memory
         return (memory is None or len(memory) > 0) and field != "memory.words"

@@ -23,12 +23,13 @@ from tssr_jax.parallel import collectives
 PERIOD = 4
 # Histories of such a gradient.
 ROWS = 64
-# Memories that count whose next item a history's is; the rows have what they say without it.
+# These memories have counted the labels. Their scores of the labels come with the rows, computed
+# as if the labels were not counted.
 _COUNTED = ("co_occurrence", "repeats")
 
 
 def counted_memories(memory: Sequence[str]) -> tuple[str, ...]:
-    """Those of a model's memories whose scores of the labels come with the rows, in this order."""
+    """The memories of a model that have counted the labels; columns of `label_scores`."""
     return tuple(name for name in memory if name in _COUNTED)
 
 

@@ -40,12 +40,14 @@ def gate_inputs(run: Run) -> GateInputs | None:
         )
     events = training_events(run.sequences, held_out_items(config, run.data.num_items))
     counted = counted_memories(run.model.memory)
-    scores = [_label_scores(name, run, rows, events) for name in counted]
+    scores = np.zeros((len(rows.users), len(counted)), np.float32)
+    for i, name in enumerate(counted):
+        scores[:, i] = _label_scores(name, run, rows, events)
     arrays = {
         "item_sequence": rows.items,
         "times": rows.times,
         "labels": rows.labels,
-        "label_scores": np.stack([np.zeros(len(rows.users)), *scores], 1)[:, 1:].astype(np.float32),
+        "label_scores": scores,
     }
     return GateInputs(arrays | rows.side, ROWS, PERIOD)
 

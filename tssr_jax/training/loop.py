@@ -101,8 +101,8 @@ def _train(
     config: ml_collections.ConfigDict, workdir: epath.Path, stop: StopRequest | None
 ) -> dict[str, float | int] | None:
     console = make_console(quiet=not processes.is_first())
+    config = adapted(config, console.print, workdir)
     resuming = (workdir / FILE_NAME).exists()
-    config = adapted(config, console.print, workdir if resuming else None)
     if resuming:
         require_same_config(config, workdir)
 
