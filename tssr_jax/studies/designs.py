@@ -238,7 +238,7 @@ STUDIES = {
     "efficiency": Study("What do two streams cost?", _efficiency()),
     "baselines": Study("Is it better than what is simpler?", _baselines(), by_group=True),
     "improvements": Study("What makes it better than the paper's?", _improvements()),
-    "text": Study("What has to be known of a text?", _text(), fewer_fields=True),
+    "text": Study("How much must the model know of a text?", _text(), fewer_fields=True),
     "transfer": Study(
         "What does content that was learnt on other data bring?",
         _transfer(),
