@@ -19,7 +19,7 @@ from tssr_jax.memory.co_occurrence import training_events
 from tssr_jax.memory.tables import chosen_fading
 from tssr_jax.parallel import processes
 
-# As many users tell the share of repeats.
+# The share of repeats is estimated from at most this many users.
 _MOST_USERS = 20_000
 
 

@@ -15,7 +15,6 @@ from tssr_jax.config import flattened, load
 from tssr_jax.config.choices import reads_content
 from tssr_jax.config.fields import unknown_field
 from tssr_jax.config.saved import FILE_NAME
-from tssr_jax.data_pipeline import fetching
 from tssr_jax.data_pipeline.sources.delimited import require_columns
 from tssr_jax.data_pipeline.sources.tables import VECTORS
 from tssr_jax.errors import UserError, shown
@@ -83,7 +82,8 @@ def fit(
         require_columns(events.columns, [item], Path("interactions"), hint)
         described = events.select(item).unique(maintain_order=True)
     described = with_whole_ids(described, (item,))
-    if _TITLE not in described.columns and not _reads_texts(config):
+    has_texts = _TITLE in described.columns or bool(config.data.text_fields)
+    if not has_texts and not _reads_texts(config):
         described = described.with_columns(pl.lit("").alias(_TITLE))
     if of_users is None and config.data.user_fields:
         raise UserError("data has user_fields: give the DataFrame that has them, users=...")
@@ -91,7 +91,7 @@ def fit(
     if of_users is not None:
         frames["users"] = with_whole_ids(of_users, of_users.columns)
     _write(folder, frames)
-    config = adapted(config, workdir=epath.Path(folder), has_texts=_reads_texts(config))
+    config = adapted(config, workdir=epath.Path(folder), has_texts=has_texts)
     if train(config, folder) is None:
         kept = "Nothing was kept: give a workdir, and" if temporary else f"{folder} is kept:"
         raise UserError(f"Training was stopped. {kept} the next call with it goes on.")
@@ -122,7 +122,7 @@ def _of_users(users: pl.DataFrame | None, settings: dict[str, Any]) -> dict[str,
 def _reads_texts(config: ml_collections.ConfigDict) -> bool:
     by_content = reads_content(config.model.streams) and "text" in config.content.modalities
     by_words = "words" in (config.model.memory or ())
-    return by_content or by_words or bool(config.data.text_fields)
+    return by_content or by_words
 
 
 def _update(
@@ -156,7 +156,7 @@ def _write(folder: Path, frames: dict[str, pl.DataFrame]) -> None:
             frame.write_parquet(part / f"{name}.parquet")
         if data.is_dir() and all(
             (data / path.name).is_file()
-            and fetching.file_sha256(path) == fetching.file_sha256(data / path.name)
+            and pl.read_parquet(path).equals(pl.read_parquet(data / path.name))
             for path in part.iterdir()
         ):
             return

@@ -30,6 +30,7 @@ from tssr_jax.data_pipeline.gate_rows import trained_lengths
 from tssr_jax.data_pipeline.input_pipeline import NOTHING_TO_TRAIN_ON
 from tssr_jax.data_pipeline.prepare import PreparedData, prepare
 from tssr_jax.data_pipeline.profiles import sizes
+from tssr_jax.data_pipeline.splits import trained_before
 from tssr_jax.data_pipeline.store import SequenceStore, open_store
 from tssr_jax.data_pipeline.windows import held_out_items
 from tssr_jax.engine import IN_PROCESS, Engine
@@ -154,8 +155,8 @@ class ItemArrays(NamedTuple):
     categories: tuple[str, ...] = ()
 
 
-# Called with the data, what the model reads of its items, and the key of their content.
-OnArrays = Callable[[PreparedData, ItemArrays, str], None]
+# Called with the users, what the model reads of items, and the key of their content.
+OnArrays = Callable[[Users, ItemArrays, str], None]
 
 
 def build_run(
@@ -209,9 +210,9 @@ def build_run(
     keys = {name: table.key for name, table in features.items()}
     keys |= {name: prepared.key for name, prepared in encoders.items()}
     key = "-".join(keys[name] for name in sorted(keys))
-    if on_arrays:
-        on_arrays(data, arrays, key)
     users = Users(data, sequences)
+    if on_arrays:
+        on_arrays(users, arrays, key)
     return assembled(config, data, lambda: users, arrays, key, encoders)
 
 
@@ -318,15 +319,20 @@ def _prepare_content(
     return make(data.images, config.data.raw_dir, settings, cache_dir, engine)
 
 
-def save_data_report(data: PreparedData, content_key: str, workdir: epath.Path) -> None:
+def save_data_report(
+    users: Users, config: ml_collections.ConfigDict, content_key: str, workdir: epath.Path
+) -> None:
     """Writes workdir/data.json: which data the run was trained on.
 
     Args:
-      data: the prepared data set.
+      users: the data.
+      config: of the run.
       content_key: identifies the content.
       workdir: the run's folder.
     """
+    data = users.data
     report = {
+        "trained_before": trained_before(users.sequences.splits, config.evaluate.held_out),
         "key": data.key,
         "records": digests.of_records(data.folder),
         "num_users": data.num_users,

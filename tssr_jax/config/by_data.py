@@ -51,9 +51,9 @@ _SHORT_HISTORIES = {
     "train.time_noise": (0.0, 7.0, 30.0, 1e6),
     "train.windows": "last",
 }
-# Whole histories, in many steps of small batches. There is little padding to save, and each number
-# of packed rows is compiled by itself. A width of 128 learns more in an epoch, which
-# takes twice as long.
+# Strided windows cover whole histories, in many steps of small batches. They are not packed: there
+# is little padding to save, and each number of packed rows has to be compiled. With a width of 128
+# an epoch would take twice as long.
 _LONG_HISTORIES = {
     "model.d_ffn": 128,
     "model.d_model": 64,

@@ -129,13 +129,9 @@ def _text() -> ml_collections.ConfigDict:
     # Rank of low-rank adapters (LoRA) of these layers' attention, which are then trained in place
     # of the layers themselves; 0 is none.
     text.lora_rank = 0
-    # The output of adapters is scaled by lora_alpha / lora_rank.
-    text.lora_alpha = 16.0
-    # Adam's step size for the encoder's top layer. (Adapters start at zero and need larger steps,
-    # e.g. 1e-3.)
+    # Adam's step size for the encoder's top layer; each lower layer has 0.9 of the next one's.
+    # (Adapters start at zero and need larger steps, e.g. 1e-3.)
     text.learning_rate = 5e-5
-    # Ratio of a layer's step size to the next higher layer's.
-    text.layer_decay = 0.9
     # Texts lie side by side in rows that are as long as the longest of them. A device keeps what it
     # computed for this many rows of a step, and computes it again for further rows: fewer rows need
     # less memory, and more time.
@@ -151,10 +147,8 @@ def _image() -> ml_collections.ConfigDict:
     # Stages of the encoder that are trained with the model, from the top (ResNets have 4): 0
     # keeps it frozen, -1 trains all of them and the stem.
     image.trained_stages = 0
-    # Adam's step size for the encoder's top stage.
+    # Adam's step size for the encoder's top stage; each lower stage has 0.9 of the next one's.
     image.learning_rate = 5e-5
-    # Ratio of a stage's step size to the next higher stage's.
-    image.layer_decay = 0.9
     # Images encoded at a time on a device.
     image.micro_batch = 16
     return image
@@ -216,8 +210,6 @@ def _model() -> ml_collections.ConfigDict:
     # Inputs of matrix products: "float32", or "bfloat16" (faster and smaller on TPUs and GPUs).
     # Parameters, sums over layers, norms, softmaxes, losses and "gru" layers are float32 with both.
     model.compute_dtype = "float32"
-    # Initial value of the scalars that weigh a block's sublayers: almost 0 as in the paper.
-    model.residual_init = 1e-8
     # Keep the blocks' matrix products for the gradient. False recomputes them, which saves memory
     # for large batches of long windows. Results do not differ.
     model.keep_products = True

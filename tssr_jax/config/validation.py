@@ -22,6 +22,7 @@ from tssr_jax.config.fields import flattened
 from tssr_jax.errors import UserError, shown
 
 _AT_LEAST = {
+    "seed": 0,
     "num_devices": 0,
     "model_devices": 1,
     "model.d_model": 1,

@@ -19,6 +19,8 @@ from tssr_jax.parallel.collectives import Axis
 
 # The layers of a BERT that LoRA adapts: those of attention.
 ADAPTED = ("query", "key", "value", "attention_output")
+# The output of adapters is scaled by this, divided by their rank.
+_LORA_ALPHA = 16.0
 
 
 class TextInputs(NamedTuple):
@@ -51,7 +53,6 @@ class TrainedText:
       micro_batch: rows of a step whose activations are kept; further rows are encoded a quarter of
         that at a time, and their activations are computed again in the backward pass.
       lora_rank: rank of the adapters; 0 trains the layers themselves.
-      lora_alpha: adapters are scaled by lora_alpha / lora_rank.
     """
 
     bert: Bert
@@ -60,7 +61,6 @@ class TrainedText:
     row_length: int
     micro_batch: int
     lora_rank: int = 0
-    lora_alpha: float = 1.0
 
     @property
     def width(self) -> int:
@@ -169,7 +169,7 @@ class TrainedText:
         """Parameters of the layers that run: the trained ones, or the base plus adapters."""
         if not self.lora_rank:
             return params
-        scale = self.lora_alpha / self.lora_rank
+        scale = _LORA_ALPHA / self.lora_rank
         weights = dict(base)
         for name, modules in params.items():
             weights[name] = dict(base[name])

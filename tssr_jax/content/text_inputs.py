@@ -156,7 +156,6 @@ def prepare_text(
         _row_length(lengths[lengths > 0]),
         settings.micro_batch,
         settings.lora_rank,
-        settings.lora_alpha,
     )
     key = features_key(texts, folder, settings)
     params, base = encoder.split(jax.tree.map(np.asarray, whole.params), jax.random.key(seed))

@@ -1,4 +1,4 @@
-"""What evaluation counts: popularity of items, answers of the day of the item before."""
+"""Counts for evaluation: how often training saw items; which answers share a day with the last."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from tssr_jax.data_pipeline.gate_rows import had_before, trained_lengths
 from tssr_jax.data_pipeline.splits import MINUTES_PER_DAY, EvalSplit
-from tssr_jax.data_pipeline.store import SequenceStore, users_in_chunks
+from tssr_jax.data_pipeline.store import SequenceStore, in_chunks, users_in_chunks
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.data_pipeline.windows import held_out_items, without_items
 
@@ -20,13 +20,15 @@ def training_counts(
     Windows of a user overlap; each position of a sequence that is in any window counts once.
     """
     ends = trained_lengths(store, config)
-    longest = int(ends.max())
+    users = np.flatnonzero(ends >= 2)
+    lengths = ends[users]
     if config.train.windows == "last":
-        longest = min(longest, config.model.max_length + 1)
+        lengths = np.minimum(lengths, config.model.max_length + 1)
     counts = np.zeros(num_items + 1, np.int64)
     held_out = held_out_items(config, num_items)
-    for users in users_in_chunks(np.flatnonzero(ends >= 2), longest):
-        windows = store.rows(users).windows(tf.constant(ends[users.numpy()]), longest)
+    for some, longest in in_chunks(lengths):
+        rows = store.rows(tf.constant(users[some]))
+        windows = rows.windows(tf.constant(ends[users[some]]), longest)
         if held_out is not None:
             (windows,) = without_items(held_out, windows)
         counts += np.bincount(windows.numpy().reshape(-1), minlength=num_items + 1)
@@ -44,13 +46,11 @@ def history_mean(store: SequenceStore, values: np.ndarray, split: EvalSplit) -> 
     """
     users, ends = store.splits.targets[split]
     padded = np.concatenate([[0], values[1:]])
-    longest = int(ends.max())
     total = 0.0
-    for some in users_in_chunks(np.arange(ends.size), longest):
-        own = ends[some.numpy()]
-        rows = store.rows(tf.constant(users[some.numpy()]))
-        windows = rows.windows(tf.constant(own), longest).numpy()
-        total += float((padded[windows].sum(axis=1) / own).sum())
+    for some, longest in in_chunks(ends):
+        rows = store.rows(tf.constant(users[some]))
+        windows = rows.windows(tf.constant(ends[some]), longest).numpy()
+        total += float((padded[windows].sum(axis=1) / ends[some]).sum())
     return total / ends.size
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from tssr_jax.data_pipeline.splits import EvalSplit
-from tssr_jax.data_pipeline.store import SequenceStore, users_in_chunks
+from tssr_jax.data_pipeline.store import SequenceStore, in_chunks
 from tssr_jax.data_pipeline.streams import Batch, stream, without_conversion
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 
-# Fewer batches of users to rank are not worth programs for several widths.
+# From this many batches on, it pays to compile programs for shorter windows.
 _SORTED_FROM = 16
 
 
@@ -70,14 +70,17 @@ class EvalBatches:
 
     def answers(self) -> np.ndarray:
         """The items, int32 [rows], in their own order."""
-        return np.concatenate(
-            [
-                self._store.rows(tf.gather(self._users, some)).windows(
-                    tf.gather(self._ends, some) + 1, 1
-                )[:, 0]
-                for some in users_in_chunks(np.arange(self.number))
-            ]
-        )
+        return self._answers
+
+    @functools.cached_property
+    def _answers(self) -> np.ndarray:
+        found = np.zeros(self.number, np.int32)
+        # Short windows, but a store on disk reads whole sequences.
+        for some, _ in in_chunks(self._store.lengths[self.targets.users]):
+            rows = self._store.rows(tf.constant(self.targets.users[some]))
+            ends = tf.constant(self.targets.ends[some] + 1)
+            found[some] = rows.windows(ends, 1)[:, 0].numpy()
+        return found
 
     def __iter__(self) -> Iterator[Batch]:
         """Yields the batches.

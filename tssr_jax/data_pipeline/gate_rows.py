@@ -13,19 +13,18 @@ import ml_collections
 import numpy as np
 
 from tssr_jax.data_pipeline.splits import Targets
-from tssr_jax.data_pipeline.store import ITEMS, MINUTES, SequenceStore
+from tssr_jax.data_pipeline.store import ITEMS, MINUTES, SequenceStore, in_chunks
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.data_pipeline.windows import held_out_items, without_items
 
 # The share of all training interactions that are lent. Fewer teach a gate of small data too little.
 _ONE_IN = 64
-# The gate has two dozen parameters: more users would teach it nothing.
+# The gate has some thirty parameters: more users would teach it nothing.
 _MOST = 20_000
 # Two items remain for a training window.
 _LEAST_TRAINED = 3
 # Set apart from other draws that are keyed by the seed.
 _STREAM = 7
-_USERS_AT_A_TIME = 1_024
 
 
 class GateRows(NamedTuple):
@@ -63,11 +62,11 @@ def trained_lengths(store: SequenceStore, config: ml_collections.ConfigDict) -> 
 
 
 def _lent(store: SequenceStore, config: ml_collections.ConfigDict) -> Targets:
-    """The items that are lent, of users in a random order: their newest training items.
+    """The items that windows leave to the gate, of users in a random order.
 
-    Where there are events, these are the newest ones that are predicted. If items that a user had
-    before are not recommended, they are also new to their users; or, if nobody has such (all that
-    was bought was viewed before), the newest ones that are new.
+    A user lends the newest training item that is predicted. If seen items are not recommended, it
+    must be new to the user. If no user has such an item (all that was bought was viewed before),
+    the newest item of any event is lent, if it is new.
     """
     ends = store.newest_predicted
     users = np.flatnonzero(ends >= _LEAST_TRAINED - 1)
@@ -119,13 +118,10 @@ def had_before(store: SequenceStore, targets: Targets) -> np.ndarray:
 
 def times_before(store: SequenceStore, targets: Targets) -> np.ndarray:
     """How often these items occur before in the sequences of their users, int64 [rows]."""
-    users, ends = targets
-    if not users.size:
-        return np.zeros(0, np.int64)
-    longest, found = int(ends.max()) + 1, []
-    for start in range(0, users.size, _USERS_AT_A_TIME):
-        some = slice(start, start + _USERS_AT_A_TIME)
-        rows = store.rows(tf.constant(users[some]))
-        items = rows.windows(tf.constant(ends[some] + 1), longest).numpy()
-        found.append((items[:, :-1] == items[:, -1:]).sum(axis=1))
-    return np.concatenate(found)
+    lengths = targets.ends + 1
+    found = np.zeros(lengths.size, np.int64)
+    for some, longest in in_chunks(lengths):
+        rows = store.rows(tf.constant(targets.users[some]))
+        items = rows.windows(tf.constant(lengths[some]), longest).numpy()
+        found[some] = (items[:, :-1] == items[:, -1:]).sum(axis=1)
+    return found

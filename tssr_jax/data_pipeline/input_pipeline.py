@@ -24,6 +24,7 @@ from tssr_jax.data_pipeline.store import EVENT, ITEMS, MINUTES, WEIGHT, Sequence
 from tssr_jax.data_pipeline.streams import Batch, stream, without_conversion
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.data_pipeline.windows import TrainWindows, reorder, without_items
+from tssr_jax.errors import UserError
 
 # The most windows whose lengths tell how many rows batches need.
 _MOST_LENGTHS = 2**18
@@ -208,6 +209,8 @@ class TrainBatches:
 
     def _find_packed_rows(self) -> PackedRows:
         """Packed rows of each device."""
+        if not self.num_windows:
+            raise UserError(NOTHING_TO_TRAIN_ON)
         step = -(-self.num_windows // _MOST_LENGTHS)
         _, ends = self._windows(tf.range(0, self.num_windows, step, dtype=tf.int64))
         sizes = np.minimum(ends.numpy() - 1, self._max_length)

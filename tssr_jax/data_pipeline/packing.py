@@ -25,7 +25,8 @@ class PackedRows(NamedTuple):
     """Into how many rows batches are packed: a step is compiled for each number.
 
     Attributes:
-      few: fit most batches, and make the rows of all together the fewest; from the second epoch on.
+      few: fit most batches, with the least work if the others use `most`. Used from the second
+        epoch on.
       most: fit nearly all batches: all but one in a million, if the numbers of rows that batches
         need are distributed normally. (What needs more has as many rows as windows.)
     """

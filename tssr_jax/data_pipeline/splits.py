@@ -48,12 +48,14 @@ class Splits(NamedTuple):
       until_test: int64 [num_users], how many of each user stand before the test.
       targets: the answers of "validation" and of "test".
       told: a line about it for the log; "" for leave-one-out.
+      begins: dates on which validation and the test begin; none for leave-one-out.
     """
 
     trained: np.ndarray
     until_test: np.ndarray
     targets: Mapping[EvalSplit, Targets]
     told: str = ""
+    begins: tuple[str, ...] = ()
 
 
 # Yields int64 [users] and the minutes int32 [users, length] of their items, left padded; the number
@@ -92,7 +94,7 @@ def _last_two(lengths: np.ndarray, predictions: Predictions) -> Splits:
         there[np.arange(some.size), last] = False
         shift = lengths[some] - there.shape[1]  # from columns to places in the sequence
         parts.append((some, newest(there) + shift, last + shift))
-    users, before, last = (np.concatenate(own) for own in zip(*parts, strict=True))
+    users, before, last = _by_user(parts)
     trained, until_test = lengths.copy(), lengths.copy()
     trained[users], until_test[users] = before, last
     targets = {"validation": Targets(users, before), "test": Targets(users, last)}
@@ -112,6 +114,18 @@ def with_more_trained(splits: Splits, lengths: np.ndarray, held_out: Collection[
     told = splits.told and f"{splits.told}; training also reads all that is not held out"
     trained = splits.until_test if "test" in held_out else lengths
     return splits._replace(trained=trained, told=told)
+
+
+def trained_before(splits: Splits, held_out: Collection[str]) -> str:
+    """The date, UTC, from which on training reads nothing; "" if it reads every date.
+
+    Args:
+      splits: of the data.
+      held_out: `config.evaluate.held_out`.
+    """
+    if not splits.begins or not held_out:
+        return ""
+    return splits.begins[0] if "validation" in held_out else splits.begins[-1]
 
 
 def newest(there: np.ndarray) -> np.ndarray:
@@ -184,7 +198,7 @@ def global_time(
         f"{' of users that training leaves out' if len(starts) == 1 else ''}); the test has "
         f"{targets['test'].users.size:,} answers"
     )
-    return Splits(trained, until_test, targets, told)
+    return Splits(trained, until_test, targets, told, (_date(first), _date(second)))
 
 
 def _targets(
@@ -220,7 +234,14 @@ def _predicted_targets(
             rows = np.flatnonzero(asked.any(axis=1))
             columns = (asked.argmax(axis=1) if which == "first" else newest(asked))[rows]
         found.append((users[rows], places[rows, columns]))
-    return Targets(*(np.concatenate(own) for own in zip(*found, strict=True)))
+    return Targets(*_by_user(found))
+
+
+def _by_user(parts: Sequence[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
+    """Columns of which the first has users, together and in the order of the users."""
+    columns = [np.concatenate(values) for values in zip(*parts, strict=True)]
+    order = np.argsort(columns[0], kind="stable")
+    return [values[order] for values in columns]
 
 
 def _days(times: Times, lengths: np.ndarray) -> tuple[int, np.ndarray]:

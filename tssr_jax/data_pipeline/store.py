@@ -199,11 +199,27 @@ class SequenceStore:
         return self._all(MINUTES)
 
     def _all(self, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        longest = int(self.lengths.max())
-        for users in users_in_chunks(np.arange(self.lengths.size), longest):
-            own = users.numpy()
-            ends = tf.constant(self.lengths[own])
-            yield own, self.rows(users).last(name, ends, longest).numpy()
+        for users, longest in in_chunks(self.lengths):
+            ends = tf.constant(self.lengths[users])
+            yield users, self.rows(tf.constant(users)).last(name, ends, longest).numpy()
+
+
+def in_chunks(lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    """Sequences in chunks of similar length, so that their windows have little padding.
+
+    Args:
+      lengths: int [rows], how much of each sequence is read.
+
+    Yields:
+      int64 [some], numbers of rows, ascending; and the longest of their lengths, at least 1.
+    """
+    exponents = np.ceil(np.log2(np.maximum(lengths, 1))).astype(int)
+    for exponent in np.unique(exponents).tolist():
+        rows = np.flatnonzero(exponents == exponent)
+        number = max(1, _ITEMS_AT_A_TIME >> exponent)
+        for start in range(0, rows.size, number):
+            some = rows[start : start + number]
+            yield some, max(1, int(lengths[some].max()))
 
 
 def users_in_chunks(users: np.ndarray, length: int = 1) -> Iterator[tf.Tensor]:

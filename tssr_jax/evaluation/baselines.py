@@ -113,13 +113,12 @@ def neighbour_scorer(catalogue: Catalogue, decay: float) -> Scorer:
         def score(rows: tuple[jax.Array, jax.Array]) -> jax.Array:
             items, times = rows
             weights = history_weights(items, times, decay)
-            neighbours = Neighbours(*params["neighbours"])
-            scores = neighbour_scores(neighbours, items, weights, catalogue) + params["popularity"]
+            scores = neighbour_scores(params["neighbours"], items, weights, catalogue)
+            scores += params["popularity"]
             if "again" not in params:
                 return scores
             weights = history_weights(items, times, repeats.DECAY)
-            again = Neighbours(*params["again"])
-            return scores + neighbour_scores(again, items, weights, catalogue)
+            return scores + neighbour_scores(params["again"], items, weights, catalogue)
 
         return (batch["item_sequence"], batch["times"]), score
 

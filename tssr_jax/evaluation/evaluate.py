@@ -49,8 +49,9 @@ QUOTED = (
     *("ndcg@10", "recall@10", "ndcg@20", "recall@20", "mrr"),
     *("coverage@10", "gini@10", "novelty@10", "serendipity@10", "popularity_lift@10"),
 )
-# Item-kNN stands beside a model's metrics up to this many users: ranking them takes seconds.
+# Item-kNN stands beside a model's metrics up to these numbers: counting and ranking take seconds.
 COMPARED_USERS = 100_000
+_COMPARED_ITEMS = 200_000
 SPLITS: tuple[EvalSplit, ...] = ("validation", "test")
 Metrics = dict[str, float | int]
 
@@ -127,32 +128,34 @@ def evaluate_params(  # noqa: PLR0917
     per_user["history"] = store.splits.targets["test"].ends
     per_user["same_day"] = same_day(store, "test")
     per_user["counts"] = run.counts
-    simple, popular = _simple_metrics(run, learnt=rank.scorer is None)
+    by_popularity, popular = _by_popularity(run)
+    simple = {"popularity": by_popularity}
     if run.config.evaluate.list_length:
         lists = known["test"].lists
         columns["test"] |= _list_metrics(run, params, rank, lists, popular, per_user)
     if processes.is_first():
         for name, metrics in columns.items():
             write_json(workdir / f"{name}_metrics.json", metrics)
-        write_json(workdir / SIMPLE_FILE, simple)
         write_arrays(workdir / PER_USER_FILE, per_user)
-    table = _table(title, columns, simple)
-    console.print(table)
+    simple |= _by_counting(run) if rank.scorer is None else {}
+    if processes.is_first():
+        write_json(workdir / SIMPLE_FILE, simple)
+    console.print(_table(title, columns, simple))
     console.print(f"All metrics: {workdir}/test_metrics.json; each user's ranks: {PER_USER_FILE}.")
     return columns
 
 
-def _simple_metrics(run: Run, *, learnt: bool) -> tuple[dict[str, Metrics], np.ndarray]:
-    """The test metrics of baselines, and lists by popularity.
-
-    Returns:
-      Metrics by name: popularity and, beside a learnt model, item-kNN and, where items may be
-      recommended again, own items. Lists [num_users, k] of what training saw most often.
-    """
+def _as_baseline(run: Run) -> ml_collections.ConfigDict:
+    """The configuration by which baselines count: also what the gate's users lend."""
     config = run.config.copy_and_resolve_references()
-    config.baseline.kind = "popularity"  # a baseline counts what the gate's users lend, too
-    k = min(config.evaluate.list_length, run.data.num_items)
-    counts = training_counts(run.sequences, config, run.data.num_items)
+    config.baseline.kind = "popularity"
+    return config
+
+
+def _by_popularity(run: Run) -> tuple[Metrics, np.ndarray]:
+    """The test metrics of popularity, and lists [num_users, k] of what training saw most often."""
+    k = min(run.config.evaluate.list_length, run.data.num_items)
+    counts = training_counts(run.sequences, _as_baseline(run), run.data.num_items)
     batches = make_eval_batches(run, "test", all_rows=True)
     ranks, lists = [], []
     for batch in batches:
@@ -161,14 +164,25 @@ def _simple_metrics(run: Run, *, learnt: bool) -> tuple[dict[str, Metrics], np.n
         ranks.append(np.where(batch["missed"], MISSED, own)[real])
         seen = np.where(batch["missed"], batch["answers"], -1)[:, None]
         lists.append(popular_lists(run.counts, np.c_[batch["excluded"], seen], k)[real])
-    simple = {"popularity": ranking_metrics(np.concatenate(ranks))}
-    if learnt and run.config.model_devices == 1 and batches.number <= COMPARED_USERS:
-        kinds = {"own items": "own_items"} if config.evaluate.keep_seen else {}
-        for name, kind in (kinds | {"item-kNN": "item_knn"}).items():
-            params, scorer = learn_baseline(dataclasses.replace(run, config=config), kind)
-            found = Ranker(run, scorer)(params, make_eval_batches(run, "test"))
-            simple[name] = ranking_metrics(found.ranks)
-    return simple, in_own_order(np.concatenate(lists), batches)
+    return ranking_metrics(np.concatenate(ranks)), in_own_order(np.concatenate(lists), batches)
+
+
+def _by_counting(run: Run) -> dict[str, Metrics]:
+    """The test metrics of item-kNN and, where items may be recommended again, of own items.
+
+    None where they would take longer than seconds.
+    """
+    batches = make_eval_batches(run, "test")
+    small = batches.number <= COMPARED_USERS and run.data.num_items <= _COMPARED_ITEMS
+    if run.config.model_devices > 1 or not small:
+        return {}
+    kinds = {"own items": "own_items"} if run.config.evaluate.keep_seen else {}
+    found = {}
+    for name, kind in (kinds | {"item-kNN": "item_knn"}).items():
+        counted = dataclasses.replace(run, config=_as_baseline(run))
+        params, scorer = learn_baseline(counted, kind)
+        found[name] = ranking_metrics(Ranker(run, scorer)(params, batches).ranks)
+    return found
 
 
 def _table(title: str, columns: dict[str, Metrics], simple: dict[str, Metrics]) -> Table:
@@ -176,7 +190,9 @@ def _table(title: str, columns: dict[str, Metrics], simple: dict[str, Metrics]) 
     told = [*QUOTED, *(f"cold/{name}" for name in OF_PARTS if "cold/mrr" in columns["test"])]
     everyone = [*columns.values(), *simple.values()]
     rows = {name: [metrics.get(name) for metrics in everyone] for name in told}
-    rows = {name: values for name, values in rows.items() if any(values[: len(columns)])}
+    # The first columns are the model's, and those of lists have no validation.
+    own = len(columns)
+    rows = {name: v for name, v in rows.items() if any(x is not None for x in v[:own])}
     names = (*columns, *(f"{name}, test" for name in simple))
     caption = f"{columns['test']['num_users']:,} test answers, the whole catalogue ranked"
     return metrics_table(title, names, rows, caption)
@@ -315,7 +331,7 @@ def run_baseline(config: ml_collections.ConfigDict, workdir: epath.Path) -> Metr
     Raises:
       UserError: if the configuration or the data make no sense, or `workdir` holds another run.
     """
-    config = adapted(config, make_console(quiet=not processes.is_first()).print)
+    config = adapted(config, make_console(quiet=not processes.is_first()).print, workdir)
     if (workdir / FILE_NAME).exists():
         require_same_config(config, workdir)
     run = build_run(config)
@@ -324,7 +340,7 @@ def run_baseline(config: ml_collections.ConfigDict, workdir: epath.Path) -> Metr
     learnt = learn_baseline(run, config.baseline.kind)
     if processes.is_first():
         workdir.mkdir(parents=True, exist_ok=True)
-        save_data_report(run.data, run.content_key, workdir)
+        save_data_report(run.users(), run.config, run.content_key, workdir)
         save_config(config, workdir)
     return _evaluate_baseline(run, *learnt, workdir)
 

@@ -22,9 +22,8 @@ def competitors_above(
     classes: the number of competitors whose score is not lower (a tie, or a NaN, counts against the
     answer). This needs no sort.
 
-    What does not compete, and the answer itself, is masked. (Counting all, and subtracting these,
-    would need each of them to compare alike twice. But a compiler may compute scores twice, with
-    another last digit here and there.)
+    What does not compete, and the answer itself, is masked. (They are not counted and subtracted: a
+    compiler may compute a score twice with different rounding, and the count would be off by one.)
 
     Args:
       scores: [group_rows, shard_classes]; rows and classes are those of one device unless the

@@ -194,7 +194,8 @@ def rows_in_tiles(
 ) -> Any:
     """Applies a function of rows, [rows, ...] -> a tree of [rows, ...], tile by tile.
 
-    A tile has so few rows that its scores, [rows, classes], are at most `SCORES_PER_TILE`.
+    A tile has so few rows that its scores, [rows, classes], are at most `SCORES_PER_TILE`. For
+    gradients each tile is computed again.
     """
     number = jax.tree.leaves(rows)[0].shape[0]
     tiles = min(number, -(-number * classes // SCORES_PER_TILE))
@@ -206,7 +207,7 @@ def rows_in_tiles(
         filled = jnp.pad(x, ((0, -number % size), *((0, 0),) * (x.ndim - 1)))
         return filled.reshape(-1, size, *x.shape[1:])
 
-    results = jax.lax.map(function, jax.tree.map(cut, rows))
+    results = jax.lax.map(jax.checkpoint(function), jax.tree.map(cut, rows))
     return jax.tree.map(lambda x: x.reshape(x.shape[0] * size, *x.shape[2:])[:number], results)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from tssr_jax.models.apply import score
 from tssr_jax.models.content import Features
+from tssr_jax.models.side import NO_SIDE, Side
 from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel import collectives
 from tssr_jax.parallel.catalogue import Catalogue
@@ -20,6 +21,8 @@ def top_k(  # noqa: PLR0917
     features: Features = None,
     excluded: jax.Array | None = None,
     times: jax.Array | None = None,
+    *,
+    side: Side = NO_SIDE,
 ) -> tuple[jax.Array, jax.Array]:
     """The k best items of each history, best first; ties go to the lower id.
 
@@ -34,13 +37,14 @@ def top_k(  # noqa: PLR0917
       excluded: int [batch, width], items that do not compete, filled up with -1; by default the
         items of `item_sequence`.
       times: int [batch, length], minutes, as `score` reads them.
+      side: as `score` reads it.
 
     Returns:
       Items int32 [batch, k] and their scores; item 0, score -inf where fewer compete.
     """
     if excluded is None:
         excluded = seen_items(item_sequence)
-    scores = score(model, params, item_sequence, features, times)
+    scores = score(model, params, item_sequence, features, times, side=side)
     return best_classes(scores, excluded, k, model.classes)
 
 

@@ -5,10 +5,10 @@
 
 j is the item that is recommended: b is 1/2 for users who took it before i, 1 for others. n counts
 users. With b = 1, power 0.5 and without fading, likeness is the shrunk cosine of item-kNN (Sarwar
-et al., WWW 2001; Ferrari Dacrema et al., RecSys 2019). A power law tells a basket from a month as
-it tells a minute from a sitting. A user's item counts once, at the time when
+et al., WWW 2001; Ferrari Dacrema et al., RecSys 2019). A power law works at every time scale:
+where times are days as well as where they are seconds. A user's item counts once, at the time when
 the user first took it. Everything is counted on training interactions. Memory holds the
-interactions twice (20 bytes for each) and the result.
+interactions twice (25 bytes for each) and the result.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from tssr_jax.data_pipeline.eval_batches import users_in_chunks
-from tssr_jax.data_pipeline.store import SequenceStore
+from tssr_jax.data_pipeline.store import SequenceStore, in_chunks
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.engine import IN_PROCESS, Engine
 from tssr_jax.memory.scores import Neighbours
@@ -30,7 +29,8 @@ from tssr_jax.memory.scores import Neighbours
 # What follows an item tells more of what to recommend after it than what came before. Better than
 # 1 on all of four data sets; 0.3 to 0.7 are alike (docs/results/memories.md).
 _BACKWARD = 0.5
-# An item's pairs are sorted if the catalogue is this many times as large as their number.
+# If the catalogue has more than this many items per pair, pairs are summed by sorting them, not in
+# an array of the catalogue's size.
 _SORTED_UP_TO = 5
 # The catalogue is counted in so many ranges, which workers share.
 _RANGES = 64
@@ -65,16 +65,23 @@ def training_events(
     """
     if ends is None:
         ends = store.splits.trained
-    longest = int(ends.max())
-    parts = []
-    for users in users_in_chunks(np.arange(ends.size), longest):
-        rows, own = store.rows(users), tf.constant(ends[users.numpy()])
-        items, minutes = rows.windows(own, longest).numpy(), rows.times(own, longest).numpy()
+    parts, sizes = [], np.zeros(ends.size, np.int64)
+    for users, longest in in_chunks(ends):
+        rows, read = store.rows(tf.constant(users)), tf.constant(ends[users])
+        items, minutes = rows.windows(read, longest).numpy(), rows.times(read, longest).numpy()
         if held_out is not None:
             items[held_out[items]] = 0
-        parts.append(_first_events(items, minutes))
-    sizes, *columns = (np.concatenate(values) for values in zip(*parts, strict=True))
-    return Events(np.concatenate([[0], np.cumsum(sizes)]), *columns)
+        sizes[users], *columns = _first_events(items, minutes)
+        parts.append((users, columns))
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    types = (np.int32, np.int32, bool)
+    events = [np.empty(offsets[-1], kind) for kind in types]
+    for users, columns in parts:
+        number = sizes[users]
+        places = np.repeat(offsets[users + 1] - np.cumsum(number), number) + np.arange(number.sum())
+        for values, some in zip(events, columns, strict=True):
+            values[places] = some
+    return Events(offsets, *events)
 
 
 def _first_events(items: np.ndarray, minutes: np.ndarray) -> tuple[np.ndarray, ...]:

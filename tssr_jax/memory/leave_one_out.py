@@ -1,4 +1,4 @@
-"""What a memory would say of a user's next item without this user's own interactions.
+"""Scores of a user's next item by co-occurrence, as if the user were not in the training data.
 
 A memory counts training interactions. If the item that a gate learns to predict is one of them, the
 user's own pairs point at it. Here they are taken out again: from `c_ij` the weight of the user's
@@ -14,7 +14,7 @@ from tssr_jax.memory.co_occurrence import Counting, Events
 from tssr_jax.memory.scores import Neighbours
 
 _NEIGHBOURS_AT_A_TIME = 2**24
-# A difference of equal sums in float32 is this small part of them at most.
+# Rounding: two equal float32 sums differ by at most this fraction.
 _ROUNDING = 1e-5
 
 
@@ -64,7 +64,7 @@ def scores_without_own(
         likeness = np.where(there, table.likeness[items], 0.0).sum(axis=2, dtype=np.float64)
         pairs = likeness * counting.denominators(counts[items], counts[label])
         others = pairs - new * counting.pair_weights(_gaps(events, users, items, labels))
-        # Who is the only user of a pair is out of its likeness altogether.
+        # If only this user has the pair, its likeness becomes 0.
         known = (likeness > 0) & (others > _ROUNDING * pairs)
         norms = counting.denominators(np.maximum(counts[items] - new, 0), counts[label] - new)
         scores[rows] = (weights * np.where(known, others, 0.0) / np.where(known, norms, 1.0)).sum(1)

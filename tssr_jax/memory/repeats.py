@@ -12,8 +12,7 @@ import numpy as np
 from tssr_jax.memory.co_occurrence import Events
 from tssr_jax.memory.scores import Neighbours
 
-# How much an item counts relative to one a place newer; 0.75, as for co-occurrence, is worse
-# (docs/results/repeats.md).
+# How much an item counts relative to one a place newer; 0.75 is worse (docs/results/repeats.md).
 DECAY = 0.97
 # An item's own rate counts as much as that of all items if so many users took it.
 _SHRINKAGE = 10
@@ -60,8 +59,9 @@ def rates_without_own(events: Events, labels: np.ndarray, before: np.ndarray) ->
     Args:
       events: the training interactions, the next items included.
       labels: int [rows], the next items.
-      before: int [rows], how often each user had it before. Who had it once does so again by
-        this very item: the user is taken out of `a_j`. Who had it twice took it again anyway.
+      before: int [rows], how often each user had it before. 1: this item is the user's only
+        repeat, so the user is subtracted from `a_j`. 2 or more: the user repeated it before, so
+        `a_j` stays. 0: there is nothing to subtract.
 
     Returns:
       float32 [rows].

@@ -45,7 +45,7 @@ class Memories(NamedTuple):
     decay: np.ndarray
 
 
-# A minute that is later than any time: the newest item of a history without times.
+# The minute given to the newest item of a history without times. It is later than any real time.
 NOW = 2**31 - 1
 
 

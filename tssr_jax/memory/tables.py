@@ -13,7 +13,7 @@ from tssr_jax.engine import IN_PROCESS, Engine
 from tssr_jax.memory.choosing import best_fading
 from tssr_jax.memory.co_occurrence import Counting, Events, co_occurrence_neighbours
 from tssr_jax.memory.scores import Neighbours
-from tssr_jax.memory.words import word_neighbours
+from tssr_jax.memory.words import MOST_PRODUCTS, word_neighbours
 
 _VERSION = 3
 
@@ -79,7 +79,7 @@ def word_table(
       engine: compares the texts.
     """
     number = settings.neighbours
-    values = json.dumps([_VERSION, number, list(texts)])
+    values = json.dumps([_VERSION, number, MOST_PRODUCTS, list(texts)])
     name = f"words-{hashlib.sha256(values.encode()).hexdigest()[:20]}"
     return _cached(name, cache_dir, lambda: word_neighbours(texts, number, engine=engine))
 

@@ -10,6 +10,9 @@ from tssr_jax.models.attention import MultiHeadAttention
 from tssr_jax.models.layers import Dense, Dropout
 
 LAYER_NORM_EPSILON = 1e-5
+# First value of a and f, as in the paper: blocks start as (almost) the identity, like those of
+# ReZero (arXiv 2003.04887).
+_RESIDUAL_INIT = 1e-8
 # Names of activations that are kept for the gradient: results of matrix products.
 SAVED = ("projected", "attended", "sublayer", "hidden")
 
@@ -46,15 +49,12 @@ class EncoderBlock(nn.Module):
       d_ffn: width of the feed-forward layer.
       dropout: on attention weights, on the FFN's output and on each sublayer's output.
       compute_dtype: of the sublayers' products; residual streams and norms are float32.
-      residual_init: initial value of a and f. Near 0 blocks start as (almost) the identity, as in
-        ReZero (arXiv 2003.04887).
     """
 
     num_heads: int
     d_ffn: int
     dropout: Dropout
     compute_dtype: str = "float32"
-    residual_init: float = 1e-8
 
     @nn.compact
     def __call__(
@@ -83,6 +83,6 @@ class EncoderBlock(nn.Module):
     def _add(
         self, sublayer: str, x: jax.Array, update: jax.Array, deterministic: bool
     ) -> jax.Array:
-        start = nn.initializers.constant(self.residual_init)
+        start = nn.initializers.constant(_RESIDUAL_INIT)
         scale = self.param(f"{sublayer}_residual_scale", start, ())
         return x + scale * self.dropout(update, deterministic=deterministic)

@@ -1,9 +1,9 @@
-"""What is known beside the items of a history: each item's event, and who the user is.
+"""Side information of a history: each item's event, and the user's attributes.
 
     events     int [batch, length], numbers of the items' events from 1
     profiles   int [batch, length], the code of the user (see `data_pipeline.profiles`)
 
-0 is not known, and so is an array that is missing.
+0, or a missing array, means unknown.
 """
 
 from collections.abc import Mapping, Sequence

@@ -37,10 +37,14 @@ def in_tie_order(
 
 
 def visited(items: jax.Array, times: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
-    """The sequence of the orders, int [number], and how many of them have the mean of all, an int.
+    """The sequence in which to visit the orders, and how many of them suffice.
 
-    One has, if no two items have one time. Two have, if no three items have, and `number` is even:
-    the orders of the first half are alike then, and so are those of the second.
+    The mean over the first ones equals the mean over all orders. One suffices if all times differ.
+    Two suffice if at most two items share a time and `number` is even: then all orders of the first
+    half are equal, and so are those of the second half.
+
+    Returns:
+      int [number]; int scalar.
     """
     first, last = _bounds(items, times)
     largest = jnp.where(items > 0, last - first + 1, 1).max()

@@ -86,7 +86,6 @@ class TSSR(nn.Module):
       no_content_vector: see `ProjectedContent`.
       content_hidden: see `ProjectedContent`.
       compute_dtype: "float32" or "bfloat16", see `models.layers`.
-      residual_init: see `EncoderBlock`.
       keep_products: see `StreamEncoders`.
       modalities: modalities of the content stream, e.g. ("text",) or ("text", "image").
       fusion: how modalities are combined, see `FusedContent`.
@@ -123,7 +122,6 @@ class TSSR(nn.Module):
     no_content_vector: bool = True
     content_hidden: int = 0
     compute_dtype: str = "float32"
-    residual_init: float = 1e-8
     keep_products: bool = True
     modalities: tuple[str, ...] = ("text",)
     fusion: str = "sum"
@@ -185,11 +183,7 @@ class TSSR(nn.Module):
     def _make_encoder(self, dropout: Dropout, num_cross: int) -> nn.Module:
         if self.encoder == "gru":
             return RecurrentEncoder(self.num_unimodal_layers, dropout)
-        block = EncoderBlock(
-            *(self.num_heads, self.d_ffn, dropout),
-            *(self.compute_dtype, self.residual_init),
-            parent=None,
-        )
+        block = EncoderBlock(self.num_heads, self.d_ffn, dropout, self.compute_dtype, parent=None)
         return StreamEncoders(block, self.num_unimodal_layers, num_cross, self.keep_products)
 
     def _make_content_projection(self) -> nn.Module:

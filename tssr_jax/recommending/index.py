@@ -27,7 +27,7 @@ from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.recommending.step import Choice, Found, Stream, power, request_batch, side_names
 
 FILE, ABOUT = "index.faiss", "index.json"
-# Links of an item; items that are looked at to insert one, and to find some.
+# HNSW: links of an item (M), candidates when inserting (efConstruction) and searching (efSearch).
 _LINKS, _INSERTING, _SEARCHING = 32, 100, 256
 # Histories that recall is measured by, and lengths of lists.
 _MEASURED, LENGTHS = 500, (10, 100)

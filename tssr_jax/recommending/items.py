@@ -55,7 +55,7 @@ class Items:
       counts: how often training has seen each class, int64 [num_items + 1].
       events: names of the events that the model reads, the one of number i at index i - 1; () if it
         reads none.
-      usual_event: the one of items of which none is told, the first that is predicted.
+      usual_event: the event assumed where none is given, the first that is predicted.
       profile_fields: values of the fields of users that the model reads; {} if it reads none.
     """
 

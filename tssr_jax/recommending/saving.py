@@ -57,10 +57,10 @@ def save_run(  # noqa: PLR0917
         raise UserError(f"{folder} is no folder of this machine: save here, and copy it.")
     if folder.exists():
         raise UserError(f"{folder} exists: name a new folder.")
-    folder.mkdir(parents=True)
-    target = epath.Path(folder)
     users = run.users().data.folder if sequences else None
     config = load_config(workdir)
+    folder.mkdir(parents=True)
+    target = epath.Path(folder)
     # They say where this machine has its files.
     config.data.update(raw_dir="", cache_dir=default_config().data.cache_dir)
     save_config(config, target)

@@ -208,7 +208,6 @@ def _improvements() -> tuple[Variant, ...]:
         Variant("hidden layer for content", {"model.content_hidden": 256}),
         Variant("weaker contrast", weak),
         Variant("tied head, weaker contrast", {"model.head": "tied", **weak}),
-        Variant("residual scalars from 0.1", {"model.residual_init": 0.1}),
         Variant("dropout 0.3", {"model.dropout_rate": 0.3}),
         Variant(
             "smaller steps, weight decay",

@@ -31,7 +31,7 @@ _OF_TWO_STREAMS = (
 )
 _OF_CONTENT = ("content.", "model.content_hidden", "model.no_content_vector", "model.id_dropout")
 # Fields that recurrent encoders do not read.
-_OF_ATTENTION = ("model.d_ffn", "model.num_heads", "model.residual_init")
+_OF_ATTENTION = ("model.d_ffn", "model.num_heads")
 
 
 class Dimension(NamedTuple):

@@ -4,13 +4,14 @@ The network is as it is for ranking: without dropout, with averaged parameters i
 gets no gradient. Everything competes that would be ranked.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from tssr_jax.evaluation.ranking import seen_items
+from tssr_jax.evaluation.ranking import rows_in_tiles, seen_items
 from tssr_jax.evaluation.top_k import competing_scores
 from tssr_jax.losses.base import LossTerm
 from tssr_jax.models.apply import head_weights, newest
@@ -60,24 +61,25 @@ def gate_gradients(  # noqa: PLR0917
     assert memories is not None
     outputs = newest(model, fixed, rows, content)
     fused, rows = catalogue.gather_rows((outputs.fused[:, -1], dict(rows)))
-    items, labels, real = (rows[name] for name in ("item_sequence", "labels", "row_mask"))
     weights = head_weights(model, fixed, content)
-    seen = items[:, :0] if keep_seen else seen_items(items, labels)
-    nothing = competing_scores(jnp.zeros((len(labels), catalogue.shard_classes)), seen, catalogue)
-    competes = jnp.isfinite(nothing)
 
-    def share(gate: Any) -> tuple[jax.Array, jax.Array]:
-        """This shard's share of the losses' gradient, as a function; and the losses."""
+    def of_tile(
+        gate: Any, tile: tuple[jax.Array, Mapping[str, jax.Array]]
+    ) -> tuple[jax.Array, jax.Array]:
+        """Of some rows: scalars whose gradients are this shard's part of the losses', and losses.
+
+        Both are [rows].
+        """
+        fused, rows = tile
+        items, labels, real = (rows[name] for name in ("item_sequence", "labels", "row_mask"))
+        seen = items[:, :0] if keep_seen else seen_items(items, labels)
+        nothing = jnp.zeros((len(labels), catalogue.shard_classes))
+        competes = jnp.isfinite(competing_scores(nothing, seen, catalogue))
         params = {**fixed, GATE: gate}
         recalled = recall(model, params, rows, memories)
         assert recalled is not None
-        of_memories = dict(
-            zip(
-                model.memory,
-                memory_scores(model.memory, recalled, memories, catalogue),
-                strict=True,
-            )
-        )
+        found = memory_scores(model.memory, recalled, memories, catalogue)
+        of_memories = dict(zip(model.memory, found, strict=True))
         for i, name in enumerate(counted_memories(model.memory)):
             own = rows["label_scores"][:, i]
             of_memories[name] = catalogue.replaced(of_memories[name], labels, own)
@@ -89,10 +91,15 @@ def gate_gradients(  # noqa: PLR0917
         shares = jnp.where(competes, jnp.exp(fixed_scores - normaliser[:, None]), 0.0)
         own, _ = catalogue.pick_own(scores, labels[:, None])
         losses = jnp.where(real, normaliser - catalogue.pick(fixed_scores, labels), 0.0)
-        return jnp.where(real, (shares * scores).sum(axis=1) - own[:, 0], 0.0).sum(), losses
+        return jnp.where(real, (shares * scores).sum(axis=1) - own[:, 0], 0.0), losses
+
+    def share(gate: Any) -> tuple[jax.Array, jax.Array]:
+        tile_of = functools.partial(of_tile, gate)
+        shares, losses = rows_in_tiles(tile_of, (fused, rows), catalogue.shard_classes)
+        return shares.sum(), losses
 
     grads, losses = jax.grad(share, has_aux=True)(gate)
     total = losses.sum() / catalogue.num_shards
-    number = real.sum() / catalogue.num_shards
+    number = rows["row_mask"].sum() / catalogue.num_shards
     grads, term = collectives.psum((grads, LossTerm(total, number)), axis)
     return jax.tree.map(lambda x: x / term.weight, grads), term

@@ -25,7 +25,6 @@ from tssr_jax.data_pipeline.input_pipeline import (
     TrainBatches,
     make_train_batches,
 )
-from tssr_jax.data_pipeline.prepare import PreparedData
 from tssr_jax.data_pipeline.windows import held_out_items
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import (
@@ -40,7 +39,7 @@ from tssr_jax.models.content import CONTENT_LAYOUT
 from tssr_jax.parallel import processes
 from tssr_jax.parallel.devices import ROWS
 from tssr_jax.reporting import MetricWriter, make_console
-from tssr_jax.run import ItemArrays, Run, build_run, require_same_data, save_data_report
+from tssr_jax.run import ItemArrays, Run, Users, build_run, require_same_data, save_data_report
 from tssr_jax.run_folder import remove_trained, save_catalogue, save_trained
 from tssr_jax.runtime import StopRequest
 from tssr_jax.training.gate_inputs import gate_inputs
@@ -106,14 +105,15 @@ def _train(
     if resuming:
         require_same_config(config, workdir)
 
-    def keep(data: PreparedData, arrays: ItemArrays, content_key: str) -> None:
+    def keep(users: Users, arrays: ItemArrays, content_key: str) -> None:
+        data = users.data
         read = {"prepared data": digests.of_records(data.folder), "content": content_key}
         processes.require_alike("data", read)
         if resuming:
             require_same_data(data, content_key, workdir)
         if processes.is_first():
             workdir.mkdir(parents=True, exist_ok=True)
-            save_data_report(data, content_key, workdir)
+            save_data_report(users, config, content_key, workdir)
             # The features of an encoder that is trained are known at the end only.
             if trains_encoder(config):
                 remove_trained(workdir)

@@ -18,29 +18,26 @@ if TYPE_CHECKING:
 # Last names of the parameters without weight decay; the last two are statistics.
 _NOT_DECAYED = ("bias", "scale", "factors", "frequency", "mean", "var")
 
+# Ratio of a layer's step size to the next higher layer's, of a content encoder.
+_LAYER_DECAY = 0.9
+
 
 class EncoderSteps(NamedTuple):
     """Step sizes of a content encoder that is trained.
 
     Attributes:
       learning_rate: step size of its top layer.
-      layer_decay: ratio of a layer's step size to the next higher layer's.
       depth: maps the name of parameters to the number of layers above them.
     """
 
     learning_rate: float
-    layer_decay: float
     depth: Callable[[str], int]
 
 
 def optimizer_of(run: "Run") -> optax.GradientTransformation:
     """The optimiser that the configuration of a run asks for."""
     encoders = {
-        parameters_name(name): EncoderSteps(
-            run.config.content[name].learning_rate,
-            run.config.content[name].layer_decay,
-            encoder.depth,
-        )
+        parameters_name(name): EncoderSteps(run.config.content[name].learning_rate, encoder.depth)
         for name, encoder in run.trained.items()
     }
     return make_optimizer(run.config.optimizer, run.model.classes, encoders)
@@ -101,7 +98,7 @@ def _encoder_step_sizes(
         for encoder, steps in encoders.items():
             top = steps.learning_rate / learning_rate
             scaled[encoder] = {
-                name: optax.tree.scale(top * steps.layer_decay ** steps.depth(name), layer)
+                name: optax.tree.scale(top * _LAYER_DECAY ** steps.depth(name), layer)
                 for name, layer in updates[encoder].items()
             }
         return scaled

@@ -1,16 +1,18 @@
 """What a training goes on from: its own newest checkpoint, another run, or nothing."""
 
+import datetime
 from typing import Any, NamedTuple
 
-import ml_collections
 import optax
 from etils import epath
 
 from tssr_jax.checkpoints.checkpointer import Checkpointer, Progress
+from tssr_jax.config.files import read_signed
 from tssr_jax.config.saved import load_config
+from tssr_jax.data_pipeline.splits import trained_before
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import restore_best
-from tssr_jax.run import Run
+from tssr_jax.run import DATA_FILE, Run
 from tssr_jax.training.optimizer import optimizer_of
 from tssr_jax.training.state import (
     TrainState,
@@ -39,17 +41,52 @@ class Start(NamedTuple):
     layout: Any
 
 
-def _require_unread_answers(
-    config: ml_collections.ConfigDict, other: ml_collections.ConfigDict, field: str
-) -> None:
-    """Raises UserError if the other run was trained on what this one is measured by."""
-    less = set(config.evaluate.held_out) - set(other.evaluate.held_out)
-    if less and config.evaluate.split == "leave_one_out":
+def _require_unread_targets(run: Run, other: epath.Path, field: str) -> None:
+    """Raises UserError if the other run was trained on what this one is measured by.
+
+    With leave-one-out the other run must have held out all that this one does: the newest items of
+    its users then, and those of users without new interactions. With a split by time the other run
+    must not have read the date from which on this one is measured.
+
+    Args:
+      run: this run.
+      other: the other run's workdir.
+      field: names it in errors.
+    """
+    theirs, held_out = load_config(other), set(run.config.evaluate.held_out)
+    if not held_out:
+        return
+    if first := trained_before(run.sequences.splits, held_out):
+        saved = read_signed(other / DATA_FILE)
+        cuts = theirs.evaluate.cuts if theirs.evaluate.split == "global_time" else ()
+        # What runs of older versions, which did not save the date, have read at most.
+        least = cuts[0] if cuts and isinstance(cuts[0], str) else ""
+        before = saved.get("trained_before", least) or _after(saved["report"]["last_date"])
+        if before > first:
+            raise UserError(
+                f"{field} was trained on interactions before {before}, and this run is measured "
+                f"from {first} on: it would be measured by what it has learnt. Name a later date "
+                "(--config.evaluate.cuts), or begin from a run that was trained on less."
+            )
+        return
+    if less := held_out - set(theirs.evaluate.held_out):
         raise UserError(
             f"{field} was trained on its {' and '.join(sorted(less))} answers, too "
             "(`tssr refit`): this run would be measured by what it has learnt. Begin from the run "
             "that it repeats, or split by time (--config.evaluate.split=global_time)."
         )
+    if theirs.evaluate.split == "global_time":
+        raise UserError(
+            f"{field} was split by time: it was trained on the newest items of users who have "
+            "none later, by which this run would be measured (evaluate.split=leave_one_out). "
+            "Split this run by time, too: --config.evaluate.split=global_time, and "
+            "--config.evaluate.cuts with later dates."
+        )
+
+
+def _after(date: str) -> str:
+    """The day after."""
+    return (datetime.date.fromisoformat(date) + datetime.timedelta(days=1)).isoformat()
 
 
 def find_start(run: Run, checkpointer: Checkpointer) -> Start:
@@ -79,7 +116,10 @@ def find_start(run: Run, checkpointer: Checkpointer) -> Start:
         other = epath.Path(run.config.train[name]).expanduser()
         field = f"--config.train.{name}={other}"
         require_same_sections(run.config, load_config(other), field)
-        _require_unread_answers(run.config, load_config(other), field)
+        # Other data may be initialised from anything.
+        theirs = read_signed(other / DATA_FILE)["report"]["origin"]
+        if name == "warm_start" or theirs == run.data.report["origin"]:
+            _require_unread_targets(run, other, field)
         other_run, others, _ = restore_best(other, encoders=True)
         others = found_by_name(run, other_run, others, field)
         if name == "warm_start":

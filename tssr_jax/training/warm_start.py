@@ -60,7 +60,9 @@ def carried_params(run: Run, other: Run, others: Any) -> Any:
             return whole
         table = np.moveaxis(whole, dimension, 0)
         carried = table[np.maximum(places, 0)]
-        carried[new] = carried[like].mean(axis=1)
+        for start in range(0, new.size, _ITEMS_AT_A_TIME):
+            some = slice(start, start + _ITEMS_AT_A_TIME)
+            carried[new[some]] = carried[like[some]].mean(axis=1)
         return np.moveaxis(carried, 0, dimension)
 
     params = jax.tree_util.tree_map_with_path(rows, others)
@@ -146,5 +148,6 @@ def _like(run: Run, known: np.ndarray, new: np.ndarray) -> np.ndarray:
     found = [np.empty((0, number), np.int64)]
     for start in range(0, new.size, _ITEMS_AT_A_TIME):
         likeness = vectors[new[start : start + _ITEMS_AT_A_TIME]] @ vectors[frequent].T
-        found.append(frequent[np.argsort(-likeness, axis=1, kind="stable")[:, :number]])
+        nearest = np.argpartition(-likeness, number - 1, axis=1)[:, :number]
+        found.append(frequent[nearest])
     return np.concatenate(found)

@@ -17,6 +17,7 @@ from tssr_jax.config.choices import MEMORIES
 from tssr_jax.config.saved import load_config
 from tssr_jax.data_pipeline.gate_rows import gate_rows, trained_lengths
 from tssr_jax.errors import UserError
+from tssr_jax.evaluation import ranking
 from tssr_jax.evaluation.evaluate import evaluate, restore_best
 from tssr_jax.evaluation.ranking import rank
 from tssr_jax.evaluation.top_k import top_k
@@ -171,10 +172,11 @@ def test_without_memories_there_is_nothing_of_them(tmp_path):
 
 
 @pytest.mark.parametrize("way", [("pmap", 4, 1), ("shard_map", 4, 1), ("shard_map", 6, 3)], ids=str)
-def test_gradients_do_not_depend_on_the_devices(tmp_path, way):
+def test_gradients_depend_neither_on_devices_nor_on_tiles(tmp_path, way, monkeypatch):
     config = take_again(config_of(tmp_path, **{"model.tie_orders": 3}))
     results = []
-    for devices in (Devices("pmap", 1), Devices(*way)):
+    for devices, tile in ((Devices("pmap", 1), ranking.SCORES_PER_TILE), (Devices(*way), 16)):
+        monkeypatch.setattr(ranking, "SCORES_PER_TILE", tile)
         config.update(parallel=way[0], num_devices=devices.num_devices)
         config.model_devices = way[2] if devices.num_devices > 1 else 1
         run = build_run(config)

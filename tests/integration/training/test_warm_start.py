@@ -213,3 +213,37 @@ def test_vectors_of_events_are_found_by_their_names(configs, tmp_path):
             UserError, match=rf"{name}=.*: that run reads events .* reads no events"
         ):
             train(second, tmp_path / name)
+
+
+def test_what_this_run_is_measured_by_was_not_trained_on(configs, tmp_path):
+    """Of each pair of splits: which start is refused."""
+    first, second = configs
+    rows = [
+        f"u{user},i{(user + 3 * step) % 12},{80_000 * step + user}"
+        for user in range(40)
+        for step in range(5)
+    ]
+    for config in configs:
+        path = Path(config.data.raw_dir) / "interactions.csv"
+        path.write_text("\n".join(["user,item,timestamp", *rows]) + "\n")
+        config.train.num_epochs = 1
+    days = ("1970-01-02", "1970-01-03", "1970-01-04")
+    dated = {"split": "global_time", "cuts": days[1:]}
+    train(first, tmp_path / "left out")
+    first.evaluate.update(dated)
+    train(first, tmp_path / "dated")
+    assert json.loads((tmp_path / "dated" / "data.json").read_text())["trained_before"] == days[1]
+
+    def start(name, **evaluate):
+        config = second.copy_and_resolve_references()
+        config.evaluate.update(evaluate)
+        config.train.update(warm_start=str(tmp_path / name), num_epochs=0)
+        return train(config, tmp_path / f"new {len(list(tmp_path.iterdir()))}")
+
+    with pytest.raises(UserError, match="was split by time: it was trained on the newest items"):
+        start("dated")
+    with pytest.raises(UserError, match=f"interactions before 1970-01-05, .* from {days[1]} on"):
+        start("left out", **dated)
+    with pytest.raises(UserError, match=f"before {days[1]}, and this run is .* from {days[0]} on"):
+        start("dated", split="global_time", cuts=days[:2])
+    assert start("dated", **dated) and start("left out")

@@ -16,7 +16,7 @@ from tssr_jax.config import default_config, flattened
 from tssr_jax.main import MODES
 
 FROZEN = Path(__file__).with_name("frozen_options.txt")
-MOST_FIELDS = 112
+MOST_FIELDS = 108
 FLAGS = """
 import importlib
 from absl import flags

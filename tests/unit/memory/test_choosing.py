@@ -49,6 +49,18 @@ def test_a_sample_of_many_users():
     events = users_of(np.random.default_rng(0))
     limited = best_fading(events, 20, COUNTING, 0.8, (0.0, 0.5), most_pairs=20_000)
     assert limited == 0.5
+    # A program that took everything does not count, even if it is drawn first.
+    everything = np.arange(1, 201), np.arange(200) * 10**6
+    for user in np.random.default_rng(0).permutation(601)[:3].tolist():
+        place = events.offsets[user]
+        offsets = np.insert(events.offsets, user, place)
+        offsets[user + 1 :] += 200
+        columns = (
+            np.insert(values, place, more)
+            for values, more in zip(events[1:3], everything, strict=True)
+        )
+        found = best_fading(events_of(offsets, *columns), 200, COUNTING, 0.8, (0.0, 0.5), 30_000)
+        assert found == 0.5
     # One user alone, whose own pairs are left out, tells nothing: the first value is taken.
     for fadings in ((0.0, 0.5), (0.5, 0.0)):
         assert best_fading(events, 20, COUNTING, 0.8, fadings, most_pairs=0) == fadings[0]

@@ -47,3 +47,30 @@ def test_any_engine_finds_the_same(monkeypatch):
     here, there = word_neighbours(texts, 4), word_neighbours(texts, 4, engine=LastFirst())
     np.testing.assert_array_equal(here.classes, there.classes)
     np.testing.assert_array_equal(here.likeness, there.likeness)
+
+
+def test_too_frequent_terms_count_in_the_norm_only(monkeypatch):
+    # "the" is in four texts: 16 products. "red" and "box" are in two each: 4 products each.
+    texts = ["the red", "the red box", "the box", "the lid"]
+    whole = word_neighbours(texts, 3)
+    assert whole.classes[4].tolist() == [3, 1, 2]
+    the, red = np.log(5 / 5) + 1, np.log(5 / 3) + 1  # "the red" is as rare as "red"
+    first, second = np.sqrt(the**2 + 2 * red**2), np.sqrt(the**2 + 3 * red**2)
+    np.testing.assert_allclose(
+        whole.likeness[1, 0], ((the**2 + 2 * red**2) / (first * second)) ** 0.7, rtol=1e-5
+    )
+    monkeypatch.setattr(words, "MOST_PRODUCTS", 4)  # 16 in all, for four texts
+    found = word_neighbours(texts, 3)
+    assert found.classes[1].tolist() == [2, 0, 0] and not found.likeness[4].any()
+    np.testing.assert_allclose(
+        found.likeness[1, 0], (2 * red**2 / (first * second)) ** 0.7, rtol=1e-5
+    )
+    monkeypatch.setattr(words, "MOST_PRODUCTS", 8)  # 32: all products, those of rare terms too
+    np.testing.assert_array_equal(word_neighbours(texts, 3).likeness, whole.likeness)
+
+
+def test_a_new_text_leaves_out_the_same_terms(monkeypatch):
+    monkeypatch.setattr(words, "MOST_PRODUCTS", 4)
+    texts = ["the red", "the red box", "the box", "the lid"]
+    found = word_neighbours([*texts, "the red lid"], 3, num_weighed=4)
+    assert found.classes[5].tolist() == [1, 2, 0]
