@@ -127,7 +127,7 @@ def test_k_core_equals_the_naive_one(pairs, min_user, min_item, rows_per_part):
 DAY = 86_400_000  # milliseconds
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     rows=st.lists(
         st.tuples(*(st.sampled_from("abcdef"), st.sampled_from("uvwxyz")), st.integers(0, 9 * DAY)),
