@@ -177,12 +177,21 @@ def test_ids_alone(frames, small, tmp_path):
     assert len(found.items) == 3
 
 
+def test_titles_are_words_of_a_model_of_ids(frames, small):
+    """As `--config=csv:FOLDER --config.model.streams="('id',)"` has it."""
+    settings = small | {"model": small["model"] | {"streams": ("id",)}}
+    recommender = fit(*frames, **settings)
+    assert recommender.model.memory == ("co_occurrence", "words", "popularity")
+    assert recommender.run.config.model.id_neighbours > 0
+
+
 @pytest.mark.parametrize("titles", [True, False])
 def test_vectors_beside_titles_and_alone(frames, small, titles):
     items = frames[1].with_columns(vector=pl.Series(np.eye(len(frames[1])).tolist()))
     recommender = fit(frames[0], items if titles else items.drop("title"), **small)
     assert recommender.model.modalities == (("text", "vectors") if titles else ("vectors",))
     assert ("words" in recommender.model.memory) == titles
+    assert bool(recommender.run.config.model.id_neighbours) == titles
     assert recommender.metrics.test["ndcg@10"] > 0
 
 

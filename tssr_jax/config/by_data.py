@@ -138,5 +138,6 @@ def filled(config: ml_collections.ConfigDict, facts: Facts = _FACTS) -> ml_colle
     no_ids = tuple(config.model.streams) == ("content",) or config.optimizer.lazy_rows
     if no_ids or not facts.has_texts:
         values["model.id_neighbours"] = 0
+    values["model.id_neighbours"] = min(values["model.id_neighbours"], config.memory.neighbours)
     whole.update_from_flattened_dict({name: values[name] for name in names})
     return whole

@@ -97,6 +97,11 @@ def validate_config(config: ml_collections.ConfigDict) -> None:
             f"--config.train.trackers is {tuple(config.train.trackers)}; known: "
             f"{', '.join(TRACKERS)}."
         )
+    if config.model.id_neighbours > config.memory.neighbours:
+        raise UserError(
+            f"--config.model.id_neighbours is {config.model.id_neighbours}, but only "
+            f"--config.memory.neighbours={config.memory.neighbours} of an item are kept."
+        )
     if not 0 <= config.memory.power <= 1:
         raise UserError(f"--config.memory.power is {config.memory.power}; it must be in [0, 1].")
     if config.baseline.kind and config.model_devices > 1:

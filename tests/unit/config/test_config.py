@@ -16,6 +16,8 @@ from tssr_jax.errors import UserError
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
+        ("seed", -1, "must be at least 0"),
+        ("model.id_neighbours", 301, "only --config.memory.neighbours=300 of an item are kept"),
         ("model.d_model", 0, "must be at least 1"),
         ("model.num_heads", 3, "3 heads .* do not divide"),
         ("model.dropout_rate", 1.0, r"must be in \[0, 1\)"),

@@ -6,11 +6,13 @@ import math
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from configs import csv
 from tests.support.raw_data import write_csv
 from tssr_jax.config import default
-from tssr_jax.data_pipeline import builder
+from tssr_jax.data_pipeline import builder, store
 from tssr_jax.data_pipeline.eval_batches import EvalBatches, excluded_classes
 from tssr_jax.data_pipeline.input_pipeline import Cut, TrainBatches, make_train_batches
 from tssr_jax.data_pipeline.prepare import prepare
@@ -53,6 +55,24 @@ def test_training_windows_by_hand():
     assert batch["row_mask"].tolist() == [True, True, True, False]
     assert not batch["item_sequence"][3].any()
     np.testing.assert_array_equal(batch["times"], time_of(batch["item_sequence"]))
+
+
+def test_packing_nothing_is_told():
+    with pytest.raises(UserError, match="No user has the 4 interactions"):
+        train_batches(prepared([1, 2, 3], [4, 5, 6]), packing=True)
+
+
+@given(lengths=st.lists(st.integers(0, 300), max_size=60), room=st.integers(1, 500))
+def test_chunks_have_all_rows_and_little_padding(lengths, room):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "_ITEMS_AT_A_TIME", room)
+        chunks = list(store.in_chunks(np.array(lengths, np.int64)))
+    rows = [row for some, _ in chunks for row in some.tolist()]
+    assert sorted(rows) == list(range(len(lengths)))
+    for some, longest in chunks:
+        own = [max(1, lengths[row]) for row in some]
+        assert longest == max(own) <= 2 * min(own) and (np.diff(some) > 0).all()
+        assert len(own) == 1 or len(own) * longest <= room
 
 
 def many_users(num_users=37):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tssr_jax.evaluation.evaluate import _table
 from tssr_jax.evaluation.metrics import competitors_above, popularity_ranks, ranking_metrics
 from tssr_jax.parallel.catalogue import Catalogue
 
@@ -94,3 +95,11 @@ def test_ranks_by_popularity_by_hand():
     # Item 2: 1, 3 and 4 are seen as often or more often. Item 5: all others but 4. Item 1: none.
     ranks = popularity_ranks(counts, answers, excluded)
     np.testing.assert_array_equal(ranks, [3, 0, 3, 0])
+
+
+def test_a_model_that_misses_everything_has_rows_of_zeros():
+    missed = {"ndcg@10": 0.0, "recall@10": 0.0, "num_users": 3}
+    columns = {"validation": missed, "test": missed | {"coverage@10": 0.0}}
+    table = _table("run", columns, {"popularity": {"ndcg@10": 0.5, "gini@10": 0.5}})
+    assert list(table.columns[0].cells) == ["ndcg@10", "recall@10", "coverage@10"]
+    assert list(table.columns[1].cells) == ["0.0000", "0.0000", ""]
