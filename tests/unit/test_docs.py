@@ -33,3 +33,10 @@ def test_every_page_is_in_the_site():
     nav = (ROOT / "mkdocs.yml").read_text()
     pages = [str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")]
     assert [page for page in pages if page not in nav] == []
+
+
+def test_the_results_of_the_readme_are_those_of_the_site():
+    readme, site = ((ROOT / path).read_text() for path in ("README.md", "docs/results/index.md"))
+    start = readme.index("| test NDCG@10")
+    table = readme[start : readme.index("\n\n", start)]
+    assert table.count("\n") > 7 and table in site

@@ -25,7 +25,7 @@ from tssr_jax.memory.scores import Neighbours
 _WORD = re.compile(r"\w+")
 # A term that a single text has makes no two texts alike.
 _LEAST_TEXTS = 2
-# Products of terms for each text. Amazon toys have 1,400 and MovieLens-1M 3,000: all are computed.
+# Products of terms for each text. Amazon toys have 1,400 and MovieLens-1M 1,900: all are computed.
 MOST_PRODUCTS = 30_000
 # An exponent below 1 raises small cosines: several weakly similar items of a history then count
 # more than one very similar item.
