@@ -1,5 +1,6 @@
 """Sets the fields of a configuration that depend on the data (`config.by_data` has the rules)."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import ml_collections
@@ -57,11 +58,14 @@ def adapted(
     facts = _facts(config, sequences, data.num_items)._replace(has_texts=has_texts)
     whole = filled(config, facts)
     fields = flattened(whole)
-    chosen = ", ".join(f"{name}={fields[name]}" for name in names)
     say(
         f"Half of the users have up to {facts.median_length:.0f} interactions to train on; "
-        f"{facts.repeats:.1%} of the newest are repeats. Settings that fit: {chosen}"
+        f"{facts.repeats:.1%} of the newest are repeats. Settings that fit:"
     )
+    sections = itertools.groupby(sorted(names), lambda name: name.partition(".")[0])
+    for section, own in sections:
+        chosen = (f"{name.partition('.')[2]}={fields[name]}" for name in own)
+        say(f"  {section}: {', '.join(chosen)}")
     return whole
 
 
