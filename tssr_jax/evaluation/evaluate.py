@@ -170,16 +170,15 @@ def _by_popularity(run: Run) -> tuple[Metrics, np.ndarray]:
 def _by_counting(run: Run) -> dict[str, Metrics]:
     """The test metrics of item-kNN and, where items may be recommended again, of own items.
 
-    None where they would take longer than seconds.
+    Empty where they would take longer than seconds.
     """
     batches = make_eval_batches(run, "test")
     small = batches.number <= COMPARED_USERS and run.data.num_items <= _COMPARED_ITEMS
     if run.config.model_devices > 1 or not small:
         return {}
     kinds = {"own items": "own_items"} if run.config.evaluate.keep_seen else {}
-    found = {}
+    found, counted = {}, dataclasses.replace(run, config=_as_baseline(run))
     for name, kind in (kinds | {"item-kNN": "item_knn"}).items():
-        counted = dataclasses.replace(run, config=_as_baseline(run))
         params, scorer = learn_baseline(counted, kind)
         found[name] = ranking_metrics(Ranker(run, scorer)(params, batches).ranks)
     return found

@@ -5,9 +5,10 @@
 v are TF-IDF vectors over words and pairs of neighbouring words (Salton and Buckley, 1988). It needs
 no interactions, and so covers items that nobody took yet.
 
-A term that n texts have makes n^2 products. In large catalogues the most frequent terms ("with",
-"and") would take hours, and tell nothing: products leave out as many of them as needed, so that
-time and memory grow with the number of texts (`MOST_PRODUCTS`).
+A term that n texts have makes n^2 products. In a large catalogue the most frequent terms ("with",
+"and") would take hours, though they have the smallest weights. The products leave out the most
+frequent terms until `MOST_PRODUCTS` are left for each text, so time and memory grow with the number
+of texts.
 """
 
 import functools

@@ -56,9 +56,9 @@ def _require_unread_targets(run: Run, other: epath.Path, field: str) -> None:
     theirs, held_out = load_config(other), set(run.config.evaluate.held_out)
     if not held_out:
         return
+    cuts = theirs.evaluate.cuts if theirs.evaluate.split == "global_time" else ()
     if first := trained_before(run.sequences.splits, held_out):
         saved = read_signed(other / DATA_FILE)
-        cuts = theirs.evaluate.cuts if theirs.evaluate.split == "global_time" else ()
         # What runs of older versions, which did not save the date, have read at most.
         least = cuts[0] if cuts and isinstance(cuts[0], str) else ""
         before = saved.get("trained_before", least) or _after(saved["report"]["last_date"])
@@ -67,6 +67,12 @@ def _require_unread_targets(run: Run, other: epath.Path, field: str) -> None:
                 f"{field} was trained on interactions before {before}, and this run is measured "
                 f"from {first} on: it would be measured by what it has learnt. Name a later date "
                 "(--config.evaluate.cuts), or begin from a run that was trained on less."
+            )
+        if "validation" in held_out and len(run.config.evaluate.cuts) == 1 != len(cuts):
+            raise UserError(
+                f"{field} was trained on the users that this run validates by: with one date in "
+                "--config.evaluate.cuts these are a tenth of all users. Name two dates, or begin "
+                "from a run that was split by one date, too."
             )
         return
     if less := held_out - set(theirs.evaluate.held_out):
@@ -116,11 +122,10 @@ def find_start(run: Run, checkpointer: Checkpointer) -> Start:
         other = epath.Path(run.config.train[name]).expanduser()
         field = f"--config.train.{name}={other}"
         require_same_sections(run.config, load_config(other), field)
-        # Other data may be initialised from anything.
-        theirs = read_signed(other / DATA_FILE)["report"]["origin"]
-        if name == "warm_start" or theirs == run.data.report["origin"]:
-            _require_unread_targets(run, other, field)
         other_run, others, _ = restore_best(other, encoders=True)
+        # A run on other data may initialise anything.
+        if name == "warm_start" or other_run.data.report["origin"] == run.data.report["origin"]:
+            _require_unread_targets(run, other, field)
         others = found_by_name(run, other_run, others, field)
         if name == "warm_start":
             others = carried_params(run, other_run, others)

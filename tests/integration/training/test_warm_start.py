@@ -246,4 +246,6 @@ def test_what_this_run_is_measured_by_was_not_trained_on(configs, tmp_path):
         start("left out", **dated)
     with pytest.raises(UserError, match=f"before {days[1]}, and this run is .* from {days[0]} on"):
         start("dated", split="global_time", cuts=days[:2])
+    with pytest.raises(UserError, match="trained on the users that this run validates by"):
+        start("dated", split="global_time", cuts=days[1:2])
     assert start("dated", **dated) and start("left out")
