@@ -7,7 +7,7 @@ import numpy as np
 
 from tssr_jax.data_pipeline.gate_rows import had_before, trained_lengths
 from tssr_jax.data_pipeline.splits import MINUTES_PER_DAY, EvalSplit
-from tssr_jax.data_pipeline.store import SequenceStore, in_chunks, users_in_chunks
+from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.data_pipeline.windows import held_out_items, without_items
 
@@ -21,14 +21,12 @@ def training_counts(
     """
     ends = trained_lengths(store, config)
     users = np.flatnonzero(ends >= 2)
-    lengths = ends[users]
-    if config.train.windows == "last":
-        lengths = np.minimum(lengths, config.model.max_length + 1)
+    most = config.model.max_length + 1 if config.train.windows == "last" else ends.max(initial=1)
     counts = np.zeros(num_items + 1, np.int64)
     held_out = held_out_items(config, num_items)
-    for some, longest in in_chunks(lengths):
-        rows = store.rows(tf.constant(users[some]))
-        windows = rows.windows(tf.constant(ends[users[some]]), longest)
+    for some, rows in store.chunks(users):
+        read = ends[users[some]]
+        windows = rows.windows(tf.constant(read), int(min(read.max(), most)))
         if held_out is not None:
             (windows,) = without_items(held_out, windows)
         counts += np.bincount(windows.numpy().reshape(-1), minlength=num_items + 1)
@@ -47,9 +45,8 @@ def history_mean(store: SequenceStore, values: np.ndarray, split: EvalSplit) -> 
     users, ends = store.splits.targets[split]
     padded = np.concatenate([[0], values[1:]])
     total = 0.0
-    for some, longest in in_chunks(ends):
-        rows = store.rows(tf.constant(users[some]))
-        windows = rows.windows(tf.constant(ends[some]), longest).numpy()
+    for some, rows in store.chunks(users):
+        windows = rows.windows(tf.constant(ends[some]), int(ends[some].max())).numpy()
         total += float((padded[windows].sum(axis=1) / ends[some]).sum())
     return total / ends.size
 
@@ -57,13 +54,12 @@ def history_mean(store: SequenceStore, values: np.ndarray, split: EvalSplit) -> 
 def same_day(store: SequenceStore, split: EvalSplit) -> np.ndarray:
     """Whether a split's answers are of the day (UTC) of the item before them, bool [rows]."""
     users, ends = store.splits.targets[split]
-    found = []
-    for some in users_in_chunks(np.arange(ends.size), 2):
-        rows = store.rows(tf.constant(users[some.numpy()]))
-        last_two = rows.times(tf.constant(ends[some.numpy()] + 1), 2).numpy()
+    found = np.zeros(ends.size, bool)
+    for some, rows in store.chunks(users):
+        last_two = rows.times(tf.constant(ends[some] + 1), 2).numpy()
         before, answer = (last_two // MINUTES_PER_DAY).T
-        found.append(before == answer)
-    return np.concatenate(found)
+        found[some] = before == answer
+    return found
 
 
 def repeated_share(store: SequenceStore) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tssr_jax.data_pipeline.splits import EvalSplit
-from tssr_jax.data_pipeline.store import SequenceStore, in_chunks
+from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.streams import Batch, stream, without_conversion
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 
@@ -75,9 +75,7 @@ class EvalBatches:
     @functools.cached_property
     def _answers(self) -> np.ndarray:
         found = np.zeros(self.number, np.int32)
-        # Short windows, but a store on disk reads whole sequences.
-        for some, _ in in_chunks(self._store.lengths[self.targets.users]):
-            rows = self._store.rows(tf.constant(self.targets.users[some]))
+        for some, rows in self._store.chunks(self.targets.users):
             ends = tf.constant(self.targets.ends[some] + 1)
             found[some] = rows.windows(ends, 1)[:, 0].numpy()
         return found

@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from tssr_jax.data_pipeline.splits import Targets
-from tssr_jax.data_pipeline.store import ITEMS, MINUTES, SequenceStore, in_chunks
+from tssr_jax.data_pipeline.store import ITEMS, MINUTES, SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.data_pipeline.windows import held_out_items, without_items
 
@@ -118,10 +118,9 @@ def had_before(store: SequenceStore, targets: Targets) -> np.ndarray:
 
 def times_before(store: SequenceStore, targets: Targets) -> np.ndarray:
     """How often these items occur before in the sequences of their users, int64 [rows]."""
-    lengths = targets.ends + 1
-    found = np.zeros(lengths.size, np.int64)
-    for some, longest in in_chunks(lengths):
-        rows = store.rows(tf.constant(targets.users[some]))
-        items = rows.windows(tf.constant(lengths[some]), longest).numpy()
+    found = np.zeros(targets.users.size, np.int64)
+    for some, rows in store.chunks(targets.users):
+        ends = targets.ends[some] + 1
+        items = rows.windows(tf.constant(ends), int(ends.max())).numpy()
         found[some] = (items[:, :-1] == items[:, -1:]).sum(axis=1)
     return found

@@ -199,34 +199,29 @@ class SequenceStore:
         return self._all(MINUTES)
 
     def _all(self, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for users, longest in in_chunks(self.lengths):
-            ends = tf.constant(self.lengths[users])
-            yield users, self.rows(tf.constant(users)).last(name, ends, longest).numpy()
+        for users, rows in self.chunks(np.arange(self.lengths.size)):
+            ends = self.lengths[users]
+            yield users, rows.last(name, tf.constant(ends), int(ends.max())).numpy()
 
+    def chunks(self, users: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
+        """Sequences of users, some at a time, of similar lengths: windows have little padding.
 
-def in_chunks(lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-    """Sequences in chunks of similar length, so that their windows have little padding.
+        A chunk is small enough to be read whole, as a store on disk does.
 
-    Args:
-      lengths: int [rows], how much of each sequence is read.
+        Args:
+          users: int64 [rows].
 
-    Yields:
-      int64 [some], numbers of rows, ascending; and the longest of their lengths, at least 1.
-    """
-    exponents = np.ceil(np.log2(np.maximum(lengths, 1))).astype(int)
-    for exponent in np.unique(exponents).tolist():
-        rows = np.flatnonzero(exponents == exponent)
-        number = max(1, _ITEMS_AT_A_TIME >> exponent)
-        for start in range(0, rows.size, number):
-            some = rows[start : start + number]
-            yield some, max(1, int(lengths[some].max()))
-
-
-def users_in_chunks(users: np.ndarray, length: int = 1) -> Iterator[tf.Tensor]:
-    """Users int64, in chunks that are small enough for windows of this length in memory."""
-    number = max(1, _ITEMS_AT_A_TIME // length)
-    for start in range(0, users.size, number):
-        yield tf.constant(users[start : start + number], tf.int64)
+        Yields:
+          int64 [some], places in `users`, ascending; and the sequences of these users.
+        """
+        lengths = np.maximum(self.lengths[users], 1)
+        exponents = np.ceil(np.log2(lengths)).astype(int)
+        for exponent in np.unique(exponents).tolist():
+            places = np.flatnonzero(exponents == exponent)
+            number = max(1, _ITEMS_AT_A_TIME >> exponent)
+            for start in range(0, places.size, number):
+                some = places[start : start + number]
+                yield some, self.rows(tf.constant(users[some]))
 
 
 def open_store(data: PreparedData, config: ml_collections.ConfigDict) -> SequenceStore:

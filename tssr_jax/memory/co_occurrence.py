@@ -21,7 +21,7 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from tssr_jax.data_pipeline.store import SequenceStore, in_chunks
+from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.engine import IN_PROCESS, Engine
 from tssr_jax.memory.scores import Neighbours
@@ -66,8 +66,8 @@ def training_events(
     if ends is None:
         ends = store.splits.trained
     parts, sizes = [], np.zeros(ends.size, np.int64)
-    for users, longest in in_chunks(ends):
-        rows, read = store.rows(tf.constant(users)), tf.constant(ends[users])
+    for users, rows in store.chunks(np.arange(ends.size)):
+        read, longest = tf.constant(ends[users]), max(1, int(ends[users].max()))
         items, minutes = rows.windows(read, longest).numpy(), rows.times(read, longest).numpy()
         if held_out is not None:
             items[held_out[items]] = 0

@@ -32,7 +32,6 @@ from jax.experimental import jax2tf
 
 from tssr_jax.config.files import write_json, write_tensors
 from tssr_jax.config.saved import load_config
-from tssr_jax.data_pipeline.store import users_in_chunks
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.top_k import competing_scores
@@ -302,23 +301,23 @@ def _vectors(recommender: Recommender) -> dict[str, np.ndarray]:
     def states(params: Any, content: Any, batch: dict[str, jax.Array]) -> jax.Array:
         return newest(model, params, batch, content).fused[:, -1]
 
-    found = []
-    for chunk in users_in_chunks(np.arange(store.lengths.size), model.max_length):
-        ends = tf.constant(store.lengths[chunk.numpy()])
-        rows, window = store.rows(chunk), (ends, model.max_length)
+    users = np.arange(store.lengths.size)
+    vectors = np.zeros((users.size, weights.kernel.shape[0]), np.float32)
+    for chunk, rows in store.chunks(users):
+        window = tf.constant(store.lengths[chunk]), model.max_length
         whole = {"item_sequence": rows.windows(*window), "times": rows.times(*window)}
         whole |= {name: rows.last(column, *window) for name, column in store.side.items()}
-        for start in range(0, len(chunk), _USERS_AT_A_TIME):
+        for start in range(0, chunk.size, _USERS_AT_A_TIME):
             some = slice(start, start + _USERS_AT_A_TIME)
             batch = {name: values[some].numpy() for name, values in whole.items()}
             number = len(batch["times"])
             fill = ((0, _USERS_AT_A_TIME - number), (0, 0))
             padded = {name: np.pad(values, fill) for name, values in batch.items()}
-            found.append(np.asarray(states(params, content, padded))[:number])
+            vectors[chunk[some]] = np.asarray(states(params, content, padded))[:number]
     return {
         "item_vectors": np.ascontiguousarray(np.asarray(weights.kernel).T[1:]),
         "item_biases": np.ascontiguousarray(np.asarray(weights.bias)[1:]),
-        "user_vectors": np.concatenate(found),
+        "user_vectors": vectors,
     }
 
 

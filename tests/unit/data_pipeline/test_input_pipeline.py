@@ -64,15 +64,18 @@ def test_packing_nothing_is_told():
 
 @given(lengths=st.lists(st.integers(0, 300), max_size=60), room=st.integers(1, 500))
 def test_chunks_have_all_rows_and_little_padding(lengths, room):
+    data = prepared(*(range(1, length + 1) for length in (*lengths, 3)))
+    users = np.arange(len(lengths))[::-1].copy()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "_ITEMS_AT_A_TIME", room)
-        chunks = list(store.in_chunks(np.array(lengths, np.int64)))
-    rows = [row for some, _ in chunks for row in some.tolist()]
-    assert sorted(rows) == list(range(len(lengths)))
-    for some, longest in chunks:
-        own = [max(1, lengths[row]) for row in some]
-        assert longest == max(own) <= 2 * min(own) and (np.diff(some) > 0).all()
-        assert len(own) == 1 or len(own) * longest <= room
+        chunks = list(data.chunks(users))
+    assert sorted(place for some, _ in chunks for place in some.tolist()) == sorted(users.tolist())
+    for some, rows in chunks:
+        own = [max(1, lengths[user]) for user in users[some]]
+        assert max(own) <= 2 * min(own) and (np.diff(some) > 0).all()
+        assert len(own) == 1 or len(own) * max(own) <= room
+        ends = tf.constant(data.lengths[users[some]])
+        assert rows.windows(ends, 1)[:, 0].numpy().tolist() == [lengths[u] for u in users[some]]
 
 
 def many_users(num_users=37):
