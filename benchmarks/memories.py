@@ -28,7 +28,7 @@ from tssr_jax.config import default
 from tssr_jax.config.choices import MEMORIES
 from tssr_jax.data_pipeline.prepare import PreparedData
 from tssr_jax.memory.co_occurrence import Counting, Events, co_occurrence_neighbours
-from tssr_jax.memory.popularity import popularity_by_period
+from tssr_jax.memory.popularity import popularity_around
 from tssr_jax.memory.scores import Memories, Neighbours
 from tssr_jax.models.shared_ids import sharing
 from tssr_jax.recommending.items import Items
@@ -81,7 +81,7 @@ def make_run(case: str, changes: dict[str, Any], folder: str) -> Run:
     if config.model.memory:
         tables = {"co_occurrence": neighbours(), "words": neighbours()}
         taken = rng.integers(1, num_items + 1, 10 * num_items)
-        popularity = popularity_by_period(taken, rng.integers(0, 10**6, taken.size), num_items)
+        popularity = popularity_around(taken, rng.integers(0, 10**6, taken.size), num_items)
         frequency = np.zeros(num_items + 1, np.float32)
         memories = Memories(tables, popularity, frequency, np.array(0.6, np.float32))
     if config.model.id_neighbours:

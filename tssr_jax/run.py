@@ -37,7 +37,7 @@ from tssr_jax.engine import IN_PROCESS, Engine
 from tssr_jax.errors import UserError
 from tssr_jax.losses.drawn_items import cumulative_chances
 from tssr_jax.memory.co_occurrence import training_events
-from tssr_jax.memory.popularity import popularity_by_period
+from tssr_jax.memory.popularity import popularity_around, popularity_before
 from tssr_jax.memory.repeats import repeat_table
 from tssr_jax.memory.scores import Memories, Neighbours
 from tssr_jax.memory.tables import co_occurrence_table, scaled, word_table
@@ -288,7 +288,9 @@ def _memories(
     if "repeats" in names:
         tables["repeats"] = scaled(repeat_table(events, data.num_items))
     if "popularity" in names:
-        popularity = popularity_by_period(trained.items, trained.minutes, data.num_items)
+        by_time = config.evaluate.split == "global_time"
+        count = popularity_before if by_time else popularity_around
+        popularity = count(trained.items, trained.minutes, data.num_items)
     frequency = np.log1p(np.bincount(trained.items, minlength=data.num_items + 1))
     frequency = (frequency - frequency[1:].mean()).astype(np.float32)
     return Memories(tables, popularity, frequency, np.array(config.memory.decay, np.float32))

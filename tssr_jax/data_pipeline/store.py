@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +16,7 @@ from tssr_jax.data_pipeline import builder
 from tssr_jax.data_pipeline.prepare import PreparedData
 from tssr_jax.data_pipeline.sequences import MIN_SEQUENCE_LENGTH
 from tssr_jax.data_pipeline.splits import (
+    MINUTES_PER_DAY,
     EvalSplit,
     Splits,
     asked_users,
@@ -177,6 +179,27 @@ class SequenceStore:
             column = np.arange(there.shape[1])
             found = newest(there & (column < (trained[users] - shift)[:, None]))
             places[users] = np.where(found >= 0, found + shift, -1)
+        return places
+
+    @functools.cached_property
+    def first_of_newest_day(self) -> np.ndarray:
+        """The place of the first training item of each user's newest day (UTC), int64 [num_users].
+
+        Only items that are predicted count. A user of a single day has none: -1.
+        """
+        trained, places = self.splits.trained, np.full(self.lengths.size, -1, np.int64)
+        predictions = self.predictions() if self.has_events else itertools.repeat(None)
+        for (users, minutes), asked in zip(self.all_times(), predictions, strict=False):
+            shift = (self.lengths[users] - minutes.shape[1])[:, None]
+            place = np.arange(minutes.shape[1]) + shift
+            day = minutes // MINUTES_PER_DAY
+            oldest = np.take_along_axis(day, np.maximum(-shift, 0), axis=1)
+            there = (place < trained[users][:, None]) & (place >= 0) & (day > oldest)
+            if asked is not None:
+                there &= asked[1]
+            there &= day == np.where(there, day, oldest).max(axis=1, keepdims=True)
+            own = there.any(axis=1)
+            places[users[own]] = place[own, there[own].argmax(axis=1)]
         return places
 
     def answer(self, split: EvalSplit, number: int, length: int) -> dict[str, np.ndarray]:

@@ -114,14 +114,14 @@ class Recalled(NamedTuple):
       items: int [batch, length].
       weights: float32 [batch, length], of the items.
       again: float32 [batch, length], of the items where they are taken again.
-      newest: int [batch], minute of the newest item.
+      asked: int [batch], minute of which popularity is read.
       trust: of the history.
     """
 
     items: jax.Array
     weights: jax.Array
     again: jax.Array
-    newest: jax.Array
+    asked: jax.Array
     trust: Trust
 
     def weights_of(self, memory: str) -> jax.Array:
@@ -137,8 +137,9 @@ def recall(
     Args:
       model: a TSSR.
       params: its parameters.
-      batch: `item_sequence` int [batch, length], and `times`, without which each item has a place
-        of its own, and the newest one is of now.
+      batch: `item_sequence` int [batch, length]; `times`, without which each item has a place of
+        its own, and the newest one is of now; and maybe `asked` int [batch], minutes of which
+        popularity is read. By default these are of the newest items.
       memories: what the model reads.
 
     Raises:
@@ -154,7 +155,12 @@ def recall(
     trust = model.apply({"params": params}, items, times, method="trust")
     weights = history_weights(items, times, jnp.asarray(memories.decay))
     again = history_weights(items, times, repeats.DECAY)
-    return Recalled(items, weights, again, times[:, -1], cast(Trust, trust))
+    asked = batch.get("asked")
+    if asked is None:
+        asked = times[:, -1]
+        if memories.popularity is not None:
+            asked = jnp.maximum(asked, memories.popularity.asked_from)
+    return Recalled(items, weights, again, asked, cast(Trust, trust))
 
 
 def memory_scores(
@@ -167,7 +173,7 @@ def memory_scores(
             of, weights = memories.tables[name], recalled.weights_of(name)
             return neighbour_scores(of, recalled.items, weights, catalogue)
         assert name == "popularity" and memories.popularity is not None
-        return catalogue.own_columns(popularity_at(memories.popularity, recalled.newest))
+        return catalogue.own_columns(popularity_at(memories.popularity, recalled.asked))
 
     return [scores(name) for name in names]
 

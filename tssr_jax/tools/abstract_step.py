@@ -89,6 +89,9 @@ def abstract_step(
         counted = gate.counted_memories(model.memory)
         score = jax.ShapeDtypeStruct((number, len(counted)), jnp.float32)
         batch["gate"] = {"item_sequence": own, "times": own, "labels": label, "label_scores": score}
+        batch["gate"]["asked"] = label
+        if config.evaluate.split == "global_time":
+            batch["gate"]["as_new"] = jax.ShapeDtypeStruct((number,), jnp.bool_)
         batch["gate"]["row_mask"] = jax.ShapeDtypeStruct((number,), jnp.bool_)
     state = jax.eval_shape(start)
     layout = sharding.layout(state)
@@ -111,7 +114,9 @@ def _memories(config: ml_collections.ConfigDict, classes: int) -> Any:
     tables = {name: _neighbours(classes, widths[name]) for name in names if name in widths}
     popularity: Any = None
     if "popularity" in names:
-        popularity = Popularity(of((PERIODS - 1,), jnp.int32), of((PERIODS, classes), jnp.float32))
+        before = config.evaluate.split == "global_time"
+        scores = of((PERIODS + before, classes), jnp.float32)
+        popularity = Popularity(of((PERIODS - 1 + before,), jnp.int32), scores, of((), jnp.int32))
     return Memories(tables, popularity, of((classes,), jnp.float32), of((), jnp.float32))
 
 

@@ -2,8 +2,12 @@
 
 The network is as it is for ranking: without dropout, with averaged parameters if there are any. It
 gets no gradient. Everything competes that would be ranked.
+
+In a split by time many answers are items that training never saw. Each label is in the training
+data. So the labels that were new when they were asked for count as such items (`as_new`).
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +23,8 @@ from tssr_jax.models.content import Content
 from tssr_jax.models.recall import GATE, added, by_frequency, memory_scores, recall, trusted
 from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel import collectives
+from tssr_jax.parallel.catalogue import Catalogue
+from tssr_jax.parallel.collectives import Axis
 
 # The gate gets a gradient at every fourth step of the network: each scores the whole catalogue.
 PERIOD = 4
@@ -27,6 +33,8 @@ ROWS = 64
 # These memories have counted the labels. Their scores of the labels come with the rows, computed
 # as if the labels were not counted.
 _COUNTED = ("co_occurrence", "repeats")
+# These memories know nothing of an item that training never saw.
+_COUNTING = ("co_occurrence", "repeats", "popularity")
 
 
 def counted_memories(memory: Sequence[str]) -> tuple[str, ...]:
@@ -57,9 +65,12 @@ def gate_gradients(  # noqa: PLR0917
       The gradient, and the sum of the losses with their number, of all devices.
     """
     catalogue, axis = model.classes, model.rows_axis
+    outputs = newest(model, fixed, rows, content)
+    new = _new_classes(rows, catalogue, axis)
+    if new is not None:
+        content = _unseen(content, new, catalogue)
     memories = content.memories
     assert memories is not None
-    outputs = newest(model, fixed, rows, content)
     fused, rows = catalogue.gather_rows((outputs.fused[:, -1], dict(rows)))
     weights = head_weights(model, fixed, content)
 
@@ -83,6 +94,10 @@ def gate_gradients(  # noqa: PLR0917
         for i, name in enumerate(counted_memories(model.memory)):
             own = rows["label_scores"][:, i]
             of_memories[name] = catalogue.replaced(of_memories[name], labels, own)
+        if new is not None:
+            unseen = catalogue.own_columns(new)
+            for name in of_memories.keys() & set(_COUNTING):
+                of_memories[name] = jnp.where(unseen, 0.0, of_memories[name])
         neural = weights.score(trusted(fused, recalled.trust), model.compute_dtype)
         frequency = by_frequency(model, params, memories)
         scores = added(neural, list(of_memories.values()), recalled.trust, frequency)
@@ -103,3 +118,33 @@ def gate_gradients(  # noqa: PLR0917
     number = rows["row_mask"].sum() / catalogue.num_shards
     grads, term = collectives.psum((grads, LossTerm(total, number)), axis)
     return jax.tree.map(lambda x: x / term.weight, grads), term
+
+
+def _new_classes(rows: Mapping[str, jax.Array], catalogue: Catalogue, axis: Axis) -> Any:
+    """The labels of all devices' rows that count as never seen, bool [num_classes].
+
+    None where no label does.
+
+    Args:
+      rows: this device's rows.
+      catalogue: tells the number of classes.
+      axis: the device axis that the rows are cut along.
+    """
+    if "as_new" not in rows:
+        return None
+    asked = jnp.where(rows["as_new"] & rows["row_mask"], rows["labels"], 0)
+    nothing = jnp.zeros(catalogue.num_classes, bool)
+    return nothing.at[collectives.all_gather(asked, axis, 0)].set(True).at[0].set(False)
+
+
+def _unseen(content: Content, new: jax.Array, catalogue: Catalogue) -> Content:
+    """The content as if training had not seen the classes `new`, bool [num_classes]."""
+    memories = content.memories
+    assert memories is not None
+    frequency: Any = jnp.asarray(memories.frequency)
+    frequency = jnp.where(new, frequency[0], frequency)  # nobody took class 0
+    memories = memories._replace(frequency=frequency)
+    known = content.known
+    if known is not None:
+        known = known & ~catalogue.own_columns(new)
+    return dataclasses.replace(content, memories=memories, known=known)

@@ -16,14 +16,18 @@ from tssr_jax.memory.tables import co_occurrence_table, scale_of
 from tssr_jax.run import Run
 from tssr_jax.training.gate import PERIOD, ROWS, counted_memories
 
+# Set apart from other draws that are keyed by the seed.
+_STREAM = 8
+
 
 def gate_inputs(run: Run) -> GateInputs | None:
     """The histories that the gate learns from; None for a model without memories.
 
     Returns:
       Arrays `item_sequence`, `times` and, where the data has them, `events` and `profiles` int32
-      [rows, L], `labels` int32 [rows], and `label_scores` float32 [rows, memories of
-      `counted_memories`], what these say of the labels as if the labels were not counted.
+      [rows, L], `labels` and `asked` int32 [rows], and `label_scores` float32 [rows, memories of
+      `counted_memories`], what these say of the labels as if the labels were not counted. In a
+      split by time also `as_new` bool [rows], labels that count as never seen.
 
     Raises:
       UserError: if no user can lend an item.
@@ -47,9 +51,24 @@ def gate_inputs(run: Run) -> GateInputs | None:
         "item_sequence": rows.items,
         "times": rows.times,
         "labels": rows.labels,
+        "asked": rows.asked,
         "label_scores": scores,
     }
+    if config.evaluate.split == "global_time":
+        arrays["as_new"] = _as_new(rows, events, run)
     return GateInputs(arrays | rows.side, ROWS, PERIOD)
+
+
+def _as_new(rows: GateRows, events: Events, run: Run) -> np.ndarray:
+    """Whether each label counts as never seen, bool [rows].
+
+    Validation asks until a while after training ends. So each label is asked for as if training had
+    ended some part of that while before it, a uniform draw. It is new if nobody took it until then.
+    """
+    first = np.full(run.data.num_items + 1, np.iinfo(np.int64).max)
+    np.minimum.at(first, events.items, events.minutes)
+    draws = np.random.default_rng([run.config.seed % 2**32, _STREAM]).random(rows.labels.size)
+    return first[rows.labels] > rows.asked - draws * run.sequences.splits.asked_for
 
 
 def _label_scores(name: str, run: Run, rows: GateRows, events: Events) -> np.ndarray:
