@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -27,6 +28,30 @@ if _SHARED not in os.environ:  # those that share the tests (pytest -n) find it 
     atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ[_SHARED] = _compiled
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def fixture_no_pictures():
+    """A picture takes half a second or more; tests that look at one ask for `drawn`."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - takes half a second
+
+    draw = Figure.savefig
+
+    def leave_out(figure, file, **settings):
+        if settings.get("format") == "svg":
+            draw(figure, file, **settings)
+        elif isinstance(file, str | os.PathLike):
+            Path(file).touch()
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Figure, "savefig", leave_out)
+        yield draw
+
+
+@pytest.fixture(name="drawn")
+def fixture_drawn(fixture_no_pictures, monkeypatch):
+    """Pictures are drawn."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fixture_no_pictures)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -187,6 +187,7 @@ def test_what_a_killed_process_left_is_no_obstacle(data, monkeypatch):
     prepare(data)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_report_has_a_picture_and_its_counts_add_up(data):
     prepared = prepare(data)
     picture = prepared.folder / "report.png"
