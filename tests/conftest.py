@@ -23,7 +23,10 @@ if _SHARED not in os.environ:  # those that share the tests (pytest -n) find it 
         + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     )
     if importlib.metadata.version("jaxlib").startswith("0.10."):  # 0.12 does not know this flag
-        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"  # half the compile time
+        # Half the compile time. And one thread for it: there are as many workers as cores.
+        os.environ["XLA_FLAGS"] += (
+            " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        )
     _compiled = tempfile.mkdtemp(prefix="compiled-")
     atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ[_SHARED] = _compiled
