@@ -26,7 +26,7 @@ from tssr_jax.content.trained import TrainedEncoder, parameters_name
 from tssr_jax.data_pipeline import digests
 from tssr_jax.data_pipeline.cache import local_folder
 from tssr_jax.data_pipeline.counts import training_counts
-from tssr_jax.data_pipeline.gate_rows import trained_lengths
+from tssr_jax.data_pipeline.gate_rows import least_length, trained_lengths
 from tssr_jax.data_pipeline.input_pipeline import NOTHING_TO_TRAIN_ON
 from tssr_jax.data_pipeline.prepare import PreparedData, prepare
 from tssr_jax.data_pipeline.profiles import sizes
@@ -293,7 +293,8 @@ def _memories(
         popularity = count(trained.items, trained.minutes, data.num_items)
     frequency = np.log1p(np.bincount(trained.items, minlength=data.num_items + 1))
     frequency = (frequency - frequency[1:].mean()).astype(np.float32)
-    return Memories(tables, popularity, frequency, np.array(config.memory.decay, np.float32))
+    decay = np.array(config.memory.decay, np.float32)
+    return Memories(tables, popularity, frequency, decay, least_length(sequences, config))
 
 
 def _chances(counts: np.ndarray, config: ml_collections.ConfigDict) -> np.ndarray:

@@ -255,7 +255,8 @@ def _flat(arrays: ItemArrays) -> dict[str, np.ndarray]:
     if arrays.neighbours is not None:
         flat |= _named("neighbours", arrays.neighbours)
     if (memories := arrays.memories) is not None:
-        flat |= {"memories/frequency": memories.frequency, "memories/decay": memories.decay}
+        numbers = ("frequency", "decay", "least_length")
+        flat |= {f"memories/{name}": getattr(memories, name) for name in numbers}
         for name, table in memories.tables.items():
             flat |= _named(f"memories/tables/{name}", table)
         if memories.popularity is not None:
@@ -282,6 +283,7 @@ def _from_flat(flat: Mapping[str, np.ndarray]) -> ItemArrays:
             Popularity(**popularity) if popularity else None,
             flat["memories/frequency"],
             flat["memories/decay"],
+            flat.get("memories/least_length", np.array(1, np.int32)),
         )
     return ItemArrays(
         flat["counts"],

@@ -143,6 +143,15 @@ def gate_rows(store: SequenceStore, config: ml_collections.ConfigDict, num_items
     return GateRows(users, items[:, :-1], times[:, :-1], items[:, -1], asked, before, side)
 
 
+def least_length(store: SequenceStore, config: ml_collections.ConfigDict) -> np.ndarray:
+    """The length, int32, that 95% of the histories of the gate have at least; 1 if there are none.
+
+    Longer ones than `model.max_length` count as so long.
+    """
+    lengths = np.minimum(_lent(store, config).ends, config.model.max_length)
+    return np.array(np.quantile(lengths, 0.05) if lengths.size else 1, np.int32)
+
+
 def had_before(store: SequenceStore, targets: Targets) -> np.ndarray:
     """Whether these items occur before in the sequences of their users, bool [rows]."""
     return times_before(store, targets) > 0

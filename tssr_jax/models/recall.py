@@ -81,15 +81,18 @@ class MemoryGate(nn.Module):
         self.factors = self.param("factors", zeros, (3, self.num_parts + 2 * number))
         self.frequency = self.param("frequency", zeros, (1 + number,))
 
-    def __call__(self, items: jax.Array, times: jax.Array) -> Trust:
+    def __call__(
+        self, items: jax.Array, times: jax.Array, least_length: jax.Array | int = 1
+    ) -> Trust:
         """Trust for histories.
 
         Args:
           items: int [batch, length], oldest first, 0 is padding on the left.
           times: int [batch, length].
+          least_length: see `Memories`.
         """
         number = self.num_memories
-        length = jnp.log(jnp.maximum((items > 0).sum(axis=1), 1)) - 1.0
+        length = jnp.log(jnp.maximum((items > 0).sum(axis=1), least_length)) - 1.0
         # A history of one item, in a window of one: nothing stands before it.
         items, times = (jnp.c_[jnp.zeros_like(x[:, :1]), x] for x in (items, times))
         tied = (items[:, -2] > 0) & (times[:, -1] == times[:, -2])
@@ -152,7 +155,7 @@ def recall(
     items, times = batch["item_sequence"], batch.get("times")
     if times is None:
         times = jnp.broadcast_to(NOW - jnp.arange(items.shape[1])[::-1], items.shape)
-    trust = model.apply({"params": params}, items, times, method="trust")
+    trust = model.apply({"params": params}, items, times, memories.least_length, method="trust")
     weights = history_weights(items, times, jnp.asarray(memories.decay))
     again = history_weights(items, times, repeats.DECAY)
     asked = batch.get("asked")

@@ -373,9 +373,9 @@ class TSSR(nn.Module):
             return content.features[self.modalities[0]]
         return content.features
 
-    def trust(self, items: jax.Array, times: jax.Array) -> Trust:
+    def trust(self, items: jax.Array, times: jax.Array, least_length: jax.Array | int = 1) -> Trust:
         """How much the network and each memory count for a history, see `MemoryGate`."""
-        return cast(Trust, self.memory_gate(items, times))
+        return cast(Trust, self.memory_gate(items, times, least_length))
 
     def by_frequency(self, frequency: jax.Array) -> ByFrequency:
         """What memories add depends on how often training saw a class, see `MemoryGate`."""

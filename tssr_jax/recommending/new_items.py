@@ -159,7 +159,8 @@ def _by_words(run: Run, texts: list[str]) -> tuple[Memories | None, Neighbours |
     if popularity is not None:
         scores = np.pad(np.asarray(popularity.scores), ((0, 0), more))
         popularity = popularity._replace(scores=scores)
-    return Memories(tables, popularity, frequency, memories.decay), neighbours
+    more_memories = memories._replace(tables=tables, popularity=popularity, frequency=frequency)
+    return more_memories, neighbours
 
 
 def _features(name: str, run: Run, described: pl.DataFrame) -> np.ndarray:

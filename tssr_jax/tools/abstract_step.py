@@ -117,7 +117,8 @@ def _memories(config: ml_collections.ConfigDict, classes: int) -> Any:
         before = config.evaluate.split == "global_time"
         scores = of((PERIODS + before, classes), jnp.float32)
         popularity = Popularity(of((PERIODS - 1 + before,), jnp.int32), scores, of((), jnp.int32))
-    return Memories(tables, popularity, of((classes,), jnp.float32), of((), jnp.float32))
+    numbers = of((classes,), jnp.float32), of((), jnp.float32), of((), jnp.int32)
+    return Memories(tables, popularity, *numbers)
 
 
 def _neighbours(classes: int, number: int) -> Any:

@@ -28,7 +28,7 @@ from tssr_jax.memory.scores import Neighbours
 from tssr_jax.memory.tables import scale_of
 from tssr_jax.models.apply import encode, head_weights, score
 from tssr_jax.models.content import CONTENT_LAYOUT
-from tssr_jax.models.recall import GATE
+from tssr_jax.models.recall import GATE, MemoryGate
 from tssr_jax.parallel.devices import ROWS, Devices
 from tssr_jax.run import build_run
 from tssr_jax.training.gate import PERIOD, gate_gradients
@@ -50,7 +50,8 @@ def dense_scores(workdir, history, minutes):
     outputs = encode(run.model, params, np.array([items], np.int32), run.content)
     weights = head_weights(run.model, params, run.content)
     neural = np.asarray(outputs.fused[0, -1] @ weights.kernel)
-    read = [1.0, np.log(len(items)) - 1, float(len(items) > 1 and minutes[-1] == minutes[-2])]
+    length = max(len(items), int(run.content.memories.least_length))
+    read = [1.0, np.log(length) - 1, float(len(items) > 1 and minutes[-1] == minutes[-2])]
     gate = {name: 10 * np.asarray(values) for name, values in params[GATE].items()}
     factors = np.exp(np.array(read) @ gate["factors"]) * [1, *[0.6] * 4, *[5] * 4]
     memories = run.content.memories
@@ -124,7 +125,9 @@ def test_a_network_of_experts_has_two_parts(tmp_path):
     kernel, bias = map(np.asarray, head_weights(run.model, params, run.content))
     width = run.model.d_model
     assert fused.shape == (2 * width,)
-    factors = np.exp(10 * np.array([1.0, np.log(3) - 1, 1.0]) @ params[GATE]["factors"][:, :2])
+    length = max(3, int(nothing.least_length))
+    read = np.array([1.0, np.log(length) - 1, 1.0])
+    factors = np.exp(10 * read @ params[GATE]["factors"][:, :2])
     expected = factors[0] * (fused[:width] @ kernel[:width])
     expected += factors[1] * (fused[width:] @ kernel[width:]) + bias
     expected += 10 * params[GATE]["frequency"][0] * np.asarray(nothing.frequency)
@@ -169,6 +172,19 @@ def test_without_memories_there_is_nothing_of_them(tmp_path):
     assert "gate" not in next(train_batches(run).iterate(0))
     lengths = run.sequences.lengths
     np.testing.assert_array_equal(trained_lengths(run.sequences, config), lengths - 2)
+
+
+def test_a_short_history_is_trusted_as_the_shortest_that_the_gate_has_learnt_from():
+    gate, rng = MemoryGate(num_parts=1, num_memories=2), np.random.default_rng(0)
+    items = np.tril(np.ones((6, 6), np.int32))[:, ::-1]  # of 1 to 6 items
+    times = np.arange(36).reshape(6, 6)
+    params = gate.init(jax.random.key(0), items, times)["params"]
+    params = {name: rng.normal(0, 0.1, x.shape) for name, x in params.items()}
+    whole, least = (gate.apply({"params": params}, items, times, n) for n in (1, 3))
+    for one, other in zip(whole, least, strict=True):
+        np.testing.assert_array_equal(other[2:], one[2:])
+        np.testing.assert_array_equal(other[:2], np.broadcast_to(one[2], other[:2].shape))
+        assert (np.asarray(one[0]) != np.asarray(one[2])).all()
 
 
 @pytest.mark.parametrize("way", [("pmap", 4, 1), ("shard_map", 4, 1), ("shard_map", 6, 3)], ids=str)

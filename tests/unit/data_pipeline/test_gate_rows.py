@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tssr_jax.config import default_config
 from tssr_jax.data_pipeline import gate_rows as module
-from tssr_jax.data_pipeline.gate_rows import gate_rows, trained_lengths
+from tssr_jax.data_pipeline.gate_rows import gate_rows, least_length, trained_lengths
 from tssr_jax.data_pipeline.splits import MINUTES_PER_DAY, Splits
 from tssr_jax.data_pipeline.store import SequenceStore
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
@@ -110,3 +110,16 @@ def test_few_users_that_come_back_do_not_teach_the_gate():
 def places(rows):
     firsts = np.cumsum([1, *map(len, DAYS * 22)])
     return zip(rows.users.tolist(), (rows.labels - firsts[rows.users]).tolist(), strict=True)
+
+
+def test_the_gate_reads_no_shorter_histories_than_it_learns_from(monkeypatch):
+    """Of the lent histories, of 2, 3 and 4 items, 95% have at least 2; windows cut longer ones."""
+    monkeypatch.setattr(module, "_ONE_IN", 1)
+    monkeypatch.setattr(module, "_LEAST_BACK", 3)
+    store, config = stored(DAYS, TRAINED), config_of()
+    assert least_length(store, config) == 2
+    longer = stored([[1] * 7 + [2]] * 3, [8] * 3)
+    assert least_length(longer, config) == 7
+    config.model.max_length = 5
+    assert least_length(longer, config) == 5
+    assert least_length(stored([[1, 1, 1]], [0]), config) == 1
