@@ -261,7 +261,7 @@ def _flat(arrays: ItemArrays) -> dict[str, np.ndarray]:
             flat |= _named(f"memories/tables/{name}", table)
         if memories.popularity is not None:
             flat |= _named("memories/popularity", memories.popularity)
-    return {name: np.ascontiguousarray(values) for name, values in flat.items()}
+    return {name: np.asarray(values, order="C") for name, values in flat.items()}
 
 
 def _named(name: str, values: Any) -> dict[str, Any]:
