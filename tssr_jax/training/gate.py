@@ -18,9 +18,18 @@ import jax.numpy as jnp
 from tssr_jax.evaluation.ranking import rows_in_tiles, seen_items
 from tssr_jax.evaluation.top_k import competing_scores
 from tssr_jax.losses.base import LossTerm
+from tssr_jax.memory.scores import Memories
 from tssr_jax.models.apply import head_weights, newest
 from tssr_jax.models.content import Content
-from tssr_jax.models.recall import GATE, added, by_frequency, memory_scores, recall, trusted
+from tssr_jax.models.recall import (
+    GATE,
+    Recalled,
+    added,
+    by_frequency,
+    memory_scores,
+    recall,
+    trusted,
+)
 from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel import collectives
 from tssr_jax.parallel.catalogue import Catalogue
@@ -89,18 +98,10 @@ def gate_gradients(  # noqa: PLR0917
         params = {**fixed, GATE: gate}
         recalled = recall(model, params, rows, memories)
         assert recalled is not None
-        found = memory_scores(model.memory, recalled, memories, catalogue)
-        of_memories = dict(zip(model.memory, found, strict=True))
-        for i, name in enumerate(counted_memories(model.memory)):
-            own = rows["label_scores"][:, i]
-            of_memories[name] = catalogue.replaced(of_memories[name], labels, own)
-        if new is not None:
-            unseen = catalogue.own_columns(new)
-            for name in of_memories.keys() & set(_COUNTING):
-                of_memories[name] = jnp.where(unseen, 0.0, of_memories[name])
+        of_memories = _memory_scores(model, recalled, memories, rows, new)
         neural = weights.score(trusted(fused, recalled.trust), model.compute_dtype)
         frequency = by_frequency(model, params, memories)
-        scores = added(neural, list(of_memories.values()), recalled.trust, frequency)
+        scores = added(neural, of_memories, recalled.trust, frequency)
         fixed_scores = jax.lax.stop_gradient(scores)
         normaliser = catalogue.logsumexp(jnp.where(competes, fixed_scores, -jnp.inf))
         shares = jnp.where(competes, jnp.exp(fixed_scores - normaliser[:, None]), 0.0)
@@ -118,6 +119,30 @@ def gate_gradients(  # noqa: PLR0917
     number = rows["row_mask"].sum() / catalogue.num_shards
     grads, term = collectives.psum((grads, LossTerm(total, number)), axis)
     return jax.tree.map(lambda x: x / term.weight, grads), term
+
+
+def _memory_scores(
+    model: TSSR, recalled: Recalled, memories: Memories, rows: Mapping[str, jax.Array], new: Any
+) -> list[jax.Array]:
+    """Scores by each memory as if the labels were not counted, each [rows, shard_classes].
+
+    Args:
+      model: names the memories.
+      recalled: of the rows.
+      memories: what they read.
+      rows: with `labels` and `label_scores`.
+      new: bool [num_classes], classes that count as never seen; None for none.
+    """
+    catalogue, names = model.classes, model.memory
+    scores = dict(zip(names, memory_scores(names, recalled, memories, catalogue), strict=True))
+    for i, name in enumerate(counted_memories(names)):
+        own = rows["label_scores"][:, i]
+        scores[name] = catalogue.replaced(scores[name], rows["labels"], own)
+    if new is not None:
+        unseen = catalogue.own_columns(new)
+        for name in [name for name in names if name in _COUNTING]:
+            scores[name] = jnp.where(unseen, 0.0, scores[name])
+    return list(scores.values())
 
 
 def _new_classes(rows: Mapping[str, jax.Array], catalogue: Catalogue, axis: Axis) -> Any:
