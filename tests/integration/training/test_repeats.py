@@ -74,7 +74,8 @@ def check_scores(recommender, history):
     found = score(run.model, params, batch[0], *batch[1:])
     added = np.asarray(found - score(run.model, params, batch[0], without, batch[2]))[0]
     gate = {name: 10 * np.asarray(values) for name, values in params[GATE].items()}
-    factors = np.exp(np.array([1.0, np.log(4) - 1, 0.0]) @ gate["factors"])
+    length = max(4, int(content.memories.least_length))
+    factors = np.exp(np.array([1.0, np.log(length) - 1, 0.0]) @ gate["factors"])
     frequency, expected = np.asarray(content.memories.frequency), np.zeros(added.size)
     for item in classes:
         taken = sum(0.97 ** (3 - place) for place in range(4) if classes[place] == item)
