@@ -67,6 +67,18 @@ def test_memories_hold_their_tables():
     assert held[1] - held[0] == pytest.approx(2 * 20_001 * 50 * 8, rel=0.01)
 
 
+@pytest.mark.parametrize(("split", "periods"), [("leave_one_out", 32), ("global_time", 33)])
+def test_popularity_holds_its_periods(split, periods):
+    config = default.get_config()
+    config.model.update(max_length=4, d_model=16, d_ffn=16, num_heads=1, num_cross_layers=1)
+    config.train.batch_size, config.evaluate.split = 16, split
+    held = []
+    for config.model.memory in ((), ("popularity",)):
+        held.append(step_size(config, find_devices("cpu:2"), 20_000, 8).held)
+    # And the classes' frequency; the gate and its rows are small.
+    assert held[1] - held[0] == pytest.approx((periods + 1) * 20_001 * 4, rel=0.01)
+
+
 @pytest.mark.parametrize("topology", ["cpu:64", "cpu:0", "cpu", "abacus:1x1"])
 def test_devices_that_can_not_be_had(topology):
     assert len(jax.devices()) < 64
