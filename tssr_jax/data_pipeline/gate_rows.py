@@ -101,9 +101,11 @@ def _lent(store: SequenceStore, config: ml_collections.ConfigDict) -> Targets:
 def _places(
     store: SequenceStore, config: ml_collections.ConfigDict
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Places of the items that users may lend, and how many users must have one; best ones first.
+    """Rules for what users lend, the best one first.
 
-    Places are int64 [num_users], -1 for none.
+    Yields:
+      int64 [num_users], the place of the item that each user may lend, -1 for none; and how many
+      users must have one, or else the next rule is taken.
     """
     evaluate = config.evaluate
     if evaluate.split == "global_time" and evaluate.targets == "first":

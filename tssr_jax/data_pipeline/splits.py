@@ -49,7 +49,8 @@ class Splits(NamedTuple):
       targets: the answers of "validation" and of "test".
       told: a line about it for the log; "" for leave-one-out.
       begins: dates on which validation and the test begin; none for leave-one-out.
-      asked_for: minutes from the end of training to the end of validation; 0 for leave-one-out.
+      asked_for: minutes from the end of training to the end of validation, or with one cut of the
+        test; 0 for leave-one-out.
     """
 
     trained: np.ndarray
@@ -200,7 +201,6 @@ def global_time(
         f"{' of users that training leaves out' if len(starts) == 1 else ''}); the test has "
         f"{targets['test'].users.size:,} answers"
     )
-    # With one cut validation asks as long as the test: until the end.
     end = second if second > first else days[0] + days[1].size
     begins, asked_for = (_date(first), _date(second)), (end - first) * MINUTES_PER_DAY
     return Splits(trained, until_test, targets, told, begins, asked_for)

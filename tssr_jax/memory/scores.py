@@ -37,8 +37,8 @@ class Memories(NamedTuple):
       frequency: float32 [num_items + 1], log(1 + users who took the class in training windows),
         minus its mean over the items.
       decay: weight of an item of the history relative to an item one place newer, a scalar.
-      least_length: int32, a scalar: the gate reads shorter histories as if they were so long. It
-        has learnt nothing of them.
+      least_length: int32, a scalar: the gate reads shorter histories as if they had this length,
+        because it has learnt nothing of them.
     """
 
     tables: Mapping[str, Neighbours]

@@ -3,8 +3,8 @@
 The network is as it is for ranking: without dropout, with averaged parameters if there are any. It
 gets no gradient. Everything competes that would be ranked.
 
-In a split by time many answers are items that training never saw. Each label is in the training
-data. So the labels that were new when they were asked for count as such items (`as_new`).
+In a split by time many answers are items that training never saw, but training has seen all labels.
+So labels that were new when they were asked for count as never seen (`as_new`).
 """
 
 import dataclasses
@@ -148,7 +148,7 @@ def _memory_scores(
 def _new_classes(rows: Mapping[str, jax.Array], catalogue: Catalogue, axis: Axis) -> Any:
     """The labels of all devices' rows that count as never seen, bool [num_classes].
 
-    None where no label does.
+    None with leave-one-out, where no label does.
 
     Args:
       rows: this device's rows.

@@ -62,8 +62,9 @@ def gate_inputs(run: Run) -> GateInputs | None:
 def _as_new(rows: GateRows, events: Events, run: Run) -> np.ndarray:
     """Whether each label counts as never seen, bool [rows].
 
-    Validation asks until a while after training ends. So each label is asked for as if training had
-    ended some part of that while before it, a uniform draw. It is new if nobody took it until then.
+    Evaluation asks for up to `Splits.asked_for` minutes after training ends. For each label a time
+    is drawn uniformly from these. The label counts as never seen if nobody had taken the item so
+    long before it was asked for.
     """
     first = np.full(run.data.num_items + 1, np.iinfo(np.int64).max)
     np.minimum.at(first, events.items, events.minutes)
