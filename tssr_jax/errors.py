@@ -1,5 +1,7 @@
 """The one exception whose message is written for the person who runs the program."""
 
+import difflib
+from collections.abc import Collection
 from typing import Any
 
 
@@ -19,6 +21,12 @@ def shown(value: Any, most: int = 120) -> str:
     """Data, or the words of a library, as a message has them: in one line, cut if it is long."""
     text = " ".join(str(value).split())
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """The end of a sentence about a name that is not known: "; did you mean NAME?", or "."."""
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"; did you mean {near[0]}?" if near else "."
 
 
 def require_utf8(path: str, flag: str) -> None:

@@ -4,6 +4,7 @@
     tssr evaluate --workdir=runs/ml100k
     tssr recommend --workdir=runs/ml100k --input=FILE.jsonl --output=FILE.jsonl
     tssr MODE --help
+    tssr --version
 
 Without a mode a model is trained. Each mode has its own flags, defined in its command module.
 """
@@ -19,6 +20,7 @@ from typing import Any
 from absl import flags, logging
 
 from tssr_jax import cli
+from tssr_jax.errors import did_you_mean
 from tssr_jax.runtime import use_huge_pages
 
 # Mode -> the module with its flags and its `main`, and what it does.
@@ -35,6 +37,7 @@ MODES = {
     "size": ("tssr_jax.tools.command", "what a step needs on which devices"),
 }
 
+_HELP = {"--help", "-h", "-help"}
 # Modes whose command continues where it was stopped.
 RESUMABLE = ("train", "refit", "prepare", "study", "search")
 
@@ -47,6 +50,9 @@ def main(argv: Sequence[str] | None = None, mode: str | None = None) -> None:
       mode: by default the first word, else what --mode says, else "train".
     """
     argv = list(sys.argv if argv is None else argv)
+    if argv[1:] == ["--version"]:
+        print(f"tssr_jax {importlib.import_module('tssr_jax').__version__}")
+        return
     if mode is None:
         mode, argv = _take_mode(argv)
     if mode is None:
@@ -54,10 +60,10 @@ def main(argv: Sequence[str] | None = None, mode: str | None = None) -> None:
         return
     module, purpose = MODES[mode]
     command = importlib.import_module(module)
-    if {"--help", "-h", "-help"} & set(argv):
+    if _HELP & set(argv):
         _print_help(mode, purpose, command.__doc__ or "", module)
         return
-    _require_own_flags(argv, mode)
+    _require_own_flags(argv, mode, module)
     cli.run(lambda: _run(command.main), argv, resumable=mode in RESUMABLE)
 
 
@@ -92,6 +98,10 @@ def _take_mode(argv: list[str]) -> tuple[str | None, list[str]]:
     """The mode, None where only help is asked for, and the arguments without it."""
     if len(argv) > 1 and argv[1] in MODES:
         return argv[1], [argv[0], *argv[2:]]
+    if len(argv) > 1 and not argv[1].startswith("-"):
+        if argv[1] == "help":
+            return None, argv
+        cli.stop(f"There is no mode {argv[1]}{did_you_mean(argv[1], MODES)} (See tssr --help.)")
     for i, flag in enumerate(argv):
         name, equals, value = flag.lstrip("-").partition("=")
         if name == "mode" and flag.startswith("-"):
@@ -99,10 +109,10 @@ def _take_mode(argv: list[str]) -> tuple[str | None, list[str]]:
             if value not in MODES:
                 cli.stop(f"--mode is {value!r}; known: {', '.join(MODES)}.")
             return value, argv[:i] + argv[end:]
-    return (None if {"--help", "-h", "-help"} & set(argv) else "train"), argv
+    return (None if _HELP & set(argv) else "train"), argv
 
 
-def _require_own_flags(argv: Sequence[str], mode: str) -> None:
+def _require_own_flags(argv: Sequence[str], mode: str, module: str) -> None:
     """Ends the program if a flag of another mode is given, which would have no effect."""
     known = set(flags.FLAGS)
     for flag in argv[1:]:
@@ -111,7 +121,8 @@ def _require_own_flags(argv: Sequence[str], mode: str) -> None:
             hint = f"`tssr {mode} --help` lists its flags."
             if name == "config":
                 hint = "It reads the configuration that the run in --workdir was trained with."
-            cli.stop(f"--{name} is no flag of {mode}. {hint}")
+            near = did_you_mean(name, _own_flags(module))
+            cli.stop(f"--{name} is no flag of {mode}{near} {hint}")
 
 
 def _print_modes() -> None:
@@ -122,16 +133,17 @@ def _print_modes() -> None:
 
 def _print_help(mode: str, purpose: str, text: str, module: str) -> None:
     print(f"tssr {mode}: {purpose}\n\n{text.strip()}\n")
-    own = [*flags.FLAGS.get_key_flags_for_module(module), *_shared_flags()]
-    for flag in sorted({flag.name: flag for flag in own}.values(), key=lambda flag: flag.name):
+    for _, flag in sorted(_own_flags(module).items()):
         default = "" if flag.default in (None, [], "", False) else f" [{flag.default}]"
         print(f"  --{flag.name}{default}\n      {' '.join(flag.help.split())}")
 
 
-def _shared_flags() -> list[flags.Flag]:
-    own = flags.FLAGS.flags_by_module_dict().get(cli.__name__, [])
-    config = [flags.FLAGS["config"]] if "config" in flags.FLAGS else []
-    return [*own, *config]
+def _own_flags(module: str) -> dict[str, flags.Flag]:
+    """The flags of a mode by their names, without those of libraries."""
+    own = flags.FLAGS.get_key_flags_for_module(module)
+    own += flags.FLAGS.flags_by_module_dict().get(cli.__name__, [])
+    own += [flags.FLAGS["config"]] if "config" in flags.FLAGS else []
+    return {flag.name: flag for flag in own}
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import time
 import pytest
 
 from tests.support.runs import ROOT
+from tssr_jax import __version__
+from tssr_jax.main import MODES, main
 
 PROGRAM = """
 import time
@@ -156,3 +158,15 @@ def test_a_worker_ends_whose_parent_is_gone_before_it_looks():
     program = "import time; from tssr_jax.runtime import end_with_parent; end_with_parent(1, 0.1)"
     process = subprocess.Popen([sys.executable, "-c", f"{program}; time.sleep(60)"], cwd=ROOT)
     assert process.wait(timeout=30) == -signal.SIGTERM
+
+
+def test_the_version_is_told(capsys):
+    main(["tssr", "--version"])
+    assert capsys.readouterr().out == f"tssr_jax {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["help"], ["help", "train"]])
+def test_help_lists_all_modes(words, capsys):
+    main(["tssr", *words])
+    told = capsys.readouterr().out
+    assert all(f"  {mode} " in told for mode in MODES)

@@ -1,10 +1,11 @@
 """Fields of a configuration by their dotted names, as on the command line."""
 
-import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_collections
+
+from tssr_jax.errors import did_you_mean
 
 
 def flattened(config: ml_collections.ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
@@ -20,5 +21,4 @@ def flattened(config: ml_collections.ConfigDict | Mapping[str, Any]) -> dict[str
 
 def unknown_field(name: str, known: Collection[str]) -> str:
     """The error message for a field that does not exist."""
-    near = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"Unknown field {name}{f'; did you mean {near[0]}?' if near else '.'}"
+    return f"Unknown field {name}{did_you_mean(name, known)}"

@@ -370,6 +370,8 @@ def test_wrong_flags_get_one_paragraph(config, tmp_path, flags, message):
             "--config is no flag of evaluate. It reads",
         ),
         (["recommend", "--workdir=x", "--seeds=3"], "--seeds is no flag of recommend"),
+        (["--confg=ml100k", "--workdir=x"], "--confg is no flag of train; did you mean config?"),
+        (["recomend", "--workdir=x"], "There is no mode recomend; did you mean recommend?"),
         (["--config.model.d_model=3", "--workdir=x", "--config=ml100k"], "4 heads"),
     ],
 )
