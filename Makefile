@@ -52,7 +52,7 @@ format: env
 	$(BIN)/ruff format .
 
 docs: env
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: env $(PEERS)/installed
 	$(BIN)/python -m benchmarks.bench --peers_python=$(PEERS)/bin/python $(BENCH_FLAGS)

@@ -35,6 +35,11 @@ def test_every_page_is_in_the_site():
     assert [page for page in pages if page not in nav] == []
 
 
+def test_the_page_of_all_fields_includes_them():
+    page = (ROOT / "docs/reference/config.md").read_text()
+    assert '\n--8<-- "tssr_jax/config/default.py"\n' in page  # a formatter may add spaces
+
+
 def test_the_results_of_the_readme_are_those_of_the_site():
     readme, site = ((ROOT / path).read_text() for path in ("README.md", "docs/results/index.md"))
     start = readme.index("| test NDCG@10")
