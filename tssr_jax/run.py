@@ -195,9 +195,9 @@ def build_run(
                     encoders[name] = prepared
     sequences = open_store(data, config)
     memories, neighbours = None, None
-    if tuple(config.model.memory):
+    if tuple(config.model.memory) and not config.baseline.kind:
         memories = _memories(config, data, sequences, engine)
-    if config.model.id_neighbours:
+    if config.model.id_neighbours and not config.baseline.kind:
         words = word_table(data.texts, config.memory, config.data.cache_dir, engine)
         neighbours = sharing(words, config.model.id_neighbours)
     arrays = ItemArrays(

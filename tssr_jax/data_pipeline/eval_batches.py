@@ -14,6 +14,9 @@ from tssr_jax.data_pipeline.tensorflow_cpu import tf
 
 # From this many batches on, it pays to compile programs for shorter windows.
 _SORTED_FROM = 16
+# Histories of up to this many windows are excluded in narrow arrays: a few users with thousands of
+# items would make the arrays of all batches wide.
+_NARROW = 8
 
 
 class EvalBatches:
@@ -104,6 +107,15 @@ class EvalBatches:
         widths = (-(-self._max_length // 4), -(-self._max_length // 2))
         return next((width for width in widths if width >= needed), self._max_length)
 
+    def _seen_width(self, step: tf.Tensor) -> tf.Tensor | int:
+        """How many items a batch's histories have at most; one of two numbers."""
+        narrow = _NARROW * self._max_length
+        if self.num_batches < _SORTED_FROM or narrow >= self._seen:
+            return self._seen
+        last = tf.minimum((step + 1) * self._batch_size, self.number) - 1
+        needed = tf.gather(self._ends, tf.gather(self._order, last))
+        return tf.where(needed <= narrow, tf.constant(narrow, tf.int64), self._seen)
+
     @functools.cached_property
     def _dataset(self) -> tf.data.Dataset:
         """Traced once, however often it is iterated over."""
@@ -120,7 +132,7 @@ class EvalBatches:
         ends = tf.gather(self._ends, place)
         rows = self._store.rows(tf.gather(self._users, place))
         answers = rows.windows(ends + 1, 1)[:, 0]
-        seen = rows.windows(ends, self._seen)
+        seen = rows.windows(ends, self._seen_width(step))
         missed = tf.reduce_any(seen == answers[:, None], axis=1)
         if self._keep_seen:
             seen, missed = seen[:, :0], tf.zeros_like(missed)

@@ -85,7 +85,7 @@ def _lent(store: SequenceStore, config: ml_collections.ConfigDict) -> Targets:
     """
     for places, least in _places(store, config):
         users = np.flatnonzero(places >= _LEAST_TRAINED - 1)
-        if store.has_events and not config.evaluate.keep_seen:
+        if not config.evaluate.keep_seen:
             users = users[~had_before(store, Targets(users, places[users]))]
         if users.size >= least:
             break

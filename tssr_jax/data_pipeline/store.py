@@ -49,7 +49,7 @@ class Rows(NamedTuple):
     columns: Mapping[str, tf.Tensor]
     starts: tf.Tensor
 
-    def windows(self, ends: tf.Tensor, length: int) -> tf.Tensor:
+    def windows(self, ends: tf.Tensor, length: tf.Tensor | int) -> tf.Tensor:
         """The last `length` of the first `ends` items of each row, filled up on the left with 0.
 
         Args:
@@ -65,7 +65,7 @@ class Rows(NamedTuple):
         """The times of the items of `windows`, int32 [rows, length], minutes since 1970."""
         return self.last(MINUTES, ends, length)
 
-    def last(self, name: str, ends: tf.Tensor, length: int) -> tf.Tensor:
+    def last(self, name: str, ends: tf.Tensor, length: tf.Tensor | int) -> tf.Tensor:
         """A column of the items of `windows`, [rows, length], 0 where there is none."""
         values = self.columns[name]
         place = ends[:, None] + tf.range(-length, 0, dtype=tf.int64)

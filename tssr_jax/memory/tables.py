@@ -15,7 +15,7 @@ from tssr_jax.memory.co_occurrence import Counting, Events, co_occurrence_neighb
 from tssr_jax.memory.scores import Neighbours
 from tssr_jax.memory.words import MOST_PRODUCTS, word_neighbours
 
-_VERSION = 3
+_VERSION = 4
 
 
 def co_occurrence_table(

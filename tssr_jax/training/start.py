@@ -1,8 +1,10 @@
 """What a training goes on from: its own newest checkpoint, another run, or nothing."""
 
 import datetime
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import ml_collections
 import optax
 from etils import epath
 
@@ -44,8 +46,9 @@ class Start(NamedTuple):
 def _require_unread_targets(run: Run, other: epath.Path, field: str) -> None:
     """Raises UserError if the other run was trained on what this one is measured by.
 
-    With leave-one-out the other run must have held out all that this one does: the newest items of
-    its users then, and those of users without new interactions. With a split by time the other run
+    With leave-one-out the other run's data must not end later, and the other run must have held out
+    all that this one does: the newest items of its users then, and those of users without new
+    interactions. With a split by time the other run
     must not have read the date from which on this one is measured.
 
     Args:
@@ -58,36 +61,70 @@ def _require_unread_targets(run: Run, other: epath.Path, field: str) -> None:
         return
     cuts = theirs.evaluate.cuts if theirs.evaluate.split == "global_time" else ()
     if first := trained_before(run.sequences.splits, held_out):
-        saved = read_signed(other / DATA_FILE)
-        # What runs of older versions, which did not save the date, have read at most.
-        least = cuts[0] if cuts and isinstance(cuts[0], str) else ""
-        before = saved.get("trained_before", least) or _after(saved["report"]["last_date"])
+        before = _trained_before(other, theirs)
         if before > first:
             raise UserError(
                 f"{field} was trained on interactions before {before}, and this run is measured "
-                f"from {first} on: it would be measured by what it has learnt. Name a later date "
+                f"from {first} on: its targets would be training data. Name a later date "
                 "(--config.evaluate.cuts), or begin from a run that was trained on less."
             )
-        if "validation" in held_out and len(run.config.evaluate.cuts) == 1 != len(cuts):
+        unread = len(cuts) == 1 and "validation" in theirs.evaluate.held_out
+        if "validation" in held_out and len(run.config.evaluate.cuts) == 1 and not unread:
             raise UserError(
                 f"{field} was trained on the users that this run validates by: with one date in "
                 "--config.evaluate.cuts these are a tenth of all users. Name two dates, or begin "
-                "from a run that was split by one date, too."
+                "from a run that was split by one date and held them out, too."
             )
         return
     if less := held_out - set(theirs.evaluate.held_out):
         raise UserError(
             f"{field} was trained on its {' and '.join(sorted(less))} answers, too "
-            "(`tssr refit`): this run would be measured by what it has learnt. Begin from the run "
+            "(`tssr refit`), so this run's targets may be training data. Begin from the run "
             "that it repeats, or split by time (--config.evaluate.split=global_time)."
         )
     if theirs.evaluate.split == "global_time":
         raise UserError(
-            f"{field} was split by time: it was trained on the newest items of users who have "
-            "none later, by which this run would be measured (evaluate.split=leave_one_out). "
+            f"{field} was split by time, so it was trained on the newest items of many users. "
+            "They are the targets of this run (evaluate.split=leave_one_out). "
             "Split this run by time, too: --config.evaluate.split=global_time, and "
             "--config.evaluate.cuts with later dates."
         )
+    newest = _last_date(read_signed(other / DATA_FILE)["report"], f"The data of {other}")
+    if newest > (ours := _last_date(run.data.report, "The data of this run")):
+        raise UserError(
+            f"{field} was trained on data up to {newest}, and this run's data ends on {ours}. That "
+            "run may have learnt this run's validation and test targets. Begin from a run on "
+            "earlier data."
+        )
+
+
+def _trained_before(other: epath.Path, theirs: ml_collections.ConfigDict) -> str:
+    """The date, UTC, from which on a run's training read nothing.
+
+    Args:
+      other: the run's workdir.
+      theirs: its configuration.
+
+    Raises:
+      UserError: if its data was prepared by a version that kept no dates.
+    """
+    saved, evaluate = read_signed(other / DATA_FILE), theirs.evaluate
+    if before := saved.get("trained_before"):
+        return str(before)
+    by_time = evaluate.split == "global_time" and evaluate.held_out
+    if by_time and "trained_before" not in saved and isinstance(evaluate.cuts[0], str):
+        return str(evaluate.cuts[0 if "validation" in evaluate.held_out else -1])
+    return _after(_last_date(saved["report"], f"The data of {other}"))
+
+
+def _last_date(report: Mapping[str, Any], name: str) -> str:
+    """The date of the newest interaction; raises UserError where a report has none."""
+    if "last_date" not in report:
+        raise UserError(
+            f"{name} was prepared by an older version, which kept no dates, so nobody can tell "
+            "whether it is earlier than this run's. Train that run again."
+        )
+    return str(report["last_date"])
 
 
 def _after(date: str) -> str:

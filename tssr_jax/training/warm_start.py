@@ -128,7 +128,7 @@ def _rows_of_categories(table: np.ndarray, new: Sequence[str], old: Sequence[str
 
 def _rows_by_name(table: np.ndarray, new: Sequence[str], old: Sequence[str]) -> np.ndarray:
     place = {name: i for i, name in enumerate(old, 1)}
-    mean = table[1:].mean(axis=0)
+    mean = table[1:].mean(axis=0) if old else table[0]
     rows = [table[place[name]] if name in place else mean for name in new]
     return np.stack([table[0], *rows])
 

@@ -14,6 +14,7 @@ from configs import csv
 from tests.support.raw_data import two_configs, write_csv, write_text_model
 from tests.support.runs import ROOT, best_params, metrics_of
 from tssr_jax.adapting import adapted
+from tssr_jax.config import default_config
 from tssr_jax.errors import UserError
 from tssr_jax.run import build_run
 from tssr_jax.training.loop import train
@@ -240,7 +241,7 @@ def test_what_this_run_is_measured_by_was_not_trained_on(configs, tmp_path):
         config.train.update(warm_start=str(tmp_path / name), num_epochs=0)
         return train(config, tmp_path / f"new {len(list(tmp_path.iterdir()))}")
 
-    with pytest.raises(UserError, match="was split by time: it was trained on the newest items"):
+    with pytest.raises(UserError, match="was split by time, so it was trained on the newest items"):
         start("dated")
     with pytest.raises(UserError, match=f"interactions before 1970-01-05, .* from {days[1]} on"):
         start("left out", **dated)
@@ -249,3 +250,20 @@ def test_what_this_run_is_measured_by_was_not_trained_on(configs, tmp_path):
     with pytest.raises(UserError, match="trained on the users that this run validates by"):
         start("dated", split="global_time", cuts=days[1:2])
     assert start("dated", **dated) and start("left out")
+    # One date: a refit has read the validation targets, though it stops at the date, too.
+    first.evaluate.update(cuts=days[1:2])
+    train(first, tmp_path / "one date")
+    first.evaluate.update(held_out=("test",))
+    first.train.early_stopping_patience = 0
+    train(first, tmp_path / "refit")
+    one_date = {"split": "global_time", "cuts": days[1:2]}
+    with pytest.raises(UserError, match="trained on the users that this run validates by"):
+        start("refit", **one_date)
+    assert start("one date", **one_date)
+    # Leave-one-out: on later data the targets of this run may have been training items.
+    later = Path(first.data.raw_dir) / "interactions.csv"
+    later.write_text("\n".join([later.read_text().strip(), f"u0,i5,{9 * 86_400}"]) + "\n")
+    first.evaluate.update(default_config().evaluate)
+    train(first, tmp_path / "later")
+    with pytest.raises(UserError, match="up to 1970-01-10, and this run's data ends on 1970-01-04"):
+        start("later")
