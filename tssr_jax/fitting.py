@@ -91,13 +91,27 @@ def fit(
     if of_users is not None:
         frames["users"] = with_whole_ids(of_users, of_users.columns)
     _write(folder, frames)
-    config = adapted(config, workdir=epath.Path(folder), has_texts=has_texts)
-    if train(config, folder) is None:
+    if _trained(config, folder, has_texts) is None:
         kept = "Nothing was kept: give a workdir, and" if temporary else f"{folder} is kept:"
         raise UserError(f"Training was stopped. {kept} the next call with it goes on.")
     recommender = Recommender.from_workdir(folder)
     recommender.temporary = temporary
     return recommender
+
+
+def _trained(config: ml_collections.ConfigDict, folder: Path, has_texts: bool) -> Any:
+    """The test metrics; None if training was stopped. Errors tell of DataFrames, not of files."""
+    try:
+        return train(adapted(config, workdir=epath.Path(folder), has_texts=has_texts), folder)
+    except UserError as error:
+        raise UserError(_of_frames(str(error), folder / _DATA)) from error
+
+
+def _of_frames(message: str, data: Path) -> str:
+    """An error about the files in `data`, in the words of who has DataFrames and settings."""
+    for name in ("interactions", "items", "users"):
+        message = message.replace(str(data / f"{name}.parquet"), f"The DataFrame of {name}")
+    return message.replace(", line ", ", row ").replace("--config.", "")
 
 
 def _of_columns(items: pl.DataFrame | None) -> dict[str, Any]:

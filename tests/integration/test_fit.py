@@ -203,7 +203,21 @@ def test_numbers_of_numpy_are_numbers(frames, small, tmp_path):
 @pytest.mark.parametrize(
     "case",
     [
-        (lambda x, y: (x.drop("timestamp"), y), {}, "no column 'timestamp'"),
+        (
+            lambda x, y: (x.drop("timestamp"), y),
+            {},
+            "^The DataFrame of interactions has no column 'timestamp'.* or set data.user_column",
+        ),
+        (
+            lambda x, y: (x.with_columns(user=2.0**53 + pl.int_range(pl.len())), y),
+            {},
+            "'user' holds 9007199254740992 as a float. .* Read the column as strings",
+        ),
+        (
+            lambda x, y: (x.to_pandas().assign(note=[1, *"a" * (x.height - 1)]), y),
+            {},
+            "DataFrame of interactions: column 'note' can't be read",
+        ),
         (lambda x, y: (x, y.drop("title")), {}, "no column 'title'"),
         (lambda x, y: (x, y.rename({"item": "id"})), {}, "no column 'item'"),
         (lambda x, y: (x, y), {"model": {"d_modle": 3}}, "model.d_modle; did you mean model.d_mod"),
@@ -254,6 +268,12 @@ def test_frames_without_rows_give_none(fitted):
     for schema in (["user", "item", "timestamp"], ["user", "items"]):
         found = fitted.recommend(pl.DataFrame({name: [] for name in schema}))
         assert found.height == 0 and "item" in found.columns
+
+
+def test_blanks_around_users_of_a_frame_are_not_theirs(fitted):
+    rows = {"user": ["a", " a", "b"], "item": ["i1", "i2", "i3"]}
+    expected = fitted.recommend(pl.DataFrame(rows | {"user": ["a", "a", "b"]}))
+    assert_frame_equal(fitted.recommend(pl.DataFrame(rows)), expected)
 
 
 def test_columns_that_nobody_reads_do_no_harm(fitted):

@@ -66,7 +66,8 @@ def _data() -> ml_collections.ConfigDict:
     data.item_column = "item"
     # Name of the column of times in interactions.csv: seconds since 1970, or ISO dates.
     data.timestamp_column = "timestamp"
-    # strptime format of times in another form, e.g. "%d.%m.%Y %H:%M"; "" is none.
+    # strptime format of times in another form, e.g. "%d.%m.%Y %H:%M". "order": numbers are places
+    # in an order (1, 2, 3, ...), not seconds. "": none.
     data.timestamp_format = ""
     # The events that are predicted, e.g. ("purchase",); others, such as views, are read only. ()
     # reads no events, and predicts all. (Sources "csv" and MovieLens, where ratings are events.)

@@ -87,6 +87,12 @@ def _with_whole_paths(config: ml_collections.ConfigDict) -> ml_collections.Confi
     return whole
 
 
+def require_no_run(folder: epath.Path) -> None:
+    """Raises UserError if a folder, of several trainings to be, is a run's own."""
+    if (folder / FILE_NAME).exists():
+        raise UserError(f"--workdir={folder} is the folder of a run. Name another folder.")
+
+
 def load_config(workdir: epath.Path, raw_dir: str | None = None) -> ml_collections.ConfigDict:
     """Reads workdir/config.json.
 

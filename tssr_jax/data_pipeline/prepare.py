@@ -213,7 +213,7 @@ def _prepare_into(folder: Path, files: RawFiles, data: ml_collections.ConfigDict
 
 def _write(part: Path, files: RawFiles, data: ml_collections.ConfigDict, ray: Any) -> None:
     source, dump = SOURCES[data.source], Dump(files, data, Counter[str]())
-    times, on_ray = TimeRange(files.interactions), None
+    times, on_ray = TimeRange(files.interactions, numbers=not data.timestamp_format), None
     scratch = part / "scratch"
     if ray is None:
         sequences = _sequences(source, dump, scratch, times)

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tssr_jax.data_pipeline.sequences import Sequences
+from tssr_jax.data_pipeline.sources.values import ORDER
 from tssr_jax.errors import shown
 
 FILE = "report.json"
@@ -60,6 +61,14 @@ def summary(values: dict, *, keep_seen: bool = False) -> list[str]:
     if values["share_of_tied_neighbours"] > _MANY_TIES:
         share = values["share_of_tied_neighbours"]
         lines.append(f"{share:.0%} of neighbours in a history have equal times: a hash orders them")
+    of_1970 = values.get("last_date", "").startswith("1970")
+    if of_1970 and not values["settings"].get("timestamp_format"):
+        lines.append(
+            "all times are in 1970: numbers count as seconds, and items of one minute have no order"
+        )
+        lines.append(
+            f"(for places in an order, 1, 2, 3, ...: --config.data.timestamp_format={ORDER})"
+        )
     if not values.get("events"):  # else the splits tell which answers there are
         lines += of_repeats(values["share_of_answers_that_the_user_had_before"], keep_seen)
     return lines

@@ -18,6 +18,7 @@ _BULK = 0.01
 _IN_1970 = f"of 1970, where others are after {_OTHERS_FROM}"
 _ODD = ("before 1970", _IN_1970, f"after {_LAST_YEAR}")
 _LIKELY = "likely"
+_FLAG = "--config.data.timestamp_format"
 
 
 class TimeRange:
@@ -25,10 +26,12 @@ class TimeRange:
 
     Args:
       path: the file of interactions, for errors.
+      numbers: whether numbers are seconds since 1970 (no `data.timestamp_format` is set).
     """
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, path: Path, *, numbers: bool = True):
+        self._path, self._numbers = path, numbers
+        self._dates = True  # whether all times read as numbers like 20240131
         self._first, self._last = 2**62, -(2**62)
         self._rows = 0
         self._number = dict.fromkeys((*_ODD, _LIKELY), 0)
@@ -53,6 +56,7 @@ class TimeRange:
         """
         self._require_near(chunk)
         times = chunk["timestamp"]
+        self._dates = self._dates and _are_dates(times)
         if times.len():
             self._first = min(self._first, int(times.min()))  # type: ignore[arg-type]
             self._last = max(self._last, int(times.max()))  # type: ignore[arg-type]
@@ -70,6 +74,7 @@ class TimeRange:
         self._first = min(self._first, other._first)
         self._last = max(self._last, other._last)
         self._rows += other._rows
+        self._dates = self._dates and other._dates
         for name, number in other._number.items():
             self._number[name] += number
         self._example = other._example | self._example
@@ -79,8 +84,10 @@ class TimeRange:
 
         Raises:
           UserError: if more than one in a hundred times is before 1970, of 1970 where others are of
-            later decades, or after 2100. Fewer are told.
+            later decades, or after 2100, or if all are dates like 20240131. Fewer are told.
         """
+        if self._rows and self._numbers and self._last < _milliseconds(1971):
+            self._require_no_dates()
         for name in _ODD:
             number = self._number[name]
             if not number or (name == _IN_1970 and not self._number[_LIKELY]):
@@ -96,6 +103,15 @@ class TimeRange:
                     f"has another unit.{more}"
                 )
             print(f"{told}.", flush=True)
+
+    def _require_no_dates(self) -> None:
+        """Raises UserError if seconds of 1970 are rather dates."""
+        if self._dates:
+            first, last = (f"{time / TICKS:.15g}" for time in (self._first, self._last))
+            raise UserError(
+                f"{self._path} has times from {first} to {last}, which look like dates written as "
+                f"YYYYMMDD. Numbers are seconds since 1970. Name the format: {_FLAG}=%Y%m%d."
+            )
 
     def report(self) -> dict[str, str]:
         """For the report: dates of the first and of the last interaction (UTC)."""
@@ -123,6 +139,14 @@ def _told(rows: pl.DataFrame) -> str:
 def _of(rows: pl.DataFrame) -> str:
     user, item = (shown(repr(rows[name][0]), 50) for name in ("user", "item"))
     return f" of user {user} and item {item}"
+
+
+def _are_dates(times: pl.Series) -> bool:
+    """Whether all numbers of seconds, given in milliseconds, are dates written as YYYYMMDD."""
+    numbers = times // TICKS
+    month, day = numbers // 100 % 100, numbers % 100
+    year = numbers.is_between(19_000_101, 21_001_231)
+    return bool((year & month.is_between(1, 12) & day.is_between(1, 31)).all())
 
 
 def _milliseconds(year: int) -> int:

@@ -33,7 +33,7 @@ from jax.experimental import jax2tf
 from tssr_jax.config.files import write_json, write_tensors
 from tssr_jax.config.saved import load_config
 from tssr_jax.data_pipeline.tensorflow_cpu import tf
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 from tssr_jax.evaluation.top_k import competing_scores
 from tssr_jax.models.apply import newest
 from tssr_jax.parallel.devices import exactly
@@ -81,7 +81,7 @@ def run_export(workdir: epath.Path, request: ExportRequest) -> None:
     Raises:
       UserError: if the run or a value makes no sense, or the folder holds something else.
     """
-    _check(request)
+    _check(request, workdir)
     recommender = Recommender.from_workdir(
         workdir, raw_dir=request.raw_dir, new_items=request.new_items
     )
@@ -94,6 +94,7 @@ def run_export(workdir: epath.Path, request: ExportRequest) -> None:
     try:
         _write(part, recommender, workdir, request)
         if request.output.exists():
+            _require_replaceable(request.output, part)
             shutil.rmtree(request.output)
         part.replace(request.output)
     finally:
@@ -107,7 +108,17 @@ def run_export(workdir: epath.Path, request: ExportRequest) -> None:
     make_console().print(pairs_table(str(request.output), rows))
 
 
-def _check(request: ExportRequest) -> None:
+def _require_replaceable(output: Path, new: Path) -> None:
+    """Raises UserError if an export has files that a new one in its place lacks."""
+    lost = sorted({path.name for path in output.iterdir()} - {path.name for path in new.iterdir()})
+    if lost:
+        raise UserError(
+            f"--output={output} is an export that also has {shown(', '.join(lost))}, which would "
+            "be deleted. Name another folder, or remove this one."
+        )
+
+
+def _check(request: ExportRequest, workdir: epath.Path) -> None:
     for name, values, known in (
         ("formats", FORMATS if request.formats is None else request.formats, FORMATS),
         ("platforms", request.platforms, PLATFORMS),
@@ -115,6 +126,8 @@ def _check(request: ExportRequest) -> None:
         if not values or set(values) - set(known):
             raise UserError(f"--{name} is {', '.join(values)}; known: {', '.join(known)}.")
     output = request.output
+    if epath.Path(output).resolve() in [workdir.resolve(), *workdir.resolve().parents]:
+        raise UserError(f"--output={output} holds the run in {workdir}: name another folder.")
     if output.exists() and not (output / FILE_NAME).is_file():
         raise UserError(f"--output={output} is there and no export: name another folder.")
 

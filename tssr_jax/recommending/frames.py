@@ -18,6 +18,8 @@ from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.lists_file import SCHEMA, list_rows
 from tssr_jax.recommending.results import Recommendations
 
+# From here on floats do not hold every whole number.
+_INEXACT = 2**53
 _HISTORIES = "The DataFrame of histories"
 _FIRST = "\0first"  # no column is called that
 # What polars and other libraries raise for a table that can't be converted.
@@ -63,17 +65,41 @@ def as_polars(frame: Any, name: str) -> pl.DataFrame:
         return pl.DataFrame(frame)
     except _UNREADABLE as error:
         raise UserError(
-            f"{name} can't be read as a DataFrame: {shown(error, 300)}. Ids are strings or whole "
-            "numbers, in a column all of one type."
+            f"{_unreadable(frame, name)} can't be read: {shown(error, 300)}. Ids are strings or "
+            "whole numbers, in a column all of one type. Drop a column that nothing reads."
         ) from error
+
+
+def _unreadable(frame: Any, name: str) -> str:
+    """The first column that can't be read alone; the DataFrame if its library can't tell."""
+    for column in list(frame.columns):
+        try:
+            one = frame[[column]]
+        except Exception:  # of any library
+            return name
+        try:
+            pl.DataFrame(one)
+        except _UNREADABLE:
+            return f"{name}: column {shown(column)!r}"
+    return name
 
 
 def with_whole_ids(table: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     """The table with whole numbers in these columns where they are floats.
 
     pandas makes floats of whole numbers if one of them is missing.
+
+    Raises:
+      UserError: for a float of 2^53 or more.
     """
     floats = [n for n in names if n in table.columns and table[n].dtype.is_float()]
+    for name in floats:
+        large = table[name].filter((table[name].abs() >= _INEXACT).fill_null(False))
+        if large.len():
+            raise UserError(
+                f"Column {name!r} holds {large[0]:.17g} as a float. Floats this large do not keep "
+                "whole numbers apart, so ids may have become equal. Read the column as strings."
+            )
     whole = [n for n in floats if (table[n].drop_nulls().drop_nans() % 1 == 0).all()]
     return table.with_columns(pl.col(whole).fill_nan(None).cast(pl.Int64)) if whole else table
 
@@ -120,7 +146,8 @@ def _grouped(path: Path, form: Form) -> pl.DataFrame:
     """Columns user, items and maybe times, lists, of a file with a row for each item."""
     user, item, at = form.user, form.item, form.time
     rows = tables.read_table(path, needed=(user, item))
-    table = rows.table.with_row_index(_FIRST).with_columns(pl.col(_FIRST).min().over(user))
+    table = rows.table.with_columns(pl.col(user).str.strip_chars())
+    table = table.with_row_index(_FIRST).with_columns(pl.col(_FIRST).min().over(user))
     table = table.with_columns(pl.col(item).fill_null("").str.strip_chars())
     if missing := (table[user].fill_null("").str.strip_chars() == "").arg_true().to_list():
         raise UserError(f"{path}, line {rows.lines[missing[0]]}: the user is missing.")

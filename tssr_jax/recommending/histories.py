@@ -32,6 +32,8 @@ from tssr_jax.recommending.items import as_id, require_seconds
 
 INPUTS = (".jsonl", ".csv", ".csv.gz", ".parquet")
 LISTS, TIMES, EVENTS, PROFILE = "items", "times", "events", "profile"
+# Lists of times must be called TIMES; a list of another of these names would not be read.
+_NOT_TIMES = ("timestamps", "timestamp", "time")
 
 
 class History(NamedTuple):
@@ -184,6 +186,7 @@ class HistoryFile:
                     continue
                 try:
                     fields = parse_object(line.decode())
+                    self._require_times([n for n, x in fields.items() if isinstance(x, list)])
                     items = fields[LISTS]
                     if not isinstance(items, list):
                         raise TypeError(f"'items' is {shown(items)!r}, no list")
@@ -204,13 +207,15 @@ class HistoryFile:
     def _from_list_rows(self) -> Iterator[History]:
         columns, form = (self._form.user, LISTS), self._form
         table = pl.scan_parquet(self.path, glob=False)
-        names = table.collect_schema().names()
+        schema = table.collect_schema()
+        names = schema.names()
         require_columns(names, columns, self.path, "")
-        times = _seconds(table.collect_schema()) if TIMES in names else pl.lit(None)
+        self._require_times([name for name in names if schema[name].is_nested()])
+        _require_lists(schema, self._form.user, self.path)
+        times = _seconds(schema) if TIMES in names else pl.lit(None)
         with_events = form.events and EVENTS in names
         told = [name for name in form.fields if name in names]
         texts = pl.List(pl.String)
-        schema = table.collect_schema()
         own = tables.as_texts({name: schema[name] for name in told}, self.path, told, rest=False)
         table = table.select(
             pl.col(columns[0]).cast(pl.String),
@@ -231,14 +236,12 @@ class HistoryFile:
         except IndexError as error:
             raise UserError(f"{self.path}, row {row}: {shown(error)}.") from error
         except pl.exceptions.PolarsError as error:
-            raise UserError(
-                f"{self.path} has no lists of ids in 'items': {shown(error)}"
-            ) from error
+            raise UserError(f"{self.path} can't be read: {shown(error)}") from error
 
     def _from_item_rows(self, seen: set[str]) -> Iterator[History]:
         hint = "Rename it, or write histories as JSON lines."
-        names = tables.column_names(self.path)
         form = self._form
+        names = tables.column_names(self.path, (form.user, form.item))
         timed = form.time in names
         with_events = bool(form.events) and form.event in names
         told = [name for name in form.fields if name in names]
@@ -294,9 +297,28 @@ class HistoryFile:
         )
         return select(milliseconds / values.TICKS)
 
+    def _require_times(self, lists: Collection[str]) -> None:
+        """Raises UserError if one of these lists has times, but is not called so."""
+        wrong = next((name for name in (self._form.time, *_NOT_TIMES) if name in lists), None)
+        if TIMES not in lists and wrong is not None:
+            raise UserError(f"{wrong!r} is not read; call lists of times {TIMES!r} ({self.path})")
+
     def _require_user(self, user: str | None, where: str) -> None:
         if not user or not user.strip():
             raise UserError(f"{self.path}, {where}: the user is missing.")
+
+
+def _require_lists(schema: Mapping[str, pl.DataType], user: str, path: Path) -> None:
+    """Raises UserError if the column of users has lists, or one of items or times has none."""
+    inner = {name: getattr(kind, "inner", None) for name, kind in schema.items()}
+    at = inner.get(TIMES, pl.Int64())
+    for name, fits, told in (
+        (user, inner[user] is None, "ids"),
+        (LISTS, inner[LISTS] is not None, "lists of ids"),
+        (TIMES, at and (at.is_numeric() or at.is_temporal()), "lists of seconds or dates"),
+    ):
+        if not fits:
+            raise UserError(f"{path}: column {name!r} must hold {told}; it has {schema[name]}.")
 
 
 def _seconds(schema: Mapping[str, pl.DataType]) -> pl.Expr:

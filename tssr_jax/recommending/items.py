@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tssr_jax.data_pipeline.profiles import Fields, code_of
+from tssr_jax.data_pipeline.sources.ids import as_number
 from tssr_jax.errors import UserError, shown
 from tssr_jax.memory.scores import NOW
 from tssr_jax.run import Run
@@ -162,6 +163,9 @@ class Items:
         Raises:
           UserError: if one of them is malformed, or fits neither its history nor the model.
         """
+        if isinstance(histories, str) or not isinstance(histories, Iterable):
+            kind = shown(type(histories).__name__)
+            raise UserError(f"Histories are of type {kind}; give lists of ids, or a DataFrame.")
         read = [require_list(history) for history in histories]
         nothing: list[None] = [None] * len(read)
         times = nothing if times is None else times
@@ -213,9 +217,12 @@ class Items:
         """The catalogue plus further items, which training has not seen.
 
         Raises:
-          UserError: if an id is there already.
+          UserError: if an id, or the number that it is ("3" and "3.0"), is there already.
         """
-        there = sorted(set(ids) & self._class_of.keys())
+        numbers = {as_number(item) for item in self.ids} - {None}
+        there = sorted(
+            item for item in set(ids) if item in self._class_of or as_number(item) in numbers
+        )
         if there:
             raise UserError(
                 f"{len(there):,} of the {len(ids):,} new items are in the catalogue already: "

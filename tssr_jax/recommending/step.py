@@ -1,13 +1,13 @@
 """The step of a device for a batch of histories: states, scores of all classes, best classes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tssr_jax.errors import UserError
+from tssr_jax.errors import UserError, shown
 from tssr_jax.evaluation.ranking import Scorer, make_scores_step
 from tssr_jax.evaluation.top_k import best_classes
 from tssr_jax.models import mixing
@@ -103,6 +103,9 @@ def side_names(model: TSSR) -> tuple[str, ...]:
 
 def require_stream(model: TSSR, stream: Stream) -> None:
     """Raises UserError if a model can't score by this stream."""
+    known = get_args(Stream)
+    if stream not in known:
+        raise UserError(f"stream is {shown(repr(stream))}; known: {', '.join(known)}.")
     if stream != "fused" and len(model.streams) < 2:
         raise UserError(f"The model has one stream, {model.streams[0]!r}; ask for 'fused'.")
     if stream != "fused" and model.mixing == "concatenation":

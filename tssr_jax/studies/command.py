@@ -8,6 +8,7 @@ The same command goes on where it stopped (docs/guides/studies.md).
 from absl import flags
 
 from tssr_jax import cli
+from tssr_jax.config.saved import require_no_run
 from tssr_jax.locks import one_writer
 from tssr_jax.studies import pace_flags
 
@@ -33,6 +34,7 @@ def main() -> None:
     """Runs the study, or goes on with it."""
     config, workdir = cli.required_config(_CONFIG), cli.required_workdir(_WORKDIR)
     names, tune = _VARIANT.value, _TUNE_TRIALS.value
+    require_no_run(workdir)
     with one_writer(workdir):
         from tssr_jax.studies.runner import run_study
         from tssr_jax.studies.slots import Pace

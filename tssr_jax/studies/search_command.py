@@ -6,6 +6,7 @@ tssr search --trials=30 --trial_minutes=20 --config=csv:FOLDER --workdir=runs/se
 from absl import flags
 
 from tssr_jax import cli
+from tssr_jax.config.saved import require_no_run
 from tssr_jax.locks import one_writer
 from tssr_jax.studies import pace_flags
 
@@ -18,6 +19,7 @@ flags.adopt_module_key_flags(pace_flags)
 def main() -> None:
     """Runs the search, or goes on with it."""
     config, workdir = cli.required_config(_CONFIG), cli.required_workdir(_WORKDIR)
+    require_no_run(workdir)
     with one_writer(workdir):
         from tssr_jax.studies.search import search
         from tssr_jax.studies.slots import Pace

@@ -123,6 +123,7 @@ def test_json_lines_are_read_as_all_text_is(tmp_path, encoding, newline):
         ("x.jsonl", '{"items": ["i1"], "user": "\\ud83d"}\n', "line 1 is no history"),
         ("x.jsonl", "[" * 100_000 + "\n", "line 1 is no history"),
         ("x.jsonl", '{"items": ["a"], "times": [1700000000000]}\n', "x.jsonl, user '1': Times of"),
+        ("x.jsonl", '{"items": ["a"], "timestamps": [1]}\n', "'timestamps' is not read; call"),
         ("x.jsonl", '{"items": ["a"], "times": [NaN]}\n', "x.jsonl, user '1': Times of"),
         ("x.csv", 'user,item\n"a,i1\nb,i2\nc",i3\n', "lines 2 to 4: .* 'user' holds a line end"),
         ("x.parquet", "no table", "x.parquet is not a readable Parquet file"),
@@ -137,6 +138,34 @@ def test_histories_that_make_no_sense(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message):
         list(HistoryFile(tmp_path / name))
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_columns_beside_the_ids_are_read_with_any_separator(tmp_path, separator):
+    path = tmp_path / "histories.csv"
+    rows = ["user,item,timestamp", "a,i1,60", "a,i2,90.5", "b,,", "c,i3,1970-01-02"]
+    path.write_text("\n".join(rows).replace(",", separator) + "\n")
+    assert histories_in(path) == TIMED
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"times": [["2023-01-01"]]},
+            r"x.parquet: column 'times' must hold lists of seconds or dates; it",
+        ),
+        ({"times": [5]}, r"column 'times' must hold lists of seconds or dates; it has Int64"),
+        ({"user": [["a"]]}, r"column 'user' must hold ids; it has List\(String\)"),
+        ({"items": ["i1"]}, r"column 'items' must hold lists of ids; it has String"),
+        ({"timestamp": [[5]]}, "'timestamp' is not read; call lists of times 'times'"),
+    ],
+)
+def test_lists_of_another_type_are_told(tmp_path, columns, message):
+    path = tmp_path / "x.parquet"
+    pl.DataFrame({"user": ["a"], "items": [["i1"]]} | columns).write_parquet(path)
+    with pytest.raises(UserError, match=message):
+        list(HistoryFile(path))
 
 
 def read(path):

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -113,7 +115,7 @@ def test_what_a_class_is(exported, recommender):
     assert about["top_k"] == 7 and about["formats"] == ["saved_model", "stablehlo", "vectors"]
 
 
-def test_an_export_replaces_an_export_only(exported, workdir, tmp_path):
+def test_an_export_replaces_an_export_that_it_covers(exported, workdir, tmp_path):
     request = ExportRequest(exported, formats=("vectors",), top_k=3)
     (tmp_path / "other").mkdir()
     for wrong, message in (
@@ -121,10 +123,14 @@ def test_an_export_replaces_an_export_only(exported, workdir, tmp_path):
         (request._replace(formats=("pickle",)), "--formats is pickle; known: saved_model"),
         (request._replace(platforms=("cpu", "gpu")), "--platforms is cpu, gpu; known: cpu"),
         (request._replace(top_k=0), "top_k is 0; it must be at least 1"),
+        (request, "is an export that also has recommend.stablehlo, saved_model, which would be"),
+        (request._replace(output=Path(workdir).parent), "holds the run in .*: name another folder"),
     ):
         with pytest.raises(UserError, match=message):
             run_export(workdir, wrong)
     assert (exported / "saved_model").is_dir()
+    shutil.rmtree(exported / "saved_model")
+    (exported / "recommend.stablehlo").unlink()
     run_export(workdir, request)
     names = {"export.json", "items.parquet", "users.parquet", "vectors.safetensors"}
     assert {path.name for path in exported.iterdir()} == names

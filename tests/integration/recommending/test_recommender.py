@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import polars as pl
 import pytest
 
 from tests.support.raw_data import tiny_config, write_image_model, write_images
@@ -11,6 +12,7 @@ from tssr_jax.config.saved import load_config
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import restore_best
 from tssr_jax.models.apply import attention, encode, head_weights
+from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.new_items import read_new_items
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.training.loop import train
@@ -138,6 +140,8 @@ def test_ids_as_files_and_programs_write_them(recommender):
     for wrong, message in (
         (["i1"], r"'i1' is one id where a list of ids belongs: put it"),
         ([None], "None is no list of ids"),
+        (None, "Histories are of type NoneType; give lists of ids, or a DataFrame"),
+        (pl.LazyFrame({"user": ["a"], "item": ["i1"]}), "Histories are of type LazyFrame"),
         ([[None]], "None is no id of an item"),
         ([[1.5]], "1.5 is no id of an item"),
     ):
@@ -151,6 +155,8 @@ def test_ids_as_files_and_programs_write_them(recommender):
     for top_k in ("5", 2.5, True, -1):
         with pytest.raises(UserError, match="it must be a whole number, at least 1"):
             recommender.recommend([["i1"]], top_k=top_k)
+    with pytest.raises(UserError, match="stream is 'ids'; known: fused, id, content"):
+        recommender.recommend([["i1"]], stream="ids")
     for times in (["1"], "1", [float("nan")], [1e13]):
         with pytest.raises(UserError, match="Times of a history are"):
             recommender.recommend([["i1"]], times=[times])
@@ -234,6 +240,13 @@ def test_new_items_that_make_no_sense(workdir, tmp_path, table, message):
     (tmp_path / "new.csv").write_text(table)
     with pytest.raises(UserError, match=message):
         Recommender.from_workdir(workdir, new_items=tmp_path / "new.csv")
+
+
+def test_new_items_whose_number_is_there_are_refused():
+    items = Items(["3.0", "a"], ["", ""], np.zeros(3, np.int64))
+    with pytest.raises(UserError, match="1 of the 2 new items are in the catalogue already: '003'"):
+        items.with_more(["003", "A"], ["", ""])
+    assert items.with_more(["4", "A"], ["", ""]).ids == ["3.0", "a", "4", "A"]
 
 
 def test_new_items_are_described_as_the_catalogue_is(tmp_path):

@@ -328,3 +328,10 @@ def test_a_study_that_is_stopped_goes_on(tmp_path, way):
 def test_what_is_not_known_is_told(tmp_path, flags, message):
     result = run_command(command(tiny_config(tmp_path), tmp_path / "study", "--mode=study", *flags))
     assert result.returncode == 1 and message in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("mode", ["study", "search"])
+def test_the_folder_of_a_run_is_refused(tmp_path, mode):
+    (tmp_path / "config.json").write_text("{}")
+    result = run_command(command(tiny_config(tmp_path), tmp_path, f"--mode={mode}"))
+    assert result.returncode == 1 and "is the folder of a run" in " ".join(result.stderr.split())

@@ -327,6 +327,17 @@ def test_bytes_that_are_no_text_are_told(tmp_path, capsys):
         read_csv(tmp_path, text_fields=("title", "category"))
 
 
+def test_whole_numbers_that_a_program_made_floats_are_whole_ids(tmp_path):
+    table = {"user": [1.0, 2.0], "item": [3.0, 4.5], "timestamp": [1.7e9, 1.7e9 + 0.25]}
+    pl.DataFrame(table).write_parquet(tmp_path / "interactions.parquet")
+    items = {"item": [3.0, 4.5], "title": ["A", "B"]}
+    pl.DataFrame(items).write_parquet(tmp_path / "items.parquet")
+    read = read_csv(tmp_path)
+    assert read.described["item"].to_list() == ["3", "4.5"]
+    assert read.interactions["user"].to_list() == ["1", "2"]
+    assert read.interactions["timestamp"].to_list() == [1_700_000_000_000, 1_700_000_000_250]
+
+
 def test_lists_are_no_ids(tmp_path):
     table = {"user": ["u", "u"], "item": [["a"], ["b"]], "timestamp": [1, 2]}
     pl.DataFrame(table).write_parquet(tmp_path / "interactions.parquet")

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs import csv
+from tssr_jax.data_pipeline.prepare import prepare
+from tssr_jax.data_pipeline.report import summary
 from tssr_jax.data_pipeline.sources.delimited import Chunk
-from tssr_jax.data_pipeline.sources.values import parse_timestamps
+from tssr_jax.data_pipeline.sources.values import ORDER, parse_timestamps
 from tssr_jax.data_pipeline.time_range import TimeRange
 from tssr_jax.errors import UserError
 
@@ -115,8 +118,43 @@ def test_few_times_without_a_value_are_told(capsys):
     assert (
         "1 of 101 times of 1970, where others are after 1980, such as 0 " in capsys.readouterr().out
     )
-    list(TimeRange("file.csv").checked(seconds(0, 1, 5, 1000)))  # no unit is known to be wrong
-    assert not capsys.readouterr().out
+
+
+def test_times_of_1970_alone_are_told(tmp_path):
+    rows = [f"u{user},i{(user + step) % 9},{step}" for user in range(9) for step in range(8)]
+    (tmp_path / "interactions.csv").write_text("user,item,timestamp\n" + "\n".join(rows) + "\n")
+    (tmp_path / "items.csv").write_text("item,title\ni1,red\n" + "i2,x\ni3,x\ni4,x\ni5,x\n")
+    config = csv.get_config(str(tmp_path))
+    config.data.cache_dir = str(tmp_path / "cache")
+
+    def told():
+        return "\n".join(summary(prepare(config.data).report))
+
+    for _ in range(2):  # also from the cache
+        assert "items of one minute have no order" in told()
+    assert "timestamp_format=order" in told() and "have equal times" not in told()
+    config.data.timestamp_format = ORDER
+    assert "in 1970" not in told()
+
+
+def test_dates_written_as_numbers_are_told():
+    dates = [20_240_131, 20_231_201]
+    with pytest.raises(UserError, match=r"look like dates written as YYYYMMDD.*format=%Y%m%d"):
+        list(TimeRange("file.csv").checked(seconds(*dates)))
+    for other in (20_241_331, 20_240_132, 999):  # no month 13, no day 32, no year
+        list(TimeRange("file.csv").checked(seconds(*dates, other)))
+
+
+def test_places_in_an_order_are_minutes_apart():
+    def read(*values):
+        table = pl.DataFrame({"t": values}, strict=False)
+        chunk = Chunk(np.arange(7, 7 + len(values)), table)
+        path = Path("file.csv")
+        return parse_timestamps(chunk, "t", path, ORDER, settable=True).to_list()
+
+    assert read(1, 2, 30_000_000) == [60_000, 120_000, 1_800_000_000_000]
+    with pytest.raises(UserError, match="line 8: column 't' holds 'x', which is no whole number"):
+        read("1", "x")
 
 
 def test_numbers_of_milliseconds():

@@ -91,9 +91,15 @@ def read_delimited(
             yield splitter.quoted(block, blocks)
 
 
-def read_names(path: Path, form: Format) -> tuple[str, ...]:
-    """The names of a file's columns; raises UserError if two are alike."""
-    return _header(path, form, (), next(read_blocks(path, form.encoding))).names
+def read_names(path: Path, form: Format, needed: Sequence[str] = ()) -> tuple[str, ...]:
+    """The names of a file's columns; raises UserError if two are alike.
+
+    Args:
+      path: the file.
+      form: how it is written; another separator is found by the columns that are needed.
+      needed: columns that should be there.
+    """
+    return _header(path, form, needed, next(read_blocks(path, form.encoding))).names
 
 
 def _header(path: Path, form: Format, needed: Sequence[str], block: Block) -> Header:

@@ -30,6 +30,12 @@ DIFFERENCES = {
 }
 
 
+def as_number(item: str) -> str | None:
+    """The whole number that an id is, without leading zeros and ".0"; None if it is none."""
+    number = _WHOLE_NUMBER.match(item.strip())
+    return number[1] if number else None
+
+
 def loose(item: str) -> str:
     """A form that ids have in common if they are one number, or differ in `DIFFERENCES` only."""
     if not (item.isascii() and item.isprintable()):
@@ -38,5 +44,4 @@ def loose(item: str) -> str:
         )
         item = unicodedata.normalize("NFKC", item)
     item = item.strip().lower()
-    number = _WHOLE_NUMBER.match(item)
-    return number[1] if number else item
+    return as_number(item) or item

@@ -21,6 +21,8 @@ COMMAS = Format()
 # The column of a Parquet table that holds items' vectors, see `content.own_vectors`; it is no text.
 VECTORS = "vector"
 _PARQUET_ROWS = 1_000_000
+# From here on floats do not hold every whole number.
+_MOST_WHOLE = 2**53
 
 
 def read_table(
@@ -80,11 +82,11 @@ def read_chunks(
         raise UserError(f"{path} has a header but no rows.")
 
 
-def column_names(path: Path) -> list[str]:
-    """The names of a table's columns."""
+def column_names(path: Path, needed: Sequence[str] = ()) -> list[str]:
+    """The names of a table's columns; by those that are needed the separator is found."""
     if path.suffix == ".parquet":
         return _scan(path).collect_schema().names()
-    return list(read_names(path, COMMAS))
+    return list(read_names(path, COMMAS, needed))
 
 
 def _scan(path: Path) -> pl.LazyFrame:
@@ -137,6 +139,11 @@ def as_texts(
         elif kind == pl.Binary:  # text without its type, as older programs write it
             decode = functools.partial(_decode, path=path, needed=name in needed)
             column = column.map_batches(decode, return_dtype=pl.String)
+        elif kind.is_float() and name in needed:  # ids, where whole numbers were stored as floats
+            whole = (column % 1 == 0) & (column.abs() < _MOST_WHOLE)
+            as_whole = column.cast(pl.Int64, strict=False).cast(pl.String)
+            column = pl.when(whole).then(as_whole).otherwise(column.cast(pl.String))
+            column = column.alias(name)
         elif not _is_text(kind):
             told = f"{path}: column {name!r} is of type {shown(kind)}, which has no text"
             if name in needed:

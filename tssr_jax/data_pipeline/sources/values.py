@@ -17,6 +17,10 @@ from tssr_jax.errors import UserError, shown
 
 TICKS = 1_000  # ticks in a second, for stored times
 _MAX_SECONDS = 2**53  # float64 holds every whole number up to here, int64 its ticks
+# `data.timestamp_format`: numbers are places in an order. A minute lies between two, since items of
+# one minute have no order.
+ORDER = "order"
+_A_PLACE = 60 * TICKS
 LATEST = 60 * 2**31  # seconds; minutes of later times do not fit into an int32
 _YEAR = 366 * 86_400  # seconds
 _ISO = (
@@ -133,7 +137,8 @@ def parse_timestamps(
       chunk: its table has the column.
       column: its name.
       path: the file it comes from, for the error.
-      time_format: format of times in another form, as `datetime.strptime` reads it; "" is none.
+      time_format: format of times in another form, as `datetime.strptime` reads it, or `ORDER`; ""
+        is none.
       settable: whether it comes from `data.timestamp_format`, for errors.
       ticks: how many of its units numbers have in a second, 1 or 1000.
 
@@ -142,7 +147,9 @@ def parse_timestamps(
         names the first line and its value.
     """
     texts = chunk.table[column].cast(pl.String).str.strip_chars()
-    if time_format:
+    if time_format == ORDER:
+        times = _from_numbers(texts, TICKS) * _A_PLACE
+    elif time_format:
         times = _by_distinct(texts, lambda distinct: _from_format(distinct, time_format))
     else:
         times = _from_numbers(texts, ticks)
@@ -161,6 +168,8 @@ def parse_timestamps(
 
 
 def _no_time(time_format: str, settable: bool) -> str:
+    if time_format == ORDER:
+        return f"no whole number, as {_FLAG}={ORDER} wants."
     if time_format:
         return f"not of the format {time_format!r}" + (f" ({_FLAG})." if settable else ".")
     told = (
