@@ -120,11 +120,10 @@ class Counting(NamedTuple):
         Args:
           gaps: how many minutes after the first item the user took the second, recommended one.
         """
-        direction = np.where(gaps < 0, np.float32(_BACKWARD), np.float32(1.0))
-        if not self.fading:
-            return direction
-        # In float64, or as a power, this takes most of the time of counting.
-        return direction * np.exp(-self.fading * np.log1p(np.abs(gaps).astype(np.float32)))
+        # As a power of float64 it takes three times as long, which is felt in all of counting.
+        minutes = np.abs(gaps).astype(np.float32)
+        weights = np.exp(np.float32(-self.fading) * np.log(minutes + np.float32(1.0)))
+        return np.where(gaps < 0, np.float32(_BACKWARD) * weights, weights)
 
     def denominators(self, counts: np.ndarray, recommended: np.ndarray) -> np.ndarray:
         """What `c_ij` is divided by, from `n_i` and `n_j`."""
