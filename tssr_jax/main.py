@@ -30,11 +30,11 @@ MODES = {
     "evaluate": ("tssr_jax.evaluation.command", "test a run's best checkpoint again"),
     "recommend": ("tssr_jax.recommending.command", "lists of items for a file of histories"),
     "serve": ("tssr_jax.serving.command", "answer over HTTP, with a page to look at"),
-    "export": ("tssr_jax.recommending.export_command", "SavedModel, StableHLO or plain vectors"),
+    "export": ("tssr_jax.recommending.export_command", "write the model for other programs"),
     "prepare": ("tssr_jax.tools.prepare_command", "prepare a data set without training"),
     "study": ("tssr_jax.studies.command", "compare several trainings, with statistics"),
     "search": ("tssr_jax.studies.search_command", "search settings by validation NDCG@10"),
-    "size": ("tssr_jax.tools.command", "what a step needs on which devices"),
+    "size": ("tssr_jax.tools.command", "memory and traffic of a training step"),
 }
 
 _HELP = {"--help", "-h", "-help"}

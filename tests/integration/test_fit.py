@@ -260,7 +260,7 @@ def test_frames_of_histories_that_make_no_sense(fitted, frame, message):
 def test_frames_that_cannot_be_read_or_go_with_nothing_else(fitted):
     with pytest.raises(UserError, match="strings or whole numbers, in a column all of one type"):
         fitted.recommend(pd.DataFrame({"user": ["a"], "item": [2**80]}))
-    with pytest.raises(UserError, match="stands in its columns"):
+    with pytest.raises(UserError, match="pass times, events and profiles as columns"):
         fitted.recommend(pl.DataFrame({"user": ["a"], "item": ["i1"]}), times=[[1.0]])
 
 

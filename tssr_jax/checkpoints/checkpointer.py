@@ -172,8 +172,8 @@ class Checkpointer:
         except DamagedError as error:
             raise UserError(
                 f"The checkpoint {self._folder / str(step)} was written, but can't be read back "
-                f"({shown(error, 300)}). The disk, or the way to it, does not keep what is "
-                "written: train in another --workdir."
+                f"({shown(error, 300)}). The disk or the network does not store data reliably: "
+                "train in another --workdir."
             ) from error
 
     def restore_newest(self, params: Any, rest: Any) -> tuple[Any, Any, Progress] | None:
@@ -236,7 +236,7 @@ class Checkpointer:
         for step in evaluated:
             params = None if step in tried else self._params(step, target_params, damaged)
             if params is not None:
-                self._report(f"In the place of the best checkpoint that of step {step} is used.")
+                self._report(f"Using the checkpoint of step {step} instead of the best one.")
                 return params, step
         if evaluated or (steps and damaged.keys() >= set(steps)):
             raise self._unreadable(damaged)

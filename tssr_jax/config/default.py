@@ -133,9 +133,9 @@ def _text() -> ml_collections.ConfigDict:
     # Adam's step size for the encoder's top layer; each lower layer has 0.9 of the next one's.
     # (Adapters start at zero and need larger steps, e.g. 1e-3.)
     text.learning_rate = 5e-5
-    # Texts lie side by side in rows that are as long as the longest of them. A device keeps what it
-    # computed for this many rows of a step, and computes it again for further rows: fewer rows need
-    # less memory, and more time.
+    # Texts are packed into rows that are as long as the longest text. A device keeps the
+    # activations of this many rows of a step, and recomputes those of further rows in the backward
+    # pass. Smaller saves memory and costs time.
     text.micro_batch = 16
     return text
 
@@ -226,7 +226,7 @@ def _loss() -> ml_collections.ConfigDict:
     # Temperature of the user-grained cosine.
     loss.user_temperature = 0.2
     # How the contrasting terms reach the negatives of other devices: "all_gather" is the fastest;
-    # "ring" needs memory that grows neither with the number of devices nor with all their scores.
+    # "ring" is slower, but its memory does not grow with the number of devices.
     loss.negatives = "all_gather"
     # Competitors of a label in next-item prediction: "full", all items (exact); "sampled", items
     # that each step draws, corrected for their probability, for catalogues of a million items.
@@ -281,8 +281,8 @@ def _train() -> ml_collections.ConfigDict:
     # head) are not taken, so the other run may have used another data set. "" starts from random
     # parameters.
     train.init_from = ""
-    # Workdir of a run on earlier data, with whose best parameters this one begins:
-    # items that it knows by id keep theirs, and new ones begin with those of like content.
+    # Workdir of a run on earlier data to start from. Items that it knows by id keep their vectors;
+    # new items start from those with similar content.
     train.warm_start = ""
     # Most epochs; raise it to extend a finished run. 0 only evaluates the initial parameters.
     train.num_epochs = 100
@@ -319,9 +319,9 @@ def _evaluate() -> ml_collections.ConfigDict:
     # What is held out: "leave_one_out", the last item of each user for the test, and the one before
     # it for validation; or "global_time", what users took from a date on.
     evaluate.split = "leave_one_out"
-    # "global_time" only: when validation and the test begin. Shares of all interactions, of which a
-    # period then begins with the next day (UTC), or dates, ("2024-05-01", "2024-06-01"). With one
-    # cut, the test's, validation asks a tenth of the users, of whom training reads nothing.
+    # "global_time" only: when validation and the test begin. Two dates, ("2024-05-01",
+    # "2024-06-01"), or two shares of all interactions (a period then begins with the next day,
+    # UTC). With one cut, the test's, a tenth of the users is held out for validation.
     evaluate.cuts = (0.8, 0.9)
     # "global_time" only: which of a user's items in a period are answers: "first", "last", "all".
     evaluate.targets = "first"
@@ -329,9 +329,9 @@ def _evaluate() -> ml_collections.ConfigDict:
     evaluate.held_out = ("validation", "test")
     # Histories ranked at a time.
     evaluate.batch_size = 256
-    # Whether what a user had before may be recommended again, as fits groceries or clothes. If not,
-    # it does not compete, and an answer that the user had before counts as missed. What is measured
-    # is what `tssr recommend` lists.
+    # True: seen items may be recommended again, as fits groceries or clothes. False: they are
+    # excluded, and a repeated target counts as a miss. Evaluation and `tssr recommend` both follow
+    # this.
     evaluate.keep_seen = False
     # Length of the lists whose coverage, novelty and more are reported for the test; 0 skips them.
     evaluate.list_length = 10
@@ -354,8 +354,7 @@ def _memory() -> ml_collections.ConfigDict:
     memory = ml_collections.ConfigDict()
     # Neighbours that are kept of an item, the most similar ones of each kind.
     memory.neighbours = 300
-    # Two items that a user took some minutes apart count as a pair (1 + minutes)^-fading times; 0
-    # ignores times.
+    # A pair of items that a user took m minutes apart counts (1 + m)^-fading; 0 ignores times.
     memory.fading = 0.05
     # Likeness is divided by n_i^power n_j^(1 - power), where n counts users and j is recommended;
     # 0.5 is the cosine.

@@ -45,8 +45,8 @@ def read_signed(path: epath.Path) -> dict[str, Any]:
     digest = fields.pop(_DIGEST, None)
     if digest not in (None, _digest(fields)):
         raise UserError(
-            f"{path} has changed since it was written: its digest is another. Restore it. (Without "
-            f"its line {_DIGEST!r} it is taken as it is; the run is another one then.)"
+            f"{path} has changed since it was written: its digest is another. Restore it. To keep "
+            f"your edit, delete its line {_DIGEST!r}; the run then counts as a different run."
         )
     return fields
 

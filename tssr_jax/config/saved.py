@@ -171,7 +171,7 @@ def require_same_config(
     if rate := saved.get("train.reorder_rate"):
         print(
             f"{workdir} was trained with train.reorder_rate={rate}, which this version no longer "
-            "has. It goes on with --config.train.time_noise=(0.0, 1e6), which comes next to it."
+            "has. It resumes with --config.train.time_noise=(0.0, 1e6), the closest setting."
         )
     kept, given = (flattened(_with_whole_paths(one)) for one in (load_config(workdir), config))
     different = [

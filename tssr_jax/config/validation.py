@@ -189,8 +189,8 @@ def _validate_content(config: ml_collections.ConfigDict) -> None:
     if ("categories" in modalities) != bool(fields) or len(set(fields)) < len(fields):
         raise UserError(
             f"--config.content.category_fields is {fields} and --config.content.modalities is "
-            f"{modalities}: with 'categories' the first names their columns, each once; without, "
-            "it is ()."
+            f"{modalities}. category_fields must name columns, each once, if modalities has "
+            "'categories', and be () if not."
         )
     if bad := [name for name in fields if "=" in name]:
         raise UserError(
@@ -238,8 +238,8 @@ def _validate_large_catalogue(config: ml_collections.ConfigDict) -> None:
     kind, cut = config.loss.next_item, config.model_devices > 1
     if kind == "sampled" and not config.corrections.exclude_padding_class:
         raise UserError(
-            "--config.loss.next_item=sampled draws items, never the padding class, which the "
-            "reference lets compete: it goes with --config.corrections.exclude_padding_class only."
+            "--config.loss.next_item=sampled never draws the padding class. Set "
+            "--config.corrections.exclude_padding_class=True."
         )
     if not config.optimizer.lazy_rows:
         return
@@ -255,9 +255,9 @@ def _validate_large_catalogue(config: ml_collections.ConfigDict) -> None:
         )
     if config.model.head != "classes" and kind != "sampled":
         raise UserError(
-            f"--config.model.head={config.model.head} reads the vectors of every item that a label "
-            f"competes with; --config.loss.next_item={kind} and --config.optimizer.lazy_rows don't "
-            "go together with it: set --config.loss.next_item=sampled."
+            f"--config.model.head={config.model.head} with --config.loss.next_item={kind} needs "
+            "the vectors of all items, but --config.optimizer.lazy_rows updates only a few. Set "
+            "--config.loss.next_item=sampled, or lazy_rows to False."
         )
     for field in trained_fields(config.content):
         raise UserError(
@@ -300,7 +300,8 @@ def _validate_model(model: ml_collections.ConfigDict) -> None:
     memory = tuple(model.memory)
     if set(memory) - {*MEMORIES} or len(set(memory)) < len(memory):
         raise UserError(
-            f"--config.model.memory is {memory}; it may have {' and '.join(map(repr, MEMORIES))}."
+            f"--config.model.memory is {memory}; allowed, each at most once: "
+            f"{', '.join(map(repr, MEMORIES))}."
         )
     if model.encoder == "gru" and (len(streams) > 1 or not model.num_unimodal_layers):
         raise UserError(
@@ -321,14 +322,14 @@ def _validate_windows(config: ml_collections.ConfigDict) -> None:
     train, corrections = config.train, config.corrections
     if any(not 0 <= scale < math.inf for scale in train.time_noise):
         raise UserError(
-            f"--config.train.time_noise is {tuple(train.time_noise)}; it has days, which are at "
-            "least 0."
+            f"--config.train.time_noise is {tuple(train.time_noise)}; it must be a list of days, "
+            "each 0 or more."
         )
     if train.windows == "strided" and train.window_stride > config.model.max_length:
         raise UserError(
-            f"--config.train.window_stride is {train.window_stride}; with more than the "
-            f"{config.model.max_length} items of a window (--config.model.max_length) some are in "
-            "none."
+            f"--config.train.window_stride is {train.window_stride}, but a window has "
+            f"{config.model.max_length} items (--config.model.max_length), so some items would be "
+            f"in no window. Set it to at most {config.model.max_length}."
         )
     if train.packing and not (
         corrections.valid_positions_only and corrections.pool_valid_positions

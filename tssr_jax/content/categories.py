@@ -74,7 +74,7 @@ def item_categories(
     names = (*frequent[LISTS].head(MOST), *(f"{name}=" for name in fields))
     if frequent.is_empty():
         raise UserError(
-            f"{dump.files.items}: no value of {', '.join(fields)} is that of {LEAST} items or more "
+            f"{dump.files.items}: no value of {', '.join(fields)} occurs in at least {LEAST} items "
             "(--config.content.category_fields). Are these categories?"
         )
     table_of = multi_hot(rows[LISTS], names)

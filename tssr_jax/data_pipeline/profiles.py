@@ -103,7 +103,7 @@ def write_profiles(folder: Path, dump: Dump) -> dict[str, list[str]]:
     for name, values in fields.items():
         if not values:
             raise UserError(
-                f"{path}: no value of {shown(name)!r} is that of {LEAST} users or more "
+                f"{path}: no value of {shown(name)!r} occurs in at least {LEAST} users "
                 "(--config.data.user_fields). Group such values, e.g. years to decades."
             )
     if math.prod(sizes(fields)) >= 2**31:

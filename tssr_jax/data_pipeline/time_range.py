@@ -126,7 +126,7 @@ class TimeRange:
         raise UserError(
             f"{self._path} has the time {far['timestamp'][0] // TICKS}{_of(far)}, which in seconds "
             f"since 1970 is thousands of years away. {two}These are probably milliseconds or "
-            "microseconds (convert the column to seconds), or a date that stands for none."
+            "microseconds (convert the column to seconds), or a placeholder for a missing date."
         )
 
 

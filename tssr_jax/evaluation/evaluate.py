@@ -109,8 +109,8 @@ def evaluate_params(  # noqa: PLR0917
     held_out = tuple(run.config.evaluate.held_out)
     if not held_out:
         raise UserError(
-            f"{workdir} was trained on all of its data (evaluate.held_out): nothing is left to "
-            "measure it by. Measure the run that it repeats."
+            f"{workdir} was trained on all of its data (evaluate.held_out), so no data is held out "
+            "for a test. Evaluate the run that it was refitted from."
         )
     rank = rank or Ranker(run)
     columns: dict[str, Metrics] = {}

@@ -55,7 +55,7 @@ def process_flags(verb: str) -> ProcessFlags:
         flags.DEFINE_integer(
             "peer_timeout",
             60,
-            "Seconds that the others may take to come, or to give a sign of life; then all end.",
+            "Seconds to wait for other processes to start, or for a sign of life. Then all exit.",
             5,
         ),
     )

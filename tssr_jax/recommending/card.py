@@ -23,8 +23,8 @@ _SPLITS = {
 }
 # By the number of answers that training does not read (`evaluate.held_out`).
 _TRAINED_ON = (
-    "- It was then trained anew on all interactions, those of both answers included.\n",
-    "- It was then trained anew on the validation answers, too, as long as was best before.\n",
+    "- It was then retrained on all interactions, with the validation and test targets.\n",
+    "- It was then retrained with the validation targets, for the best number of epochs.\n",
     "",
 )
 
@@ -49,8 +49,9 @@ def model_card(run: Run, metrics: RunMetrics, version: str, *, sequences: bool) 
     parts = [
         _front_matter(source, metrics),
         f"# Recommendations, trained on {source}",
-        f"A sequential recommender of [tssr_jax](https://arxiv.org/abs/2403.07623) {version}: it "
-        f"reads {streams} of a history and ranks all {run.data.num_items:,} items for the next "
+        f"A sequential recommender of tssr_jax {version} "
+        "([paper](https://arxiv.org/abs/2403.07623)). "
+        f"It reads {streams} of a history and ranks all {run.data.num_items:,} items for the next "
         f"one.{reads}" + (f" Memories add what was counted: {memories}." if memories else ""),
         "```python\nfrom tssr_jax import Recommender\n\n"
         'recommender = Recommender.from_pretrained("FOLDER or OWNER/NAME of the Hub")\n'

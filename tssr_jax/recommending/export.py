@@ -150,8 +150,8 @@ def _formats(asked: Sequence[str] | None, recommender: Recommender) -> Sequence[
         require_onnx(recommender.model.compute_dtype)
     if recommender.model.memory and "vectors" in asked:
         raise UserError(
-            "--formats has vectors, but this run has memories (--config.model.memory): its scores "
-            "are no products of vectors. Leave vectors out."
+            "--formats has vectors, but this run has memories (--config.model.memory), so its "
+            "scores are not dot products of vectors. Leave vectors out."
         )
     return asked
 

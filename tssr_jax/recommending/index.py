@@ -97,8 +97,8 @@ def require_products(recommender: Recommender) -> None:
     """Raises UserError if scores are no products of vectors."""
     if recommender.model.memory:
         raise UserError(
-            "An index finds items by products of vectors, but this run has memories "
-            "(--config.model.memory), whose scores are none. Train with --config.model.memory=()."
+            "An index needs scores that are dot products of vectors. This run has memories "
+            "(--config.model.memory), so its scores are not. Train with --config.model.memory=()."
         )
 
 

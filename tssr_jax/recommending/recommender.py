@@ -282,7 +282,7 @@ class Recommender:
         """
         if isinstance(histories, Frame):
             if any(own is not None for own in (times, events, profiles)):
-                raise UserError("What belongs to a DataFrame's histories stands in its columns.")
+                raise UserError("With a DataFrame, pass times, events and profiles as columns.")
             read = histories_of(histories, self.run.config.data, self.items)
             more: Any = {**by_name(read), "keep_seen": keep_seen, "stream": stream}
             return lists_like(histories, read, self.recommend(top_k=top_k, **more))
@@ -347,7 +347,7 @@ class Recommender:
         items: Sequence[ItemId],
         times: Sequence[float] | None = None,
     ) -> tuple[tuple[Reason, ...], ...]:
-        """Because of which items of a history memories speak for other items, strongest first.
+        """Explains scores: the history's items that raised each item's score through memories.
 
         Args:
           history: ids, oldest first.
@@ -355,8 +355,8 @@ class Recommender:
           times: of the history's items, see `recommend`.
 
         Returns:
-          For each of `items` reasons, whose scores add up to what co-occurrence and words add to
-          the item's score. There are none without memories, or where no item is known.
+          For each of `items` reasons, the strongest first. Their scores add up to what all memories
+          but popularity add to the item's score. There are none without memories or a known item.
 
         Raises:
           UserError: if one of `items` is unknown, or times don't fit.

@@ -18,8 +18,8 @@ _MOST_AT_ONCE = flags.DEFINE_integer(
 _ALLOWED_HOSTS = flags.DEFINE_list(
     "allowed_hosts",
     None,
-    "Names by which the service may be called (header Host); * is any. By default localhost and "
-    "--host, or any if --host is no address of this machine alone.",
+    "Accepted names in the header Host; * accepts any. Default: localhost and --host, or any if "
+    "other machines can reach --host.",
 )
 _INDEX = flags.DEFINE_string(
     "index", None, "Folder of an index (tssr export --formats=index): nearly exact lists, faster."

@@ -14,12 +14,15 @@ from tssr_jax.studies import pace_flags
 
 _CONFIG = cli.config_flag()
 _WORKDIR = cli.workdir_flag()
-_STUDY = flags.DEFINE_string("study", "ablation", "Which one; docs/guides/studies.md lists them.")
-_VARIANT = flags.DEFINE_multi_string(
-    "variant", [], "Run only this one now; may be repeated. By default all."
+_STUDY = flags.DEFINE_string(
+    "study", "ablation", "Name of the study; docs/guides/studies.md lists them."
 )
+_VARIANT = flags.DEFINE_multi_string("variant", [], "Run only this variant; by default all")
 _SEEDS = flags.DEFINE_integer(
-    "seeds", 3, "Seeds of each variant, from --config.seed on; with --tune_trials from the next.", 1
+    "seeds",
+    3,
+    "Number of seeds of each variant, from --config.seed (with --tune_trials, from the next).",
+    1,
 )
 _TUNE_TRIALS = flags.DEFINE_integer(
     "tune_trials", 0, "First search each variant's own settings by this many trials; 0: none.", 0

@@ -12,7 +12,7 @@ _TRIALS_AT_ONCE = flags.DEFINE_integer(
     "trials_at_once", 1, "Trials side by side on this machine, each on its share of the cores.", 1
 )
 _PRUNE = flags.DEFINE_bool(
-    "prune", False, "A search ends trials early that fall behind the median of the others."
+    "prune", False, "Searches only: stop trials early that are below the median of the others."
 )
 flags.declare_key_flag("prune")
 flags.declare_key_flag("trial_minutes")

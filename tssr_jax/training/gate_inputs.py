@@ -38,9 +38,9 @@ def gate_inputs(run: Run) -> GateInputs | None:
     rows = gate_rows(run.sequences, config, run.data.num_items)
     if not len(rows.users):
         raise UserError(
-            "--config.model.memory needs users with 5 interactions at least whose newest training "
-            "item, from which its gate learns, may be recommended to them: it is new to them, or "
-            "--config.evaluate.keep_seen is True. There are none. Set it to ()."
+            "The gate of --config.model.memory found no user to learn from. It needs users with at "
+            "least 5 interactions whose newest training item is new to them (or "
+            "--config.evaluate.keep_seen=True). Set --config.model.memory=()."
         )
     events = training_events(run.sequences, held_out_items(config, run.data.num_items))
     counted = counted_memories(run.model.memory)

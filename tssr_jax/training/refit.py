@@ -53,7 +53,8 @@ def refit(
     start = config.train.warm_start
     if start and os.path.realpath(epath.Path(start).expanduser()) == os.path.realpath(run):
         raise UserError(
-            f"{run} began from {start}, which is now that run itself: what it began with is gone."
+            f"{run} started from {start}, and that path now leads to {run} itself. The parameters "
+            "that it started from are gone."
         )
     config.train.update(num_epochs=best_epoch(run), early_stopping_patience=0)
     config.evaluate.held_out = ("test",)
@@ -82,6 +83,6 @@ def best_epoch(run: epath.Path) -> int:
     best = epochs.sort("validation/ndcg@10", descending=True, maintain_order=True)["epoch"][0]
     if best < 1 and not load_config(run).train.warm_start:
         raise UserError(
-            f"{run} is best before its first epoch: what it began with. There is nothing to repeat."
+            f"No epoch of {run} was better than its start, so there is nothing to repeat."
         )
     return round(best)

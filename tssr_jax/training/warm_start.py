@@ -41,13 +41,13 @@ def carried_params(run: Run, other: Run, others: Any) -> Any:
     known, new = np.flatnonzero(places > 0), np.flatnonzero(places < 0)
     if not known.size:
         raise UserError(
-            f"No item of this run is one of the {other.data.num_items:,} that "
-            "--config.train.warm_start knows. --config.train.init_from begins from a run on other "
+            f"This run shares none of the {other.data.num_items:,} items of the run in "
+            "--config.train.warm_start. Use --config.train.init_from to start from a run on other "
             "data."
         )
     told = (
-        f"{known.size:,} items go on with what was learnt of them, {new.size:,} begin with what "
-        f"is like them, {other.data.num_items - known.size:,} are gone."
+        f"{known.size:,} items keep their vectors, {new.size:,} new items start from similar "
+        f"items, {other.data.num_items - known.size:,} items were removed."
     )
     if processes.is_first():
         print(told, flush=True)

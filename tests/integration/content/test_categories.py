@@ -129,12 +129,12 @@ def test_categories_and_events_on_several_devices(config, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"content.category_fields": ()}, "with 'categories' the first names their columns"),
-        ({"content.modalities": ("text",)}, "without, it is"),
+        ({"content.category_fields": ()}, "category_fields must name columns, each once"),
+        ({"content.modalities": ("text",)}, "and be () if not"),
         ({"content.category_fields": ("brand", "brand")}, "each once"),
         ({"content.category_fields": ("maker",)}, "has no column 'maker'"),
         ({"content.category_fields": ("a=b",)}, r"'a=b'.*has a '=' in its name: rename"),
-        ({"content.category_fields": ("item2",)}, "no value of item2 is that of 5 items or more"),
+        ({"content.category_fields": ("item2",)}, "no value of item2 occurs in at least 5 items"),
     ],
 )
 def test_what_is_wrong_is_told(tmp_path, fields, told):

@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_told(workdir, exported, tmp_path):
 
 def test_memories_have_no_index(tmp_path):
     train(config_of(tmp_path), tmp_path / "run")
-    with pytest.raises(UserError, match=r"products of vectors, but this run has memories"):
+    with pytest.raises(UserError, match=r"dot products of vectors. This run has memories"):
         run_export(tmp_path / "run", ExportRequest(tmp_path / "out", ("index",)))
     assert not (tmp_path / "out").exists()
 

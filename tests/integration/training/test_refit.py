@@ -72,7 +72,7 @@ def test_what_validation_asked_for_is_trained(workdir, tmp_path, capsys):
     assert not own.metrics.validation and own.metrics.test["ndcg@10"] == metrics["ndcg@10"]
     own.save(tmp_path / "saved")
     card = (tmp_path / "saved" / "README.md").read_text()
-    assert "trained anew on the validation answers" in card and "| | test |" in card
+    assert "retrained with the validation targets" in card and "| | test |" in card
 
 
 def test_everything_is_trained(workdir, tmp_path):
@@ -177,7 +177,7 @@ def test_a_run_that_was_never_validated(tmp_path):
     config = tiny_config(tmp_path)
     config.train.num_epochs = 0
     train(config, tmp_path / "run")
-    with pytest.raises(UserError, match="is best before its first epoch"):
+    with pytest.raises(UserError, match="was better than its start"):
         refit(tmp_path / "run", tmp_path / "again")
     (tmp_path / "run" / "metrics.jsonl").unlink()
     with pytest.raises(UserError, match=r"has no validation in metrics\.jsonl"):
@@ -198,7 +198,7 @@ def test_a_refit_is_no_start_for_what_it_has_learnt(workdir, tmp_path):
     config.train.warm_start = str(tmp_path / "now")
     save_config(config, tmp_path / "warm")
     (tmp_path / "now").symlink_to(tmp_path / "warm")
-    with pytest.raises(UserError, match="which is now that run itself"):
+    with pytest.raises(UserError, match="and that path now leads to"):
         refit(tmp_path / "warm", tmp_path / "again")
 
 

@@ -71,7 +71,7 @@ def test_a_run_whose_raw_files_have_moved_is_asked_with_their_new_place(config, 
     Path(config.data.raw_dir).rename(tmp_path / "moved")
     assert evaluate(tmp_path / "run") == trained
     shutil.rmtree(config.data.cache_dir)
-    with pytest.raises(UserError, match=r"there is no folder .*raw\. .* --raw_dir to ask"):
+    with pytest.raises(UserError, match=r"there is no folder .*raw\. .* --raw_dir for a"):
         evaluate(tmp_path / "run")
     assert evaluate(tmp_path / "run", str(tmp_path / "moved")) == trained
 

@@ -44,7 +44,7 @@ def test_rows_of_items_are_found_by_their_ids(configs, tmp_path, head, capsys):
     train(first, tmp_path / "a")
     second.train.update(warm_start=str(tmp_path / "a"), num_epochs=0)
     train(second, tmp_path / "b")
-    assert "19 items go on with what was learnt of them, 1 begin" in capsys.readouterr().out
+    assert "19 items keep their vectors, 1 new items start from" in capsys.readouterr().out
     start, own = best_params(first, tmp_path / "a"), best_params(second, tmp_path / "b")
     before, after = (build_run(config).data.item_ids for config in configs)
     rows = {item: place for place, item in enumerate(before, 1)}
@@ -121,7 +121,7 @@ def test_what_can_not_be_carried(configs, tmp_path):
     text = (raw / "interactions.csv").read_text()
     (raw / "interactions.csv").write_text(text.replace("tjmestamp", "timestamp"))
     (raw / "items.csv").write_text((raw / "items.csv").read_text().replace("tjtle", "title"))
-    with pytest.raises(UserError, match="No item of this run is one of the 20"):
+    with pytest.raises(UserError, match="This run shares none of the 20 items"):
         train(second, tmp_path / "c")
 
 

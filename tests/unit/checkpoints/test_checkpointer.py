@@ -250,7 +250,7 @@ def test_without_a_readable_best_the_newest_is_used_and_that_is_told(tmp_path):
         params, step = checkpointer.restore_best(state_at(0, size=3000).params)
     assert step == 30 and params["dense"]["kernel"][0] == 30.0
     assert "checkpoints/10 is damaged" in reports[0]
-    assert reports[1] == "In the place of the best checkpoint that of step 30 is used."
+    assert reports[1] == "Using the checkpoint of step 30 instead of the best one."
     for step in (20, 30):
         flip(largest_file(tmp_path / "checkpoints" / str(step) / "params"))
     with (

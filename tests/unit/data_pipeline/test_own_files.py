@@ -171,7 +171,7 @@ def test_columns_that_are_called_like_ours(folder):
     )
     raw = read_csv(folder, item_column="sku")
     assert raw.described.select("item", "title").rows() == [("a", "Car"), ("b", "Boat")]
-    with pytest.raises(UserError, match=r"items.csv: the column 'item' can't be a text"):
+    with pytest.raises(UserError, match=r"items.csv: --config.data.text_fields can't have 'item'"):
         read_csv(folder, item_column="sku", text_fields=("title", "item"))
 
 

@@ -134,7 +134,7 @@ def test_data_without_profiles_keeps_its_key_and_columns(tmp_path):
     [
         (["x1,F,20", "x2,M,30"], {}, "has no row for any of the 40 users: 'u.*', 'x1' one of this"),
         ([*lines_of(), "u3,F,70"], {}, "user 'u3' is described differently in lines 5 and 37"),
-        (lines_of(4), {}, "no value of 'gender' is that of 5 users or more"),
+        (lines_of(4), {}, "no value of 'gender' occurs in at least 5 users"),
         (lines_of(), {"user_fields": ("size",)}, "names 'size'; .*users.csv has the fields gender"),
         (lines_of(), {"user_fields": ("age", "age")}, "it must be different names of columns"),
         (lines_of(), {"user_fields": ("items",)}, "'items', which is a column of histories"),

@@ -108,8 +108,8 @@ class SourceWithUsers(Protocol):
 
 
 _ELSEWHERE = (
-    "If the files lie elsewhere, name their folder: --config.data.raw_dir, or --raw_dir to ask a "
-    "run that is trained."
+    "If the files lie elsewhere, name their folder: --config.data.raw_dir, or --raw_dir for a "
+    "trained run."
 )
 
 

@@ -89,8 +89,8 @@ class OwnFiles:
         rows = tables.read_table(path, needed=(key, *fields), hint=hint)
         if key != "item" and "item" in fields:
             raise UserError(
-                f"{path}: the column 'item' can't be a text (--config.data.text_fields) while ids "
-                f"are those of {key!r}. Rename it."
+                f"{path}: --config.data.text_fields can't have 'item', because the ids are in "
+                f"column {key!r}. Rename the column 'item'."
             )
         ids = values.parse_ids(rows, key, path)
         table = rows.table.select(ids.alias("item"), pl.exclude(key, "item"))
