@@ -52,8 +52,7 @@ _SHORT_HISTORIES = {
     "train.windows": "last",
 }
 # Strided windows cover whole histories, in many steps of small batches. They are not packed: there
-# is little padding to save, and each number of packed rows has to be compiled. With a width of 128
-# an epoch would take twice as long.
+# is little padding to save. With a width of 128 an epoch would take twice as long.
 _LONG_HISTORIES = {
     "model.d_ffn": 128,
     "model.d_model": 64,

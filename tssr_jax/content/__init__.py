@@ -1,1 +1,1 @@
-"""Texts and pictures to the vectors that the content stream reads: frozen or trained."""
+"""Vectors that the content stream reads: of texts, pictures, categories, or the user's own."""

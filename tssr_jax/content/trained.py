@@ -1,8 +1,9 @@
 """Common code of trainable content encoders: each distinct item of a batch is encoded once.
 
-The batch lists its distinct items. Every device encodes its share in micro-batches, whose
-activations are recomputed in the backward pass; then all devices get all vectors. A step's cost
-depends on the number of distinct items, its memory on the size of a micro-batch.
+The batch lists its distinct items. Every device encodes its share in micro-batches; then all
+devices get all vectors. The backward pass recomputes activations of micro-batches (texts keep those
+of the first one). A step's cost depends on the number of distinct items, its memory on the size of
+a micro-batch.
 """
 
 import functools

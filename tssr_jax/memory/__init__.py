@@ -1,1 +1,1 @@
-"""What is counted beside the model: items taken together, and items with texts alike."""
+"""What is counted beside the model: co-occurrence, words of texts, popularity, repeats."""
