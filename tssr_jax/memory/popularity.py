@@ -3,8 +3,8 @@
     around    m_pj = sum over periods r of exp(-|p - r| / 3) n_rj
     before    m_pj = sum over periods r < p of exp(-(p - 1 - r) / 3) n_rj
 
-n_rj counts the users who took class j in period r. 32 periods have equally many interactions each,
-so a period is short where much happens. m is divided by its mean.
+n_rj counts the users who took class j for the first time in period r. 32 periods have equally many
+interactions each, so a period is short where much happens. m is divided by its mean.
 
 Leave-one-out asks at many dates, and training knows what other users took afterwards. A split by
 time asks after all that training knows. So its gate learns from what was before, too.

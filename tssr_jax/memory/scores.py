@@ -34,8 +34,8 @@ class Memories(NamedTuple):
     Attributes:
       tables: by name of a memory of neighbours.
       popularity: for the memory of this name; None without.
-      frequency: float32 [num_items + 1], log(1 + users who took the class in training windows),
-        minus its mean over the items.
+      frequency: float32 [num_items + 1], log(1 + users who took the class in training, but for
+        what the gate learns to predict), minus its mean over the items.
       decay: weight of an item of the history relative to an item one place newer, a scalar.
       least_length: int32, a scalar: the gate reads shorter histories as if they had this length,
         because it has learnt nothing of them.

@@ -1,7 +1,7 @@
 """How the gate of a model with memories learns: on histories whose next item nothing else has seen.
 
 The network is as it is for ranking: without dropout, with averaged parameters if there are any. It
-gets no gradient. Everything competes that would be ranked.
+gets no gradient. Everything competes but the items of the history's window.
 
 In a split by time many answers are items that training never saw, but training has seen all labels.
 So labels that were new when they were asked for count as never seen (`as_new`).
