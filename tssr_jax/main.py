@@ -26,7 +26,7 @@ from tssr_jax.runtime import use_huge_pages
 # Mode -> the module with its flags and its `main`, and what it does.
 MODES = {
     "train": ("tssr_jax.training.command", "train a model, or resume a run; test its best step"),
-    "refit": ("tssr_jax.training.refit_command", "retrain with validation answers, or all answers"),
+    "refit": ("tssr_jax.training.refit_command", "retrain with validation targets, or all targets"),
     "evaluate": ("tssr_jax.evaluation.command", "test a run's best checkpoint again"),
     "recommend": ("tssr_jax.recommending.command", "lists of items for a file of histories"),
     "serve": ("tssr_jax.serving.command", "answer over HTTP, with a page to look at"),

@@ -126,7 +126,7 @@ def test_the_card_of_a_saved_model(fitted, tmp_path):
     assert "40 users, 20 items, 393 interactions, 1970-01-01 to 1970-01-01" in text
     knn = simple["item-kNN"]["ndcg@10"]
     assert f"| {test['ndcg@10']:.4f} | " in text and f" | {knn:.4f} |" in text
-    assert "popularity, test" in text and "40 test answers" in text
+    assert "popularity, test" in text and "40 test targets" in text
 
 
 def test_a_repository_of_the_hub_is_fetched(fitted, tmp_path, monkeypatch):

@@ -292,7 +292,7 @@ def _train() -> ml_collections.ConfigDict:
     # Items between the ends of two "strided" windows; at most max_length.
     train.window_stride = 10
     # Share of the items that are kept out of all training windows, drawn by the seed. Metrics are
-    # then reported for users whose answer is one of them ("cold") and for the others ("warm").
+    # then reported for users whose target is one of them ("cold") and for the others ("warm").
     train.held_out_items = 0.0
     # Put several short windows into one row, which saves the cost of padding. Losses do not differ
     # (dropout masks do). Needs the corrections valid_positions_only and pool_valid_positions.
@@ -323,9 +323,9 @@ def _evaluate() -> ml_collections.ConfigDict:
     # "2024-06-01"), or two shares of all interactions (a period then begins with the next day,
     # UTC). With one cut, the test's, a tenth of the users is held out for validation.
     evaluate.cuts = (0.8, 0.9)
-    # "global_time" only: which of a user's items in a period are answers: "first", "last", "all".
+    # "global_time" only: which of a user's items in a period are targets: "first", "last", "all".
     evaluate.targets = "first"
-    # Splits whose answers training leaves out: both, ("test",), or none, () (`tssr refit` sets it).
+    # Splits whose targets training leaves out: both, ("test",), or none, () (`tssr refit` sets it).
     evaluate.held_out = ("validation", "test")
     # Histories ranked at a time.
     evaluate.batch_size = 256

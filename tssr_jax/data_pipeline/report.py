@@ -15,7 +15,7 @@ FILE = "report.json"
 PICTURE = "report.png"
 # The summary mentions ties above this share of neighbours in a history with equal times.
 _MANY_TIES = 0.1
-# And repeats above this share of the answers of validation and test.
+# And repeats above this share of the targets of validation and test.
 _MANY_REPEATS = 0.05
 
 
@@ -69,7 +69,7 @@ def summary(values: dict, *, keep_seen: bool = False) -> list[str]:
         lines.append(
             f"(for places in an order, 1, 2, 3, ...: --config.data.timestamp_format={ORDER})"
         )
-    if not values.get("events"):  # else the splits tell which answers there are
+    if not values.get("events"):  # else the splits tell which targets there are
         lines += of_repeats(values["share_of_answers_that_the_user_had_before"], keep_seen)
     return lines
 
@@ -78,7 +78,7 @@ def of_repeats(again: float, keep_seen: bool) -> list[str]:
     """A line about this share of answers that their users had before; none if it is small."""
     if again <= _MANY_REPEATS:
         return []
-    told = f"{again:.0%} of the answers are items that the user had before: they"
+    told = f"{again:.0%} of the targets are items that the user had before: they"
     if keep_seen:
         return [f"{told} may be recommended (evaluate.keep_seen=True)"]
     return [

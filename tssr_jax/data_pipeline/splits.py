@@ -191,15 +191,15 @@ def global_time(
         if not found.users.size or not (trained >= 2).any():
             raise UserError(
                 f"--config.evaluate.cuts={tuple(settings.cuts)}: training ends before "
-                f"{_date(first)}, the test begins on {_date(second)}. Nobody has an answer for "
+                f"{_date(first)}, the test begins on {_date(second)}. Nobody has a target for "
                 f"{name} with an item before it, or two items to train on. Name other dates"
                 f"{'; with few users, two of them' if len(starts) == 1 else ''}."
             )
     told = (
         f"training ends before {_date(first)} ({trained.sum():,} interactions), validation before "
-        f"{_date(second)} ({targets['validation'].users.size:,} answers"
+        f"{_date(second)} ({targets['validation'].users.size:,} targets"
         f"{' of users that training leaves out' if len(starts) == 1 else ''}); the test has "
-        f"{targets['test'].users.size:,} answers"
+        f"{targets['test'].users.size:,} targets"
     )
     end = second if second > first else days[0] + days[1].size
     begins, asked_for = (_date(first), _date(second)), (end - first) * MINUTES_PER_DAY

@@ -193,7 +193,7 @@ def _table(title: str, columns: dict[str, Metrics], simple: dict[str, Metrics]) 
     own = len(columns)
     rows = {name: v for name, v in rows.items() if any(x is not None for x in v[:own])}
     names = (*columns, *(f"{name}, test" for name in simple))
-    caption = f"{columns['test']['num_users']:,} test answers, the whole catalogue ranked"
+    caption = f"{columns['test']['num_users']:,} test targets, the whole catalogue ranked"
     return metrics_table(title, names, rows, caption)
 
 

@@ -17,11 +17,11 @@ _STREAMS = {
     "sum": "item ids with their content added",
 }
 _SPLITS = {
-    "leave_one_out": "Each user's last item is the test answer, and the one before it the "
-    "validation answer.",
+    "leave_one_out": "Each user's last item is the test target, and the one before it the "
+    "validation target.",
     "global_time": "Answers are what users took from a date on; training knows nothing later.",
 }
-# By the number of answers that training does not read (`evaluate.held_out`).
+# By the number of targets that training does not read (`evaluate.held_out`).
 _TRAINED_ON = (
     "- It was then retrained on all interactions, with the validation and test targets.\n",
     "- It was then retrained with the validation targets, for the best number of epochs.\n",
@@ -66,7 +66,7 @@ def model_card(run: Run, metrics: RunMetrics, version: str, *, sequences: bool) 
         _table(metrics),
         f"- {_SPLITS[config.evaluate.split]}{_of_events(run)}\n"
         f"{_TRAINED_ON[len(config.evaluate.held_out)]}"
-        f"- The whole catalogue is ranked; no metric is sampled. Ties count against the answer.\n"
+        f"- The whole catalogue is ranked; no metric is sampled. Ties count against the target.\n"
         f"- Items that a user had before {again}.",
         "## Limits",
         _limits(run, metrics),
@@ -80,7 +80,7 @@ def _of_events(run: Run) -> str:
     targets = tuple(run.config.data.target_events)
     read = [name for name in run.data.events if name not in targets]
     others = f"; {', '.join(read)} are read only" if read else ""
-    return f" Only these events are predicted, and are answers: {', '.join(targets)}{others}."
+    return f" Only these events are predicted, and are targets: {', '.join(targets)}{others}."
 
 
 def _front_matter(source: str, metrics: RunMetrics) -> str:
@@ -112,7 +112,7 @@ def _table(metrics: RunMetrics) -> str:
         if any(value is not None for value in values):
             cells = ["" if value is None else f"{value:.4f}" for value in values]
             lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + f"\n\n{metrics.test['num_users']:,} test answers."
+    return "\n".join(lines) + f"\n\n{metrics.test['num_users']:,} test targets."
 
 
 def _of_users(run: Run) -> str:
@@ -129,7 +129,7 @@ def _limits(run: Run, metrics: RunMetrics) -> str:
     if "cold/ndcg@10" in metrics.test:
         lines.append(
             f"- Items that training has not seen are ranked by content: NDCG@10 of "
-            f"{metrics.test['cold/ndcg@10']:.4f} where the answer is one of them."
+            f"{metrics.test['cold/ndcg@10']:.4f} where the target is one of them."
         )
     elif run.known is None:
         lines.append("- It can't rank items that training has not seen.")

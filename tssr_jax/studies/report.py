@@ -17,7 +17,7 @@ from tssr_jax.studies.trial import Trial
 
 BEST = " ★"
 # Heading of the metrics of refits.
-REFITTED = "Test after a refit, with the validation answers in the training data"
+REFITTED = "Test after a refit, with the validation targets in the training data"
 _CSS = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem;
   color: #1a1a1a; background: #fff; }

@@ -100,7 +100,7 @@ def require_validation(config: ml_collections.ConfigDict) -> None:
     if "validation" not in config.evaluate.held_out:
         raise UserError(
             f"--config.evaluate.held_out is {tuple(config.evaluate.held_out)}; studies and "
-            "searches choose by validation. `tssr study --refit` trains on its answers afterwards."
+            "searches choose by validation. `tssr study --refit` trains on its targets afterwards."
         )
 
 

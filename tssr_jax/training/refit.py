@@ -1,4 +1,4 @@
-"""Retrains a run with its validation answers in the training data, for its best number of epochs.
+"""Retrains a run with its validation targets in the training data, for its best number of epochs.
 
 Training leaves out each user's newest two items, the answers of validation and test. Validation
 chooses the number of epochs; after that its answers can be learnt from.

@@ -1,9 +1,9 @@
-"""Retrains a run with its validation answers in the training data, for its best number of epochs.
+"""Retrains a run with its validation targets in the training data, for its best number of epochs.
 
     tssr refit --run=runs/mine --workdir=runs/final
     tssr refit --run=runs/mine --workdir=runs/served --everything
 
-Its test metrics say what these answers bring. With --everything the test answers are in the
+Its test metrics say what these targets bring. With --everything the test targets are in the
 training data as well, for a model to serve; nothing is measured then.
 """
 
@@ -19,7 +19,7 @@ _RUN = flags.DEFINE_string("run", None, "Workdir of a run that has ended.")
 _WORKDIR = cli.workdir_flag()
 _RAW_DIR = cli.raw_dir_flag()
 _EVERYTHING = flags.DEFINE_bool(
-    "everything", False, "Also train on the test answers; nothing is measured then."
+    "everything", False, "Also train on the test targets; nothing is measured then."
 )
 _PROCESSES = process_flags("Train")
 

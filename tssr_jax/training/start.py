@@ -78,7 +78,7 @@ def _require_unread_targets(run: Run, other: epath.Path, field: str) -> None:
         return
     if less := held_out - set(theirs.evaluate.held_out):
         raise UserError(
-            f"{field} was trained on its {' and '.join(sorted(less))} answers, too "
+            f"{field} was trained on its {' and '.join(sorted(less))} targets, too "
             "(`tssr refit`), so this run's targets may be training data. Begin from the run "
             "that it repeats, or split by time (--config.evaluate.split=global_time)."
         )

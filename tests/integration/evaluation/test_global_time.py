@@ -176,7 +176,7 @@ def test_a_run_from_training_to_another_machine(config, tmp_path, targets, capsy
             expected[name] += len(places) if targets == "all" else bool(places)
     assert metrics["num_users"] == expected["test"] > 5
     told = capsys.readouterr().out
-    assert f"validation before {CUTS[1]} ({expected['validation']} answers)" in told
+    assert f"validation before {CUTS[1]} ({expected['validation']} targets)" in told
     with np.load(tmp_path / "run" / "per_user.npz") as arrays:
         assert len(arrays["test_rank"]) == len(arrays["history"]) == expected["test"]
         assert len(arrays["validation_rank"]) == expected["validation"]
@@ -195,5 +195,5 @@ def test_baselines_rank_the_same_answers(config, tmp_path):
 
 def test_a_date_after_all_is_told(config, tmp_path):
     config.evaluate.cuts = (0.8, "2024-01-01")
-    with pytest.raises(UserError, match="Nobody has an answer for test"):
+    with pytest.raises(UserError, match="Nobody has a target for test"):
         train(config, tmp_path / "run")

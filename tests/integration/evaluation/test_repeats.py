@@ -36,7 +36,7 @@ def test_users_who_cycle_through_their_items(tmp_path, keep_seen, way, capsys):
     metrics = train(config, tmp_path / "run")
     recommender = Recommender.from_workdir(tmp_path / "run", batch_size=8)
     (found,) = recommender.recommend([["i0", "i1", "i2", "i3"]], top_k=4)
-    assert "100% of the answers are items that the user had before" in capsys.readouterr().out
+    assert "100% of the targets are items that the user had before" in capsys.readouterr().out
     with np.load(tmp_path / "run" / "per_user.npz") as users:
         missed = users["test_rank"] == MISSED
     if keep_seen:  # four items compete, all of which are recommended

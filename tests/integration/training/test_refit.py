@@ -191,7 +191,7 @@ def test_a_refit_is_no_start_for_what_it_has_learnt(workdir, tmp_path):
     refit(workdir, tmp_path / "all", everything=True)
     config = restore_best(workdir)[0].config
     config.train.warm_start = str(tmp_path / "all")
-    with pytest.raises(UserError, match="was trained on its test and validation answers, too"):
+    with pytest.raises(UserError, match="was trained on its test and validation targets, too"):
         train(config, tmp_path / "leaking")
     config.train.warm_start, config.train.num_epochs = str(workdir), 1
     train(config, tmp_path / "warm")

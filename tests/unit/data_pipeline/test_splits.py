@@ -104,7 +104,7 @@ def test_one_date(times, day, which, data):
     for name, pairs in (("validation", asked), ("test", expected)):
         targets = splits.targets[name]
         assert list(zip(targets.users.tolist(), targets.ends.tolist(), strict=True)) == pairs
-    assert f"({len(asked):,} answers of users that training leaves out)" in splits.told
+    assert f"({len(asked):,} targets of users that training leaves out)" in splits.told
 
 
 def test_a_tenth_of_the_users_is_asked_the_same_ones_in_other_data():
