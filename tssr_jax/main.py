@@ -38,6 +38,8 @@ MODES = {
 }
 
 _HELP = {"--help", "-h", "-help"}
+# What absl adds to the help of a flag that may be repeated.
+_OF_ABSL = "; repeat this option to specify a list of values"
 # Modes whose command continues where it was stopped.
 RESUMABLE = ("train", "refit", "prepare", "study", "search")
 
@@ -134,8 +136,10 @@ def _print_modes() -> None:
 def _print_help(mode: str, purpose: str, text: str, module: str) -> None:
     print(f"tssr {mode}: {purpose}\n\n{text.strip()}\n")
     for _, flag in sorted(_own_flags(module).items()):
-        default = "" if flag.default in (None, [], "", False) else f" [{flag.default}]"
-        print(f"  --{flag.name}{default}\n      {' '.join(flag.help.split())}")
+        value = ",".join(flag.default) if isinstance(flag.default, list) else flag.default
+        default = "" if value in (None, "", False) else f" [{value}]"
+        text = " ".join(flag.help.split()).replace(_OF_ABSL, "; may be repeated")
+        print(f"  --{flag.name}{default}\n      {text}")
 
 
 def _own_flags(module: str) -> dict[str, flags.Flag]:

@@ -9,10 +9,10 @@ from tssr_jax import cli
 
 _CONFIG = cli.config_flag()
 _TOPOLOGY = flags.DEFINE_multi_string(
-    "topology", ["cpu:8"], "Devices, cpu:N or a slice of TPUs like v5e:2x4; may be repeated."
+    "topology", ["cpu:8"], "Devices, cpu:N or a slice of TPUs like v5e:2x4"
 )
 _GLOBAL_BATCH = flags.DEFINE_multi_integer(
-    "global_batch", [], "Users in a step; by default --config.train.batch_size. May be repeated."
+    "global_batch", [], "Users in a step; by default --config.train.batch_size"
 )
 _NUM_ITEMS = flags.DEFINE_integer(
     "num_items", 0, "Size of the catalogue; 0 prepares the data and takes its size.", 0
