@@ -77,7 +77,16 @@ def trained_lengths(store: SequenceStore, config: ml_collections.ConfigDict) -> 
 
 
 def _lent(store: SequenceStore, config: ml_collections.ConfigDict) -> Targets:
-    """The items that windows leave to the gate, of users in a random order.
+    """The items that windows leave to the gate, of users in a random order; chosen once."""
+    evaluate = config.evaluate
+    key = "lent", config.seed, evaluate.keep_seen, evaluate.split, evaluate.targets
+    if key not in store.kept:
+        store.kept[key] = _choose(store, config)
+    return store.kept[key]
+
+
+def _choose(store: SequenceStore, config: ml_collections.ConfigDict) -> Targets:
+    """The items that windows leave to the gate.
 
     A user lends an item that is predicted. If seen items are not recommended, it must be new to the
     user. If no user has such an item (all that was bought was viewed before), the newest item of
@@ -124,10 +133,8 @@ def gate_rows(store: SequenceStore, config: ml_collections.ConfigDict, num_items
       config: of the run.
       num_items: size of the catalogue.
     """
-    lent = _lent(store, config)
-    before = times_before(store, lent)
-    some = np.ones(before.size, bool) if config.evaluate.keep_seen else before == 0
-    users, ends, before = lent.users[some], lent.ends[some], before[some]
+    users, ends = _lent(store, config)
+    before = times_before(store, Targets(users, ends))
     rows = store.rows(tf.constant(users))
     window = tf.constant(ends + 1), config.model.max_length + 1
     names = [ITEMS, MINUTES, *store.side.values()]

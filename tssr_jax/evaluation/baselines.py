@@ -22,7 +22,8 @@ import numpy as np
 
 from tssr_jax.data_pipeline.counts import training_counts
 from tssr_jax.data_pipeline.input_pipeline import NOTHING_TO_TRAIN_ON
-from tssr_jax.data_pipeline.windows import MINUTES_PER_DAY, held_out_items
+from tssr_jax.data_pipeline.splits import MINUTES_PER_DAY
+from tssr_jax.data_pipeline.windows import held_out_items
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.ranking import Scorer
 from tssr_jax.memory import repeats

@@ -123,3 +123,21 @@ def test_the_gate_reads_no_shorter_histories_than_it_learns_from(monkeypatch):
     config.model.max_length = 5
     assert least_length(longer, config) == 5
     assert least_length(stored([[1, 1, 1]], [0]), config) == 1
+
+
+@pytest.mark.parametrize("keep_seen", [False, True])
+def test_items_that_can_not_be_labels_are_not_lent(keep_seen):
+    """Every other user's newest training item is one that the user had before."""
+    items = [[1, 2, 3, 4, 5 if user % 2 else 1, 9, 9] for user in range(200)]
+    flat = np.concatenate(items)
+    columns = flat, MINUTES_PER_DAY * np.arange(flat.size), np.arange(0, flat.size + 1, 7)
+    dtypes = tf.int32, tf.int32, tf.int64
+    store = SequenceStore.in_memory(*map(tf.constant, columns, dtypes))
+    store.splits = Splits(np.full(200, 5), np.full(200, 6), {})
+    config = config_of(split="leave_one_out")
+    config.evaluate.keep_seen = keep_seen
+    lent = np.flatnonzero(trained_lengths(store, config) < 5)
+    rows = gate_rows(store, config, 9)
+    assert lent.size == -(-1000 // 64)  # one in 64 of all interactions
+    assert sorted(rows.users) == lent.tolist()
+    assert keep_seen or (lent % 2).all()

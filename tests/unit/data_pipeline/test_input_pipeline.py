@@ -264,6 +264,18 @@ def test_many_batches_come_by_length_in_narrow_windows():
         assert [0] * (12 - len(items)) + items == wide[user][0] and rest == list(wide[user][1:])
 
 
+def test_one_long_history_widens_its_own_batch_only():
+    lengths = [5, 200, *[12] * 30]
+    data = prepared(*(range(1, length + 1) for length in lengths))
+    arguments = {"max_length": 4, "full_history": True, "exclude_padding_class": True}
+    few, many = (EvalBatches(data, "test", batch_size=n, **arguments) for n in (32, 2))
+    widths = [batch["excluded"].shape[1] for batch in many]
+    assert widths == [33] * 15 + [200]  # 8 windows, or the longest history, and the padding class
+    wide = rows_of(few)
+    for user, (_, *rest) in zip(many.order, rows_of(many), strict=True):
+        assert rest == list(wide[user][1:])
+
+
 def test_excluded_classes_equal_a_loop_over_sets():
     rng = np.random.default_rng(0)
     seen = rng.integers(1, 12, (30, 8)).astype(np.int32)
