@@ -12,7 +12,7 @@ from tssr_jax.errors import UserError
 
 _WORKDIR = cli.workdir_flag()
 _RAW_DIR = cli.raw_dir_flag()
-_OUTPUT = flags.DEFINE_string("output", None, "A new folder.")
+_OUTPUT = flags.DEFINE_string("output", None, "A new folder, or an export that this one replaces.")
 _FORMATS = flags.DEFINE_list(
     "formats",
     None,
