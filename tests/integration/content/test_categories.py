@@ -130,7 +130,7 @@ def test_categories_and_events_on_several_devices(config, tmp_path):
     ("fields", "told"),
     [
         ({"content.category_fields": ()}, "category_fields must name columns, each once"),
-        ({"content.modalities": ("text",)}, "and be () if not"),
+        ({"content.modalities": ("text",)}, "if modalities has 'categories'"),
         ({"content.category_fields": ("brand", "brand")}, "each once"),
         ({"content.category_fields": ("maker",)}, "has no column 'maker'"),
         ({"content.category_fields": ("a=b",)}, r"'a=b'.*has a '=' in its name: rename"),
