@@ -14,6 +14,7 @@ from etils import epath
 from tssr_jax.adapting import adapted
 from tssr_jax.config.choices import ranks_by_content, reads_content
 from tssr_jax.config.files import read_signed, write_signed
+from tssr_jax.config.saved import DATA_FILE
 from tssr_jax.config.validation import validate_config
 from tssr_jax.content.blocks import FeatureTable
 from tssr_jax.content.categories import item_categories
@@ -48,8 +49,6 @@ from tssr_jax.models.tssr import TSSR
 from tssr_jax.parallel import processes, sharding
 from tssr_jax.parallel.devices import CLASSES, Devices
 from tssr_jax.runtime import keep_compiled_programs
-
-DATA_FILE = "data.json"
 
 
 @dataclasses.dataclass(frozen=True)

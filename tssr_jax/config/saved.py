@@ -14,6 +14,8 @@ from tssr_jax.config.validation import validate_config
 from tssr_jax.errors import UserError, shown
 
 FILE_NAME = "config.json"
+# Which data a run was trained on. Folders of studies and searches have none.
+DATA_FILE = "data.json"
 # Fields that do not affect results: devices, places, and the search space.
 WITHOUT_EFFECT = (
     "parallel",
@@ -89,7 +91,7 @@ def _with_whole_paths(config: ml_collections.ConfigDict) -> ml_collections.Confi
 
 def require_no_run(folder: epath.Path) -> None:
     """Raises UserError if a folder, of several trainings to be, is a run's own."""
-    if (folder / FILE_NAME).exists():
+    if (folder / DATA_FILE).exists():
         raise UserError(f"--workdir={folder} is the folder of a run. Name another folder.")
 
 

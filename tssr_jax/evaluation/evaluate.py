@@ -17,7 +17,13 @@ from tssr_jax.checkpoints.checkpointer import Checkpointer
 from tssr_jax.config import default_config
 from tssr_jax.config.choices import trains_encoder
 from tssr_jax.config.files import write_arrays, write_json
-from tssr_jax.config.saved import FILE_NAME, load_config, require_same_config, save_config
+from tssr_jax.config.saved import (
+    DATA_FILE,
+    FILE_NAME,
+    load_config,
+    require_same_config,
+    save_config,
+)
 from tssr_jax.data_pipeline.cache import can_be_written
 from tssr_jax.data_pipeline.counts import history_mean, same_day, training_counts
 from tssr_jax.data_pipeline.eval_batches import EvalBatches
@@ -36,7 +42,7 @@ from tssr_jax.locks import require_plain
 from tssr_jax.models.shared_ids import ids_as_read
 from tssr_jax.parallel import processes
 from tssr_jax.reporting import make_console, make_progress, metrics_table
-from tssr_jax.run import DATA_FILE, Run, build_run, require_same_data, save_data_report
+from tssr_jax.run import Run, build_run, require_same_data, save_data_report
 from tssr_jax.run_folder import has_catalogue, load_run, saved_params
 
 PER_USER_FILE = "per_user.npz"

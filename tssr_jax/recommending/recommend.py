@@ -14,7 +14,7 @@ from etils import epath
 
 from tssr_jax.checkpoints.checkpointer import FOLDER
 from tssr_jax.config.files import read_signed
-from tssr_jax.config.saved import FILE_NAME, load_config
+from tssr_jax.config.saved import DATA_FILE, FILE_NAME, load_config
 from tssr_jax.data_pipeline import fetching
 from tssr_jax.data_pipeline.sources.text_files import read_blocks
 from tssr_jax.engine import HERE, Place, open_engine, seen_by_all
@@ -26,7 +26,6 @@ from tssr_jax.recommending.output import Output
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.recommending.results import Recommendations
 from tssr_jax.reporting import make_console, make_progress, pairs_table
-from tssr_jax.run import DATA_FILE
 
 _BATCHES_AT_A_TIME = 4
 # The most distinct unknown ids that are counted separately.

@@ -14,14 +14,14 @@ from etils import epath
 
 from tssr_jax.config.default import get_config as default_config
 from tssr_jax.config.files import write_whole
-from tssr_jax.config.saved import load_config, save_config
+from tssr_jax.config.saved import DATA_FILE, load_config, save_config
 from tssr_jax.errors import UserError, shown
 from tssr_jax.evaluation.evaluate import SIMPLE_FILE, SPLITS
 from tssr_jax.evaluation.run_metrics import read_metrics
 from tssr_jax.models.content import Content
 from tssr_jax.recommending import card
 from tssr_jax.reporting import METRICS_FILE
-from tssr_jax.run import DATA_FILE, Run
+from tssr_jax.run import Run
 from tssr_jax.run_folder import save_trained
 
 # What was measured; a run that was not tested has none.

@@ -10,11 +10,11 @@ from etils import epath
 
 from tssr_jax.checkpoints.checkpointer import Checkpointer, Progress
 from tssr_jax.config.files import read_signed
-from tssr_jax.config.saved import load_config
+from tssr_jax.config.saved import DATA_FILE, load_config
 from tssr_jax.data_pipeline.splits import trained_before
 from tssr_jax.errors import UserError
 from tssr_jax.evaluation.evaluate import restore_best
-from tssr_jax.run import DATA_FILE, Run
+from tssr_jax.run import Run
 from tssr_jax.training.optimizer import optimizer_of
 from tssr_jax.training.state import (
     TrainState,

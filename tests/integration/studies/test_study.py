@@ -332,6 +332,6 @@ def test_what_is_not_known_is_told(tmp_path, flags, message):
 
 @pytest.mark.parametrize("mode", ["study", "search"])
 def test_the_folder_of_a_run_is_refused(tmp_path, mode):
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "data.json").write_text("{}")
     result = run_command(command(tiny_config(tmp_path), tmp_path, f"--mode={mode}"))
     assert result.returncode == 1 and "is the folder of a run" in " ".join(result.stderr.split())
