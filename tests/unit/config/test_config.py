@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from etils import epath
 
 from configs import paper, reference
 from tssr_jax.config import default, load
 from tssr_jax.config.fields import flattened
-from tssr_jax.config.saved import load_config, require_same_config, save_config
+from tssr_jax.config.saved import load_config, require_no_run, require_same_config, save_config
 from tssr_jax.config.validation import validate_config
 from tssr_jax.errors import UserError
 
@@ -213,3 +214,11 @@ def test_the_papers_model_goes_with_the_data_of_other_configurations(base):
     for section in ("model", "loss", "optimizer", "train", "memory"):
         assert config[section] == default.get_config()[section]
     assert config.evaluate.keep_seen == (base == "hm")
+
+
+def test_a_search_that_keeps_its_configuration_is_no_run(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    require_no_run(epath.Path(tmp_path))
+    (tmp_path / "data.json").write_text("{}")
+    with pytest.raises(UserError, match="is the folder of a run"):
+        require_no_run(epath.Path(tmp_path))
