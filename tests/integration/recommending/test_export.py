@@ -90,7 +90,9 @@ print(json.dumps([classes.tolist(), np.nan_to_num(np.asarray(scores)).tolist()])
     for i, own in enumerate(recommender.recommend(HISTORIES, top_k=7)):
         ids = [recommender.items.ids[place - 1] for place in classes[i] if place]
         assert ids == [x.item for x in own.items]
-        np.testing.assert_allclose(scores[i][: len(ids)], [x.score for x in own.items], rtol=1e-4)
+        np.testing.assert_allclose(
+            scores[i][: len(ids)], [x.score for x in own.items], rtol=1e-4, atol=1e-6
+        )
 
 
 def test_vectors_give_the_same_lists(exported, recommender):
@@ -160,14 +162,14 @@ def test_other_models_give_the_same_lists(tmp_path, fields):
     call = tf.saved_model.load(str(folder / "saved_model")).signatures["serving_default"]
     found = call(items=tf.constant([HISTORIES[0]]))
     assert [name.decode() for name in found["items"].numpy()[0]] == names
-    np.testing.assert_allclose(found["scores"].numpy()[0], scores, rtol=1e-4)
+    np.testing.assert_allclose(found["scores"].numpy()[0], scores, rtol=1e-4, atol=1e-6)
 
     program = export.deserialize(bytearray((folder / "recommend.stablehlo").read_bytes()))
     classes, values = program.call(
         np.array([[ids.index(item) + 1 for item in HISTORIES[0]]], np.int32)
     )
     assert [ids[c - 1] for c in np.asarray(classes)[0]] == names
-    np.testing.assert_allclose(values[0], scores, rtol=1e-4)
+    np.testing.assert_allclose(values[0], scores, rtol=1e-4, atol=1e-6)
 
     tables = load_file(folder / "vectors.safetensors")
     data, store = recommender.run.users()

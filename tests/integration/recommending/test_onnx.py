@@ -86,7 +86,9 @@ print(json.dumps(found))
         for (classes, scores), own in zip(pairs, lists, strict=True):
             ids = [recommender.items.ids[place - 1] for place in classes if place]
             assert ids == [x.item for x in own.items]
-            np.testing.assert_allclose(scores[: len(ids)], [x.score for x in own.items], rtol=1e-4)
+            np.testing.assert_allclose(
+                scores[: len(ids)], [x.score for x in own.items], rtol=1e-4, atol=1e-6
+            )
 
 
 def test_a_model_in_bfloat16_is_refused():

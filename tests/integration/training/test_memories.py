@@ -387,7 +387,10 @@ def test_no_time_of_a_target_reaches_the_model(tmp_path, held_back):
     ("fields", "message"),
     [
         ({"content.text.trained_layers": -1}, "memories go with frozen encoders only"),
-        ({"data.min_user_interactions": 3, "data.min_item_interactions": 1}, "none"),
+        (
+            {"data.min_user_interactions": 3, "data.min_item_interactions": 1},
+            "found no user to learn from",
+        ),
     ],
     ids=str,
 )
