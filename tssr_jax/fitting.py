@@ -18,7 +18,7 @@ from tssr_jax.config.saved import FILE_NAME
 from tssr_jax.data_pipeline.sources.delimited import require_columns
 from tssr_jax.data_pipeline.sources.tables import VECTORS
 from tssr_jax.errors import UserError, shown
-from tssr_jax.recommending.frames import Frame, as_polars, with_whole_ids
+from tssr_jax.recommending.frames import Frame, as_polars
 from tssr_jax.recommending.recommender import Recommender
 from tssr_jax.reporting import adapt_to_notebooks
 from tssr_jax.training.loop import train
@@ -74,14 +74,11 @@ def fit(
     described = None if items is None else as_polars(items, "The DataFrame of items")
     of_users = None if users is None else as_polars(users, "The DataFrame of users")
     _update(config, _of_columns(described) | _of_users(of_users, settings), settings)
-    user, item = config.data.user_column, config.data.item_column
-    kinds = [config.data.event_column] if config.data.target_events else []
-    events = with_whole_ids(events, (user, item, *kinds))
+    item = config.data.item_column
     if described is None:
         hint = "Set data={'item_column': ...} to the name that it has."
         require_columns(events.columns, [item], Path("interactions"), hint)
         described = events.select(item).unique(maintain_order=True)
-    described = with_whole_ids(described, (item,))
     has_texts = _TITLE in described.columns or bool(config.data.text_fields)
     if not has_texts and not _reads_texts(config):
         described = described.with_columns(pl.lit("").alias(_TITLE))
@@ -89,7 +86,7 @@ def fit(
         raise UserError("data has user_fields: give the DataFrame that has them, users=...")
     frames = {"interactions": events, "items": described}
     if of_users is not None:
-        frames["users"] = with_whole_ids(of_users, of_users.columns)
+        frames["users"] = of_users
     _write(folder, frames)
     if _trained(config, folder, has_texts) is None:
         kept = "Nothing was kept: give a workdir, and" if temporary else f"{folder} is kept:"

@@ -20,7 +20,7 @@ from typing import Any
 from absl import flags, logging
 
 from tssr_jax import cli
-from tssr_jax.errors import did_you_mean
+from tssr_jax.errors import did_you_mean, shown
 from tssr_jax.runtime import use_huge_pages
 
 # Mode -> the module with its flags and its `main`, and what it does.
@@ -103,7 +103,9 @@ def _take_mode(argv: list[str]) -> tuple[str | None, list[str]]:
     if len(argv) > 1 and not argv[1].startswith("-"):
         if argv[1] == "help":
             return None, argv
-        cli.stop(f"There is no mode {argv[1]}{did_you_mean(argv[1], MODES)} (See tssr --help.)")
+        cli.stop(
+            f"There is no mode {shown(argv[1])}{did_you_mean(argv[1], MODES)} (See tssr --help.)"
+        )
     for i, flag in enumerate(argv):
         name, equals, value = flag.lstrip("-").partition("=")
         if name == "mode" and flag.startswith("-"):

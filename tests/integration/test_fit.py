@@ -211,7 +211,7 @@ def test_numbers_of_numpy_are_numbers(frames, small, tmp_path):
         (
             lambda x, y: (x.with_columns(user=2.0**53 + pl.int_range(pl.len())), y),
             {},
-            "'user' holds 9007199254740992 as a float. .* Read the column as strings",
+            "'user' holds 9007199254740992 as a float. .* Write ids as strings",
         ),
         (
             lambda x, y: (x.to_pandas().assign(note=[1, *"a" * (x.height - 1)]), y),

@@ -79,10 +79,10 @@ def trained_lengths(store: SequenceStore, config: ml_collections.ConfigDict) -> 
 def _lent(store: SequenceStore, config: ml_collections.ConfigDict) -> Targets:
     """The items that windows leave to the gate, of users in a random order; chosen once."""
     evaluate = config.evaluate
-    key = "lent", config.seed, evaluate.keep_seen, evaluate.split, evaluate.targets
-    if key not in store.kept:
-        store.kept[key] = _choose(store, config)
-    return store.kept[key]
+    key = config.seed, evaluate.keep_seen, evaluate.split, evaluate.targets
+    if key not in store.lent:
+        store.lent[key] = _choose(store, config)
+    return store.lent[key]
 
 
 def _choose(store: SequenceStore, config: ml_collections.ConfigDict) -> Targets:

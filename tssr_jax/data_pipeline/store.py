@@ -84,7 +84,7 @@ class SequenceStore:
         if the data has no events: all interactions are.
       weighted: whether interactions have weights.
       side: what models read beside the items, as it is called in batches, and its column.
-      kept: items of users that are chosen once (`gate_rows`), by the settings that choose them.
+      lent: what `gate_rows` has chosen, by the settings that choose it.
 
     Args:
       lengths: int64 [num_users], lengths of the sequences.
@@ -108,7 +108,7 @@ class SequenceStore:
         self.predicted = predicted
         self.side: dict[str, str] = {} if predicted is None else {"events": EVENT}
         self.side |= {} if profiles is None else {"profiles": PROFILE}
-        self.kept: dict[tuple[object, ...], Targets] = {}
+        self.lent: dict[tuple[object, ...], Targets] = {}
 
     @functools.cached_property
     def splits(self) -> Splits:

@@ -19,7 +19,7 @@ _STREAMS = {
 _SPLITS = {
     "leave_one_out": "Each user's last item is the test target, and the one before it the "
     "validation target.",
-    "global_time": "Answers are what users took from a date on; training knows nothing later.",
+    "global_time": "Targets are what users took from a date on; training knows nothing later.",
 }
 # By the number of targets that training does not read (`evaluate.held_out`).
 _TRAINED_ON = (

@@ -18,8 +18,6 @@ from tssr_jax.recommending.items import Items
 from tssr_jax.recommending.lists_file import SCHEMA, list_rows
 from tssr_jax.recommending.results import Recommendations
 
-# From here on floats do not hold every whole number.
-_INEXACT = 2**53
 _HISTORIES = "The DataFrame of histories"
 _FIRST = "\0first"  # no column is called that
 # What polars and other libraries raise for a table that can't be converted.
@@ -84,26 +82,6 @@ def _unreadable(frame: Any, name: str) -> str:
     return name
 
 
-def with_whole_ids(table: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
-    """The table with whole numbers in these columns where they are floats.
-
-    pandas makes floats of whole numbers if one of them is missing.
-
-    Raises:
-      UserError: for a float of 2^53 or more.
-    """
-    floats = [n for n in names if n in table.columns and table[n].dtype.is_float()]
-    for name in floats:
-        large = table[name].filter((table[name].abs() >= _INEXACT).fill_null(False))
-        if large.len():
-            raise UserError(
-                f"Column {name!r} holds {large[0]:.17g} as a float. Floats this large do not keep "
-                "whole numbers apart, so ids may have become equal. Read the column as strings."
-            )
-    whole = [n for n in floats if (table[n].drop_nulls().drop_nans() % 1 == 0).all()]
-    return table.with_columns(pl.col(whole).fill_nan(None).cast(pl.Int64)) if whole else table
-
-
 def histories_of(frame: Any, data: ml_collections.ConfigDict, items: Items) -> list[History]:
     """The histories of a DataFrame, users in the order of their first rows.
 
@@ -125,7 +103,6 @@ def histories_of(frame: Any, data: ml_collections.ConfigDict, items: Items) -> l
     require_columns(table.columns, needed, Path(_HISTORIES), "Rename a column.")
     asked = dict.fromkeys((form.user, *read, *form.fields))
     table = table.select(name for name in asked if name in table.columns)
-    table = with_whole_ids(table, (form.user, form.item, form.event, *form.fields))
     if not table.height:
         return []
     with tempfile.TemporaryDirectory() as folder:

@@ -205,20 +205,23 @@ class HistoryFile:
                 yield history
 
     def _from_list_rows(self) -> Iterator[History]:
-        columns, form = (self._form.user, LISTS), self._form
+        form = self._form
         table = pl.scan_parquet(self.path, glob=False)
         schema = table.collect_schema()
         names = schema.names()
-        require_columns(names, columns, self.path, "")
+        require_columns(names, (form.user, LISTS), self.path, "")
         self._require_times([name for name in names if schema[name].is_nested()])
-        _require_lists(schema, self._form.user, self.path)
+        _require_lists(schema, form.user, self.path)
         times = _seconds(schema) if TIMES in names else pl.lit(None)
         with_events = form.events and EVENTS in names
         told = [name for name in form.fields if name in names]
         texts = pl.List(pl.String)
-        own = tables.as_texts({name: schema[name] for name in told}, self.path, told, rest=False)
+        of_user, *own = (
+            tables.as_texts({name: schema[name]}, self.path, [name], rest=False)[0]
+            for name in (form.user, *told)
+        )
         table = table.select(
-            pl.col(columns[0]).cast(pl.String),
+            of_user.cast(pl.String),
             pl.col(LISTS).cast(texts),
             times.alias(TIMES),
             pl.col(EVENTS).cast(texts) if with_events else pl.lit(None).alias(EVENTS),
@@ -311,10 +314,10 @@ class HistoryFile:
 def _require_lists(schema: Mapping[str, pl.DataType], user: str, path: Path) -> None:
     """Raises UserError if the column of users has lists, or one of items or times has none."""
     inner = {name: getattr(kind, "inner", None) for name, kind in schema.items()}
-    at = inner.get(TIMES, pl.Int64())
+    ids, at = inner[LISTS], inner.get(TIMES, pl.Int64())
     for name, fits, told in (
         (user, inner[user] is None, "ids"),
-        (LISTS, inner[LISTS] is not None, "lists of ids"),
+        (LISTS, ids and not ids.is_float(), "lists of ids"),
         (TIMES, at and (at.is_numeric() or at.is_temporal()), "lists of seconds or dates"),
     ):
         if not fits:

@@ -1,7 +1,7 @@
 """Retrains a run with its validation targets in the training data, for its best number of epochs.
 
-Training leaves out each user's newest two items, the answers of validation and test. Validation
-chooses the number of epochs; after that its answers can be learnt from.
+Training leaves out each user's newest two items, the targets of validation and test. Validation
+chooses the number of epochs; after that its targets can be learnt from.
 """
 
 import os
@@ -31,7 +31,7 @@ def refit(
     Args:
       run: workdir of a run that has ended.
       workdir: the new run's folder.
-      everything: train on the answers of the test as well, to serve; there are no metrics then.
+      everything: train on the test targets as well, to serve; there are no metrics then.
       raw_dir: where the raw files are now; None if they have not moved.
 
     Returns:

@@ -48,8 +48,8 @@ def _require_unread_targets(run: Run, other: epath.Path, field: str) -> None:
 
     With leave-one-out the other run's data must not end later, and the other run must have held out
     all that this one does: the newest items of its users then, and those of users without new
-    interactions. With a split by time the other run
-    must not have read the date from which on this one is measured.
+    interactions. With a split by time the other run must not have read the date from which on this
+    one is measured.
 
     Args:
       run: this run.

@@ -148,6 +148,14 @@ def test_columns_beside_the_ids_are_read_with_any_separator(tmp_path, separator)
     assert histories_in(path) == TIMED
 
 
+def test_whole_users_that_a_program_made_floats(tmp_path):
+    path = tmp_path / "x.parquet"
+    pl.DataFrame({"user": [1.0, 2.5], "items": [["i1"], ["i2"]]}).write_parquet(path)
+    assert histories_in(path) == [("1", ["i1"], None), ("2.5", ["i2"], None)]
+    pl.DataFrame({"user": [1.0, 2.0], "item": ["i1", "i2"]}).write_parquet(path)
+    assert histories_in(path) == [("1", ["i1"], None), ("2", ["i2"], None)]
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
@@ -158,6 +166,7 @@ def test_columns_beside_the_ids_are_read_with_any_separator(tmp_path, separator)
         ({"times": [5]}, r"column 'times' must hold lists of seconds or dates; it has Int64"),
         ({"user": [["a"]]}, r"column 'user' must hold ids; it has List\(String\)"),
         ({"items": ["i1"]}, r"column 'items' must hold lists of ids; it has String"),
+        ({"items": [[1.0]]}, r"column 'items' must hold lists of ids; it has List\(Float64\)"),
         ({"timestamp": [[5]]}, "'timestamp' is not read; call lists of times 'times'"),
     ],
 )

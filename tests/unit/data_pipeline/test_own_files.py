@@ -336,6 +336,14 @@ def test_whole_numbers_that_a_program_made_floats_are_whole_ids(tmp_path):
     assert read.described["item"].to_list() == ["3", "4.5"]
     assert read.interactions["user"].to_list() == ["1", "2"]
     assert read.interactions["timestamp"].to_list() == [1_700_000_000_000, 1_700_000_000_250]
+    for values in ([2.0**53, 1.0], pl.Series([2.0**24, 1.0], dtype=pl.Float32)):
+        pl.DataFrame(table | {"user": values}).write_parquet(tmp_path / "interactions.parquet")
+        with pytest.raises(UserError, match=r"'user' holds .* as a float. .* Write ids as strings"):
+            read_csv(tmp_path)
+    missing = table | {"user": [1.0, float("nan")]}
+    pl.DataFrame(missing).write_parquet(tmp_path / "interactions.parquet")
+    with pytest.raises(UserError, match="line 2: column 'user' is empty"):
+        read_csv(tmp_path)
 
 
 def test_lists_are_no_ids(tmp_path):

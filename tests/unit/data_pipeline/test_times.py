@@ -153,7 +153,7 @@ def test_places_in_an_order_are_minutes_apart():
         return parse_timestamps(chunk, "t", path, ORDER, settable=True).to_list()
 
     assert read(1, 2, 30_000_000) == [60_000, 120_000, 1_800_000_000_000]
-    with pytest.raises(UserError, match="line 8: column 't' holds 'x', which is no whole number"):
+    with pytest.raises(UserError, match="line 8: column 't' holds 'x', which is not a number"):
         read("1", "x")
 
 

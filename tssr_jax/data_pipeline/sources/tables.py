@@ -21,8 +21,6 @@ COMMAS = Format()
 # The column of a Parquet table that holds items' vectors, see `content.own_vectors`; it is no text.
 VECTORS = "vector"
 _PARQUET_ROWS = 1_000_000
-# From here on floats do not hold every whole number.
-_MOST_WHOLE = 2**53
 
 
 def read_table(
@@ -139,11 +137,8 @@ def as_texts(
         elif kind == pl.Binary:  # text without its type, as older programs write it
             decode = functools.partial(_decode, path=path, needed=name in needed)
             column = column.map_batches(decode, return_dtype=pl.String)
-        elif kind.is_float() and name in needed:  # ids, where whole numbers were stored as floats
-            whole = (column % 1 == 0) & (column.abs() < _MOST_WHOLE)
-            as_whole = column.cast(pl.Int64, strict=False).cast(pl.String)
-            column = pl.when(whole).then(as_whole).otherwise(column.cast(pl.String))
-            column = column.alias(name)
+        elif kind.is_float() and name in needed:
+            column = column.map_batches(functools.partial(_whole, path=path), pl.String)
         elif not _is_text(kind):
             told = f"{path}: column {name!r} is of type {shown(kind)}, which has no text"
             if name in needed:
@@ -152,6 +147,29 @@ def as_texts(
             continue
         columns.append(column)
     return columns
+
+
+def _whole(values: pl.Series, path: Path) -> pl.Series:
+    """Texts of floats; those of whole numbers without ".0", since programs store ids as floats.
+
+    Raises:
+      UserError: for a number so large that floats do not hold all of its neighbours.
+    """
+    numbers, most = values.fill_nan(None), 2**24 if values.dtype == pl.Float32 else 2**53
+    large = numbers.filter((numbers.abs() >= most).fill_null(False))
+    if large.len():
+        raise UserError(
+            f"{path}: column {values.name!r} holds {large[0]:.17g} as a float. Floats this large "
+            "do not keep whole numbers apart. Write ids as strings, and times as whole seconds."
+        )
+    whole = numbers.cast(pl.Int64, strict=False)
+    return (
+        pl.select(
+            pl.when(whole == numbers).then(whole.cast(pl.String)).otherwise(numbers.cast(pl.String))
+        )
+        .to_series()
+        .alias(values.name)
+    )
 
 
 def _decode(values: pl.Series, path: Path, needed: bool) -> pl.Series:

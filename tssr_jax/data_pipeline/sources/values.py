@@ -169,7 +169,7 @@ def parse_timestamps(
 
 def _no_time(time_format: str, settable: bool) -> str:
     if time_format == ORDER:
-        return f"no whole number, as {_FLAG}={ORDER} wants."
+        return f"not a number, as {_FLAG}={ORDER} needs."
     if time_format:
         return f"not of the format {time_format!r}" + (f" ({_FLAG})." if settable else ".")
     told = (
